@@ -1,0 +1,1 @@
+//! A small durable Kafka broker for demos and tests. Never for production.
