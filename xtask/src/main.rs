@@ -1,2 +1,42 @@
-//! Under construction.
-fn main() {}
+//! Development chores, run as `cargo xtask CHORE`. A chore is a module with one `run`.
+
+mod cargo;
+mod elf;
+mod no_c;
+mod shipped;
+mod static_build;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// What went wrong, to what, and what to do, in one line.
+type Result<T> = std::result::Result<T, String>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Development chores of task-events")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Fail if anything that is shipped compiles or links C.
+    NoC(no_c::Options),
+    /// Build every binary for musl, check that it is static, and run it in an empty chroot.
+    Static,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().chore {
+        Chore::NoC(options) => no_c::run(&options),
+        Chore::Static => static_build::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

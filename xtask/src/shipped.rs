@@ -1,0 +1,35 @@
+//! What leaves this repository. The one list of it.
+
+use crate::Result;
+use crate::cargo::Metadata;
+use std::collections::BTreeSet;
+
+/// The target of the static binaries.
+pub const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// The target of a plain `cargo build`.
+pub const GNU: &str = "x86_64-unknown-linux-gnu";
+
+/// The binaries that an installation has.
+pub const BINARIES: &[&str] = &[
+    "task-api",
+    "notification-service",
+    "audit-service",
+    "dlq-processor",
+    "taskctl",
+];
+
+/// For demos and tests; built and checked like the others.
+pub const DEMO_BINARIES: &[&str] = &["devbroker"];
+
+/// The packages that the binaries are in.
+pub fn packages_of(metadata: &Metadata, binaries: &[&str]) -> Result<Vec<String>> {
+    let mut packages = BTreeSet::new();
+    for binary in binaries {
+        let package = metadata.package_of_binary(binary).ok_or_else(|| {
+            format!("no package of this workspace has the binary {binary}; correct the list in xtask/src/shipped.rs")
+        })?;
+        packages.insert(package.to_owned());
+    }
+    Ok(packages.into_iter().collect())
+}
