@@ -1,1 +1,60 @@
-//! Under construction.
+//! The harness of the end-to-end tests: a broker that can be killed, the built binaries as processes,
+//! and witnesses that share no code with them.
+//!
+//! `E2E_BROKER` chooses the broker: `dev` (the default, the `devbroker` binary) or `kafka` (a fresh
+//! Apache Kafka a test; `KAFKA_LIBS` is the folder that `e2e/kafka/fetch` filled). With `KAFKA_LIBS` set,
+//! Kafka's own tools are asked too, with either broker.
+//!
+//! Every failure here is a panic that says what was awaited; a test that panics prints the last lines of
+//! each process it had.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "only tests use this crate, and a test may fail loudly"
+)]
+
+mod broker;
+mod kafka_tools;
+mod net;
+mod process;
+mod service;
+mod topic;
+mod world;
+
+pub use broker::{Broker, Kind};
+pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools};
+pub use net::{free_port, http};
+pub use process::Process;
+pub use service::{Program, Ran, Service};
+pub use topic::{TopicRecord, create_topic, produce, read_topic, record};
+pub use world::World;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Asks again and again until there is an answer, and returns it. Panics with `what` when time is up.
+pub async fn eventually<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The lines of an audit log. A last line that is still being written is left out; no file is no lines.
+pub fn read_audit_log(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let written = text.rfind('\n').map_or("", |end| text.split_at(end).0);
+    let lines = written.lines().enumerate();
+    lines
+        .map(|(index, line)| {
+            serde_json::from_str(line).unwrap_or_else(|error| {
+                panic!("{}: line {} is no JSON ({error}): {line}", path.display(), index + 1)
+            })
+        })
+        .collect()
+}

@@ -13,40 +13,24 @@ pub fn cargo() -> Command {
 
 /// Runs a command to its end, its output on the terminal.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .map_err(|error| format!("{} does not start: {error}", show(command)))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{} ended with {status}", show(command)))
-    }
+    let status = command.status().map_err(|error| format!("{} does not start: {error}", show(command)))?;
+    if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", show(command))) }
 }
 
 /// Runs a command to its end and returns its standard output.
 pub fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .map_err(|error| format!("{} does not start: {error}", show(command)))?;
+    let output = command.output().map_err(|error| format!("{} does not start: {error}", show(command)))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(format!(
-            "{} ended with {}: {}",
-            show(command),
-            output.status,
-            said.trim()
-        ))
+        Err(format!("{} ended with {}: {}", show(command), output.status, said.trim()))
     }
 }
 
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// A package as its manifest describes it.
@@ -77,8 +61,7 @@ impl Metadata {
             command.arg("--manifest-path").arg(path);
         }
         let text = output(&mut command)?;
-        Self::parse(&text)
-            .ok_or_else(|| "the output of cargo metadata is not in the known form".to_owned())
+        Self::parse(&text).ok_or_else(|| "the output of cargo metadata is not in the known form".to_owned())
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -98,8 +81,7 @@ impl Metadata {
     /// The name of the package that has this binary.
     pub fn package_of_binary(&self, binary: &str) -> Option<&str> {
         let mut packages = self.packages.iter();
-        let found =
-            packages.find(|(_, package)| package.binaries.iter().any(|name| name == binary));
+        let found = packages.find(|(_, package)| package.binaries.iter().any(|name| name == binary));
         found.map(|((name, _), _)| name.as_str())
     }
 }
@@ -115,9 +97,8 @@ fn read_package(json: &Value) -> Option<((String, String), Package)> {
     };
     // Only the workspace's own binaries count: a dependency has no source of its own here.
     let own = json.get("source").is_some_and(Value::is_null);
-    let binaries = of_kind("bin")
-        .filter(|_| own)
-        .filter_map(|target| target.get("name")?.as_str().map(str::to_owned));
+    let binaries =
+        of_kind("bin").filter(|_| own).filter_map(|target| target.get("name")?.as_str().map(str::to_owned));
     let package = Package {
         links: text("links"),
         build_script: of_kind("custom-build").next().is_some(),

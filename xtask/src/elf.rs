@@ -21,11 +21,7 @@ pub fn needs(file: &[u8]) -> Option<Needs> {
     if file.get(..6)? != b"\x7fELF\x02\x01" {
         return None;
     }
-    let mut needs = Needs {
-        pie: number(file, 16, 2)? == ET_DYN,
-        loader: false,
-        libraries: 0,
-    };
+    let mut needs = Needs { pie: number(file, 16, 2)? == ET_DYN, loader: false, libraries: 0 };
     let table = number(file, 32, 8)?;
     let entry_size = number(file, 54, 2)?;
     for index in 0..number(file, 56, 2)? {
@@ -36,9 +32,7 @@ pub fn needs(file: &[u8]) -> Option<Needs> {
                 let start = usize::try_from(number(file, header.checked_add(8)?, 8)?).ok()?;
                 let size = usize::try_from(number(file, header.checked_add(32)?, 8)?).ok()?;
                 let section = file.get(start..start.checked_add(size)?)?;
-                let tags = section
-                    .chunks_exact(16)
-                    .filter_map(|entry| number(entry, 0, 8));
+                let tags = section.chunks_exact(16).filter_map(|entry| number(entry, 0, 8));
                 needs.libraries += tags.filter(|tag| *tag == DT_NEEDED).count();
             }
             _ => {}
@@ -51,12 +45,7 @@ pub fn needs(file: &[u8]) -> Option<Needs> {
 fn number(file: &[u8], offset: u64, size: usize) -> Option<u64> {
     let start = usize::try_from(offset).ok()?;
     let bytes = file.get(start..start.checked_add(size)?)?;
-    Some(
-        bytes
-            .iter()
-            .rev()
-            .fold(0, |number, byte| number << 8 | u64::from(*byte)),
-    )
+    Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 #[cfg(test)]
@@ -68,11 +57,7 @@ mod tests {
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let needs = needs(&own).unwrap();
         let glibc = cfg!(target_env = "gnu");
-        assert_eq!(
-            (needs.loader, needs.libraries > 0),
-            (glibc, glibc),
-            "{needs:?}"
-        );
+        assert_eq!((needs.loader, needs.libraries > 0), (glibc, glibc), "{needs:?}");
     }
 
     #[test]

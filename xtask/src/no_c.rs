@@ -65,20 +65,12 @@ pub fn run(options: &Options) -> Result<()> {
     }
 
     for (found, (reason, path)) in &findings {
-        let way = path
-            .iter()
-            .map(Crate::to_string)
-            .collect::<Vec<_>>()
-            .join(" > ");
+        let way = path.iter().map(Crate::to_string).collect::<Vec<_>>().join(" > ");
         println!(
             "{found} {reason}: {way}: turn off the feature that brings it in, or use a crate in pure Rust"
         );
     }
-    let looked_at = format!(
-        "{} crates in the trees of {}",
-        crates.len(),
-        packages.join(", ")
-    );
+    let looked_at = format!("{} crates in the trees of {}", crates.len(), packages.join(", "));
     if findings.is_empty() {
         println!("no C: {looked_at}");
         Ok(())
@@ -171,16 +163,12 @@ mod tests {
 
     #[test]
     fn a_path_leads_from_the_root_to_each_crate() {
-        let tree = "0a v1.0.0 (/somewhere)\n1b v2.0.0\n2c-sys v3.0.0+c.9 (*)\n1d v4.0.0 (proc-macro)\n\n0e v5.0.0\n";
+        let tree =
+            "0a v1.0.0 (/somewhere)\n1b v2.0.0\n2c-sys v3.0.0+c.9 (*)\n1d v4.0.0 (proc-macro)\n\n0e v5.0.0\n";
         let shown: Vec<String> = paths(tree)
             .unwrap()
             .iter()
-            .map(|path| {
-                path.iter()
-                    .map(Crate::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" > ")
-            })
+            .map(|path| path.iter().map(Crate::to_string).collect::<Vec<_>>().join(" > "))
             .collect();
         assert_eq!(
             shown,

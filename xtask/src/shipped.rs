@@ -11,13 +11,8 @@ pub const MUSL: &str = "x86_64-unknown-linux-musl";
 pub const GNU: &str = "x86_64-unknown-linux-gnu";
 
 /// The binaries that an installation has.
-pub const BINARIES: &[&str] = &[
-    "task-api",
-    "notification-service",
-    "audit-service",
-    "dlq-processor",
-    "taskctl",
-];
+pub const BINARIES: &[&str] =
+    &["task-api", "notification-service", "audit-service", "dlq-processor", "taskctl"];
 
 /// For demos and tests; built and checked like the others.
 pub const DEMO_BINARIES: &[&str] = &["devbroker"];

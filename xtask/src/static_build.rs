@@ -17,10 +17,7 @@ pub fn run() -> Result<()> {
         let program = folder.join(name);
         let (kind, size) = check_static(&program)?;
         chroot.answers(&program, name)?;
-        println!(
-            "{name}: {kind}, {:.1} MB, runs in an empty chroot",
-            size as f64 / 1e6
-        );
+        println!("{name}: {kind}, {:.1} MB, runs in an empty chroot", size as f64 / 1e6);
     }
     chroot.remove()
 }
@@ -55,18 +52,15 @@ fn install_target() -> Result<()> {
 /// Returns how it is linked, and its size.
 fn check_static(program: &Path) -> Result<(&'static str, usize)> {
     let shown = program.display();
-    let file =
-        std::fs::read(program).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let file = std::fs::read(program).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     match elf::needs(&file) {
         None => Err(format!("{shown} is no 64-bit ELF file")),
-        Some(elf::Needs {
-            loader: false,
-            libraries: 0,
-            pie,
-        }) => Ok((if pie { "static-pie" } else { "static" }, file.len())),
-        Some(needs) => Err(format!(
-            "{shown} is not static ({needs:?}); look for a crate that links a system library"
-        )),
+        Some(elf::Needs { loader: false, libraries: 0, pie }) => {
+            Ok((if pie { "static-pie" } else { "static" }, file.len()))
+        }
+        Some(needs) => {
+            Err(format!("{shown} is not static ({needs:?}); look for a crate that links a system library"))
+        }
     }
 }
 
@@ -81,15 +75,8 @@ impl Chroot {
     fn new(root: &Path) -> Result<Self> {
         let is_root = cargo::output(Command::new("id").arg("-u"))?.trim() == "0";
         // Without root: as the root of a user namespace of its own.
-        let enter: &[_] = if is_root {
-            &["chroot"]
-        } else {
-            &["unshare", "--map-root-user", "chroot"]
-        };
-        let chroot = Self {
-            root: root.to_owned(),
-            enter,
-        };
+        let enter: &[_] = if is_root { &["chroot"] } else { &["unshare", "--map-root-user", "chroot"] };
+        let chroot = Self { root: root.to_owned(), enter };
         chroot.empty()?;
         Ok(chroot)
     }
@@ -97,35 +84,19 @@ impl Chroot {
     fn answers(&self, program: &Path, name: &str) -> Result<()> {
         self.empty()?;
         std::fs::copy(program, self.root.join(name)).map_err(|error| {
-            format!(
-                "{} cannot be copied to {}: {error}",
-                program.display(),
-                self.root.display()
-            )
+            format!("{} cannot be copied to {}: {error}", program.display(), self.root.display())
         })?;
         for flag in ["--version", "--help"] {
             let (first, rest) = self.enter.split_first().unwrap_or((&"chroot", &[]));
             let mut command = Command::new(first);
-            command
-                .args(rest)
-                .arg(&self.root)
-                .arg(format!("/{name}"))
-                .arg(flag);
+            command.args(rest).arg(&self.root).arg(format!("/{name}")).arg(flag);
             // Where a user's PATH leaves out the folder that chroot is in.
-            command.env(
-                "PATH",
-                format!(
-                    "{}:/usr/sbin:/sbin",
-                    std::env::var("PATH").unwrap_or_default()
-                ),
-            );
+            command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
             let said = cargo::output(&mut command).map_err(|error| {
                 format!("{error}; if chroot itself is what failed: run this as root, or where users may make namespaces")
             })?;
             if !said.contains(name) {
-                return Err(format!(
-                    "{name} {flag} does not say its name in an empty chroot: {said:?}"
-                ));
+                return Err(format!("{name} {flag} does not say its name in an empty chroot: {said:?}"));
             }
         }
         Ok(())

@@ -1,8 +1,5 @@
 //! The no-C gate, run as a person runs it.
-#![allow(
-    clippy::expect_used,
-    reason = "a test may fail loudly, in its helpers too"
-)]
+#![allow(clippy::expect_used, reason = "a test may fail loudly, in its helpers too")]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -25,11 +22,7 @@ fn package(folder: &Path, dependency: &str) -> String {
     std::fs::create_dir(folder.join("src")).expect("src");
     std::fs::write(folder.join("src/lib.rs"), "").expect("lib.rs");
     // The workspace's versions, so that the test needs few downloads and sees the same today and next year.
-    std::fs::copy(
-        Path::new(WORKSPACE).join("Cargo.lock"),
-        folder.join("Cargo.lock"),
-    )
-    .expect("lock");
+    std::fs::copy(Path::new(WORKSPACE).join("Cargo.lock"), folder.join("Cargo.lock")).expect("lock");
     manifest.to_str().expect("a path in UTF-8").to_owned()
 }
 
@@ -49,10 +42,7 @@ fn rskafka_with_its_default_features_does_not() {
     for library in ["lz4-sys", "zstd-sys"] {
         let line = said.lines().find(|line| line.starts_with(library));
         let line = line.unwrap_or_else(|| panic!("no line for {library}: {said}"));
-        assert!(
-            line.contains("links the native library") && line.contains("> rskafka 0.6.0 >"),
-            "{line}"
-        );
+        assert!(line.contains("links the native library") && line.contains("> rskafka 0.6.0 >"), "{line}");
     }
     assert!(said.lines().any(|line| line.starts_with("cc ")), "{said}");
 }
@@ -72,9 +62,5 @@ fn a_shipped_binary_that_is_not_there_is_an_error() {
     let manifest = package(folder.path(), "");
     let output = gate(&["--manifest-path", &manifest]);
     assert!(!output.status.success());
-    assert!(
-        String::from_utf8(output.stderr)
-            .unwrap()
-            .contains("task-api")
-    );
+    assert!(String::from_utf8(output.stderr).unwrap().contains("task-api"));
 }

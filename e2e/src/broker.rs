@@ -1,0 +1,197 @@
+//! A broker of the test's own, as a child process.
+
+use crate::kafka_tools::{self, kafka_libs};
+use crate::topic;
+use crate::{Process, Program, free_port};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Apache Kafka needs some 5 s to start, 12 s more after kill -9, and a multiple on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Which broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The `devbroker` binary.
+    Dev,
+    /// Apache Kafka.
+    Kafka,
+}
+
+impl Kind {
+    /// As `E2E_BROKER` says.
+    pub fn from_env() -> Self {
+        match std::env::var("E2E_BROKER").as_deref() {
+            Err(_) | Ok("" | "dev") => Self::Dev,
+            Ok("kafka") => Self::Kafka,
+            Ok(other) => panic!("E2E_BROKER={other}: it is dev or kafka"),
+        }
+    }
+}
+
+/// A running broker with no topics. It and its data are gone when it is dropped.
+pub struct Broker {
+    kind: Kind,
+    port: u16,
+    // Before the folder, so that it is dead when the folder goes.
+    process: Process,
+    folder: TempDir,
+}
+
+impl Broker {
+    /// Starts the broker that `E2E_BROKER` names and waits until it answers.
+    pub async fn start() -> Self {
+        Self::start_kind(Kind::from_env()).await
+    }
+
+    /// Starts a broker of this kind and waits until it answers.
+    pub async fn start_kind(kind: Kind) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the broker");
+        let port = free_port();
+        if kind == Kind::Kafka {
+            format_storage(folder.path(), port).await;
+        }
+        let process = spawn(kind, folder.path(), port);
+        let mut broker = Self { kind, port, process, folder };
+        broker.wait_until_ready().await;
+        broker
+    }
+
+    /// Which broker it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What clients are told: `127.0.0.1:PORT`, the same after a restart.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The process, for its output.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Asks it to end and waits for that.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.process.terminate(STOP_LIMIT).await
+    }
+
+    /// Kills it if it runs, starts it again on its port and its data, and waits until it answers.
+    pub async fn restart(&mut self) {
+        self.process.kill9();
+        self.process = spawn(self.kind, self.folder.path(), self.port);
+        self.wait_until_ready().await;
+    }
+
+    /// Stops it where it stands: connections stay open, nothing is answered.
+    pub fn pause(&mut self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on after [`Broker::pause`].
+    pub fn resume(&mut self) {
+        self.process.resume();
+    }
+
+    async fn wait_until_ready(&mut self) {
+        let start = Instant::now();
+        let address = self.bootstrap();
+        loop {
+            assert!(!self.process.has_ended(), "the broker ended while it started");
+            // A port that is open first: the client itself would wait longer after each refusal.
+            if std::net::TcpStream::connect(&address).is_ok() && is_ready(&address).await {
+                return;
+            }
+            assert!(
+                start.elapsed() < START_LIMIT,
+                "the broker does not answer at {address} within {START_LIMIT:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn is_ready(address: &str) -> bool {
+    let Ok(client) = topic::connect(address).await else { return false };
+    let topics = tokio::time::timeout(Duration::from_secs(5), client.list_topics()).await;
+    matches!(topics, Ok(Ok(_)))
+}
+
+fn spawn(kind: Kind, folder: &Path, port: u16) -> Process {
+    match kind {
+        Kind::Dev => {
+            let data = folder.join("data").display().to_string();
+            Program::new("devbroker").args(&["--addr", &format!("127.0.0.1:{port}"), "--dir", &data]).spawn()
+        }
+        Kind::Kafka => {
+            let mut java = kafka_tools::java(&required_libs(), "512m");
+            java.arg("-Dorg.apache.logging.log4j.level=WARN").arg("kafka.Kafka").arg(properties_file(folder));
+            Process::spawn("kafka", &mut java)
+        }
+    }
+}
+
+fn required_libs() -> PathBuf {
+    kafka_libs().unwrap_or_else(|| {
+        panic!("E2E_BROKER=kafka needs KAFKA_LIBS, the folder that e2e/kafka/fetch filled with Apache Kafka")
+    })
+}
+
+fn properties_file(folder: &Path) -> PathBuf {
+    folder.join("server.properties")
+}
+
+/// Writes Kafka's configuration and makes its log folder.
+async fn format_storage(folder: &Path, port: u16) {
+    let controller = free_port();
+    let data = folder.join("data");
+    let properties = format!(
+        "process.roles=broker,controller\n\
+         node.id=1\n\
+         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         controller.listener.names=CONTROLLER\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         log.dirs={}\n\
+         auto.create.topics.enable=false\n\
+         # One broker: every internal topic has one replica, and few partitions to start quickly.\n\
+         offsets.topic.replication.factor=1\n\
+         offsets.topic.num.partitions=1\n\
+         transaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\n\
+         transaction.state.log.num.partitions=1\n\
+         share.coordinator.state.topic.replication.factor=1\n\
+         share.coordinator.state.topic.min.isr=1\n\
+         share.coordinator.state.topic.num.partitions=1\n\
+         group.initial.rebalance.delay.ms=0\n\
+         # Compaction within seconds: a segment is closed by the first write after a second, and\n\
+         # cleaned as soon as it is closed.\n\
+         log.roll.ms=1000\n\
+         log.cleaner.backoff.ms=200\n\
+         log.cleaner.min.cleanable.ratio=0.001\n\
+         log.cleaner.dedupe.buffer.size=4194304\n\
+         log.segment.delete.delay.ms=500\n\
+         log.retention.check.interval.ms=1000\n",
+        data.display()
+    );
+    let file = properties_file(folder);
+    std::fs::write(&file, properties).expect("server.properties");
+
+    // Any id does: the cluster is this one process.
+    let cluster_id = "dGFzay1ldmVudHMtZTJlLQ";
+    let mut java = kafka_tools::java(&required_libs(), "128m");
+    java.args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]).arg(file);
+    let mut format = Process::spawn("kafka storage format", &mut java);
+    let status = format.wait_exit(START_LIMIT).await;
+    assert!(status.success(), "kafka storage format ended with {status}: {:?}", format.lines());
+}

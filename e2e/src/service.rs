@@ -1,0 +1,161 @@
+//! The built binaries as processes.
+
+use crate::Process;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How to run a binary of this workspace: its arguments, and the environment, which is empty but for
+/// what is given here.
+#[derive(Clone)]
+pub struct Program {
+    name: String,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Program {
+    /// A binary by its name.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), args: Vec::new(), env: Vec::new() }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// Sets a variable; the last value of a name counts.
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.env.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Starts it as a service.
+    pub fn start(self) -> Service {
+        let process = self.spawn();
+        Service { program: self, process, earlier: Vec::new() }
+    }
+
+    /// Runs it to its end.
+    pub async fn run(&self, limit: Duration) -> Ran {
+        let mut command = tokio::process::Command::from(self.command());
+        let output = tokio::time::timeout(limit, command.kill_on_drop(true).output()).await;
+        let output =
+            output.unwrap_or_else(|_| panic!("{} {:?}: no end within {limit:?}", self.name, self.args));
+        let output = output.unwrap_or_else(|error| panic!("{} does not start: {error}", self.name));
+        Ran {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// A process that is not restarted.
+    pub(crate) fn spawn(&self) -> Process {
+        Process::spawn(&self.name, &mut self.command())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(binaries().join(&self.name));
+        command.args(&self.args).env_clear().env("RUST_BACKTRACE", "1").envs(self.env.iter().cloned());
+        command
+    }
+}
+
+/// What a program that ran to its end left.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// A service, which is a [`Process`] that can be started again.
+pub struct Service {
+    program: Program,
+    process: Process,
+    earlier: Vec<String>,
+}
+
+impl Service {
+    /// Kills it if it runs, and starts it again with the same arguments and environment. Its lines
+    /// begin anew; those before are in [`Service::history`].
+    pub fn restart(&mut self) {
+        self.process.kill9();
+        self.process.has_ended();
+        self.earlier.extend(self.process.lines());
+        self.process = self.program.spawn();
+    }
+
+    /// The lines of all its runs.
+    pub fn history(&self) -> Vec<String> {
+        let mut lines = self.earlier.clone();
+        lines.extend(self.process.lines());
+        lines
+    }
+
+    /// Where the Task API of this run listens, as it logs it: `http://127.0.0.1:PORT`.
+    pub async fn url(&mut self) -> String {
+        self.address("listening on http://").await
+    }
+
+    /// Where a consumer of this run answers `/healthz`, `/readyz` and `/metrics`, as it logs it.
+    pub async fn health_url(&mut self) -> String {
+        self.address("health on http://").await
+    }
+
+    async fn address(&mut self, announcement: &str) -> String {
+        let line = self.wait_for_line(announcement, Duration::from_secs(20)).await;
+        let (_, address) = line.split_once(announcement).expect("the line that was awaited");
+        let end = address.find(|c: char| !(c.is_ascii_alphanumeric() || ".:[]-".contains(c)));
+        format!("http://{}", address.split_at(end.unwrap_or(address.len())).0)
+    }
+}
+
+impl Deref for Service {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Service {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// The folder of the binaries, built once a test process: cargo sees to it only for a package's own.
+fn binaries() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        // target/PROFILE/deps/TEST
+        let test = std::env::current_exe().expect("the path of this test");
+        let folder = test.parent().and_then(Path::parent).expect("a test in target/PROFILE/deps").to_owned();
+        let profile = match folder.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"]);
+        command.arg(folder.parent().expect("a profile's folder in target"));
+        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let status = command.status().expect("cargo starts");
+        assert!(status.success(), "cargo build of the binaries under test ended with {status}");
+        folder
+    })
+}

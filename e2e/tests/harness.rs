@@ -1,0 +1,75 @@
+//! The harness itself: a test that leans on it should not have to doubt it.
+#![allow(clippy::expect_used, reason = "a test may fail loudly, in its helpers too")]
+
+use e2e::{Broker, KafkaTools, create_topic, produce, read_topic, record};
+use std::time::{Duration, Instant};
+
+async fn values(broker: &Broker, topic: &str) -> Vec<String> {
+    let records = read_topic(&broker.bootstrap(), topic).await;
+    let text = |value: Option<Vec<u8>>| String::from_utf8(value.expect("a value")).expect("text");
+    records.into_iter().map(|one| text(one.record.value)).collect()
+}
+
+#[tokio::test]
+async fn an_acknowledged_record_outlives_kill_9_and_a_stop_of_the_broker() {
+    let mut broker = Broker::start().await;
+    let bootstrap = broker.bootstrap();
+    create_topic(&bootstrap, "kept", 1).await;
+    assert_eq!(produce(&bootstrap, "kept", vec![record(Some(b"k"), Some(b"first"))]).await, [0]);
+
+    broker.kill9();
+    assert!(std::net::TcpStream::connect(&bootstrap).is_err());
+    broker.restart().await;
+    assert_eq!(broker.bootstrap(), bootstrap);
+    assert_eq!(values(&broker, "kept").await, ["first"]);
+
+    assert_eq!(produce(&bootstrap, "kept", vec![record(Some(b"k"), Some(b"second"))]).await, [1]);
+    broker.stop().await;
+    broker.restart().await;
+    assert_eq!(values(&broker, "kept").await, ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_paused_broker_answers_when_it_is_resumed() {
+    let mut broker = Broker::start().await;
+    let bootstrap = broker.bootstrap();
+    create_topic(&bootstrap, "slow", 1).await;
+    broker.pause();
+    let start = Instant::now();
+    let produced =
+        tokio::spawn(async move { produce(&bootstrap, "slow", vec![record(None, Some(b"late"))]).await });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!produced.is_finished());
+    broker.resume();
+    assert_eq!(produced.await.unwrap(), [0]);
+    assert!(start.elapsed() >= Duration::from_millis(700));
+}
+
+#[tokio::test]
+async fn a_topic_is_never_made_by_accident() {
+    let broker = Broker::start().await;
+    let bootstrap = broker.bootstrap();
+    let asked = tokio::spawn(async move { read_topic(&bootstrap, "absent").await });
+    assert!(asked.await.is_err());
+    create_topic(&broker.bootstrap(), "present", 3).await;
+    assert_eq!(values(&broker, "present").await, [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn kafkas_own_tools_see_what_the_harness_wrote() {
+    let broker = Broker::start().await;
+    let bootstrap = broker.bootstrap();
+    let Some(tools) = KafkaTools::find(&bootstrap) else { return };
+    create_topic(&bootstrap, "seen", 1).await;
+    let records = vec![record(Some(b"k1"), Some("wäre".as_bytes())), record(Some(b"k2"), None)];
+    produce(&bootstrap, "seen", records).await;
+
+    let records = tools.console_consumer("seen", 2, Duration::from_secs(10)).await;
+    assert_eq!(records.len(), 2, "{records:?}");
+    assert_eq!((records[0].offset, records[0].key.as_deref()), (0, Some("k1")));
+    assert_eq!(records[0].value.as_deref(), Some("wäre"));
+    assert_eq!((records[1].offset, records[1].value.as_deref()), (1, None));
+
+    assert!(tools.topics(&["--list"]).await.lines().any(|line| line == "seen"));
+    assert_eq!(tools.consumer_groups_describe("nobody").await, []);
+}
