@@ -151,8 +151,10 @@ fn binaries() -> &'static Path {
             Some(name) => name,
         };
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"]);
-        command.arg(folder.parent().expect("a profile's folder in target"));
+        // `--examples` (there are none) has the features of the tests' dependencies taken into account,
+        // as `cargo test --workspace` does, so that what it has built is not built a second time.
+        command.args(["build", "--quiet", "--workspace", "--bins", "--examples", "--profile", profile]);
+        command.arg("--target-dir").arg(folder.parent().expect("a profile's folder in target"));
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         let status = command.status().expect("cargo starts");
         assert!(status.success(), "cargo build of the binaries under test ended with {status}");

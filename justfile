@@ -1,0 +1,42 @@
+# Names for the commands of this repository; each is one line of cargo, to be used without `just` as well.
+
+# List the recipes
+default:
+    @just --list
+
+# Run the whole system: dev broker, topics, API, consumers, tour
+run-all *args:
+    cargo run-all {{args}}
+
+# Run every test; needs Rust alone
+test:
+    cargo test --workspace
+
+# Run the end-to-end tests against Apache Kafka; needs Maven and Java 17
+e2e-kafka: kafka
+    E2E_BROKER=kafka KAFKA_LIBS="$PWD/target/kafka" cargo test -p e2e
+
+# Fetch Apache Kafka into target/kafka
+kafka:
+    e2e/kafka/fetch
+
+# Format
+fmt:
+    cargo fmt --all
+
+# Check format and lints
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Fail if anything that is shipped compiles or links C
+no-c:
+    cargo xtask no-c
+
+# Build the static binaries and run each in an empty chroot
+static:
+    cargo xtask static
+
+# Everything that CI checks
+ci:
+    bash .ci/run
