@@ -1,1 +1,24 @@
-//! Under construction.
+//! The consumer runtime that rskafka lacks, and what the services of task-events share.
+//!
+//! The parts, in the order in which an event meets them:
+//!
+//! - [`event`]: the events of a task, as JSON on the wire.
+//! - [`kafka`]: rskafka with every call bounded in time, and the administrative calls that it lacks.
+//! - [`offsets`]: consumer offsets, ownership and leases in a compacted Kafka topic.
+//! - [`dedup`]: the ids of handled events, on disk.
+//! - [`runtime`]: reads, decodes, deduplicates, handles, dead-letters and commits. You write a [`runtime::Handler`].
+//! - [`dlq`]: the record of an event that could not be handled.
+//! - [`config`], [`logging`], [`shutdown`], [`state_dir`]: what every process needs.
+//!
+//! No crate below this one compiles or links C.
+
+pub mod config;
+pub mod dedup;
+pub mod dlq;
+pub mod event;
+pub mod kafka;
+pub mod logging;
+pub mod offsets;
+pub mod runtime;
+pub mod shutdown;
+pub mod state_dir;

@@ -1,0 +1,179 @@
+//! Flags and environment variables that several services share, under the same names.
+//!
+//! A service flattens the groups that it needs into its own `clap` arguments. A bad value ends the
+//! process with one line that names it ([`parse`]).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser};
+
+use crate::kafka::Kafka;
+use crate::logging::LogFormat;
+
+/// How to reach Kafka.
+#[derive(Debug, Clone, Args)]
+pub struct KafkaArgs {
+    /// Kafka brokers to ask first: host:port, several with commas
+    #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "localhost:30092", value_delimiter = ',', value_parser = host_port)]
+    pub kafka_bootstrap_servers: Vec<String>,
+}
+
+impl KafkaArgs {
+    /// A connection factory that calls itself `client_id` to the broker.
+    pub fn kafka(&self, client_id: &str) -> Kafka {
+        Kafka::new(self.kafka_bootstrap_servers.clone(), client_id)
+    }
+}
+
+/// The names of the topics.
+#[derive(Debug, Clone, Args)]
+pub struct TopicArgs {
+    /// Topic of the task events
+    #[arg(long, env = "TASK_EVENTS_TOPIC", default_value = "task-events", value_parser = topic_name)]
+    pub task_events_topic: String,
+    /// Compacted topic of claims and commits
+    #[arg(long, env = "OFFSETS_TOPIC", default_value = "task-events-offsets", value_parser = topic_name)]
+    pub offsets_topic: String,
+    /// Topic of the events that could not be handled
+    #[arg(long, env = "DLQ_TOPIC", default_value = "task-events-dlq", value_parser = topic_name)]
+    pub dlq_topic: String,
+}
+
+/// Where a service keeps its state.
+#[derive(Debug, Clone, Args)]
+pub struct StateArgs {
+    /// Folder of durable state; each service has a folder of its own below it
+    #[arg(long, env = "STATE_DIR", default_value = "./data")]
+    pub state_dir: PathBuf,
+}
+
+/// What a service logs, and how.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// Least level that is logged: error, warn, info, debug or trace
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", ignore_case = true)]
+    pub log_level: log::LevelFilter,
+    /// Form of a log line
+    #[arg(long, env = "LOG_FORMAT", default_value = "text", ignore_case = true, value_enum)]
+    pub log_format: LogFormat,
+}
+
+/// How a consumer owns its partitions.
+#[derive(Debug, Clone, Args)]
+pub struct LeaseArgs {
+    /// Milliseconds without a sign of life after which another instance takes over
+    #[arg(long, env = "LEASE_MS", default_value = "10000", value_parser = clap::value_parser!(u64).range(300..=3_600_000))]
+    pub lease_ms: u64,
+}
+
+impl LeaseArgs {
+    /// The lease as a duration.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+}
+
+/// Reads flags and environment. `--help` and `--version` print and end the process; a bad value is one
+/// line on stderr that names it, and exit code 2.
+pub fn parse<T: Parser>() -> T {
+    match T::try_parse() {
+        Ok(args) => args,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            error.exit()
+        }
+        Err(error) => {
+            eprintln!("{}", one_line(&error));
+            std::process::exit(2)
+        }
+    }
+}
+
+/// The first line of clap's message, with the variable's name where the value came from the environment.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or("error: bad usage").to_owned();
+    match error.get(clap::error::ContextKind::InvalidArg) {
+        Some(arg) => {
+            let flag = arg.to_string();
+            let name = flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default();
+            let variable = name.replace('-', "_").to_uppercase();
+            format!("{first} (flag --{name} or environment variable {variable}; see --help)")
+        }
+        None => format!("{first} (see --help)"),
+    }
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let wrong = || format!("'{text}' is not host:port");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    if host.is_empty() || port == 0 || host.contains(char::is_whitespace) {
+        return Err(wrong());
+    }
+    Ok(text.to_owned())
+}
+
+fn topic_name(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.is_empty() || text.len() > 249 || text == "." || text == ".." || !text.chars().all(legal) {
+        return Err(format!("'{text}' is not a topic name: 1 to 249 of a-z A-Z 0-9 . _ -"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A consumer group's name: no slash, since it is a part of the keys of the offsets topic.
+pub fn group_name(text: &str) -> Result<String, String> {
+    if text.is_empty()
+        || text.len() > 200
+        || text.starts_with('.')
+        || text.contains('/')
+        || text.contains(char::is_control)
+    {
+        return Err(format!(
+            "'{text}' is not a group name: 1 to 200 characters, no slash or control character, no leading dot"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct All {
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        #[command(flatten)]
+        topics: TopicArgs,
+        #[command(flatten)]
+        lease: LeaseArgs,
+        #[command(flatten)]
+        log: LogArgs,
+    }
+
+    fn refused(args: &[&str]) -> String {
+        let line = one_line(&All::try_parse_from(std::iter::once(&"x").chain(args)).unwrap_err());
+        assert_eq!(line.lines().count(), 1);
+        line
+    }
+
+    #[test]
+    fn several_brokers_are_separated_by_commas() {
+        let args = All::try_parse_from(["x", "--kafka-bootstrap-servers", "a:1, b:2"]).unwrap();
+        assert_eq!(args.kafka.kafka_bootstrap_servers, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn a_bad_value_is_one_line_that_names_the_variable() {
+        assert!(refused(&["--kafka-bootstrap-servers", "nonsense"]).contains("KAFKA_BOOTSTRAP_SERVERS"));
+        assert!(refused(&["--lease-ms", "soon"]).contains("LEASE_MS"));
+        assert!(refused(&["--lease-ms", "0"]).contains("LEASE_MS"));
+        assert!(refused(&["--log-level", "loud"]).contains("LOG_LEVEL"));
+        assert!(refused(&["--log-format", "xml"]).contains("LOG_FORMAT"));
+        assert!(refused(&["--offsets-topic", "a b"]).contains("OFFSETS_TOPIC"));
+    }
+}

@@ -1,0 +1,285 @@
+//! The ids of handled events, on disk, in bounded memory.
+//!
+//! A store of redb with two tables: the ids, and the order in which they came, by which old ones are
+//! forgotten if the store has a window. Beside them stands one mark, a few bytes of the owner's that are
+//! written in the same transaction as the ids they belong to.
+//!
+//! # Invariants
+//!
+//! - Ids and mark are one transaction: a crash leaves both or neither.
+//! - Opening takes the same time however many ids there are: every durable commit saves what redb needs to
+//!   open after a crash (`set_quick_repair`).
+//! - After an I/O error the store is closed and opened again by the next call, as redb demands; what was
+//!   not committed is gone, and the call that failed said so.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+/// Id → when it was recorded, in milliseconds since 1970.
+const IDS: TableDefinition<[u8; 16], u64> = TableDefinition::new("ids");
+/// The same, the other way round.
+const BY_TIME: TableDefinition<(u64, [u8; 16]), ()> = TableDefinition::new("by_time");
+const MARK: TableDefinition<(), &[u8]> = TableDefinition::new("mark");
+
+/// Memory that redb may use for pages, in bytes.
+const CACHE: usize = 8 << 20;
+/// Old ids forgotten for each new one, so that the work is spread.
+const FORGET_PER_ID: usize = 2;
+/// Batches between two durable commits, where the owner can bring back what is lost.
+const SELDOM: u32 = 64;
+
+/// How long ids are kept, and how safely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Ids older than this are forgotten; each batch is on disk when [`Dedup::record`] returns.
+    Window(Duration),
+    /// All ids are kept. A crash may take the last batches with it: the owner has them elsewhere, and the
+    /// mark tells from where.
+    ForeverRebuildable,
+}
+
+/// Why the store failed, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("dedup state {path}: {detail}")]
+pub struct DedupError {
+    path: String,
+    detail: String,
+}
+
+/// The set of handled ids. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Dedup(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    path: PathBuf,
+    retention: Retention,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    database: Option<Database>,
+    /// Commits since the last durable one.
+    not_durable: u32,
+}
+
+impl Dedup {
+    /// Opens the store, or makes it. Blocks.
+    pub fn open(path: &Path, retention: Retention) -> Result<Self, DedupError> {
+        let store = Store { path: path.to_owned(), retention, open: Mutex::default() };
+        drop(store.opened()?);
+        Ok(Self(Arc::new(store)))
+    }
+
+    /// Which of the ids are known.
+    pub async fn known(&self, ids: Vec<Uuid>) -> Result<Vec<bool>, DedupError> {
+        self.blocking(move |store| store.known(&ids)).await
+    }
+
+    /// Adds the ids, and sets the mark if there is one.
+    pub async fn record(&self, ids: Vec<Uuid>, mark: Option<Vec<u8>>) -> Result<(), DedupError> {
+        self.blocking(move |store| store.record(&ids, mark.as_deref())).await
+    }
+
+    /// As [`record`](Self::record), blocking, for use at start.
+    pub fn record_blocking(&self, ids: &[Uuid], mark: &[u8]) -> Result<(), DedupError> {
+        self.0.record(ids, Some(mark))
+    }
+
+    /// The number of ids. Takes the same time however many there are. Blocks.
+    pub fn len(&self) -> Result<u64, DedupError> {
+        self.0.with(|open, _| {
+            let read = database(open)?.begin_read()?;
+            Ok(read.open_table(IDS)?.len()?)
+        })
+    }
+
+    /// Whether there are none. Blocks.
+    pub fn is_empty(&self) -> Result<bool, DedupError> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The mark, if one was ever set. Blocks.
+    pub fn mark(&self) -> Result<Option<Vec<u8>>, DedupError> {
+        self.0.with(|open, _| {
+            let read = database(open)?.begin_read()?;
+            Ok(read.open_table(MARK)?.get(())?.map(|mark| mark.value().to_vec()))
+        })
+    }
+
+    /// Makes all that was recorded durable. Blocks.
+    pub fn checkpoint(&self) -> Result<(), DedupError> {
+        self.0.with(|open, retention| commit(open, retention, true, |_| Ok(())))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, DedupError> + Send + 'static,
+    ) -> Result<T, DedupError> {
+        let store = Arc::clone(&self.0);
+        let joined = spawn_blocking(move || work(&store)).await;
+        joined.unwrap_or_else(|error| Err(self.0.error(error)))
+    }
+}
+
+impl Store {
+    fn known(&self, ids: &[Uuid]) -> Result<Vec<bool>, DedupError> {
+        self.with(|open, _| {
+            let read = database(open)?.begin_read()?;
+            let table = read.open_table(IDS)?;
+            ids.iter().map(|id| Ok(table.get(id.into_bytes())?.is_some())).collect()
+        })
+    }
+
+    fn record(&self, ids: &[Uuid], mark: Option<&[u8]>) -> Result<(), DedupError> {
+        let now = since_1970();
+        self.with(|open, retention| {
+            commit(open, retention, false, |write| {
+                let mut table = write.open_table(IDS)?;
+                if let Some(mark) = mark {
+                    write.open_table(MARK)?.insert((), mark)?;
+                }
+                let Retention::Window(window) = retention else {
+                    for id in ids {
+                        table.insert(id.into_bytes(), now)?;
+                    }
+                    return Ok(());
+                };
+                let mut by_time = write.open_table(BY_TIME)?;
+                for id in ids {
+                    if let Some(before) = table.insert(id.into_bytes(), now)? {
+                        by_time.remove((before.value(), id.into_bytes()))?;
+                    }
+                    by_time.insert((now, id.into_bytes()), ())?;
+                }
+                let oldest_kept = now.saturating_sub(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
+                for _ in 0..ids.len() * FORGET_PER_ID {
+                    let Some((time, id)) = by_time.first()?.map(|(key, _)| key.value()) else { break };
+                    if time >= oldest_kept {
+                        break;
+                    }
+                    by_time.remove((time, id))?;
+                    table.remove(id)?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Runs one transaction. After a failure the store is closed: redb takes nothing more after an I/O
+    /// error until it is opened anew.
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Open, Retention) -> Result<T, redb::Error>,
+    ) -> Result<T, DedupError> {
+        let mut open = self.opened()?;
+        work(&mut open, self.retention).map_err(|error| {
+            *open = Open::default();
+            self.error(error)
+        })
+    }
+
+    fn opened(&self) -> Result<MutexGuard<'_, Open>, DedupError> {
+        // A panic elsewhere leaves no half-done state here: redb's transactions are whole or not at all.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.database.is_none() {
+            let fresh = create(&self.path).map_err(|error| self.error(error))?;
+            *open = Open { database: Some(fresh), not_durable: 0 };
+        }
+        Ok(open)
+    }
+
+    fn error(&self, detail: impl ToString) -> DedupError {
+        DedupError { path: self.path.display().to_string(), detail: detail.to_string() }
+    }
+}
+
+fn create(path: &Path) -> Result<Database, redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE).create(path)?;
+    let mut write = database.begin_write()?;
+    write.set_quick_repair(true);
+    // Tables exist from the start, so that a read need not ask.
+    write.open_table(IDS)?;
+    write.open_table(BY_TIME)?;
+    write.open_table(MARK)?;
+    write.commit()?;
+    Ok(database)
+}
+
+fn database(open: &Open) -> Result<&Database, redb::Error> {
+    open.database.as_ref().ok_or(redb::Error::DatabaseClosed)
+}
+
+fn commit(
+    open: &mut Open,
+    retention: Retention,
+    durable: bool,
+    work: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    let mut write = database(open)?.begin_write()?;
+    let durable = durable || retention != Retention::ForeverRebuildable || open.not_durable >= SELDOM;
+    if durable {
+        write.set_quick_repair(true);
+    } else {
+        write.set_durability(Durability::None)?;
+    }
+    work(&write)?;
+    write.commit()?;
+    open.not_durable = if durable { 0 } else { open.not_durable + 1 };
+    Ok(())
+}
+
+fn since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(n: usize) -> Vec<Uuid> {
+        (0..n).map(|_| Uuid::now_v7()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_is_known_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dedup");
+        let handled = ids(100);
+        let dedup = Dedup::open(&path, Retention::Window(Duration::from_secs(60))).unwrap();
+        dedup.record(handled.clone(), Some(b"mark".to_vec())).await.unwrap();
+        drop(dedup);
+        let dedup = Dedup::open(&path, Retention::Window(Duration::from_secs(60))).unwrap();
+        assert!(dedup.known(handled).await.unwrap().into_iter().all(|known| known));
+        assert!(!dedup.known(ids(1)).await.unwrap()[0]);
+        assert_eq!(dedup.mark().unwrap().as_deref(), Some(b"mark".as_slice()));
+        assert_eq!(dedup.len().unwrap(), 100);
+    }
+
+    #[tokio::test]
+    async fn the_window_bounds_what_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let dedup = Dedup::open(&dir.path().join("dedup"), Retention::Window(Duration::ZERO)).unwrap();
+        for _ in 0..20 {
+            dedup.record(ids(50), None).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(dedup.len().unwrap() <= 100, "{}", dedup.len().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_opened_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dedup");
+        std::fs::write(&path, b"this is not a redb file, and long enough to be looked at").unwrap();
+        let error = Dedup::open(&path, Retention::ForeverRebuildable).unwrap_err().to_string();
+        assert!(error.contains("dedup") && !error.contains('\n'), "{error}");
+    }
+}

@@ -1,0 +1,336 @@
+//! The events of a task: how they are made, how they stand on the wire, and how a reader takes them.
+//!
+//! Writers make a [`TaskEvent`]. Readers decode an [`Event`], which keeps `data` and `metadata` as they
+//! came, so that fields of a newer writer are not lost on the way to the audit log.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// The largest event that a reader takes, in bytes. The API writes at most some 4 KiB.
+pub const MAX_EVENT_BYTES: usize = 256 * 1024;
+
+/// The value of `metadata.source` and, with a slash before it, of the header `ce_source`.
+pub const SOURCE: &str = "task-api";
+
+/// What happened to a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EventType {
+    /// `task.created`
+    #[serde(rename = "task.created")]
+    Created,
+    /// `task.updated`
+    #[serde(rename = "task.updated")]
+    Updated,
+    /// `task.completed`
+    #[serde(rename = "task.completed")]
+    Completed,
+}
+
+impl EventType {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "task.created",
+            Self::Updated => "task.updated",
+            Self::Completed => "task.completed",
+        }
+    }
+
+    /// The type of that name, if this version knows it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Created, Self::Updated, Self::Completed].into_iter().find(|known| known.as_str() == name)
+    }
+}
+
+/// The task as it stood after the change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskData {
+    /// The task.
+    pub task_id: Uuid,
+    /// Its title.
+    pub title: String,
+    /// `pending`, `in_progress` or `completed`; a newer writer may know more.
+    pub status: String,
+    /// Its owner. The field must be there, but may be null.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub owner_id: Option<Uuid>,
+}
+
+/// Where an event comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Ties the event to the request that caused it.
+    pub correlation_id: Uuid,
+    /// The service that wrote it.
+    pub source: String,
+}
+
+/// An event as its writer makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskEvent {
+    /// Unique; version 7, so that it sorts by time.
+    pub event_id: Uuid,
+    /// What happened.
+    pub event_type: EventType,
+    /// When, with microseconds, in UTC.
+    #[serde(serialize_with = "serialize_time")]
+    pub occurred_at: DateTime<Utc>,
+    /// The task after the change.
+    pub data: TaskData,
+    /// Where the event comes from.
+    pub metadata: Metadata,
+}
+
+impl TaskEvent {
+    /// A task came to be.
+    pub fn task_created(data: TaskData, correlation_id: Uuid) -> Self {
+        Self::new(EventType::Created, data, correlation_id)
+    }
+
+    /// A task changed.
+    pub fn task_updated(data: TaskData, correlation_id: Uuid) -> Self {
+        Self::new(EventType::Updated, data, correlation_id)
+    }
+
+    /// A task was completed.
+    pub fn task_completed(data: TaskData, correlation_id: Uuid) -> Self {
+        Self::new(EventType::Completed, data, correlation_id)
+    }
+
+    fn new(event_type: EventType, data: TaskData, correlation_id: Uuid) -> Self {
+        let metadata = Metadata { correlation_id, source: SOURCE.to_owned() };
+        Self { event_id: Uuid::now_v7(), event_type, occurred_at: Utc::now(), data, metadata }
+    }
+
+    /// The Kafka headers: CloudEvents 1.0 in binary mode, and the W3C trace context if there is one.
+    pub fn headers(&self, traceparent: Option<&str>) -> BTreeMap<String, Vec<u8>> {
+        let mut headers = BTreeMap::new();
+        let mut set = |name: &str, value: String| headers.insert(name.to_owned(), value.into_bytes());
+        set("content-type", "application/json".to_owned());
+        set("ce_specversion", "1.0".to_owned());
+        set("ce_id", self.event_id.to_string());
+        set("ce_type", self.event_type.as_str().to_owned());
+        set("ce_source", format!("/{SOURCE}"));
+        set("ce_subject", self.data.task_id.to_string());
+        set("ce_time", format_time(self.occurred_at));
+        if let Some(traceparent) = traceparent {
+            set("traceparent", traceparent.to_owned());
+        }
+        headers
+    }
+}
+
+/// RFC 3339 with microseconds and `Z`, the form of every time that task-events writes.
+pub fn format_time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// Serialises a time in the form of [`format_time`].
+pub fn serialize_time<S: serde::Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format_time(*time))
+}
+
+/// An event as a reader takes it.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Unique.
+    pub event_id: Uuid,
+    /// The name of its type, which this version may not know.
+    pub event_type: String,
+    /// RFC 3339, as it came.
+    pub occurred_at: String,
+    /// As it came, on one line.
+    pub data: Box<RawValue>,
+    /// As it came, on one line.
+    pub metadata: Box<RawValue>,
+    /// `data`, decoded, where this version knows the type.
+    pub task: Option<TaskData>,
+}
+
+/// Why a record is not an event. No retry can mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The record has no value.
+    #[error("Invalid event: the record has no value")]
+    NoValue,
+    /// The value is not JSON.
+    #[error("Invalid JSON in message: {0}")]
+    Json(String),
+    /// The value is JSON, but a known field is missing or has another type.
+    #[error("Invalid event: {0}")]
+    Field(String),
+    /// The value is larger than [`MAX_EVENT_BYTES`].
+    #[error("Invalid event: {size} bytes, the limit is {MAX_EVENT_BYTES}")]
+    TooLarge {
+        /// The size of the value in bytes.
+        size: usize,
+    },
+}
+
+impl Malformed {
+    /// The name of the kind, as it stands in a DLQ record.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoValue => "no_value",
+            Self::Json(_) => "invalid_json",
+            Self::Field(_) => "invalid_event",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+
+    /// Sorts a JSON error into syntax and shape.
+    pub fn from_json(error: &serde_json::Error) -> Self {
+        if error.is_data() { Self::Field(error.to_string()) } else { Self::Json(error.to_string()) }
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    event_id: Uuid,
+    event_type: String,
+    occurred_at: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
+impl Event {
+    /// Reads an event. Unknown fields and unknown event types are fine; a known field that is missing or
+    /// of another type is not.
+    pub fn decode(value: Option<&[u8]>) -> Result<Self, Malformed> {
+        let value = value.ok_or(Malformed::NoValue)?;
+        if value.len() > MAX_EVENT_BYTES {
+            return Err(Malformed::TooLarge { size: value.len() });
+        }
+        let envelope: Envelope<'_> =
+            serde_json::from_slice(value).map_err(|error| Malformed::from_json(&error))?;
+        DateTime::parse_from_rfc3339(&envelope.occurred_at)
+            .map_err(|error| Malformed::Field(format!("occurred_at is not RFC 3339: {error}")))?;
+        let field = |name: &str, error: serde_json::Error| Malformed::Field(format!("{name}: {error}"));
+        serde_json::from_str::<Metadata>(envelope.metadata.get())
+            .map_err(|error| field("metadata", error))?;
+        let task = match EventType::from_name(&envelope.event_type) {
+            Some(_) => Some(serde_json::from_str(envelope.data.get()).map_err(|error| field("data", error))?),
+            None => None,
+        };
+        Ok(Self {
+            event_id: envelope.event_id,
+            event_type: envelope.event_type,
+            occurred_at: envelope.occurred_at,
+            data: one_line(envelope.data)?,
+            metadata: one_line(envelope.metadata)?,
+            task,
+        })
+    }
+
+    /// The type, if this version knows it.
+    pub fn known_type(&self) -> Option<EventType> {
+        EventType::from_name(&self.event_type)
+    }
+}
+
+/// A JSON value without line breaks between its tokens (inside a string JSON allows none).
+fn one_line(raw: &RawValue) -> Result<Box<RawValue>, Malformed> {
+    if !raw.get().contains(['\n', '\r']) {
+        return Ok(raw.to_owned());
+    }
+    RawValue::from_string(raw.get().replace(['\n', '\r'], " ")).map_err(|error| Malformed::from_json(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> TaskEvent {
+        TaskEvent::task_created(
+            TaskData {
+                task_id: Uuid::now_v7(),
+                title: "Write \"tests\"\n".to_owned(),
+                status: "pending".to_owned(),
+                owner_id: None,
+            },
+            Uuid::new_v4(),
+        )
+    }
+
+    fn change(event: &TaskEvent, edit: impl Fn(&mut serde_json::Value)) -> Vec<u8> {
+        let mut value = serde_json::to_value(event).unwrap();
+        edit(&mut value);
+        serde_json::to_vec(&value).unwrap()
+    }
+
+    #[test]
+    fn an_event_reads_back_as_it_was_written() {
+        let event = sample();
+        let bytes = serde_json::to_vec(&event).unwrap();
+        let read = Event::decode(Some(&bytes)).unwrap();
+        assert_eq!(read.event_id, event.event_id);
+        assert_eq!(read.task, Some(event.data));
+        assert!(read.occurred_at.ends_with('Z') && read.occurred_at.len() == 27, "{}", read.occurred_at);
+        assert_eq!(serde_json::from_slice::<TaskEvent>(&bytes).unwrap().metadata, event.metadata);
+    }
+
+    #[test]
+    fn a_newer_writer_does_not_break_an_older_reader() {
+        let added = change(&sample(), |v| {
+            v["new_field"] = 1.into();
+            v["data"]["priority"] = "high".into();
+        });
+        let read = Event::decode(Some(&added)).unwrap();
+        assert!(read.data.get().contains("priority"), "unknown fields reach the audit log");
+
+        let unknown = change(&sample(), |v| {
+            v["event_type"] = "task.archived".into();
+            v["data"] = serde_json::json!({"anything": [1, 2]});
+        });
+        let read = Event::decode(Some(&unknown)).unwrap();
+        assert_eq!((read.known_type(), read.task), (None, None));
+    }
+
+    #[test]
+    fn a_missing_or_ill_typed_known_field_is_malformed() {
+        for field in ["event_id", "event_type", "occurred_at", "data", "metadata"] {
+            let missing = change(&sample(), |v| {
+                v.as_object_mut().unwrap().remove(field);
+            });
+            assert!(matches!(Event::decode(Some(&missing)), Err(Malformed::Field(_))), "{field}");
+            let ill_typed = change(&sample(), |v| v[field] = 7.into());
+            assert!(matches!(Event::decode(Some(&ill_typed)), Err(Malformed::Field(_))), "{field}");
+        }
+        for (outer, field) in [("data", "title"), ("data", "owner_id"), ("metadata", "correlation_id")] {
+            let missing = change(&sample(), |v| {
+                v[outer].as_object_mut().unwrap().remove(field);
+            });
+            assert!(matches!(Event::decode(Some(&missing)), Err(Malformed::Field(_))), "{field}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_event_says_why() {
+        assert_eq!(Event::decode(None).unwrap_err(), Malformed::NoValue);
+        let empty = Event::decode(Some(b"")).unwrap_err();
+        assert!(empty.to_string().starts_with("Invalid JSON in message: "), "{empty}");
+        let cut = Event::decode(Some(b"{\"event_id\": ")).unwrap_err();
+        assert!(cut.to_string().starts_with("Invalid JSON in message: "), "{cut}");
+        assert!(matches!(Event::decode(Some(&[0xff, 0xfe])), Err(Malformed::Json(_))));
+        assert!(matches!(
+            Event::decode(Some(&vec![b'['; MAX_EVENT_BYTES])),
+            Err(Malformed::Json(_) | Malformed::Field(_))
+        ));
+        let large = vec![b' '; MAX_EVENT_BYTES + 1];
+        assert!(matches!(Event::decode(Some(&large)), Err(Malformed::TooLarge { .. })));
+    }
+
+    #[test]
+    fn pretty_printed_data_is_kept_on_one_line() {
+        let bytes = serde_json::to_vec_pretty(&sample()).unwrap();
+        let read = Event::decode(Some(&bytes)).unwrap();
+        assert!(!read.data.get().contains('\n'));
+        assert!(serde_json::from_str::<TaskData>(read.data.get()).is_ok());
+    }
+}

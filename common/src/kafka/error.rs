@@ -1,0 +1,108 @@
+//! What went wrong with a call to Kafka, sorted by what the caller can do.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use rskafka::client::error::{Error as ClientError, ProtocolError, RequestError};
+
+/// A call to Kafka that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KafkaError {
+    /// The topic does not exist.
+    #[error("topic {topic} does not exist: create it with `taskctl topics create`")]
+    UnknownTopic {
+        /// The topic.
+        topic: String,
+    },
+    /// The offset is below the log's start or beyond its end.
+    #[error("{call}: offset out of range")]
+    OffsetOutOfRange {
+        /// The call and what it was about.
+        call: String,
+    },
+    /// The batch is larger than the topic's max.message.bytes.
+    #[error("{call}: larger than the topic's max.message.bytes")]
+    MessageTooLarge {
+        /// The call and what it was about.
+        call: String,
+    },
+    /// The broker answered, but this client cannot read what it sent: a transaction marker, or a
+    /// compression that is not compiled in.
+    #[error("{call}: the records cannot be decoded ({detail})")]
+    Undecodable {
+        /// The call and what it was about.
+        call: String,
+        /// What the decoder said.
+        detail: String,
+    },
+    /// No answer in time. A produce may have landed all the same, or may land later.
+    #[error("{call}: no answer within {} s", after.as_secs_f32())]
+    Timeout {
+        /// The call and what it was about.
+        call: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Anything else; a produce may have landed.
+    #[error("{call}: {detail}")]
+    Failed {
+        /// The call and what it was about.
+        call: String,
+        /// What the client or the broker said.
+        detail: String,
+    },
+}
+
+impl KafkaError {
+    pub(crate) fn unknown_topic(topic: &str) -> Self {
+        Self::UnknownTopic { topic: topic.to_owned() }
+    }
+
+    pub(crate) fn failed(call: impl Into<String>, detail: impl ToString) -> Self {
+        Self::Failed { call: call.into(), detail: detail.to_string() }
+    }
+
+    /// Sorts an error of rskafka.
+    pub(super) fn from_client(call: String, topic: &str, error: &ClientError) -> Self {
+        match protocol_error(error) {
+            Some(ProtocolError::UnknownTopicOrPartition) => return Self::unknown_topic(topic),
+            Some(ProtocolError::OffsetOutOfRange) => return Self::OffsetOutOfRange { call },
+            Some(ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge) => {
+                return Self::MessageTooLarge { call };
+            }
+            Some(other) => return Self::failed(call, format!("the broker answered {other:?}")),
+            None => {}
+        }
+        match error {
+            ClientError::InvalidResponse(detail) => Self::Undecodable { call, detail: detail.clone() },
+            ClientError::Request(
+                request @ (RequestError::ReadError(_)
+                | RequestError::ReadVersionedError(_)
+                | RequestError::TooMuchData { .. }),
+            ) => Self::Undecodable { call, detail: request.to_string() },
+            other => Self::failed(call, innermost(other)),
+        }
+    }
+
+    /// Whether the connection is still good: the broker answered in full and in order.
+    pub(super) fn connection_is_good(&self) -> bool {
+        matches!(self, Self::OffsetOutOfRange { .. } | Self::MessageTooLarge { .. })
+    }
+}
+
+/// The broker's error code, however deep rskafka's retry loop wrapped it.
+fn protocol_error(error: &ClientError) -> Option<ProtocolError> {
+    chain(error).find_map(|cause| match cause.downcast_ref::<ClientError>() {
+        Some(ClientError::ServerError { protocol_error, .. }) => Some(*protocol_error),
+        _ => None,
+    })
+}
+
+/// The text of the innermost cause: the layers above it only repeat it.
+fn innermost(error: &ClientError) -> String {
+    chain(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&cause| cause.source())
+}

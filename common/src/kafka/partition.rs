@@ -1,0 +1,168 @@
+//! One partition: produce, fetch and offsets, each call bounded in time and tried once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rskafka::client::error::Error as ClientError;
+use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
+use rskafka::record::{Record, RecordAndOffset};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
+
+/// A handle to one partition, with one connection, made on first use and again after a failure.
+///
+/// Calls on one handle share its connection and wait for each other at the broker: use a second handle to
+/// produce while a fetch waits.
+#[derive(Debug)]
+pub struct Partition {
+    kafka: Kafka,
+    topic: String,
+    partition: i32,
+    client: Mutex<Option<Arc<PartitionClient>>>,
+}
+
+/// What a fetch brought.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The records from the offset on, in order; their offsets may have gaps.
+    pub records: Vec<RecordAndOffset>,
+    /// The offset after the last record that all replicas have.
+    pub high_watermark: i64,
+    /// Where to read next.
+    pub next_offset: i64,
+}
+
+impl Partition {
+    pub(super) fn new(kafka: Kafka, topic: &str, partition: i32) -> Self {
+        Self { kafka, topic: topic.to_owned(), partition, client: Mutex::new(None) }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The partition's number.
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// Appends the records in order, acknowledged by all in-sync replicas, and returns their offsets.
+    ///
+    /// After an error the records may stand in the log, or may still come to stand there: the caller has
+    /// to look, or to make sure that a repeat does no harm.
+    pub async fn produce(
+        &self,
+        records: Vec<Record>,
+        compression: Compression,
+    ) -> Result<Vec<i64>, KafkaError> {
+        self.produce_within(records, compression, REQUEST_TIMEOUT).await
+    }
+
+    /// As [`produce`](Self::produce), with another time-out.
+    pub async fn produce_within(
+        &self,
+        records: Vec<Record>,
+        compression: Compression,
+        limit: Duration,
+    ) -> Result<Vec<i64>, KafkaError> {
+        self.call("produce to", limit, |client| async move { client.produce(records, compression).await })
+            .await
+    }
+
+    /// Reads from `offset` on, at most about `max_bytes`, though at least one batch. Where there is nothing
+    /// yet, the broker waits up to `max_wait` for something to come.
+    pub async fn fetch(
+        &self,
+        offset: i64,
+        max_bytes: i32,
+        max_wait: Duration,
+    ) -> Result<Fetched, KafkaError> {
+        let wait_ms = i32::try_from(max_wait.as_millis()).unwrap_or(i32::MAX);
+        let (records, high_watermark) = self
+            .call("fetch from", max_wait + REQUEST_TIMEOUT, |client| async move {
+                client.fetch_records(offset, 1..max_bytes, wait_ms).await
+            })
+            .await?;
+        let next_offset = match records.last() {
+            Some(last) => last.offset + 1,
+            None if offset < high_watermark => {
+                // Compaction left a batch without records here. Its header says where the next one starts.
+                self.kafka.admin().offset_after_batches(&self.topic, self.partition, offset).await?
+            }
+            None => offset,
+        };
+        Ok(Fetched { records, high_watermark, next_offset })
+    }
+
+    /// The offset of the first record still kept, of the next record to come, or of the first record at or
+    /// after a time.
+    pub async fn offset(&self, at: OffsetAt) -> Result<i64, KafkaError> {
+        self.call("list offsets of", REQUEST_TIMEOUT, |client| async move { client.get_offset(at).await })
+            .await
+    }
+
+    /// Runs one call on the connection. A failure that leaves its state unknown drops it.
+    async fn call<T, F>(
+        &self,
+        verb: &str,
+        limit: Duration,
+        call: impl FnOnce(Arc<PartitionClient>) -> F,
+    ) -> Result<T, KafkaError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let client = self.connected().await?;
+        let name = || format!("{verb} {}/{}", self.topic, self.partition);
+        let error = match timeout(limit, call(Arc::clone(&client))).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => KafkaError::from_client(name(), &self.topic, &error),
+            Err(_) => KafkaError::Timeout { call: name(), after: limit },
+        };
+        if !error.connection_is_good() {
+            self.drop_connection(&client).await;
+        }
+        Err(error)
+    }
+
+    async fn connected(&self) -> Result<Arc<PartitionClient>, KafkaError> {
+        let mut slot = self.client.lock().await;
+        if let Some(client) = slot.as_ref() {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(self.connect().await?);
+        *slot = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    async fn connect(&self) -> Result<PartitionClient, KafkaError> {
+        let name = || format!("connect to {} for {}/{}", self.kafka.bootstrap(), self.topic, self.partition);
+        let connect = async {
+            let client = self.kafka.client().await?;
+            // Asking for this topic by name would create it where the broker permits that; asking for all
+            // topics never does.
+            let topics = client.list_topics().await?;
+            let known = topics.iter().find(|topic| topic.name == self.topic);
+            if !known.is_some_and(|topic| topic.partitions.contains(&self.partition)) {
+                return Ok(None);
+            }
+            client.partition_client(&self.topic, self.partition, UnknownTopicHandling::Error).await.map(Some)
+        };
+        match timeout(CONNECT_TIMEOUT, connect).await {
+            Ok(Ok(Some(client))) => Ok(client),
+            Ok(Ok(None)) => Err(KafkaError::unknown_topic(&self.topic)),
+            Ok(Err(error)) => Err(KafkaError::from_client(name(), &self.topic, &error)),
+            Err(_) => Err(KafkaError::Timeout { call: name(), after: CONNECT_TIMEOUT }),
+        }
+    }
+
+    /// Drops the connection, unless another call has replaced it already.
+    async fn drop_connection(&self, failed: &Arc<PartitionClient>) {
+        let mut slot = self.client.lock().await;
+        if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, failed)) {
+            *slot = None;
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A connection that speaks Kafka's wire messages, for the calls that rskafka lacks. One call at a time.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::{RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{
+    Decodable, HeaderVersion, Request, StrBytes, encode_request_header_into_buffer,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{CONNECT_TIMEOUT, KafkaError, REQUEST_TIMEOUT};
+
+/// Largest answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    client_id: Arc<str>,
+    correlation_id: i32,
+}
+
+impl Connection {
+    pub(super) async fn open(address: &str, client_id: Arc<str>) -> Result<Self, KafkaError> {
+        let name = || format!("connect to {address}");
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+            .await
+            .map_err(|_| KafkaError::Timeout { call: name(), after: CONNECT_TIMEOUT })?
+            .map_err(|error| KafkaError::failed(name(), error))?;
+        stream.set_nodelay(true).map_err(|error| KafkaError::failed(name(), error))?;
+        Ok(Self { stream, client_id, correlation_id: 0 })
+    }
+
+    /// Sends a request in the given version and reads its answer. After an error the connection is of no
+    /// further use.
+    pub(super) async fn call<R: Request>(
+        &mut self,
+        name: &str,
+        version: i16,
+        request: &R,
+    ) -> Result<R::Response, KafkaError> {
+        let frame = self.encode(version, request).map_err(|error| KafkaError::failed(name, error))?;
+        let exchange = async {
+            self.stream.write_all(&frame).await?;
+            let length = usize::try_from(self.stream.read_i32().await?).unwrap_or(usize::MAX);
+            if length > MAX_ANSWER {
+                return Err(io::Error::other(format!("answer of {length} bytes, the limit is {MAX_ANSWER}")));
+            }
+            let mut answer = vec![0; length];
+            self.stream.read_exact(&mut answer).await?;
+            Ok(Bytes::from(answer))
+        };
+        let mut answer = timeout(REQUEST_TIMEOUT, exchange)
+            .await
+            .map_err(|_| KafkaError::Timeout { call: name.to_owned(), after: REQUEST_TIMEOUT })?
+            .map_err(|error| KafkaError::failed(name, error))?;
+        self.decode::<R>(version, &mut answer).map_err(|error| KafkaError::failed(name, error))
+    }
+
+    fn encode<R: Request>(&mut self, version: i16, request: &R) -> Result<Bytes, String> {
+        self.correlation_id = self.correlation_id.wrapping_add(1);
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(version)
+            .with_correlation_id(self.correlation_id)
+            .with_client_id(Some(StrBytes::from_string(self.client_id.to_string())));
+        let mut body = BytesMut::new();
+        encode_request_header_into_buffer(&mut body, &header).map_err(|error| error.to_string())?;
+        request.encode(&mut body, version).map_err(|error| error.to_string())?;
+        let length = i32::try_from(body.len()).map_err(|error| error.to_string())?;
+        let mut frame = BytesMut::with_capacity(body.len() + 4);
+        frame.extend_from_slice(&length.to_be_bytes());
+        frame.extend_from_slice(&body);
+        Ok(frame.freeze())
+    }
+
+    fn decode<R: Request>(&self, version: i16, answer: &mut Bytes) -> Result<R::Response, String> {
+        let header = ResponseHeader::decode(answer, R::Response::header_version(version))
+            .map_err(|error| error.to_string())?;
+        if header.correlation_id != self.correlation_id {
+            return Err(format!(
+                "answer to call {}, expected {}",
+                header.correlation_id, self.correlation_id
+            ));
+        }
+        let response = R::Response::decode(answer, version).map_err(|error| error.to_string())?;
+        match answer.remaining() {
+            0 => Ok(response),
+            rest => Err(format!("{rest} bytes too many in the answer")),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Claims, commits and tombstones: what an instance writes to the offsets topic.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::Utc;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use super::follower::{Follower, View};
+use super::record::{Claim, Commit, Key, Slot, render_key};
+use crate::kafka::{Compression, Kafka, KafkaError, OffsetAt, Partition, REQUEST_TIMEOUT, Record};
+
+/// The offsets topic as one instance reads and writes it.
+#[derive(Debug)]
+pub struct OffsetsLog {
+    follower: Follower,
+    writer: Partition,
+}
+
+/// A claim that landed.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The offset of the claim: the fencing token.
+    pub token: i64,
+    /// When it was sent, from which the lease counts.
+    pub sent: Instant,
+}
+
+impl OffsetsLog {
+    /// Starts to follow the topic.
+    pub fn open(kafka: &Kafka, topic: &str) -> Self {
+        Self { follower: Follower::spawn(kafka, topic), writer: kafka.partition(topic, 0) }
+    }
+
+    /// What is known now, and word of what comes.
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.follower.view()
+    }
+
+    /// Returns when all that stood in the topic at the time of the call has been read. Whoever decides on
+    /// ownership calls this first: what it knows may be as old as its last pause.
+    pub async fn catch_up(&self) -> Result<(), KafkaError> {
+        let end = self.writer.offset(OffsetAt::Latest).await?;
+        let mut view = self.follower.view();
+        let reached = timeout(REQUEST_TIMEOUT, view.wait_for(|view| view.next_offset >= end)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(KafkaError::failed("follow the offsets topic", "the reader has stopped")),
+            Err(_) => Err(KafkaError::Timeout {
+                call: "read the offsets topic to its end".to_owned(),
+                after: REQUEST_TIMEOUT,
+            }),
+        }
+    }
+
+    /// Claims the slot, and returns when the topic has been read past the claim.
+    ///
+    /// Where the acknowledgement is lost, the claim is looked for by its id. Should it land only after it
+    /// was given up, it fences this instance's next claim; being its own, it is then claimed over at once.
+    pub async fn claim(
+        &self,
+        slot: &Slot,
+        instance_id: Uuid,
+        host: &str,
+        lease: Duration,
+    ) -> Result<Claimed, KafkaError> {
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let claim = Claim::new(instance_id, host, lease_ms);
+        let sent = Instant::now();
+        let produced = self.write(&Key::Claim(slot.clone()), Some(&claim), REQUEST_TIMEOUT).await;
+        let token = match produced {
+            Ok(token) => Some(token),
+            Err(error) => {
+                log::warn!("no acknowledgement of the claim of {slot}, looking for it in the topic: {error}");
+                None
+            }
+        };
+        self.catch_up().await?;
+        let found = self.claim_token(slot, claim.claim_id);
+        match found.or(token) {
+            Some(token) => Ok(Claimed { token, sent }),
+            None => Err(KafkaError::failed(format!("claim {slot}"), "the claim did not land")),
+        }
+    }
+
+    fn claim_token(&self, slot: &Slot, claim_id: Uuid) -> Option<i64> {
+        let view = self.follower.view();
+        let view = view.borrow();
+        view.slot(slot)?.owner().filter(|owner| owner.claim.claim_id == claim_id).map(|owner| owner.token)
+    }
+
+    /// Commits under the owner's token. A repeat does no harm, nor does one that lands late: it tells of
+    /// work that was done.
+    pub async fn commit(
+        &self,
+        slot: &Slot,
+        token: i64,
+        commit: &Commit,
+        limit: Duration,
+    ) -> Result<(), KafkaError> {
+        self.write(&Key::Commit(slot.clone(), token), Some(commit), limit).await.map(|_| ())
+    }
+
+    /// Removes the commits of older tokens. Only for an owner whose own commit has been acknowledged.
+    pub async fn tombstone(&self, slot: &Slot, tokens: &[i64]) -> Result<(), KafkaError> {
+        let records = tokens.iter().map(|token| record(&Key::Commit(slot.clone(), *token), None)).collect();
+        self.writer.produce(records, Compression::NoCompression).await.map(|_| ())
+    }
+
+    async fn write<T: Serialize>(
+        &self,
+        key: &Key,
+        value: Option<&T>,
+        limit: Duration,
+    ) -> Result<i64, KafkaError> {
+        let value = value
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(|error| KafkaError::failed("write to the offsets topic", error))?;
+        let offsets =
+            self.writer.produce_within(vec![record(key, value)], Compression::NoCompression, limit).await?;
+        offsets
+            .first()
+            .copied()
+            .ok_or_else(|| KafkaError::failed("write to the offsets topic", "no offset came back"))
+    }
+}
+
+fn record(key: &Key, value: Option<Vec<u8>>) -> Record {
+    Record { key: Some(render_key(key)), value, headers: BTreeMap::new(), timestamp: Utc::now() }
+}

@@ -1,0 +1,252 @@
+//! The consumer runtime: one loop a partition that reads, decodes, deduplicates, handles, dead-letters
+//! and commits, as owner or as hot standby. What is done with an event is a [`Handler`].
+//!
+//! ```text
+//! standby ── claim ──> own:  reader ──> batch: decode → dedup → handle (retries) → flush ──> committer
+//!    ^                         |                     └─ malformed, given up ─> DLQ              │
+//!    └── fenced, released <────┘                                          offsets topic <───────┘
+//! ```
+//!
+//! # Invariants
+//!
+//! - *An offset is committed after its work.* A batch ends with [`Handler::flush`], then the dedup state,
+//!   then the progress that the committer may write. What failed is acknowledged by the DLQ before.
+//! - *Every event ends as one of four*: handled, a duplicate, not wanted by this group, or in the DLQ.
+//! - *Only an owner with a valid lease handles*, checked before each batch, and it stops between two
+//!   events once it sees a newer claim. What it then has in hand is not committed.
+
+mod batch;
+mod committer;
+mod mirror;
+mod reader;
+mod retry;
+mod status;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rskafka::record::Record;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::dedup::Dedup;
+use crate::dlq::DlqPublisher;
+use crate::event::Malformed;
+use crate::kafka::{Kafka, KafkaError};
+use crate::offsets::OffsetsLog;
+use crate::shutdown::Shutdown;
+
+pub use retry::Backoff;
+pub use status::{PartitionState, Stats, Status, StatusReport};
+
+/// How often a topic that grew is looked for.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
+
+/// What a group does with its events.
+pub trait Handler: Send + Sync + 'static {
+    /// An event, decoded.
+    type Message: Send + Sync + 'static;
+
+    /// Decodes a record. What is malformed goes straight to the DLQ.
+    fn decode(&self, record: &Record) -> Result<Self::Message, Malformed>;
+
+    /// The id under which a repeat of this event is known. `None`: repeats are not looked for.
+    fn dedup_id(&self, message: &Self::Message) -> Option<Uuid>;
+
+    /// Whether this group wants the event at all.
+    fn wants(&self, message: &Self::Message) -> bool;
+
+    /// Handles one event. An error is retried, then given up to the DLQ.
+    fn handle(
+        &mut self,
+        delivery: &Delivery<'_, Self::Message>,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Makes the work of all events since the last flush durable. Nothing is committed before it succeeds:
+    /// the runtime calls it again until it does, so a call after a failure has to do the whole of it.
+    ///
+    /// What it returns is kept with the dedup state, in the same transaction.
+    fn flush(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, HandlerError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Forgets the work of all events since the last flush: another owner does it, or this one again.
+    fn discard(&mut self) {}
+
+    /// An offset below which all is done, as the handler's own durable state says. Reading starts at the
+    /// later of this and the committed position.
+    fn resume_from(&self, _topic: &str, _partition: i32) -> Option<i64> {
+        None
+    }
+}
+
+/// An event, and where it stands.
+#[derive(Debug)]
+pub struct Delivery<'a, M> {
+    /// The event.
+    pub message: &'a M,
+    /// The record that it came in.
+    pub record: &'a Record,
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// When the writer says that it was written.
+    pub timestamp: DateTime<Utc>,
+}
+
+/// Why an event was not handled, or its work not made durable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct HandlerError {
+    /// The sort of error, for counting.
+    pub kind: &'static str,
+    /// The error, for people.
+    pub message: String,
+}
+
+impl HandlerError {
+    /// An error of that kind.
+    pub fn new(kind: &'static str, message: impl ToString) -> Self {
+        Self { kind, message: message.to_string() }
+    }
+}
+
+/// What a consumer reads, and as whom.
+#[derive(Debug, Clone)]
+pub struct ConsumerConfig {
+    /// How to reach Kafka.
+    pub kafka: Kafka,
+    /// The topic to read.
+    pub topic: String,
+    /// The compacted topic of claims and commits.
+    pub offsets_topic: String,
+    /// Where events go that cannot be handled; `None`: they are logged and passed over.
+    pub dlq_topic: Option<String>,
+    /// The consumer group.
+    pub group: String,
+    /// This instance; outlives its restarts.
+    pub instance_id: Uuid,
+    /// Where it runs, for people.
+    pub host: String,
+    /// How long this instance may be silent before another takes over.
+    pub lease: Duration,
+}
+
+/// What the workers of all partitions share.
+struct Shared<H> {
+    config: ConsumerConfig,
+    offsets: OffsetsLog,
+    handler: Mutex<H>,
+    dedup: Option<Dedup>,
+    dlq: Option<DlqPublisher>,
+    status: Status,
+    shutdown: Shutdown,
+}
+
+/// Consumes until a stop is asked for; then finishes the event in hand, commits and releases.
+///
+/// Waits for Kafka and for missing topics, says so once, and goes on by itself.
+pub async fn run<H: Handler>(
+    config: ConsumerConfig,
+    handler: H,
+    dedup: Option<Dedup>,
+    status: Status,
+    shutdown: Shutdown,
+) {
+    let Some(mut partitions) = shutdown.or(wait_for_topics(&config, &status)).await else {
+        return;
+    };
+    let shared = Arc::new(Shared {
+        offsets: OffsetsLog::open(&config.kafka, &config.offsets_topic),
+        dlq: config.dlq_topic.as_deref().map(|topic| DlqPublisher::new(config.kafka.clone(), topic)),
+        handler: Mutex::new(handler),
+        config,
+        dedup,
+        status,
+        shutdown: shutdown.clone(),
+    });
+    let mirror = tokio::spawn(mirror::run(Arc::clone(&shared)));
+    let mut workers = JoinSet::new();
+    let mut started = 0;
+    while !shutdown.is_requested() {
+        for partition in started..partitions {
+            workers.spawn(worker::run(Arc::clone(&shared), partition));
+        }
+        started = started.max(partitions);
+        let grown = async {
+            sleep(PARTITIONS_EVERY).await;
+            shared.config.kafka.partition_count(&shared.config.topic).await.unwrap_or(started)
+        };
+        partitions = shutdown.or(grown).await.unwrap_or(started);
+    }
+    while workers.join_next().await.is_some() {}
+    mirror.abort();
+    log::info!("group {} stopped: {}", shared.config.group, shared.status.stats());
+}
+
+/// Returns the number of partitions once all topics are there and the offsets topic is compacted.
+async fn wait_for_topics(config: &ConsumerConfig, status: &Status) -> i32 {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let mut said = Said::default();
+    loop {
+        match check_topics(config).await {
+            Ok(partitions) => {
+                status.set_waiting(None);
+                return partitions;
+            }
+            Err(why) => {
+                said.warn(&why);
+                status.set_waiting(Some(why));
+                sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+}
+
+async fn check_topics(config: &ConsumerConfig) -> Result<i32, String> {
+    let topics = config
+        .kafka
+        .topics()
+        .await
+        .map_err(|error| format!("waiting for Kafka at {}: {error}", config.kafka.bootstrap()))?;
+    let needed = [Some(&config.topic), Some(&config.offsets_topic), config.dlq_topic.as_ref()];
+    for topic in needed.into_iter().flatten() {
+        if !topics.contains_key(topic) {
+            return Err(format!("waiting for a topic: {}", KafkaError::unknown_topic(topic)));
+        }
+    }
+    match config.kafka.admin().topic_config(&config.offsets_topic, "cleanup.policy").await {
+        Ok(Some(policy)) if !policy.split(',').any(|part| part.trim() == "compact") => Err(format!(
+            "waiting: topic {} has cleanup.policy={policy} and would forget offsets; set it to compact",
+            config.offsets_topic
+        )),
+        Ok(_) => Ok(topics.get(&config.topic).copied().unwrap_or(0)),
+        Err(error) => {
+            Err(format!("waiting: cannot see whether {} is compacted: {error}", config.offsets_topic))
+        }
+    }
+}
+
+/// Says the same thing once, and again after half a minute.
+#[derive(Debug, Default)]
+struct Said(Option<(String, Instant)>);
+
+impl Said {
+    const AGAIN: Duration = Duration::from_secs(30);
+
+    fn warn(&mut self, text: &str) {
+        let now = Instant::now();
+        if self.0.as_ref().is_some_and(|(said, at)| said == text && now - *at < Self::AGAIN) {
+            return;
+        }
+        log::warn!("{text}");
+        self.0 = Some((text.to_owned(), now));
+    }
+}

@@ -1,0 +1,92 @@
+//! Commits progress to the offsets topic, and so renews the lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Backoff, Handler, Said, Shared};
+use crate::offsets::{Commit, Slot};
+
+/// Least time between two commits: the position is never further behind than this and one produce.
+const PACE: Duration = Duration::from_millis(20);
+
+/// Until when this instance may handle events, by its monotonic clock.
+pub(super) type Lease = watch::Receiver<Instant>;
+
+pub(super) struct Committer<H> {
+    pub(super) shared: Arc<Shared<H>>,
+    pub(super) slot: Slot,
+    pub(super) token: i64,
+    /// The offset below which all work is done.
+    pub(super) progress: watch::Receiver<i64>,
+    pub(super) lease: watch::Sender<Instant>,
+    /// When the claim, or the last acknowledged commit, was sent.
+    pub(super) renewed: Instant,
+}
+
+impl<H: Handler> Committer<H> {
+    /// Commits as progress is made, and at least three times a lease. Ends by being dropped.
+    pub(super) async fn run(mut self) {
+        let every = self.shared.config.lease / 3;
+        let mut backoff = fresh_backoff();
+        let mut said = Said::default();
+        let mut older_gone = false;
+        loop {
+            tokio::select! {
+                changed = self.progress.changed() => if changed.is_err() { return },
+                () = sleep_until(self.renewed + every) => {}
+            }
+            sleep_until(self.renewed + PACE).await;
+            let offset = *self.progress.borrow_and_update();
+            let sent = Instant::now();
+            match self.commit(offset, false, every).await {
+                Ok(()) => {
+                    self.renewed = sent;
+                    self.lease.send_replace(sent + self.shared.config.lease);
+                    backoff = fresh_backoff();
+                    if !older_gone {
+                        older_gone = self.tombstone_older().await;
+                    }
+                }
+                Err(error) => {
+                    said.warn(&format!("cannot commit {} at {offset}, will try again: {error}", self.slot));
+                    tokio::time::sleep(backoff.next_delay()).await;
+                    self.progress.mark_changed();
+                }
+            }
+        }
+    }
+
+    async fn commit(
+        &self,
+        offset: i64,
+        released: bool,
+        limit: Duration,
+    ) -> Result<(), crate::kafka::KafkaError> {
+        let commit = Commit::new(offset, self.shared.config.instance_id, released);
+        self.shared.offsets.commit(&self.slot, self.token, &commit, limit.max(Duration::from_secs(1))).await
+    }
+
+    /// The first commit is acknowledged: what older owners committed counts no longer.
+    async fn tombstone_older(&self) -> bool {
+        let older =
+            self.shared.offsets.view().borrow().slot(&self.slot).map(|state| state.older_tokens(self.token));
+        let older = older.unwrap_or_default();
+        if older.is_empty() {
+            return true;
+        }
+        match self.shared.offsets.tombstone(&self.slot, &older).await {
+            Ok(()) => true,
+            Err(error) => {
+                log::debug!("cannot tombstone older commits of {}, will try again: {error}", self.slot);
+                false
+            }
+        }
+    }
+}
+
+fn fresh_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
+}

@@ -1,0 +1,51 @@
+//! Exponential backoff with jitter.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+/// Tries of one event, the first included.
+pub(super) const TRIES: u32 = 5;
+
+/// Growing delays: each twice the one before up to a limit, shortened at random by up to a half, so that
+/// those who failed together do not come back together.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    next: Duration,
+    max: Duration,
+    factor: u32,
+}
+
+impl Backoff {
+    /// Delays from `first` to `max`.
+    pub fn new(first: Duration, max: Duration) -> Self {
+        Self { next: first, max, factor: 2 }
+    }
+
+    /// The delays between the tries of one event: 100 ms to 5 s.
+    pub(super) fn between_tries() -> Self {
+        Self { next: Duration::from_millis(100), max: Duration::from_secs(5), factor: 4 }
+    }
+
+    /// The next delay.
+    pub fn next_delay(&mut self) -> Duration {
+        let full = self.next.min(self.max);
+        self.next = (full * self.factor).min(self.max);
+        // RandomState is seeded anew each time: enough of a die for jitter.
+        let die = RandomState::new().hash_one(()) % 1_000;
+        full.mul_f64(1.0 - die as f64 / 2_000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_the_limit_and_vary() {
+        let mut backoff = Backoff::between_tries();
+        let delays: Vec<Duration> = (0..6).map(|_| backoff.next_delay()).collect();
+        assert!(delays[0] >= Duration::from_millis(50) && delays[0] <= Duration::from_millis(100));
+        assert!(delays.iter().all(|delay| *delay <= Duration::from_secs(5)));
+        assert!(delays[4] >= Duration::from_millis(2_500), "{delays:?}");
+    }
+}

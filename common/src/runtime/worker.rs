@@ -1,0 +1,324 @@
+//! One partition of one group: waits as standby, claims, and handles events as owner.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::batch::{Batch, Halt};
+use super::committer::{Committer, Lease};
+use super::reader::{self, ReadAhead};
+use super::{Backoff, Handler, PartitionState, Said, Shared};
+use crate::kafka::{Fetched, KafkaError, OffsetAt};
+use crate::offsets::{Claimed, Commit, Slot, View};
+
+/// Records handled between two looks at the lease.
+const BATCH: usize = 500;
+/// Time for the last commit, within the 5 s that a stop may take.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs one partition until a stop is asked for.
+pub(super) async fn run<H: Handler>(shared: Arc<Shared<H>>, partition: i32) {
+    let slot = Slot { group: shared.config.group.clone(), topic: shared.config.topic.clone(), partition };
+    let worker = Worker { shared, slot };
+    let shutdown = worker.shared.shutdown.clone();
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut said = Said::default();
+    worker.set(PartitionState::Starting);
+    while !shutdown.is_requested() {
+        let claimed = async {
+            worker.standby().await?;
+            worker.claim().await
+        };
+        let owned = match shutdown.or(claimed).await {
+            None => return,
+            Some(Ok(claimed)) => worker.own(claimed).await,
+            Some(Err(error)) => Err(error),
+        };
+        match owned {
+            Ok(()) => backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+            Err(error) => {
+                let why = format!("{} waits for Kafka: {error}", worker.slot);
+                said.warn(&why);
+                worker.set(PartitionState::Blocked { why });
+                if shutdown.or(sleep(backoff.next_delay())).await.is_none() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+struct Worker<H> {
+    shared: Arc<Shared<H>>,
+    slot: Slot,
+}
+
+/// Tasks that end with the value.
+struct AbortOnDrop(Vec<AbortHandle>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl<H: Handler> Worker<H> {
+    fn set(&self, state: PartitionState) {
+        self.shared.status.set(self.slot.partition, state);
+    }
+
+    /// Returns when this instance may claim: nobody owns the slot, the owner released it or was this very
+    /// instance, or it has been silent for its lease.
+    async fn standby(&self) -> Result<(), KafkaError> {
+        let mut view = self.shared.offsets.view();
+        let mut said_owner = None;
+        loop {
+            self.shared.offsets.catch_up().await?;
+            let wait = match self.owner_in_the_way(&view.borrow_and_update()) {
+                None => return Ok(()),
+                Some(wait) => wait,
+            };
+            if said_owner != Some(wait.token) {
+                log::info!("standby for {}: {} owns it with token {}", self.slot, wait.owner, wait.token);
+                said_owner = Some(wait.token);
+            }
+            self.set(PartitionState::Standby { owner: wait.owner });
+            // Whatever comes first: a record (a release, another claim), or the end of the owner's lease.
+            let changed = view.wait_for(|view| {
+                view.slot(&self.slot).is_none_or(|state| {
+                    state.is_released() || state.owner().is_none_or(|owner| owner.token != wait.token)
+                })
+            });
+            let _ = timeout_at(wait.until, changed).await;
+        }
+    }
+
+    fn owner_in_the_way(&self, view: &View) -> Option<Wait> {
+        let state = view.slot(&self.slot)?;
+        let owner = state.owner()?;
+        if state.is_released() || owner.claim.instance_id == self.shared.config.instance_id {
+            return None;
+        }
+        let lease = Duration::from_millis(owner.claim.lease_ms);
+        let now = Instant::now();
+        let until = match view.silent_since(&self.slot) {
+            Some(since) if now >= since + lease => return None,
+            Some(since) => since + lease,
+            // Out of touch with Kafka: nothing can be said of the owner's silence.
+            None => now + Duration::from_millis(500),
+        };
+        Some(Wait {
+            token: owner.token,
+            owner: format!("{} ({})", owner.claim.host, owner.claim.instance_id),
+            until,
+        })
+    }
+
+    async fn claim(&self) -> Result<Claimed, KafkaError> {
+        let config = &self.shared.config;
+        self.shared.offsets.claim(&self.slot, config.instance_id, &config.host, config.lease).await
+    }
+
+    /// Handles events until a stop, or until another instance claims.
+    async fn own(&self, claimed: Claimed) -> Result<(), KafkaError> {
+        let config = &self.shared.config;
+        let partition = config.kafka.partition(&config.topic, self.slot.partition);
+        // The topic has been read past the claim: the position is what stands there, late commits included.
+        let committed =
+            self.shared.offsets.view().borrow().slot(&self.slot).and_then(|state| state.position());
+        let own_state = self.shared.handler.lock().await.resume_from(&config.topic, self.slot.partition);
+        let start = match committed.max(own_state) {
+            Some(start) => start,
+            None => partition.offset(OffsetAt::Earliest).await?,
+        };
+        log::info!("claimed {} with token {}, reading from offset {start}", self.slot, claimed.token);
+
+        let (progress, progress_seen) = watch::channel(start);
+        let (lease_sender, lease) = watch::channel(claimed.sent + config.lease);
+        let committer = Committer {
+            shared: Arc::clone(&self.shared),
+            slot: self.slot.clone(),
+            token: claimed.token,
+            progress: progress_seen,
+            lease: lease_sender,
+            renewed: claimed.sent,
+        };
+        let (halt_sender, halt) = watch::channel(false);
+        let halter =
+            halt_on_claim_or_stop(Arc::clone(&self.shared), self.slot.clone(), claimed.token, halt_sender);
+        let tasks = AbortOnDrop(vec![
+            tokio::spawn(committer.run()).abort_handle(),
+            tokio::spawn(halter).abort_handle(),
+        ]);
+
+        let mut owner =
+            Owner { worker: self, token: claimed.token, progress, lease, halt, high_watermark: start };
+        owner.set_active(start);
+        owner.run(reader::spawn(partition, start)).await;
+        drop(tasks);
+
+        let reached = *owner.progress.borrow();
+        if self.is_owner(claimed.token) {
+            self.release(claimed.token, reached).await;
+        } else {
+            log::warn!(
+                "fenced: another instance has claimed {}; token {} is worth nothing now",
+                self.slot,
+                claimed.token
+            );
+        }
+        Ok(())
+    }
+
+    fn is_owner(&self, token: i64) -> bool {
+        owns(&self.shared.offsets.view().borrow(), &self.slot, token)
+    }
+
+    async fn release(&self, token: i64, offset: i64) {
+        let commit = Commit::new(offset, self.shared.config.instance_id, true);
+        let release = self.shared.offsets.commit(&self.slot, token, &commit, RELEASE_TIMEOUT);
+        match timeout(RELEASE_TIMEOUT, release).await.unwrap_or_else(|_| {
+            Err(KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT })
+        }) {
+            Ok(()) => log::info!("released {} at offset {offset}", self.slot),
+            Err(error) => log::warn!(
+                "could not release {} at offset {offset}, the next owner waits for the lease to end and repeats a little: {error}",
+                self.slot
+            ),
+        }
+    }
+}
+
+struct Wait {
+    token: i64,
+    owner: String,
+    until: Instant,
+}
+
+fn owns(view: &View, slot: &Slot, token: i64) -> bool {
+    view.slot(slot).and_then(|state| state.owner()).is_some_and(|owner| owner.token == token)
+}
+
+async fn halt_on_claim_or_stop<H>(shared: Arc<Shared<H>>, slot: Slot, token: i64, halt: watch::Sender<bool>) {
+    let mut view = shared.offsets.view();
+    let fenced = view.wait_for(|view| !owns(view, &slot, token));
+    let _ = shared.shutdown.or(fenced).await;
+    halt.send_replace(true);
+}
+
+/// An owner at work.
+struct Owner<'a, H: Handler> {
+    worker: &'a Worker<H>,
+    token: i64,
+    progress: watch::Sender<i64>,
+    lease: Lease,
+    halt: Halt,
+    high_watermark: i64,
+}
+
+impl<H: Handler> Owner<'_, H> {
+    /// Handles what the reader brings, until halted.
+    async fn run(&mut self, mut chunks: tokio::sync::mpsc::Receiver<ReadAhead>) {
+        let mut halted = self.halt.clone();
+        let mut said = Said::default();
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                _ = halted.wait_for(|halt| *halt) => return,
+                chunk = chunks.recv() => chunk,
+            };
+            match chunk {
+                Some(ReadAhead::Chunk(fetched)) => {
+                    if self.chunk(fetched).await.is_none() {
+                        return;
+                    }
+                }
+                Some(ReadAhead::Undecodable { offset, error }) => {
+                    let slot = &self.worker.slot;
+                    let why = format!(
+                        "{slot} is stuck at offset {offset}: {error}. Move the group past it: stop this service, `taskctl offsets reset {} --to OFFSET --execute`, start it",
+                        slot.group
+                    );
+                    said.warn(&why);
+                    self.worker.set(PartitionState::Blocked { why });
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Handles one chunk in batches. `None` when halted.
+    async fn chunk(&mut self, fetched: Fetched) -> Option<()> {
+        self.high_watermark = fetched.high_watermark;
+        for records in fetched.records.chunks(BATCH) {
+            self.lease_is_valid().await?;
+            let worker = self.worker;
+            let halt = self.halt.clone();
+            let mut batch = Batch::begin(&worker.shared, &worker.slot, &halt).await;
+            let Some(done) = batch.handle(records).await else {
+                batch.discard();
+                return None;
+            };
+            // The process may have been stopped for an hour with the batch in hand.
+            if self.lease_is_valid().await.is_none() {
+                batch.discard();
+                return None;
+            }
+            let offset = done.offset;
+            if !batch.make_durable(done).await {
+                return None;
+            }
+            self.advance(offset);
+            if *self.halt.borrow() {
+                return None;
+            }
+        }
+        // Past what holds no records: batches that compaction left empty.
+        self.advance(fetched.next_offset);
+        Some(())
+    }
+
+    fn advance(&self, position: i64) {
+        self.progress.send_if_modified(|progress| std::mem::replace(progress, position) != position);
+        self.set_active(position);
+    }
+
+    fn set_active(&self, position: i64) {
+        let high_watermark = self.high_watermark.max(position);
+        self.worker.set(PartitionState::Active { token: self.token, position, high_watermark });
+    }
+
+    /// Returns at once while the lease is valid and this instance owns. When it has run out: waits for a renewal to be
+    /// acknowledged, reads the topic to its end, and goes on if this instance still owns. `None` when not.
+    async fn lease_is_valid(&mut self) -> Option<()> {
+        let is_valid = |until: &Instant| Instant::now() < *until;
+        if is_valid(&self.lease.borrow()) {
+            return self.worker.is_owner(self.token).then_some(());
+        }
+        let slot = &self.worker.slot;
+        log::warn!(
+            "the lease of {slot} ran out without a renewal: handling nothing until Kafka acknowledges one"
+        );
+        self.worker.set(PartitionState::Blocked { why: format!("the lease of {slot} ran out") });
+        let mut halted = self.halt.clone();
+        let renewed = async {
+            loop {
+                self.lease.wait_for(is_valid).await.ok()?;
+                if self.worker.shared.offsets.catch_up().await.is_ok() && is_valid(&self.lease.borrow()) {
+                    return Some(());
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = halted.wait_for(|halt| *halt) => None,
+            renewed = renewed => renewed.filter(|()| self.worker.is_owner(self.token)),
+        }?;
+        log::info!("the lease of {slot} is renewed, going on");
+        Some(())
+    }
+}

@@ -1,0 +1,71 @@
+//! One word that everything waits for: stop.
+//!
+//! The first SIGINT or SIGTERM asks for an orderly stop; the second ends the process at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Told to every task. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+/// Asks for the stop.
+#[derive(Debug)]
+pub struct Trigger(watch::Sender<bool>);
+
+/// A trigger and what it triggers.
+pub fn channel() -> (Trigger, Shutdown) {
+    let (sender, receiver) = watch::channel(false);
+    (Trigger(sender), Shutdown(receiver))
+}
+
+impl Trigger {
+    /// Asks for an orderly stop.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Shutdown {
+    /// Whether a stop was asked for.
+    pub fn is_requested(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Returns when a stop is asked for, or when nobody is left who could ask.
+    pub async fn requested(&self) {
+        let mut receiver = self.0.clone();
+        let _ = receiver.wait_for(|stop| *stop).await;
+    }
+
+    /// The future's output, or `None` if a stop comes first. The future is dropped then.
+    pub async fn or<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.requested() => None,
+            output = future => Some(output),
+        }
+    }
+}
+
+/// A [`Shutdown`] that SIGINT and SIGTERM trigger. A second signal exits with 130 at once.
+pub fn on_signals() -> std::io::Result<Shutdown> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (trigger, shutdown) = channel();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            }
+        };
+        let first = next().await;
+        log::info!("{first}: stopping in order; a second signal stops at once");
+        trigger.stop();
+        let second = next().await;
+        log::warn!("{second} again: stopping at once");
+        std::process::exit(130)
+    });
+    Ok(shutdown)
+}

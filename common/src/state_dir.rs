@@ -1,0 +1,115 @@
+//! The state folder of one service: locked by one process at a time, with the instance's id in it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+/// A state folder that this process has locked. The lock ends with the value, or with the process.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    instance_id: Uuid,
+    _lock: File,
+}
+
+/// Why a state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// Another process works in it.
+    #[error("state folder {path} is in use by another process: stop it, or set another STATE_DIR")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder cannot be made, read or written.
+    #[error(
+        "state folder {path} cannot be used: {source}; make it a folder that this user may write, or set another STATE_DIR"
+    )]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl StateDir {
+    /// Makes the folder `name` below `root` if need be, and locks it.
+    pub fn open(root: &Path, name: &str) -> Result<Self, StateDirError> {
+        let path = root.join(name);
+        let io = |source| StateDirError::Io { path: path.clone(), source };
+        fs::create_dir_all(&path).map_err(io)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StateDirError::InUse { path }),
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        let instance_id = instance_id(&path).map_err(io)?;
+        Ok(Self { path, instance_id, _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names this instance for as long as the folder lives, over restarts.
+    pub fn instance_id(&self) -> Uuid {
+        self.instance_id
+    }
+}
+
+/// The id kept in the folder, or a new one. A file that holds no uuid is replaced: the id only tells a
+/// restart from another instance, so a new one costs no more than one lease of waiting.
+fn instance_id(dir: &Path) -> io::Result<Uuid> {
+    let path = dir.join("instance_id");
+    let mut text = String::new();
+    if let Ok(mut file) = File::open(&path) {
+        file.read_to_string(&mut text)?;
+    }
+    if let Ok(id) = text.trim().parse() {
+        return Ok(id);
+    }
+    let id = Uuid::new_v4();
+    let fresh = dir.join("instance_id.new");
+    let mut file = File::create(&fresh)?;
+    writeln!(file, "{id}")?;
+    file.sync_all()?;
+    fs::rename(&fresh, &path)?;
+    File::open(dir)?.sync_all()?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_outlives_the_process_and_a_second_process_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let first = StateDir::open(root.path(), "s").unwrap();
+        let refused = StateDir::open(root.path(), "s").unwrap_err();
+        assert!(matches!(refused, StateDirError::InUse { .. }), "{refused}");
+        let id = first.instance_id();
+        drop(first);
+        assert_eq!(StateDir::open(root.path(), "s").unwrap().instance_id(), id);
+        assert_ne!(StateDir::open(root.path(), "other").unwrap().instance_id(), id);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_one_clear_line() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        let line = StateDir::open(&file, "s").unwrap_err().to_string();
+        assert!(line.contains("STATE_DIR") && !line.contains('\n'), "{line}");
+    }
+}
