@@ -1,0 +1,202 @@
+//! The group coordinator's side: finding it, committing and reading offsets.
+
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::find_coordinator_response::Coordinator;
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use kafka_protocol::messages::{
+    FindCoordinatorRequest, FindCoordinatorResponse, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use super::{NODE_ID, blocking, text, topic_name};
+use crate::Shared;
+use crate::groups::offsets::Committed;
+
+const GROUP: i8 = 0;
+/// Kafka's `offset.metadata.max.bytes`.
+const MAX_METADATA_BYTES: usize = 4096;
+
+/// FindCoordinator: always this broker, and only for groups.
+pub(crate) fn find(
+    shared: &Shared,
+    version: i16,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    let is_group = request.key_type == GROUP;
+    let error_code = match is_group {
+        true => 0,
+        false => ResponseError::CoordinatorNotAvailable.code(),
+    };
+    let why = (!is_group).then(|| text("transactions are not supported"));
+    if version >= 4 {
+        let coordinators = request.coordinator_keys.into_iter().map(|key| {
+            Coordinator::default()
+                .with_key(key)
+                .with_node_id(NODE_ID)
+                .with_host(text(&shared.host))
+                .with_port(i32::from(shared.port))
+                .with_error_code(error_code)
+                .with_error_message(why.clone())
+        });
+        return FindCoordinatorResponse::default().with_coordinators(coordinators.collect());
+    }
+    FindCoordinatorResponse::default()
+        .with_node_id(NODE_ID)
+        .with_host(text(&shared.host))
+        .with_port(i32::from(shared.port))
+        .with_error_code(error_code)
+        .with_error_message(why.filter(|_| version >= 1))
+}
+
+/// OffsetCommit, by a member or by a simple consumer (generation -1, empty member id).
+pub(crate) async fn offset_commit(
+    shared: &Arc<Shared>,
+    request: OffsetCommitRequest,
+) -> OffsetCommitResponse {
+    let group = request.group_id.to_string();
+    let mut accepted = Vec::new();
+    let mut topics = Vec::new();
+    for topic in request.topics {
+        let mut partitions = Vec::new();
+        for asked in topic.partitions {
+            let index = asked.partition_index;
+            let metadata = asked.committed_metadata.unwrap_or_default();
+            let error = if shared.topics.partition(&topic.name, index).is_none() {
+                Some(ResponseError::UnknownTopicOrPartition)
+            } else if metadata.len() > MAX_METADATA_BYTES {
+                Some(ResponseError::OffsetMetadataTooLarge)
+            } else {
+                None
+            };
+            if error.is_none() {
+                let committed = Committed {
+                    offset: asked.committed_offset,
+                    leader_epoch: asked.committed_leader_epoch,
+                    metadata: metadata.to_string(),
+                };
+                accepted.push(((topic.name.to_string(), index), committed));
+            }
+            partitions.push(
+                OffsetCommitResponsePartition::default()
+                    .with_partition_index(index)
+                    .with_error_code(error.map_or(0, |error| error.code())),
+            );
+        }
+        topics.push(OffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions));
+    }
+    let owned = shared.clone();
+    let stored = blocking(move || owned.groups.offsets().commit(&group, accepted)).await;
+    let failure = match stored {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => {
+            log::error!("cannot store committed offsets: {error}");
+            Some(ResponseError::KafkaStorageError)
+        }
+        Err(error) => Some(error),
+    };
+    if let Some(error) = failure {
+        for partition in topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            if partition.error_code == 0 {
+                partition.error_code = error.code();
+            }
+        }
+    }
+    OffsetCommitResponse::default().with_topics(topics)
+}
+
+/// Committed offsets of a group: of the partitions asked for, or of all.
+fn committed(
+    shared: &Shared,
+    group: &str,
+    asked: Option<Vec<(String, Vec<i32>)>>,
+) -> Vec<(String, Vec<(i32, Option<Committed>)>)> {
+    let offsets = shared.groups.offsets();
+    let Some(asked) = asked else {
+        let mut topics: Vec<(String, Vec<_>)> = Vec::new();
+        for ((topic, partition), committed) in offsets.of_group(group) {
+            let entry = (partition, Some(committed));
+            match topics.last_mut() {
+                Some((name, partitions)) if *name == topic => partitions.push(entry),
+                _ => topics.push((topic, vec![entry])),
+            }
+        }
+        return topics;
+    };
+    let of_topic = |(topic, partitions): (String, Vec<i32>)| {
+        let found = partitions
+            .into_iter()
+            .map(|partition| (partition, offsets.get(group, &topic, partition).cloned()))
+            .collect();
+        (topic, found)
+    };
+    asked.into_iter().map(of_topic).collect()
+}
+
+/// OffsetFetch. A partition without a commit has the offset -1.
+pub(crate) fn offset_fetch(
+    shared: &Shared,
+    version: i16,
+    request: OffsetFetchRequest,
+) -> OffsetFetchResponse {
+    if version >= 8 {
+        let groups = request.groups.into_iter().map(|group| {
+            let asked = group.topics.map(|topics| {
+                let each = topics.into_iter();
+                each.map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect()
+            });
+            let topics = committed(shared, &group.group_id, asked);
+            let topics = topics.into_iter().map(|(name, partitions)| {
+                OffsetFetchResponseTopics::default()
+                    .with_name(topic_name(&name))
+                    .with_partitions(partitions.into_iter().map(newer_entry).collect())
+            });
+            OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics.collect())
+        });
+        return OffsetFetchResponse::default().with_groups(groups.collect());
+    }
+    let asked = request.topics.map(|topics| {
+        let each = topics.into_iter();
+        each.map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect()
+    });
+    let topics = committed(shared, &request.group_id, asked);
+    let topics = topics.into_iter().map(|(name, partitions)| {
+        let partitions = partitions.into_iter().map(|entry| older_entry(entry, version));
+        OffsetFetchResponseTopic::default().with_name(topic_name(&name)).with_partitions(partitions.collect())
+    });
+    OffsetFetchResponse::default().with_topics(topics.collect())
+}
+
+/// Offset, leader epoch and metadata as they go over the wire.
+fn fields(committed: Option<Committed>) -> (i64, i32, StrBytes) {
+    match committed {
+        Some(committed) => (committed.offset, committed.leader_epoch, text(committed.metadata)),
+        None => (-1, -1, StrBytes::default()),
+    }
+}
+
+fn newer_entry((index, committed): (i32, Option<Committed>)) -> OffsetFetchResponsePartitions {
+    let (offset, epoch, metadata) = fields(committed);
+    OffsetFetchResponsePartitions::default()
+        .with_partition_index(index)
+        .with_committed_offset(offset)
+        .with_committed_leader_epoch(epoch)
+        .with_metadata(Some(metadata))
+}
+
+fn older_entry((index, committed): (i32, Option<Committed>), version: i16) -> OffsetFetchResponsePartition {
+    let (offset, epoch, metadata) = fields(committed);
+    OffsetFetchResponsePartition::default()
+        .with_partition_index(index)
+        .with_committed_offset(offset)
+        .with_committed_leader_epoch(if version >= 5 { epoch } else { -1 })
+        .with_metadata(Some(metadata))
+}

@@ -1,0 +1,153 @@
+//! The requests this broker answers: which, at which versions, and who handles them.
+
+mod cluster;
+mod configs;
+mod coordinator;
+mod fetch;
+mod offsets;
+mod produce;
+mod topics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use bytes::{Buf, Bytes};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, BrokerId, TopicName};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::Shared;
+use crate::server::Reply;
+use crate::wire::{decode_body, decode_header, encode_response};
+
+/// This node's id; it leads every partition and coordinates every group.
+const NODE_ID: BrokerId = BrokerId(1);
+/// Leader epoch of every partition: the leader never changes.
+const LEADER_EPOCH: i32 = 0;
+
+/// An API with its first and last version.
+pub(crate) type Api = (ApiKey, i16, i16);
+
+/// Everything that is answered. The contract suite covers each version of each line.
+pub(crate) const APIS: &[Api] = &[
+    (ApiKey::Produce, 3, 11),
+    (ApiKey::Fetch, 4, 12),
+    (ApiKey::ListOffsets, 1, 7),
+    (ApiKey::Metadata, 0, 12),
+    (ApiKey::OffsetCommit, 2, 8),
+    (ApiKey::OffsetFetch, 1, 8),
+    (ApiKey::FindCoordinator, 0, 4),
+    (ApiKey::ApiVersions, 0, 4),
+    (ApiKey::CreateTopics, 2, 7),
+    (ApiKey::DeleteTopics, 1, 6),
+    (ApiKey::DeleteRecords, 0, 2),
+    (ApiKey::DescribeConfigs, 1, 4),
+];
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub id: String,
+    pub host: String,
+}
+
+impl Client {
+    pub fn new(peer: SocketAddr) -> Self {
+        Self { id: String::new(), host: format!("/{}", peer.ip()) }
+    }
+}
+
+/// Answers one request frame. An error closes the connection: the frame is not Kafka's protocol,
+/// or asks for what was never advertised.
+pub(crate) async fn answer(shared: &Arc<Shared>, mut client: Client, mut frame: Bytes) -> Result<Reply> {
+    let mut start = frame.get(..8).context("a frame without a header")?;
+    let (code, version, correlation_id) = (start.get_i16(), start.get_i16(), start.get_i32());
+    let supported = APIS.iter().find(|(key, _, _)| *key as i16 == code);
+    let Some((key, first, last)) = supported.copied() else {
+        bail!("API {code} is not supported");
+    };
+    if !(first..=last).contains(&version) {
+        if key != ApiKey::ApiVersions {
+            bail!("{key:?} version {version} is not supported, only {first} to {last}");
+        }
+        // As Kafka does: clients then choose from the list.
+        let response = cluster::api_versions(0, ResponseError::UnsupportedVersion.code());
+        return Ok(ready(encode_response(key, 0, correlation_id, &response)?));
+    }
+    let header = decode_header(&mut frame, key, version)
+        .with_context(|| format!("malformed header of {key:?} version {version}"))?;
+    client.id = header.client_id.map(|id| id.to_string()).unwrap_or_default();
+    let request = Incoming { key, version, correlation_id, body: frame };
+    request.handle(shared, client).await.with_context(|| format!("{key:?} version {version}"))
+}
+
+struct Incoming {
+    key: ApiKey,
+    version: i16,
+    correlation_id: i32,
+    body: Bytes,
+}
+
+impl Incoming {
+    async fn handle(self, shared: &Arc<Shared>, _client: Client) -> Result<Reply> {
+        let version = self.version;
+        /// Decodes, calls the handler, encodes.
+        macro_rules! answer {
+            ($request:ident => $response:expr) => {{
+                let $request = decode_body(self.body, version)?;
+                encode_response(self.key, version, self.correlation_id, &$response)?
+            }};
+        }
+        Ok(ready(match self.key {
+            ApiKey::Produce => {
+                let request = decode_body(self.body, version)?;
+                let acks_wanted = produce::acks(&request) != 0;
+                let pending = produce::produce(shared, request).await;
+                return Ok(Box::pin(async move {
+                    let response = pending.await;
+                    if !acks_wanted {
+                        return Ok(None);
+                    }
+                    encode_response(ApiKey::Produce, version, self.correlation_id, &response).map(Some)
+                }));
+            }
+            ApiKey::Fetch => answer!(r => fetch::fetch(shared, version, r).await),
+            ApiKey::ListOffsets => answer!(r => offsets::list_offsets(shared, version, r).await),
+            ApiKey::DeleteRecords => answer!(r => offsets::delete_records(shared, r).await),
+            ApiKey::Metadata => answer!(r => cluster::metadata(shared, version, r).await),
+            ApiKey::FindCoordinator => answer!(r => coordinator::find(shared, version, r)),
+            ApiKey::OffsetCommit => answer!(r => coordinator::offset_commit(shared, r).await),
+            ApiKey::OffsetFetch => answer!(r => coordinator::offset_fetch(shared, version, r)),
+            ApiKey::ApiVersions => {
+                let _: ApiVersionsRequest = decode_body(self.body, version)?;
+                let response = cluster::api_versions(version, 0);
+                encode_response(self.key, version, self.correlation_id, &response)?
+            }
+            ApiKey::CreateTopics => answer!(r => topics::create(shared, version, r).await),
+            ApiKey::DeleteTopics => answer!(r => topics::delete(shared, version, r).await),
+            ApiKey::DescribeConfigs => answer!(r => configs::describe(shared, version, r)),
+            other => bail!("{other:?} is advertised but not handled"),
+        }))
+    }
+}
+
+fn ready(frame: Bytes) -> Reply {
+    Box::pin(std::future::ready(Ok(Some(frame))))
+}
+
+/// Runs file work off the async threads; a panic in it (there is none) counts as a storage error.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ResponseError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        log::error!("file work ended early: {error}");
+        ResponseError::KafkaStorageError
+    })
+}
+
+fn text(text: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(text.into())
+}
+
+fn topic_name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
