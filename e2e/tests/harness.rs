@@ -1,7 +1,7 @@
 //! The harness itself: a test that leans on it should not have to doubt it.
 #![allow(clippy::expect_used, reason = "a test may fail loudly, in its helpers too")]
 
-use e2e::{Broker, KafkaTools, create_topic, produce, read_topic, record};
+use e2e::{Broker, KafkaTools, Kind, Program, create_topic, eventually, produce, read_topic, record};
 use std::time::{Duration, Instant};
 
 async fn values(broker: &Broker, topic: &str) -> Vec<String> {
@@ -72,4 +72,43 @@ async fn kafkas_own_tools_see_what_the_harness_wrote() {
 
     assert!(tools.topics(&["--list"]).await.lines().any(|line| line == "seen"));
     assert_eq!(tools.consumer_groups_describe("nobody").await, []);
+}
+
+#[tokio::test]
+async fn compaction_can_be_provoked_in_apache_kafka() {
+    let broker = Broker::start().await;
+    let bootstrap = broker.bootstrap();
+    let Some(tools) = KafkaTools::find(&bootstrap).filter(|_| broker.kind() == Kind::Kafka) else { return };
+    tools.topics(&["--create", "--topic", "compact", "--config", "cleanup.policy=compact"]).await;
+    let rewritten = async || {
+        // Each write closes the segment of the one before, if that is a second old.
+        produce(&bootstrap, "compact", vec![record(Some(b"k"), Some(b"v"))]).await;
+        let records = read_topic(&bootstrap, "compact").await;
+        let gap = records.windows(2).any(|pair| pair[0].offset + 1 < pair[1].offset);
+        (gap || records[0].offset > 0).then_some(())
+    };
+    eventually("an older record of a key to be gone", Duration::from_secs(60), rewritten).await;
+}
+
+#[tokio::test]
+async fn a_program_is_built_run_and_run_again() {
+    let limit = Duration::from_secs(20);
+    let version = Program::new("devbroker").arg("--version");
+    assert!(version.run(limit).await.stdout.starts_with("devbroker "));
+    let wrong = Program::new("devbroker").arg("--no-such-flag").run(limit).await;
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+
+    let mut service = version.start();
+    service.wait_for_line("devbroker ", limit).await;
+    assert!(service.wait_exit(limit).await.success());
+    service.restart();
+    assert!(service.wait_exit(limit).await.success());
+    assert_eq!((service.count("devbroker "), service.history().len()), (1, 2));
+}
+
+#[tokio::test]
+#[should_panic(expected = "ended before it wrote")]
+async fn a_line_that_cannot_come_any_more_is_not_waited_for() {
+    let mut service = Program::new("devbroker").arg("--version").start();
+    service.wait_for_line("no such line", Duration::from_secs(60)).await;
 }
