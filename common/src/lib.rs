@@ -8,6 +8,7 @@
 //! - [`dedup`]: the ids of handled events, on disk.
 //! - [`runtime`]: reads, decodes, deduplicates, handles, dead-letters and commits. You write a [`runtime::Handler`].
 //! - [`dlq`]: the record of an event that could not be handled.
+//! - [`topics`]: the three topics and their configs.
 //! - [`config`], [`logging`], [`shutdown`], [`state_dir`]: what every process needs.
 //!
 //! No crate below this one compiles or links C.
@@ -22,3 +23,4 @@ pub mod offsets;
 pub mod runtime;
 pub mod shutdown;
 pub mod state_dir;
+pub mod topics;

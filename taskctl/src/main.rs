@@ -1,2 +1,22 @@
-//! Under construction.
-fn main() {}
+//! `taskctl`: the operator's command. See [`taskctl`], the library.
+
+use std::process::ExitCode;
+
+use task_events::config;
+use task_events::logging::exit_with;
+use taskctl::Cli;
+
+fn main() -> ExitCode {
+    let cli: Cli = config::parse();
+    if let Err(error) = taskctl::log_to_stderr() {
+        exit_with(error);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => exit_with(error),
+    };
+    match runtime.block_on(cli.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit_with(error),
+    }
+}

@@ -1,0 +1,61 @@
+//! The operator's command: topics, groups and offsets of task-events.
+//!
+//! Each command is a file below [`commands`]: its arguments, what it asks Kafka, and what it answers with.
+//! An answer goes to stdout through [`output`], as text or JSON; an error is one line on stderr and exit
+//! code 1; bad usage is exit code 2.
+
+pub mod commands;
+mod context;
+mod error;
+mod output;
+
+use clap::{Parser, Subcommand};
+use task_events::config::{KafkaArgs, TopicArgs};
+
+pub use context::Context;
+pub use error::Error;
+pub use output::Format;
+
+/// Operates task-events: its topics, consumer groups and offsets
+#[derive(Debug, Parser)]
+#[command(name = "taskctl", version, arg_required_else_help = false, mut_args(|arg| arg.global(true)))]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    topics: TopicArgs,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text", ignore_case = true)]
+    format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The topics that task-events needs
+    #[command(subcommand, arg_required_else_help = false)]
+    Topics(commands::topics::Command),
+}
+
+impl Cli {
+    /// Runs the command and writes its answer to stdout.
+    pub async fn run(self) -> Result<(), Error> {
+        let context = Context::new(self.kafka.kafka("taskctl"), self.topics, self.format);
+        match self.command {
+            Command::Topics(command) => commands::topics::run(&context, command).await,
+        }
+    }
+}
+
+/// Sends warnings of the library to stderr: stdout is for the answer.
+pub fn log_to_stderr() -> Result<(), log::SetLoggerError> {
+    fern::Dispatch::new()
+        .level(log::LevelFilter::Warn)
+        .format(|out, message, _| {
+            let text = message.to_string();
+            out.finish(format_args!("warning: {}", task_events::logging::escape_control(&text)));
+        })
+        .chain(std::io::stderr())
+        .apply()
+}

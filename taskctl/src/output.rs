@@ -1,0 +1,72 @@
+//! Answers on stdout: a table for people, JSON for machines.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use task_events::logging::escape_control;
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A table.
+    Text,
+    /// JSON.
+    Json,
+}
+
+/// What stands in a table where there is no value.
+const NONE: &str = "-";
+
+/// Writes `value` as JSON, or what `text` makes of it.
+pub fn write<T: Serialize>(format: Format, value: &T, text: impl FnOnce(&T) -> String) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match format {
+        Format::Text => stdout.write_all(text(value).as_bytes())?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut stdout, value)?;
+            stdout.write_all(b"\n")?;
+        }
+    }
+    stdout.flush()
+}
+
+/// A table in columns as wide as their widest cell, two spaces apart. Control characters are escaped.
+pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut lines = vec![header.map(str::to_owned)];
+    lines.extend(rows.into_iter().map(|row| row.map(|cell| escape_control(&cell).into_owned())));
+    let mut widths = [0; N];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// The value as it stands in a table.
+pub fn cell(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [["a".to_owned(), cell(Some(1))], ["größer".to_owned(), cell(None::<i64>)]];
+        assert_eq!(table(["NAME", "N"], rows), "NAME    N\na       1\ngrößer  -\n");
+    }
+
+    #[test]
+    fn a_cell_cannot_forge_a_row() {
+        assert_eq!(table(["NAME"], [["a\nb".to_owned()]]), "NAME\na\\nb\n");
+    }
+}
