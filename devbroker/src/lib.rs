@@ -31,10 +31,20 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::log::compaction::{self, Trigger};
+use crate::log::partition::Partition;
+use crate::log::retention;
+
+/// A power cut may take offsets that were committed within this time.
+const OFFSETS_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// How exactly session and rebalance time-outs are kept.
+const GROUP_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Label for humans: the first log line and the help text carry it.
 pub const WARNING: &str = "devbroker is for demos and tests, NEVER for production";
@@ -122,7 +132,6 @@ pub(crate) struct Shared {
     groups: groups::Groups,
     producer_ids: producer_ids::ProducerIds,
     writer: log::writer::WriterHandle,
-    stop: watch::Receiver<bool>,
     /// Held open: its lock keeps other processes out of the data folder.
     _lock: File,
 }
@@ -133,7 +142,7 @@ pub struct Broker {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
-    maintenance: tokio::task::JoinHandle<()>,
+    background: [tokio::task::JoinHandle<()>; 2],
     writer: JoinHandle<()>,
 }
 
@@ -167,18 +176,18 @@ impl Broker {
             groups: state.groups,
             producer_ids: state.producer_ids,
             writer,
-            stop: stopping.clone(),
             _lock: state.lock,
         });
         let server = server::serve(listener, shared.clone(), stopping.clone());
-        let maintenance = maintain(shared.clone(), config.maintenance_interval, stopping);
+        let cleaning = keep_clean(shared.clone(), config.maintenance_interval, stopping.clone());
+        let groups = keep_groups(shared.clone(), stopping);
         ::log::info!("devbroker listens on {addr}, data in {}", config.dir.display());
         Ok(Broker {
             addr,
             shared,
             stop,
             server: tokio::spawn(server),
-            maintenance: tokio::spawn(maintenance),
+            background: [tokio::spawn(cleaning), tokio::spawn(groups)],
             writer: thread,
         })
     }
@@ -194,15 +203,34 @@ impl Broker {
         // Ignored: nobody listening means that all has ended already.
         let _ = self.stop.send(true);
         let _ = self.server.await;
-        let _ = self.maintenance.await;
+        for task in self.background {
+            let _ = task.await;
+        }
         self.shared.writer.stop().await;
         let writer = self.writer;
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-        let shared = self.shared;
-        let synced = tokio::task::spawn_blocking(move || shared.groups.sync_offsets()).await;
-        if let Ok(Err(error)) = synced {
-            ::log::error!("cannot sync the committed offsets: {error}");
+        self.shared.sync_offsets().await;
+    }
+
+    /// Closes the active segments of a topic and compacts all of it at once, whatever its configs
+    /// say about when. For tests: compaction otherwise runs in the background.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], or [`Error::Compact`] when a file step fails.
+    pub async fn compact_now(&self, topic: &str) -> Result<(), Error> {
+        let failed = |source| Error::Compact { topic: topic.to_owned(), source };
+        let known = self.shared.topics.get(topic);
+        let known = known.ok_or_else(|| Error::UnknownTopic(topic.to_owned()))?;
+        for partition in known.partitions() {
+            self.shared.writer.roll(partition.clone()).await.map_err(failed)?;
+            let work = move || {
+                while compaction::compact(&partition, Trigger::Forced, now_ms())? {}
+                Ok(())
+            };
+            let compacted = tokio::task::spawn_blocking(work).await;
+            compacted.map_err(io::Error::other).and_then(|done| done).map_err(failed)?;
         }
+        Ok(())
     }
 }
 
@@ -253,20 +281,68 @@ fn advertised(addr: SocketAddr) -> (String, u16) {
     (host, addr.port())
 }
 
-/// The background work until `stop`.
-async fn maintain(shared: Arc<Shared>, interval: Duration, mut stop: watch::Receiver<bool>) {
-    let mut sync = tokio::time::interval(Duration::from_secs(1));
-    let _ = interval;
+/// Retention and compaction, until `stop`.
+async fn keep_clean(shared: Arc<Shared>, interval: Duration, mut stop: watch::Receiver<bool>) {
+    let mut due = tokio::time::interval(interval);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = sync.tick() => {}
-            _ = stop.wait_for(|stopping| *stopping) => return,
+            _ = due.tick() => shared.clean().await,
+            () = stopped(&mut stop) => return,
         }
-        let shared = shared.clone();
+    }
+}
+
+/// Syncs committed offsets and drops group members that went silent, until `stop`.
+async fn keep_groups(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let mut sync = tokio::time::interval(OFFSETS_SYNC_INTERVAL);
+    let mut sweep = tokio::time::interval(GROUP_SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = sync.tick() => shared.sync_offsets().await,
+            _ = sweep.tick() => shared.groups.sweep(Instant::now()),
+            () = stopped(&mut stop) => return,
+        }
+    }
+}
+
+/// Ready once the broker stops; a lost sender is a dropped [`Broker`].
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stopping| *stopping).await;
+}
+
+impl Shared {
+    async fn sync_offsets(self: &Arc<Self>) {
+        let shared = self.clone();
         let synced = tokio::task::spawn_blocking(move || shared.groups.sync_offsets()).await;
         if let Ok(Err(error)) = synced {
             ::log::error!("cannot sync the committed offsets: {error}");
         }
+    }
+
+    /// One round of retention and compaction over all partitions.
+    async fn clean(self: &Arc<Self>) {
+        for topic in self.topics.all() {
+            for partition in topic.partitions() {
+                let name = format!("{}-{}", partition.topic, partition.index);
+                if let Err(error) = self.clean_partition(partition.clone()).await
+                    && !partition.is_deleted()
+                {
+                    ::log::error!("cannot clean {name}: {error}");
+                }
+            }
+        }
+    }
+
+    async fn clean_partition(&self, partition: Arc<Partition>) -> io::Result<()> {
+        if retention::should_roll(&partition, now_ms()) {
+            self.writer.roll(partition.clone()).await?;
+        }
+        let work = move || {
+            retention::enforce(&partition, now_ms())?;
+            compaction::compact(&partition, Trigger::Due, now_ms()).map(drop)
+        };
+        tokio::task::spawn_blocking(work).await?
     }
 }
 

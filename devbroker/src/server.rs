@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::Shared;
 use crate::api::{self, Client};
+use crate::{Shared, stopped};
 
 /// Connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 2000;
@@ -42,8 +42,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
         };
         let (accepted, slot) = tokio::select! {
             pair = accepted => pair,
-            // A lost sender is a dropped broker.
-            _ = stop.wait_for(|stopping| *stopping) => break,
+            () = stopped(&mut stop) => break,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -82,7 +81,7 @@ async fn connection(
     let reading = async {
         tokio::select! {
             read = read_requests(reader, peer, &shared, replies) => read,
-            _ = stop.wait_for(|stopping| *stopping) => Ok(()),
+            () = stopped(&mut stop) => Ok(()),
         }
     };
     let (read, written) = tokio::join!(reading, write_replies(writer, waiting));

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
+use kafka_protocol::messages::{
+    DescribeClusterRequest, DescribeClusterResponse, MetadataRequest, MetadataResponse,
+};
 use uuid::Uuid;
 
 use super::{APIS, LEADER_EPOCH, NODE_ID, blocking, text, topic_name};
@@ -20,7 +23,7 @@ use crate::topics::Topic;
 const NO_OPERATIONS: i32 = i32::MIN;
 
 /// ApiVersions; always answered, also (as version 0, with an error) for unknown versions.
-pub(crate) fn api_versions(_version: i16, error_code: i16) -> ApiVersionsResponse {
+pub(crate) fn api_versions(error_code: i16) -> ApiVersionsResponse {
     let apis = APIS.iter().map(|(key, first, last)| {
         ApiVersion::default().with_api_key(*key as i16).with_min_version(*first).with_max_version(*last)
     });
@@ -109,4 +112,29 @@ fn described(topic: &Topic, version: i16) -> MetadataResponseTopic {
         .with_topic_id(if version >= 10 { topic.id } else { Uuid::nil() })
         .with_partitions(partitions.collect())
         .with_topic_authorized_operations(NO_OPERATIONS)
+}
+
+/// DescribeCluster. Asked for controllers, it says as a Kafka broker that it is none.
+pub(crate) fn describe(
+    shared: &Shared,
+    version: i16,
+    request: DescribeClusterRequest,
+) -> DescribeClusterResponse {
+    const BROKERS: i8 = 1;
+    if version >= 1 && request.endpoint_type != BROKERS {
+        return DescribeClusterResponse::default()
+            .with_endpoint_type(BROKERS)
+            .with_error_code(ResponseError::MismatchedEndpointType.code())
+            .with_error_message(Some(text("this is a broker endpoint")));
+    }
+    let broker = DescribeClusterBroker::default()
+        .with_broker_id(NODE_ID)
+        .with_host(text(&shared.host))
+        .with_port(i32::from(shared.port));
+    DescribeClusterResponse::default()
+        .with_endpoint_type(BROKERS)
+        .with_cluster_id(text(&shared.cluster_id))
+        .with_controller_id(NODE_ID)
+        .with_brokers(vec![broker])
+        .with_cluster_authorized_operations(NO_OPERATIONS)
 }

@@ -1,15 +1,23 @@
 //! Configs of topics (and, for the tools that ask, of the broker).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
-use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::{
+    DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse,
+};
 
-use super::{NODE_ID, text};
+use super::{NODE_ID, blocking, text};
 use crate::Shared;
-use crate::config::{DEFINITIONS, Definition, TopicConfig};
+use crate::config::{DEFINITIONS, Definition, Kind, TopicConfig, definition};
 use crate::topics::Refusal;
 
 const TOPIC: i8 = 2;
@@ -95,4 +103,83 @@ fn describe_one(
             }
         });
     Ok(described.collect())
+}
+
+/// IncrementalAlterConfigs, of topics only.
+pub(crate) async fn alter(
+    shared: &Arc<Shared>,
+    request: IncrementalAlterConfigsRequest,
+) -> IncrementalAlterConfigsResponse {
+    let mut responses = Vec::new();
+    for resource in request.resources {
+        let response = AlterConfigsResourceResponse::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        responses.push(match alter_one(shared, resource, request.validate_only).await {
+            Ok(()) => response,
+            Err(refusal) => {
+                response.with_error_code(refusal.code.code()).with_error_message(Some(text(refusal.message)))
+            }
+        });
+    }
+    IncrementalAlterConfigsResponse::default().with_responses(responses)
+}
+
+async fn alter_one(
+    shared: &Arc<Shared>,
+    resource: AlterConfigsResource,
+    validate_only: bool,
+) -> Result<(), Refusal> {
+    if resource.resource_type != TOPIC {
+        let message = "Only the configs of topics can be changed here.";
+        return Err(Refusal::new(ResponseError::InvalidRequest, message));
+    }
+    let owned = shared.clone();
+    let altered = blocking(move || {
+        let change = |overrides: &mut BTreeMap<String, String>| {
+            let mut entries = resource.configs.iter();
+            entries.try_for_each(|entry| change(overrides, entry))
+        };
+        owned.topics.configure(&resource.resource_name, validate_only, change)
+    });
+    altered.await.map_err(|error| Refusal::new(error, "file work ended early"))?
+}
+
+/// One operation on one config.
+fn change(overrides: &mut BTreeMap<String, String>, entry: &AlterableConfig) -> Result<(), Refusal> {
+    const SET: i8 = 0;
+    const DELETE: i8 = 1;
+    const APPEND: i8 = 2;
+    const SUBTRACT: i8 = 3;
+    let name = entry.name.to_string();
+    let refuse = |why: &str| {
+        let message = format!("Cannot change config {name}: {why}.");
+        Err(Refusal::new(ResponseError::InvalidConfig, message))
+    };
+    let value = entry.value.as_ref().map(ToString::to_string);
+    match (entry.config_operation, value) {
+        (SET, Some(value)) => {
+            overrides.insert(name, value);
+        }
+        (DELETE, _) => {
+            overrides.remove(&name);
+        }
+        (operation @ (APPEND | SUBTRACT), Some(value)) => {
+            let Some(known) = definition(&name).filter(|known| known.kind == Kind::List) else {
+                return refuse("it is not a list");
+            };
+            let now = overrides.get(&name).map_or(known.default, String::as_str);
+            let given: Vec<&str> = value.split(',').map(str::trim).collect();
+            let mut entries: Vec<&str> = now.split(',').filter(|entry| !entry.is_empty()).collect();
+            entries.retain(|entry| !given.contains(entry));
+            if operation == APPEND {
+                entries.extend(given);
+            }
+            let joined = entries.join(",");
+            overrides.insert(name, joined);
+        }
+        (SET | APPEND | SUBTRACT, None) => return refuse("there is no value"),
+        _ => return refuse("unknown operation"),
+    }
+    Ok(())
 }

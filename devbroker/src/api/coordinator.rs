@@ -7,13 +7,17 @@ use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
+use kafka_protocol::messages::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestTopic, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::{
     FindCoordinatorRequest, FindCoordinatorResponse, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetFetchRequest, OffsetFetchResponse,
+    OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -63,6 +67,8 @@ pub(crate) async fn offset_commit(
     request: OffsetCommitRequest,
 ) -> OffsetCommitResponse {
     let group = request.group_id.to_string();
+    let generation = request.generation_id_or_member_epoch;
+    let refused = shared.groups.check_commit(&group, &request.member_id, generation).err();
     let mut accepted = Vec::new();
     let mut topics = Vec::new();
     for topic in request.topics {
@@ -70,7 +76,9 @@ pub(crate) async fn offset_commit(
         for asked in topic.partitions {
             let index = asked.partition_index;
             let metadata = asked.committed_metadata.unwrap_or_default();
-            let error = if shared.topics.partition(&topic.name, index).is_none() {
+            let error = if refused.is_some() {
+                refused
+            } else if shared.topics.partition(&topic.name, index).is_none() {
                 Some(ResponseError::UnknownTopicOrPartition)
             } else if metadata.len() > MAX_METADATA_BYTES {
                 Some(ResponseError::OffsetMetadataTooLarge)
@@ -113,29 +121,26 @@ pub(crate) async fn offset_commit(
     OffsetCommitResponse::default().with_topics(topics)
 }
 
+/// A topic's partitions with what is committed for them.
+type Topics = Vec<(TopicName, Vec<(i32, Option<Committed>)>)>;
+
 /// Committed offsets of a group: of the partitions asked for, or of all.
-fn committed(
-    shared: &Shared,
-    group: &str,
-    asked: Option<Vec<(String, Vec<i32>)>>,
-) -> Vec<(String, Vec<(i32, Option<Committed>)>)> {
+fn committed(shared: &Shared, group: &str, asked: Option<Vec<(TopicName, Vec<i32>)>>) -> Topics {
     let offsets = shared.groups.offsets();
     let Some(asked) = asked else {
-        let mut topics: Vec<(String, Vec<_>)> = Vec::new();
+        let mut topics: Topics = Vec::new();
         for ((topic, partition), committed) in offsets.of_group(group) {
             let entry = (partition, Some(committed));
             match topics.last_mut() {
-                Some((name, partitions)) if *name == topic => partitions.push(entry),
-                _ => topics.push((topic, vec![entry])),
+                Some((name, partitions)) if **name == *topic => partitions.push(entry),
+                _ => topics.push((topic_name(&topic), vec![entry])),
             }
         }
         return topics;
     };
-    let of_topic = |(topic, partitions): (String, Vec<i32>)| {
-        let found = partitions
-            .into_iter()
-            .map(|partition| (partition, offsets.get(group, &topic, partition).cloned()))
-            .collect();
+    let of_topic = |(topic, partitions): (TopicName, Vec<i32>)| {
+        let found = |partition| (partition, offsets.get(group, &topic, partition).cloned());
+        let found = partitions.into_iter().map(found).collect();
         (topic, found)
     };
     asked.into_iter().map(of_topic).collect()
@@ -149,28 +154,24 @@ pub(crate) fn offset_fetch(
 ) -> OffsetFetchResponse {
     if version >= 8 {
         let groups = request.groups.into_iter().map(|group| {
-            let asked = group.topics.map(|topics| {
-                let each = topics.into_iter();
-                each.map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect()
-            });
+            let pair = |topic: OffsetFetchRequestTopics| (topic.name, topic.partition_indexes);
+            let asked = group.topics.map(|topics| topics.into_iter().map(pair).collect());
             let topics = committed(shared, &group.group_id, asked);
             let topics = topics.into_iter().map(|(name, partitions)| {
                 OffsetFetchResponseTopics::default()
-                    .with_name(topic_name(&name))
+                    .with_name(name)
                     .with_partitions(partitions.into_iter().map(newer_entry).collect())
             });
             OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics.collect())
         });
         return OffsetFetchResponse::default().with_groups(groups.collect());
     }
-    let asked = request.topics.map(|topics| {
-        let each = topics.into_iter();
-        each.map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect()
-    });
+    let pair = |topic: OffsetFetchRequestTopic| (topic.name, topic.partition_indexes);
+    let asked = request.topics.map(|topics| topics.into_iter().map(pair).collect());
     let topics = committed(shared, &request.group_id, asked);
     let topics = topics.into_iter().map(|(name, partitions)| {
         let partitions = partitions.into_iter().map(|entry| older_entry(entry, version));
-        OffsetFetchResponseTopic::default().with_name(topic_name(&name)).with_partitions(partitions.collect())
+        OffsetFetchResponseTopic::default().with_name(name).with_partitions(partitions.collect())
     });
     OffsetFetchResponse::default().with_topics(topics.collect())
 }
@@ -199,4 +200,45 @@ fn older_entry((index, committed): (i32, Option<Committed>), version: i16) -> Of
         .with_committed_offset(offset)
         .with_committed_leader_epoch(if version >= 5 { epoch } else { -1 })
         .with_metadata(Some(metadata))
+}
+
+/// OffsetDelete, for groups without members.
+pub(crate) async fn offset_delete(
+    shared: &Arc<Shared>,
+    request: OffsetDeleteRequest,
+) -> OffsetDeleteResponse {
+    let refuse = |error: ResponseError| OffsetDeleteResponse::default().with_error_code(error.code());
+    match shared.groups.describe(&request.group_id) {
+        None => return refuse(ResponseError::GroupIdNotFound),
+        Some(group) if !group.members.is_empty() => return refuse(ResponseError::NonEmptyGroup),
+        Some(_) => {}
+    }
+    let mut entries = Vec::new();
+    let mut topics = Vec::new();
+    for topic in request.topics {
+        let mut partitions = Vec::new();
+        for asked in topic.partitions {
+            let index = asked.partition_index;
+            let known = shared.topics.partition(&topic.name, index).is_some();
+            if known {
+                entries.push((topic.name.to_string(), index));
+            }
+            let unknown = (!known).then_some(ResponseError::UnknownTopicOrPartition);
+            partitions.push(
+                OffsetDeleteResponsePartition::default()
+                    .with_partition_index(index)
+                    .with_error_code(unknown.map_or(0, |error| error.code())),
+            );
+        }
+        topics.push(OffsetDeleteResponseTopic::default().with_name(topic.name).with_partitions(partitions));
+    }
+    let (owned, group) = (shared.clone(), request.group_id.to_string());
+    match blocking(move || owned.groups.offsets().delete(&group, entries)).await {
+        Ok(Ok(())) => OffsetDeleteResponse::default().with_topics(topics),
+        Ok(Err(error)) => {
+            log::error!("cannot delete committed offsets: {error}");
+            refuse(ResponseError::KafkaStorageError)
+        }
+        Err(error) => refuse(error),
+    }
 }

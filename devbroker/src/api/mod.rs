@@ -4,6 +4,7 @@ mod cluster;
 mod configs;
 mod coordinator;
 mod fetch;
+mod groups;
 mod offsets;
 mod produce;
 mod topics;
@@ -38,11 +39,23 @@ pub(crate) const APIS: &[Api] = &[
     (ApiKey::OffsetCommit, 2, 8),
     (ApiKey::OffsetFetch, 1, 8),
     (ApiKey::FindCoordinator, 0, 4),
+    (ApiKey::JoinGroup, 0, 9),
+    (ApiKey::Heartbeat, 0, 4),
+    (ApiKey::LeaveGroup, 0, 5),
+    (ApiKey::SyncGroup, 0, 5),
+    (ApiKey::DescribeGroups, 0, 6),
+    (ApiKey::ListGroups, 0, 5),
     (ApiKey::ApiVersions, 0, 4),
     (ApiKey::CreateTopics, 2, 7),
     (ApiKey::DeleteTopics, 1, 6),
     (ApiKey::DeleteRecords, 0, 2),
+    (ApiKey::InitProducerId, 0, 4),
     (ApiKey::DescribeConfigs, 1, 4),
+    (ApiKey::CreatePartitions, 0, 3),
+    (ApiKey::DeleteGroups, 0, 2),
+    (ApiKey::IncrementalAlterConfigs, 0, 1),
+    (ApiKey::OffsetDelete, 0, 0),
+    (ApiKey::DescribeCluster, 0, 1),
 ];
 
 /// Who asks.
@@ -72,7 +85,7 @@ pub(crate) async fn answer(shared: &Arc<Shared>, mut client: Client, mut frame: 
             bail!("{key:?} version {version} is not supported, only {first} to {last}");
         }
         // As Kafka does: clients then choose from the list.
-        let response = cluster::api_versions(0, ResponseError::UnsupportedVersion.code());
+        let response = cluster::api_versions(ResponseError::UnsupportedVersion.code());
         return Ok(ready(encode_response(key, 0, correlation_id, &response)?));
     }
     let header = decode_header(&mut frame, key, version)
@@ -90,7 +103,7 @@ struct Incoming {
 }
 
 impl Incoming {
-    async fn handle(self, shared: &Arc<Shared>, _client: Client) -> Result<Reply> {
+    async fn handle(self, shared: &Arc<Shared>, client: Client) -> Result<Reply> {
         let version = self.version;
         /// Decodes, calls the handler, encodes.
         macro_rules! answer {
@@ -121,12 +134,24 @@ impl Incoming {
             ApiKey::OffsetFetch => answer!(r => coordinator::offset_fetch(shared, version, r)),
             ApiKey::ApiVersions => {
                 let _: ApiVersionsRequest = decode_body(self.body, version)?;
-                let response = cluster::api_versions(version, 0);
+                let response = cluster::api_versions(0);
                 encode_response(self.key, version, self.correlation_id, &response)?
             }
             ApiKey::CreateTopics => answer!(r => topics::create(shared, version, r).await),
             ApiKey::DeleteTopics => answer!(r => topics::delete(shared, version, r).await),
             ApiKey::DescribeConfigs => answer!(r => configs::describe(shared, version, r)),
+            ApiKey::IncrementalAlterConfigs => answer!(r => configs::alter(shared, r).await),
+            ApiKey::CreatePartitions => answer!(r => topics::create_partitions(shared, r).await),
+            ApiKey::InitProducerId => answer!(r => produce::init_producer_id(shared, r).await),
+            ApiKey::DescribeCluster => answer!(r => cluster::describe(shared, version, r)),
+            ApiKey::JoinGroup => answer!(r => groups::join(shared, client, version, r).await),
+            ApiKey::SyncGroup => answer!(r => groups::sync(shared, version, r).await),
+            ApiKey::Heartbeat => answer!(r => groups::heartbeat(shared, r)),
+            ApiKey::LeaveGroup => answer!(r => groups::leave(shared, version, r)),
+            ApiKey::ListGroups => answer!(r => groups::list(shared, version, r)),
+            ApiKey::DescribeGroups => answer!(r => groups::describe(shared, version, r)),
+            ApiKey::DeleteGroups => answer!(r => groups::delete(shared, r).await),
+            ApiKey::OffsetDelete => answer!(r => coordinator::offset_delete(shared, r).await),
             other => bail!("{other:?} is advertised but not handled"),
         }))
     }
@@ -150,4 +175,8 @@ fn text(text: impl Into<String>) -> StrBytes {
 
 fn topic_name(name: &str) -> TopicName {
     TopicName(text(name))
+}
+
+fn error_code(result: &Result<impl Sized, ResponseError>) -> i16 {
+    result.as_ref().err().map_or(0, ResponseError::code)
 }

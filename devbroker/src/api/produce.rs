@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::ProduceRequest;
 use kafka_protocol::messages::produce_response::{
     PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
+use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProducerId};
 use tokio::sync::oneshot;
 
+use super::blocking;
 use crate::config::TopicConfig;
 use crate::log::batch::{self, BatchHeader};
 use crate::log::partition::{Appended, Partition};
@@ -142,4 +143,31 @@ fn check_records(header: &BatchHeader, bytes: &[u8], keys: bool) -> Result<(), R
         }
     }
     Ok(())
+}
+
+/// InitProducerId for idempotent producers; a transactional one is refused.
+pub(crate) async fn init_producer_id(
+    shared: &Arc<Shared>,
+    request: InitProducerIdRequest,
+) -> InitProducerIdResponse {
+    let refuse = |error: ResponseError| {
+        InitProducerIdResponse::default()
+            .with_error_code(error.code())
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1)
+    };
+    if request.transactional_id.is_some() {
+        return refuse(ResponseError::TransactionalIdAuthorizationFailed);
+    }
+    let owned = shared.clone();
+    match blocking(move || owned.producer_ids.next()).await {
+        Ok(Ok(id)) => {
+            InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0)
+        }
+        Ok(Err(error)) => {
+            log::error!("cannot reserve producer ids: {error}");
+            refuse(ResponseError::KafkaStorageError)
+        }
+        Err(error) => refuse(error),
+    }
 }

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{
-    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse,
 };
 use uuid::Uuid;
 
@@ -164,4 +166,26 @@ async fn delete_one(shared: &Arc<Shared>, asked: &DeleteTopicState) -> Result<Uu
         Ok::<_, Refusal>(topic.id)
     });
     deleted.await.map_err(|error| Refusal::new(error, "file work ended early"))?
+}
+
+/// CreatePartitions: adds partitions to topics.
+pub(crate) async fn create_partitions(
+    shared: &Arc<Shared>,
+    request: CreatePartitionsRequest,
+) -> CreatePartitionsResponse {
+    let validate_only = request.validate_only;
+    let mut results = Vec::new();
+    for topic in request.topics {
+        let (owned, name) = (shared.clone(), topic.name.to_string());
+        let grown = blocking(move || owned.topics.grow(&name, topic.count, validate_only)).await;
+        let grown = grown.map_err(|error| Refusal::new(error, "file work ended early")).and_then(|done| done);
+        let result = CreatePartitionsTopicResult::default().with_name(topic.name);
+        results.push(match grown {
+            Ok(()) => result,
+            Err(refusal) => {
+                result.with_error_code(refusal.code.code()).with_error_message(Some(text(refusal.message)))
+            }
+        });
+    }
+    CreatePartitionsResponse::default().with_results(results)
 }

@@ -304,7 +304,8 @@ pub(crate) fn rewrite(
     kept: &[Record<'_>],
     delete_horizon: Option<i64>,
 ) -> Result<Vec<u8>, BatchError> {
-    let first_timestamp = delete_horizon.unwrap_or(header.first_timestamp);
+    let own = kept.first().map_or(0, |first| header.first_timestamp.saturating_add(first.timestamp_delta));
+    let first_timestamp = delete_horizon.unwrap_or(own);
     let mut body = Vec::new();
     let mut record = Vec::new();
     for entry in kept {

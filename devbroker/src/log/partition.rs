@@ -14,6 +14,7 @@ use kafka_protocol::error::ResponseError;
 use tokio::sync::watch;
 
 use super::batch::{self, BatchHeader};
+use super::compaction::CompactionState;
 use super::producers::Producers;
 use super::segment::{Extent, Segment, log_name};
 use crate::config::TopicConfig;
@@ -65,7 +66,7 @@ pub(crate) struct Partition {
     progress: watch::Sender<Progress>,
     writer: Mutex<Writer>,
     /// Held by whoever removes or replaces closed segments: compaction, retention, DeleteRecords.
-    pub maintenance: Mutex<Maintenance>,
+    pub maintenance: Mutex<CompactionState>,
     deleted: AtomicBool,
 }
 
@@ -78,13 +79,6 @@ struct Writer {
     failed: bool,
     active_since_ms: i64,
     producers: Producers,
-}
-
-/// What compaction remembers between its runs.
-#[derive(Debug, Default)]
-pub(crate) struct Maintenance {
-    /// Every closed segment below this offset has been compacted since the start of the process.
-    pub clean_until: i64,
 }
 
 impl Partition {
@@ -125,9 +119,11 @@ impl Partition {
             segments.push(Arc::new(segment));
         }
         let mut producers = Producers::default();
+        let mut active_since_ms = None;
         let active = match last {
             Some(base) => Segment::open_active(dir.join(log_name(base)), base, |header| {
                 producers.remember(header);
+                active_since_ms.get_or_insert(header.max_timestamp);
             })?,
             None => {
                 let segment = Segment::create(dir.join(log_name(0)), 0)?;
@@ -151,10 +147,10 @@ impl Partition {
                 written,
                 dirty: false,
                 failed: false,
-                active_since_ms: now_ms(),
+                active_since_ms: active_since_ms.unwrap_or_else(now_ms),
                 producers,
             }),
-            maintenance: Mutex::new(Maintenance::default()),
+            maintenance: Mutex::new(CompactionState::load(dir)),
             deleted: AtomicBool::new(false),
         })
     }
@@ -215,6 +211,11 @@ impl Partition {
             .last()
             .cloned()
             .ok_or_else(|| io::Error::other("partition has no segment"))
+    }
+
+    /// How long ago the active segment got its first batch, in milliseconds.
+    pub fn active_age_ms(&self, now_ms: i64) -> i64 {
+        now_ms.saturating_sub(self.writer().active_since_ms)
     }
 
     // --- the writer thread's side ---
