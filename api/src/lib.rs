@@ -1,1 +1,12 @@
-//! Under construction.
+//! The Task API: tasks over HTTP, a durable store with a transactional outbox, and the relay to Kafka.
+//!
+//! ```text
+//! request ─ http ─> store (writer: one fsync for many) ─> outbox ─> relay ─> topic
+//! ```
+
+pub mod args;
+pub mod http;
+pub mod relay;
+pub mod service;
+pub mod store;
+pub mod task;

@@ -1,0 +1,103 @@
+//! What every request has: a correlation id, and a line in the log.
+
+use std::time::Instant;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, HttpRequest};
+use task_events::logging::escape_control;
+use uuid::Uuid;
+
+use super::problem::Problem;
+
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// The request's correlation id: the caller's, if it is a uuid, else a new one.
+#[derive(Debug, Clone, Copy)]
+struct CorrelationId(Uuid);
+
+pub(super) fn correlation_id(request: &HttpRequest) -> Uuid {
+    request.extensions().get::<CorrelationId>().map_or_else(Uuid::new_v4, |id| id.0)
+}
+
+/// The caller's W3C trace context, if it has the form of one: passed on as it came.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let is_hex = |part: &str, len: usize| {
+        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    match parts.as_slice() {
+        [version, trace, span, flags, rest @ ..]
+            if is_hex(version, 2)
+                && *version != "ff"
+                && (rest.is_empty() || *version != "00")
+                && is_hex(trace, 32)
+                && is_hex(span, 16)
+                && is_hex(flags, 2)
+                && text.len() <= 256 =>
+        {
+            Some(text.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Wraps every request.
+pub(super) async fn around<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let started = Instant::now();
+    let given =
+        request.headers().get(CORRELATION_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let id = given.unwrap_or_else(Uuid::new_v4);
+    request.extensions_mut().insert(CorrelationId(id));
+    let outer = request.request().clone();
+    let mut response = match next.call(request).await {
+        Ok(response) => response.map_into_boxed_body(),
+        // An error of the framework itself, before a handler was reached.
+        Err(error) => {
+            let problem = Problem::new(error.as_response_error().status_code(), error.to_string());
+            ServiceResponse::new(outer.clone(), problem.respond(outer.path()))
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(CORRELATION_ID, value);
+    }
+    log::info!(
+        "{} {} {} {:.1} ms correlation_id={id}",
+        outer.method(),
+        escape_control(outer.path()),
+        response.status().as_u16(),
+        started.elapsed().as_secs_f64() * 1_000.0
+    );
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed_on(value: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static("traceparent"), HeaderValue::from_str(value).unwrap());
+        traceparent(&headers).is_some()
+    }
+
+    #[test]
+    fn only_a_trace_context_is_passed_on() {
+        assert!(passed_on("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        assert!(passed_on("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-newer"));
+        for wrong in [
+            "",
+            "00",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert!(!passed_on(wrong), "{wrong}");
+        }
+    }
+}

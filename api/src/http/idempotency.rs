@@ -1,0 +1,61 @@
+//! `Idempotency-Key`: the same request can be sent again and is done once.
+//!
+//! The answer is stored in the transaction that does the work. Here is only what comes before it: reading
+//! the key, and refusing a second request while the first is under way.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderMap;
+use sha2::{Digest, Sha256};
+
+use super::problem::Problem;
+use crate::store::IdempotencyKey;
+use crate::task::Change;
+
+const HEADER: &str = "idempotency-key";
+
+/// The caller's key with the fingerprint of what it asks for; `None` without the header.
+pub(super) fn key(headers: &HeaderMap, change: &Change) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = headers.get(HEADER) else { return Ok(None) };
+    let key = value.to_str().map(str::trim).unwrap_or_default();
+    if key.is_empty() || key.len() > 255 {
+        return Err(Problem::field("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
+    }
+    let asked = serde_json::to_vec(change)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let fingerprint = Sha256::digest(&asked).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Some(IdempotencyKey { key: key.to_owned(), fingerprint }))
+}
+
+pub(super) fn reused() -> Problem {
+    Problem::field("Idempotency-Key", "was used with another request")
+}
+
+/// A key whose request is under way, until dropped.
+#[derive(Debug)]
+pub(super) struct Running {
+    keys: Arc<Mutex<HashSet<String>>>,
+    key: String,
+}
+
+impl Running {
+    /// Marks the key; 409 if a request with it is under way already.
+    pub(super) fn begin(keys: &Arc<Mutex<HashSet<String>>>, key: &str) -> Result<Self, Problem> {
+        let fresh = keys.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
+        if !fresh {
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                "A request with this Idempotency-Key is under way",
+            ));
+        }
+        Ok(Self { keys: Arc::clone(keys), key: key.to_owned() })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}

@@ -1,0 +1,131 @@
+//! Errors as RFC 9457 problem details.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::{HttpRequest, HttpResponse, Route, web};
+use serde::Serialize;
+
+use crate::store::StoreError;
+
+/// An error, before it is known which request it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+    errors: Vec<FieldError>,
+    allow: Option<&'static str>,
+    retry_after: Option<u32>,
+}
+
+/// What is wrong with one field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// The field of the body, the parameter or the header.
+    pub field: String,
+    /// What is wrong, for people.
+    pub message: String,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    instance: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+}
+
+impl FieldError {
+    pub(super) fn new(field: &str, message: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), message: message.into() }
+    }
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), errors: Vec::new(), allow: None, retry_after: None }
+    }
+
+    pub(super) fn task_not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "Task not found")
+    }
+
+    /// 422: what was sent was understood, and some of it is wrong.
+    pub(super) fn fields(errors: Vec<FieldError>) -> Self {
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        let detail = format!("Not valid: {}", fields.join(", "));
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
+
+    pub(super) fn field(field: &str, message: impl Into<String>) -> Self {
+        Self::fields(vec![FieldError::new(field, message)])
+    }
+
+    /// The answer to a request for the path.
+    pub(super) fn respond(&self, path: &str) -> HttpResponse {
+        let body = Body {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            instance: path,
+            errors: &self.errors,
+        };
+        let mut response = HttpResponse::build(self.status);
+        response.insert_header((CONTENT_TYPE, "application/problem+json"));
+        if let Some(allow) = self.allow {
+            response.insert_header((ALLOW, allow));
+        }
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((RETRY_AFTER, seconds.to_string()));
+        }
+        // Strings and numbers always serialise.
+        response.body(serde_json::to_vec(&body).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status, self.detail)
+    }
+}
+
+impl actix_web::ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.respond("")
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let detail = match &error {
+            StoreError::Overloaded => "Too many requests are under way; try again soon",
+            StoreError::Unavailable(_) => {
+                "The store cannot be used at the moment; the change may or may not have been made"
+            }
+        };
+        Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+}
+
+/// 405 with what is allowed.
+pub(super) fn method_not_allowed(allow: &'static str) -> Route {
+    web::to(move |request: HttpRequest| async move {
+        let detail = format!("{} is not allowed here, only {allow}", request.method());
+        Problem { allow: Some(allow), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+            .respond(request.path())
+    })
+}
+
+/// 404 for a path that is none of ours.
+pub(super) async fn no_such_path(request: HttpRequest) -> HttpResponse {
+    Problem::new(StatusCode::NOT_FOUND, "No such path; see /openapi.json").respond(request.path())
+}

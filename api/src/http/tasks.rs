@@ -1,0 +1,135 @@
+//! `/tasks`: create, read, list, change and complete.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ETAG, LOCATION};
+use actix_web::web::{Bytes, Data, Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+
+use super::problem::Problem;
+use super::{State, conditional, context, idempotency, input};
+use crate::store::{Mutation, Outcome};
+use crate::task::{Change, Task};
+
+type Body = Result<Bytes, actix_web::Error>;
+
+#[derive(Serialize)]
+struct TaskPage {
+    items: Vec<Task>,
+    next_cursor: Option<String>,
+}
+
+pub(super) async fn create(request: HttpRequest, state: Data<State>, body: Body) -> HttpResponse {
+    let change = || -> Result<_, Problem> {
+        input::refuse_blind_posts(&request)?;
+        Ok(Change::Create(input::new_task(input::object(body)?)?))
+    };
+    answer(
+        &request,
+        mutate(&request, &state, change()).await.map(|task| {
+            let location = format!("/tasks/{}", task.id);
+            let mut response = task_response(StatusCode::CREATED, &task);
+            if let Ok(value) = location.parse() {
+                response.headers_mut().insert(LOCATION, value);
+            }
+            response
+        }),
+    )
+}
+
+pub(super) async fn patch(
+    request: HttpRequest,
+    state: Data<State>,
+    id: Path<String>,
+    body: Body,
+) -> HttpResponse {
+    let change = || -> Result<_, Problem> {
+        input::refuse_blind_posts(&request)?;
+        let id = input::task_id(&id)?;
+        Ok(Change::Patch(id, input::task_patch(input::object(body)?)?))
+    };
+    answer(
+        &request,
+        mutate(&request, &state, change()).await.map(|task| task_response(StatusCode::OK, &task)),
+    )
+}
+
+pub(super) async fn complete(request: HttpRequest, state: Data<State>, id: Path<String>) -> HttpResponse {
+    let change = || -> Result<_, Problem> {
+        input::refuse_blind_posts(&request)?;
+        Ok(Change::Complete(input::task_id(&id)?))
+    };
+    answer(
+        &request,
+        mutate(&request, &state, change()).await.map(|task| task_response(StatusCode::OK, &task)),
+    )
+}
+
+pub(super) async fn get(request: HttpRequest, state: Data<State>, id: Path<String>) -> HttpResponse {
+    let found = async {
+        let id = input::task_id(&id)?;
+        state.store.task(id).await?.ok_or_else(Problem::task_not_found)
+    };
+    answer(
+        &request,
+        found.await.map(|task| {
+            if conditional::has_it_already(request.headers(), task.version) {
+                return HttpResponse::NotModified()
+                    .insert_header((ETAG, conditional::etag(task.version)))
+                    .finish();
+            }
+            task_response(StatusCode::OK, &task)
+        }),
+    )
+}
+
+pub(super) async fn list(
+    request: HttpRequest,
+    state: Data<State>,
+    query: Result<Query<Vec<(String, String)>>, actix_web::Error>,
+) -> HttpResponse {
+    let page = async {
+        let pairs = query.map_err(|error| Problem::field("query", error.to_string()))?;
+        let query = input::list_query(&pairs)?;
+        // One more than asked for tells whether there is a next page.
+        let mut items = state.store.list(query.filter, query.after, query.limit + 1).await?;
+        let more = items.len() > query.limit;
+        items.truncate(query.limit);
+        let next_cursor = items.last().filter(|_| more).map(|last| input::cursor(last.id));
+        Ok(HttpResponse::Ok().json(TaskPage { items, next_cursor }))
+    };
+    answer(&request, page.await)
+}
+
+/// Makes a change under the conditions of the request's headers.
+async fn mutate(
+    request: &HttpRequest,
+    state: &State,
+    change: Result<Change, Problem>,
+) -> Result<Task, Problem> {
+    let change = change?;
+    let idempotency = idempotency::key(request.headers(), &change)?;
+    let _running =
+        idempotency.as_ref().map(|key| idempotency::Running::begin(&state.running, &key.key)).transpose()?;
+    let mutation = Mutation {
+        change,
+        if_match: conditional::if_match(request.headers()),
+        idempotency,
+        correlation_id: context::correlation_id(request),
+        traceparent: context::traceparent(request.headers()),
+    };
+    match state.store.mutate(mutation).await? {
+        Outcome::Done(task) => Ok(task),
+        Outcome::NotFound => Err(Problem::task_not_found()),
+        Outcome::VersionMismatch { current } => Err(conditional::stale(current)),
+        Outcome::KeyReused => Err(idempotency::reused()),
+    }
+}
+
+fn task_response(status: StatusCode, task: &Task) -> HttpResponse {
+    HttpResponse::build(status).insert_header((ETAG, conditional::etag(task.version))).json(task)
+}
+
+fn answer(request: &HttpRequest, result: Result<HttpResponse, Problem>) -> HttpResponse {
+    result.unwrap_or_else(|problem| problem.respond(request.path()))
+}

@@ -1,0 +1,87 @@
+//! The process: opens the store, starts the relay and the HTTP server, and stops them in order.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use task_events::shutdown;
+use task_events::state_dir::{StateDir, StateDirError};
+
+use crate::args::Args;
+use crate::http;
+use crate::relay::Relay;
+use crate::store::{Store, StoreError};
+
+/// The folder below STATE_DIR, and how this process calls itself to Kafka.
+const NAME: &str = "task-api";
+/// Time for requests under way when the process stops.
+const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the process could not start or go on, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; stop what uses it, or set HOST and PORT")]
+    Listen {
+        /// HOST:PORT
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system refused something that every start needs.
+    #[error("cannot start: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs the Task API until a signal stops it.
+pub fn run(args: Args) -> Result<(), ServiceError> {
+    let address = format!("{}:{}", args.host, args.port);
+    let listener = TcpListener::bind((args.host.as_str(), args.port))
+        .map_err(|source| ServiceError::Listen { address, source })?;
+    let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
+    let (store, writer) = Store::open(state_dir.path())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(serve(args, listener, store))?;
+    // All clones of the store are gone: the writer ends after its last transaction.
+    drop(runtime);
+    if writer.join().is_err() {
+        log::error!("the store's writer panicked; what was answered is on disk");
+    }
+    Ok(())
+}
+
+async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), ServiceError> {
+    let signals = shutdown::on_signals()?;
+    let waiting = store.outbox().borrow().waiting;
+    if waiting > 0 {
+        log::info!("{waiting} events wait in the outbox");
+    }
+    let relay = Relay::new(store.clone(), args.kafka.kafka(NAME), &args.topics.task_events_topic);
+    let relay_state = relay.state();
+    let (drain, draining) = shutdown::channel();
+    let relay = tokio::spawn(relay.run(draining));
+
+    let local = listener.local_addr()?;
+    let server = http::server(listener, http::State::new(store, relay_state), REQUESTS_TIMEOUT)?;
+    log::info!("listening on http://{local}");
+    let handle = server.handle();
+    let serving = tokio::spawn(server);
+
+    signals.requested().await;
+    handle.stop(true).await;
+    match serving.await {
+        Ok(Ok(())) => log::info!("no more requests are taken"),
+        Ok(Err(error)) => log::error!("the HTTP server failed: {error}"),
+        Err(error) => log::error!("the HTTP server failed: {error}"),
+    }
+    drain.stop();
+    if let Err(error) = relay.await {
+        log::error!("the relay failed: {error}; what waits is delivered after the next start");
+    }
+    Ok(())
+}

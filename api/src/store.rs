@@ -1,0 +1,326 @@
+//! The durable store: tasks, the outbox and the answers under idempotency keys, in one redb file.
+//!
+//! # Invariants
+//!
+//! 1. *One transaction.* A change, its events and its stored answer are committed together, on disk before
+//!    the answer is sent.
+//! 2. *One writer.* All changes pass through one thread ([`writer`]), which takes what waits as one
+//!    transaction: many requests share an fsync, and the order of commits is the order of ids, of outbox
+//!    sequence numbers and of versions.
+//! 3. *The outbox is a queue.* Events leave it only after Kafka acknowledged them or they were found in
+//!    the topic; they leave together with the new position of the topic's tail.
+//! 4. *Opening does not read the history.* Every commit saves what redb needs to open after a crash.
+
+mod apply;
+mod schema;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
+
+use redb::{Database, ReadableDatabase};
+use task_events::event::TaskEvent;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use crate::task::{Change, Task, TaskStatus};
+
+pub use schema::Delivered;
+use schema::{BY_OWNER, BY_STATUS, OUTBOX, OutboxValue, POSITIONS, TASKS};
+
+/// Changes that wait for the writer, at most; beyond that callers are told to come back.
+const QUEUE: usize = 4_096;
+
+/// Why the store did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// More changes wait than the writer can take soon.
+    #[error("too many changes wait for the disk")]
+    Overloaded,
+    /// The disk failed or is full. A change that was under way may be stored or not.
+    #[error("the store cannot be used: {0}")]
+    Unavailable(String),
+}
+
+impl From<redb::Error> for StoreError {
+    fn from(error: redb::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// A change, and under which conditions it is made.
+#[derive(Debug, Clone)]
+pub struct Mutation {
+    /// What to change.
+    pub change: Change,
+    /// The version that the caller believes current.
+    pub if_match: Option<IfMatch>,
+    /// The caller's key, and a fingerprint of the request.
+    pub idempotency: Option<IdempotencyKey>,
+    /// Ties the events to the request.
+    pub correlation_id: Uuid,
+    /// W3C trace context to pass on.
+    pub traceparent: Option<String>,
+}
+
+/// The versions that an `If-Match` header allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IfMatch {
+    /// `*`: any, as long as the task exists.
+    Any,
+    /// One of these.
+    Versions(Vec<u64>),
+}
+
+/// A key that names a request, so that it can be sent twice and done once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The caller's key.
+    pub key: String,
+    /// SHA-256 of what the request asks for, in hexadecimal.
+    pub fingerprint: String,
+}
+
+/// What became of a mutation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, now or under the same key before: the task as it then stood.
+    Done(Task),
+    /// There is no such task.
+    NotFound,
+    /// The task has another version than the caller believes.
+    VersionMismatch {
+        /// The version it has.
+        current: u64,
+    },
+    /// The key was used with another request.
+    KeyReused,
+}
+
+/// Which tasks to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only those of this status.
+    pub status: Option<TaskStatus>,
+    /// Only those of this owner.
+    pub owner_id: Option<Uuid>,
+}
+
+/// An event that waits for Kafka.
+#[derive(Debug, Clone)]
+pub struct OutboxEntry {
+    /// Its place in the queue.
+    pub seq: u64,
+    /// The event.
+    pub event: TaskEvent,
+    /// The event as JSON, as it goes to Kafka.
+    pub json: Vec<u8>,
+    /// W3C trace context to pass on.
+    pub traceparent: Option<String>,
+}
+
+/// The store. Cheap to clone; closed when the last clone is dropped and the writer has finished.
+#[derive(Debug, Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Job>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Empty while the writer reopens the file after a failure: redb takes nothing more after an I/O error.
+    database: RwLock<Result<Database, String>>,
+    /// Why changes are refused, while they are.
+    write_failure: Mutex<Option<String>>,
+    /// What stands in the outbox: the last sequence number on disk, and how many events wait.
+    outbox: watch::Sender<OutboxState>,
+}
+
+/// What stands in the outbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutboxState {
+    /// The highest sequence number that was ever given, 0 for none.
+    pub last_seq: u64,
+    /// How many events wait for Kafka.
+    pub waiting: u64,
+}
+
+/// Work for the writer.
+#[derive(Debug)]
+enum Job {
+    Mutate(Box<Mutation>, oneshot::Sender<Result<Outcome, StoreError>>),
+    Delivered(Delivered, oneshot::Sender<Result<(), StoreError>>),
+}
+
+impl Store {
+    /// Opens the store in the folder, or makes it. Blocks. The handle is the writer's thread, which ends
+    /// when all clones of the store are dropped.
+    pub fn open(dir: &Path) -> Result<(Self, thread::JoinHandle<()>), StoreError> {
+        let path = dir.join("tasks.redb");
+        let (database, outbox) = schema::open(&path).map_err(|error| {
+            StoreError::Unavailable(format!(
+                "{}: {error}; check that the folder can be written and has room",
+                path.display()
+            ))
+        })?;
+        let shared = Arc::new(Shared {
+            database: RwLock::new(Ok(database)),
+            write_failure: Mutex::default(),
+            outbox: watch::Sender::new(outbox),
+        });
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let writer = writer::Writer::new(path, Arc::clone(&shared));
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(jobs))
+            .map_err(|error| StoreError::Unavailable(format!("cannot start the writer: {error}")))?;
+        Ok((Self { shared, queue }, thread))
+    }
+
+    /// Makes a change. When this returns [`Outcome::Done`], change and events are on disk.
+    pub async fn mutate(&self, mutation: Mutation) -> Result<Outcome, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Job::Mutate(Box::new(mutation), reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable("it is closed".to_owned()),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("it was closed meanwhile".to_owned())))
+    }
+
+    /// Takes delivered events out of the outbox. Returns when that is on disk.
+    pub async fn delivered(&self, delivered: Delivered) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || StoreError::Unavailable("it is closed".to_owned());
+        self.queue.send(Job::Delivered(delivered, reply)).await.map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// One task.
+    pub async fn task(&self, id: Uuid) -> Result<Option<Task>, StoreError> {
+        self.read(move |database| {
+            let read = database.begin_read()?;
+            let task =
+                read.open_table(TASKS)?.get(id.into_bytes())?.map(|task| schema::read_task(task.value()));
+            task.transpose()
+        })
+        .await
+    }
+
+    /// Up to `limit` tasks in the order of creation, after the task `after` if given.
+    pub async fn list(
+        &self,
+        filter: Filter,
+        after: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.read(move |database| list(database, &filter, after, limit)).await
+    }
+
+    /// The first events in the outbox behind `seq`, at most `limit`.
+    pub async fn outbox_after(&self, seq: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.read(move |database| {
+            let read = database.begin_read()?;
+            let table = read.open_table(OUTBOX)?;
+            let entries = table.range(seq.saturating_add(1)..)?.take(limit).map(|entry| {
+                let (seq, value) = entry?;
+                let value: OutboxValue = schema::from_json(value.value())?;
+                let json = value.event.get().as_bytes().to_vec();
+                let event = schema::from_json(&json)?;
+                Ok(OutboxEntry { seq: seq.value(), event, json, traceparent: value.traceparent })
+            });
+            entries.collect()
+        })
+        .await
+    }
+
+    /// For each partition that was ever written to: the offset behind the last acknowledged event.
+    pub async fn positions(&self) -> Result<Vec<(i32, i64)>, StoreError> {
+        self.read(|database| {
+            let read = database.begin_read()?;
+            let table = read.open_table(POSITIONS)?;
+            let positions = table
+                .range::<i32>(..)?
+                .map(|entry| entry.map(|(partition, offset)| (partition.value(), offset.value())));
+            Ok(positions.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// What stands in the outbox, and word of what comes.
+    pub fn outbox(&self) -> watch::Receiver<OutboxState> {
+        self.shared.outbox.subscribe()
+    }
+
+    /// Whether the store takes changes; if not, why.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let joined = spawn_blocking(move || {
+            let guard = shared.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = guard.as_ref().map_err(|why| StoreError::Unavailable(why.clone()))?;
+            Ok(work(database)?)
+        })
+        .await;
+        joined.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+    }
+}
+
+/// Tasks by way of the narrowest index, so that no more is read than is answered.
+fn list(
+    database: &Database,
+    filter: &Filter,
+    after: Option<Uuid>,
+    limit: usize,
+) -> Result<Vec<Task>, redb::Error> {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+
+    let read = database.begin_read()?;
+    let tasks = read.open_table(TASKS)?;
+    let first = after.map_or([0; 16], Uuid::into_bytes);
+    let is_new = |id: &[u8; 16]| after.is_none_or(|after| *id > after.into_bytes());
+    let last = [0xff; 16];
+
+    let ids: Vec<[u8; 16]> = match (filter.owner_id, filter.status) {
+        (None, None) => {
+            let from = after.map_or(Unbounded, |after| Excluded(after.into_bytes()));
+            let page = tasks.range::<[u8; 16]>((from, Included(last)))?.take(limit);
+            return page.map(|entry| schema::read_task(entry?.1.value())).collect();
+        }
+        (None, Some(status)) => {
+            let index = read.open_table(BY_STATUS)?;
+            let range = index.range((status.code(), first)..=(status.code(), last))?;
+            page(range.map(|entry| Ok(entry?.0.value().1)), is_new, limit)?
+        }
+        (Some(owner), status) => {
+            let index = read.open_table(BY_OWNER)?;
+            let owner = owner.into_bytes();
+            let mut ids = Vec::new();
+            // A page of each status, then the first of them all.
+            for status in status.map_or(TaskStatus::ALL.to_vec(), |status| vec![status]) {
+                let range = index.range((owner, status.code(), first)..=(owner, status.code(), last))?;
+                ids.extend(page(range.map(|entry| Ok(entry?.0.value().2)), is_new, limit)?);
+            }
+            ids.sort_unstable();
+            ids.truncate(limit);
+            ids
+        }
+    };
+    let found = ids.into_iter().filter_map(|id| tasks.get(id).transpose());
+    found.map(|task| schema::read_task(task?.value())).collect()
+}
+
+fn page(
+    ids: impl Iterator<Item = Result<[u8; 16], redb::Error>>,
+    is_new: impl Fn(&[u8; 16]) -> bool,
+    limit: usize,
+) -> Result<Vec<[u8; 16]>, redb::Error> {
+    ids.filter(|id| id.as_ref().map_or(true, &is_new)).take(limit).collect()
+}

@@ -1,0 +1,111 @@
+//! The tables of the store's file, and opening it.
+
+use std::io;
+use std::path::Path;
+
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::OutboxState;
+use crate::task::Task;
+
+/// Memory that redb may use for pages, in bytes.
+const CACHE: usize = 32 << 20;
+
+/// Task id → the task as JSON. Ids are version 7 and given by the writer: their order is that of creation.
+pub(super) const TASKS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("tasks");
+/// (status, task id)
+pub(super) const BY_STATUS: TableDefinition<(u8, [u8; 16]), ()> = TableDefinition::new("tasks_by_status");
+/// (owner, status, task id)
+pub(super) const BY_OWNER: TableDefinition<([u8; 16], u8, [u8; 16]), ()> =
+    TableDefinition::new("tasks_by_owner");
+/// Sequence number → [`OutboxValue`] as JSON.
+pub(super) const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
+/// Partition → the offset behind the last event that is known to stand in it.
+pub(super) const POSITIONS: TableDefinition<i32, i64> = TableDefinition::new("positions");
+/// The last sequence number that was given. It outlives the outbox's entries.
+pub(super) const LAST_SEQ: TableDefinition<(), u64> = TableDefinition::new("last_seq");
+/// Idempotency key → [`StoredAnswer`] as JSON.
+pub(super) const ANSWERS: TableDefinition<&str, &[u8]> = TableDefinition::new("answers");
+/// (when it expires in milliseconds since 1970, idempotency key)
+pub(super) const ANSWERS_BY_EXPIRY: TableDefinition<(u64, &str), ()> =
+    TableDefinition::new("answers_by_expiry");
+
+/// An event as it waits.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OutboxValue {
+    pub(super) event: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) traceparent: Option<String>,
+}
+
+/// What was answered under an idempotency key.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StoredAnswer {
+    pub(super) fingerprint: String,
+    pub(super) expires_ms: u64,
+    pub(super) task: Task,
+}
+
+/// Events that Kafka has, to be taken out of the outbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Their sequence numbers.
+    pub seqs: Vec<u64>,
+    /// For each partition concerned: the offset behind the last of them.
+    pub positions: Vec<(i32, i64)>,
+}
+
+/// Opens the file, or makes it with all its tables.
+pub(super) fn open(path: &Path) -> Result<(Database, OutboxState), redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE).create(path)?;
+    if database.begin_read()?.open_table(ANSWERS_BY_EXPIRY).is_err() {
+        let write = begin(&database)?;
+        write.open_table(TASKS)?;
+        write.open_table(BY_STATUS)?;
+        write.open_table(BY_OWNER)?;
+        write.open_table(OUTBOX)?;
+        write.open_table(POSITIONS)?;
+        write.open_table(LAST_SEQ)?;
+        write.open_table(ANSWERS)?;
+        write.open_table(ANSWERS_BY_EXPIRY)?;
+        write.commit()?;
+    }
+    let read = database.begin_read()?;
+    let last_seq = read.open_table(LAST_SEQ)?.get(())?.map_or(0, |seq| seq.value());
+    let waiting = read.open_table(OUTBOX)?.len()?;
+    drop(read);
+    Ok((database, OutboxState { last_seq, waiting }))
+}
+
+/// Begins a transaction whose commit is on disk when it returns, and saves what opening needs.
+pub(super) fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut write = database.begin_write()?;
+    write.set_quick_repair(true);
+    Ok(write)
+}
+
+/// The task with the highest id.
+pub(super) fn last_task(database: &Database) -> Result<Option<[u8; 16]>, redb::Error> {
+    let read = database.begin_read()?;
+    let tasks = read.open_table(TASKS)?;
+    Ok(tasks.last()?.map(|(id, _)| id.value()))
+}
+
+pub(super) fn read_task(json: &[u8]) -> Result<Task, redb::Error> {
+    from_json(json)
+}
+
+/// What this program wrote it can read; if not, the file is damaged.
+pub(super) fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, redb::Error> {
+    serde_json::from_slice(json)
+        .map_err(|error| redb::Error::Corrupted(format!("a stored value cannot be read: {error}")))
+}
+
+pub(super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, redb::Error> {
+    serde_json::to_vec(value).map_err(|error| redb::Error::Io(io::Error::other(error)))
+}
