@@ -105,7 +105,8 @@ fn one_line(error: &clap::Error) -> String {
     }
 }
 
-fn host_port(text: &str) -> Result<String, String> {
+/// A value parser for host:port.
+pub fn host_port(text: &str) -> Result<String, String> {
     let text = text.trim();
     let wrong = || format!("'{text}' is not host:port");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;

@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest};
+use log::Level;
 use task_events::logging::escape_control;
 use uuid::Uuid;
 
@@ -55,26 +57,37 @@ pub(super) async fn around<B: MessageBody + 'static>(
         request.headers().get(CORRELATION_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let id = given.unwrap_or_else(Uuid::new_v4);
     request.extensions_mut().insert(CorrelationId(id));
-    let outer = request.request().clone();
-    let mut response = match next.call(request).await {
-        Ok(response) => response.map_into_boxed_body(),
+    // Copies: the router wants the request for itself.
+    let (method, path) = (request.method().clone(), request.path().to_owned());
+    let mut result = match next.call(request).await {
+        Ok(response) => Ok(response.map_into_boxed_body()),
         // An error of the framework itself, before a handler was reached.
         Err(error) => {
             let problem = Problem::new(error.as_response_error().status_code(), error.to_string());
-            ServiceResponse::new(outer.clone(), problem.respond(outer.path()))
+            Err(problem.respond(&path))
         }
     };
+    let (status, headers) = match &mut result {
+        Ok(response) => (response.status(), response.headers_mut()),
+        Err(response) => (response.status(), response.headers_mut()),
+    };
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(CORRELATION_ID, value);
+        headers.insert(CORRELATION_ID, value);
     }
-    log::info!(
-        "{} {} {} {:.1} ms correlation_id={id}",
-        outer.method(),
-        escape_control(outer.path()),
-        response.status().as_u16(),
-        started.elapsed().as_secs_f64() * 1_000.0
+    let took_ms = started.elapsed().as_secs_f64() * 1_000.0;
+    // Probes come every few seconds for ever, and say nothing new.
+    let level = if matches!(path.as_str(), "/healthz" | "/readyz") && status.is_success() {
+        Level::Debug
+    } else {
+        Level::Info
+    };
+    log::log!(
+        level,
+        "{method} {} {} {took_ms:.1} ms correlation_id={id}",
+        escape_control(&path),
+        status.as_u16()
     );
-    Ok(response)
+    result.map_err(|response| InternalError::from_response(status, response).into())
 }
 
 #[cfg(test)]

@@ -187,6 +187,8 @@ impl<'a, H: Handler> Batch<'a, H> {
                 Err(error) => {
                     self.blocked(&mut said, &error);
                     if self.halted_within(backoff.next_delay()).await {
+                        // Else the next flush, of another partition even, would write it.
+                        self.handler.discard();
                         return false;
                     }
                 }
