@@ -1,1 +1,14 @@
-//! Under construction.
+//! The three consumers of task events, each a [`Handler`](task_events::runtime::Handler) on the runtime of
+//! `task-events`.
+//!
+//! - [`notification`]: tells of new and completed tasks.
+//! - [`audit`]: writes every event to a log, each once.
+//! - [`dead_letters`]: looks after events that a consumer could not handle.
+//! - [`args`], [`service`], [`health`]: what the three processes share.
+
+pub mod args;
+pub mod audit;
+pub mod dead_letters;
+pub mod health;
+pub mod notification;
+pub mod service;

@@ -1,2 +1,16 @@
-//! Under construction.
-fn main() {}
+//! Writes every task event to an audit log, each exactly once.
+
+use consumers::args::AuditArgs;
+use consumers::audit;
+use consumers::service::{self, Reads};
+
+fn main() {
+    let AuditArgs { group, audit_log_path, common } = task_events::config::parse();
+    let reads = Reads {
+        name: "audit-service",
+        group,
+        topic: common.topics.task_events_topic.clone(),
+        dlq_topic: Some(common.topics.dlq_topic.clone()),
+    };
+    service::run(&common, reads, move |state_dir| audit::open(&audit_log_path, state_dir));
+}

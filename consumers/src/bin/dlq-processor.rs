@@ -1,2 +1,14 @@
-//! Under construction.
-fn main() {}
+//! Logs the events that a consumer could not handle, and counts them.
+
+use std::convert::Infallible;
+
+use consumers::args::DlqArgs;
+use consumers::dead_letters;
+use consumers::service::{self, Reads};
+
+fn main() {
+    let DlqArgs { group, common } = task_events::config::parse();
+    let reads =
+        Reads { name: "dlq-processor", group, topic: common.topics.dlq_topic.clone(), dlq_topic: None };
+    service::run(&common, reads, |_| Ok::<_, Infallible>(dead_letters::open()));
+}

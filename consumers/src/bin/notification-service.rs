@@ -1,2 +1,16 @@
-//! Under construction.
-fn main() {}
+//! Logs a notification for each new and each completed task.
+
+use consumers::args::NotificationArgs;
+use consumers::notification;
+use consumers::service::{self, Reads};
+
+fn main() {
+    let NotificationArgs { group, common } = task_events::config::parse();
+    let reads = Reads {
+        name: "notification-service",
+        group,
+        topic: common.topics.task_events_topic.clone(),
+        dlq_topic: Some(common.topics.dlq_topic.clone()),
+    };
+    service::run(&common, reads, notification::open);
+}

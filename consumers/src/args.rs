@@ -1,0 +1,103 @@
+//! Flags and environment variables of the three services.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+use task_events::config::{KafkaArgs, LeaseArgs, LogArgs, StateArgs, TopicArgs, group_name};
+
+/// What all three take.
+#[derive(Debug, Clone, Args)]
+pub struct ConsumerArgs {
+    /// How to reach Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// The names of the topics.
+    #[command(flatten)]
+    pub topics: TopicArgs,
+    /// Where durable state is kept.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// How partitions are owned.
+    #[command(flatten)]
+    pub lease: LeaseArgs,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Address of /healthz, /readyz and /metrics, as host:port; off unless set
+    #[arg(long, env = "HEALTH_ADDR", value_parser = address)]
+    pub health_addr: Option<SocketAddr>,
+}
+
+/// Logs a notification for each new and each completed task.
+///
+/// Consumer of task events, with a consumer group and a state folder of its own.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "notification-service", version)]
+pub struct NotificationArgs {
+    /// Consumer group
+    #[arg(long, env = "GROUP", default_value = "notification-service", value_parser = group_name)]
+    pub group: String,
+    /// What all services take.
+    #[command(flatten)]
+    pub common: ConsumerArgs,
+}
+
+/// Writes every task event to an audit log, each exactly once and in the topic's order.
+///
+/// The log is the truth: offsets and dedup state follow it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "audit-service", version)]
+pub struct AuditArgs {
+    /// Consumer group; a second audit log is a second group
+    #[arg(long, env = "GROUP", default_value = "audit-service", value_parser = group_name)]
+    pub group: String,
+    /// The audit log, one JSON object a line; its folder must exist
+    #[arg(long, env = "AUDIT_LOG_PATH", default_value = "audit.log")]
+    pub audit_log_path: PathBuf,
+    /// What all services take.
+    #[command(flatten)]
+    pub common: ConsumerArgs,
+}
+
+/// Logs the events that a consumer could not handle, and counts them by group and error.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "dlq-processor", version)]
+pub struct DlqArgs {
+    /// Consumer group
+    #[arg(long, env = "GROUP", default_value = "dlq-processor", value_parser = group_name)]
+    pub group: String,
+    /// What all services take.
+    #[command(flatten)]
+    pub common: ConsumerArgs,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text.to_socket_addrs().map_err(|error| format!("'{text}' is not host:port: {error}"))?;
+    found.next().ok_or_else(|| format!("'{text}' has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let audit = AuditArgs::try_parse_from(["x"]).unwrap();
+        assert_eq!((audit.group.as_str(), audit.audit_log_path), ("audit-service", "audit.log".into()));
+        assert_eq!(audit.common.health_addr, None);
+        assert_eq!(NotificationArgs::try_parse_from(["x"]).unwrap().group, "notification-service");
+        assert_eq!(DlqArgs::try_parse_from(["x"]).unwrap().group, "dlq-processor");
+        for command in [NotificationArgs::command(), AuditArgs::command(), DlqArgs::command()] {
+            command.debug_assert();
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        assert!(DlqArgs::try_parse_from(["x", "--group", "a/b"]).is_err());
+        assert!(DlqArgs::try_parse_from(["x", "--health-addr", "8080"]).is_err());
+        assert!(DlqArgs::try_parse_from(["x", "--health-addr", "localhost:0"]).is_ok());
+    }
+}

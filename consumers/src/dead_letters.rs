@@ -1,0 +1,192 @@
+//! The DLQ processor: logs each event that a consumer could not handle, and counts them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use task_events::dlq::DlqRecord;
+use task_events::event::Malformed;
+use task_events::kafka::Record;
+use task_events::logging::escape_control;
+use task_events::runtime::{Delivery, Handler, HandlerError};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::service::Opened;
+
+/// The totals are logged at most this often.
+const TOTALS_EVERY: Duration = Duration::from_secs(10);
+/// Pairs of group and kind that are told apart: anyone may write to the topic.
+const MAX_COUNTED: usize = 1_000;
+/// The group of a record that names none.
+const UNKNOWN_GROUP: &str = "unknown";
+
+/// The service. It has no state but its offset.
+pub fn open() -> Opened<DeadLetters> {
+    let handler = DeadLetters::default();
+    let totals = handler.0.clone();
+    Opened { handler, dedup: None, at_end: Box::new(move || totals.log_if_changed()) }
+}
+
+/// Logs and counts dead letters.
+#[derive(Debug, Default)]
+pub struct DeadLetters(Totals);
+
+impl Handler for DeadLetters {
+    /// What is no DLQ record is looked after as well: it has nowhere else to go.
+    type Message = Result<DlqRecord, Malformed>;
+
+    fn decode(&self, record: &Record) -> Result<Self::Message, Malformed> {
+        Ok(DlqRecord::decode(record.value.as_deref()))
+    }
+
+    fn dedup_id(&self, _: &Self::Message) -> Option<Uuid> {
+        None
+    }
+
+    fn wants(&self, _: &Self::Message) -> bool {
+        true
+    }
+
+    async fn handle(&mut self, delivery: &Delivery<'_, Self::Message>) -> Result<(), HandlerError> {
+        let (group, kind) = match delivery.message {
+            Ok(record) => {
+                log::warn!("{}", text(record));
+                (record.group.as_str(), record.error.kind.as_str())
+            }
+            Err(malformed) => {
+                log::warn!(
+                    "DLQ: group={UNKNOWN_GROUP} kind={} source=?/?/? retries=? message=not a DLQ record, at {}/{} offset {}: {}",
+                    malformed.kind(),
+                    delivery.topic,
+                    delivery.partition,
+                    delivery.offset,
+                    escape_control(&malformed.to_string())
+                );
+                (UNKNOWN_GROUP, malformed.kind())
+            }
+        };
+        self.0.count(group, kind);
+        Ok(())
+    }
+}
+
+fn text(record: &DlqRecord) -> String {
+    format!(
+        "DLQ: group={} kind={} source={}/{}/{} retries={} message={}",
+        escape_control(&record.group),
+        escape_control(&record.error.kind),
+        escape_control(&record.source.topic),
+        record.source.partition,
+        record.source.offset,
+        record.retry_count,
+        escape_control(&record.error.message)
+    )
+}
+
+/// Counts by group and kind, since the process started.
+#[derive(Debug, Clone, Default)]
+struct Totals(Arc<Mutex<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    by_group_and_kind: BTreeMap<(String, String), u64>,
+    changed: bool,
+    /// A task waits to log the totals.
+    timed: bool,
+}
+
+impl Totals {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        // Counters are never half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one, and sees to it that the totals are logged.
+    fn count(&self, group: &str, kind: &str) {
+        let mut counts = self.lock();
+        counts.add(group, kind);
+        if !std::mem::replace(&mut counts.timed, true) {
+            let totals = self.clone();
+            tokio::spawn(async move {
+                sleep(TOTALS_EVERY).await;
+                totals.lock().timed = false;
+                totals.log_if_changed();
+            });
+        }
+    }
+
+    fn log_if_changed(&self) {
+        let text = {
+            let mut counts = self.lock();
+            if !std::mem::take(&mut counts.changed) {
+                return;
+            }
+            counts.text()
+        };
+        log::info!("{text}");
+    }
+}
+
+impl Counts {
+    fn add(&mut self, group: &str, kind: &str) {
+        let mut key = (group.to_owned(), kind.to_owned());
+        if self.by_group_and_kind.len() >= MAX_COUNTED && !self.by_group_and_kind.contains_key(&key) {
+            key = ("other".to_owned(), "other".to_owned());
+        }
+        *self.by_group_and_kind.entry(key).or_default() += 1;
+        self.changed = true;
+    }
+
+    fn text(&self) -> String {
+        let mut text = "DLQ totals:".to_owned();
+        for ((group, kind), count) in &self.by_group_and_kind {
+            text.push_str(&format!(" {}/{}={count}", escape_control(group), escape_control(kind)));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_by_group_and_kind_and_bounded() {
+        let mut counts = Counts::default();
+        for _ in 0..3 {
+            counts.add("audit-service", "invalid_json");
+        }
+        counts.add("notification-service", "no\nvalue");
+        assert_eq!(
+            counts.text(),
+            r"DLQ totals: audit-service/invalid_json=3 notification-service/no\nvalue=1"
+        );
+        for n in 0..2 * MAX_COUNTED {
+            counts.add("g", &n.to_string());
+        }
+        assert!(counts.by_group_and_kind.len() <= MAX_COUNTED + 1);
+        assert!(counts.text().contains("other/other="));
+    }
+
+    #[test]
+    fn a_record_is_one_line() {
+        let json = r#"{"original_event":{},"error":{"kind":"k","message":"a\nb"},"retry_count":4,"group":"g",
+            "source":{"topic":"t","partition":0,"offset":7,"timestamp":"2026-01-15T10:30:00Z"},
+            "failed_at":"2026-01-15T10:30:00Z"}"#;
+        let record = DlqRecord::decode(Some(json.as_bytes())).unwrap();
+        assert_eq!(text(&record), r"DLQ: group=g kind=k source=t/0/7 retries=4 message=a\nb");
+    }
+
+    #[tokio::test]
+    async fn totals_are_logged_once_a_change() {
+        let totals = Totals::default();
+        totals.count("g", "k");
+        totals.count("g", "k");
+        assert!(totals.lock().changed && totals.lock().timed);
+        totals.log_if_changed();
+        assert!(!totals.lock().changed);
+        totals.count("g", "k");
+        assert!(totals.lock().changed);
+    }
+}

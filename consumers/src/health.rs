@@ -1,0 +1,190 @@
+//! What a consumer says of itself over HTTP: /healthz, /readyz and /metrics.
+//!
+//! None of them asks Kafka: they tell what the consumer knows.
+
+use std::fmt::Write;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use actix_web::http::header::ContentType;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use task_events::runtime::{PartitionState, Status};
+
+/// The consumer that is told about.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// Its group.
+    pub group: String,
+    /// The topic that it reads.
+    pub topic: String,
+    /// What it is doing.
+    pub status: Status,
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on HEALTH_ADDR {addr}: {source}; choose another address")]
+pub struct HealthError {
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+/// Listens on the address and answers for as long as the process lives. Returns the address with its real
+/// port.
+pub fn start(addr: SocketAddr, subject: Subject) -> Result<SocketAddr, HealthError> {
+    let subject = web::Data::new(subject);
+    let app = move || {
+        App::new()
+            .app_data(subject.clone())
+            .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
+            .route("/metrics", web::get().to(metrics))
+    };
+    let server = HttpServer::new(app).workers(1).disable_signals().bind(addr);
+    let server = server.map_err(|source| HealthError { addr, source })?;
+    let bound = server.addrs().first().copied().unwrap_or(addr);
+    log::info!("health on http://{bound}");
+    let serving = server.run();
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            log::error!("health on http://{bound} has ended: {error}");
+        }
+    });
+    Ok(bound)
+}
+
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::plaintext()).body("ok\n")
+}
+
+async fn readyz(subject: web::Data<Subject>) -> HttpResponse {
+    let mut answer =
+        if subject.status.is_ready() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    answer.json(subject.status.report())
+}
+
+async fn metrics(subject: web::Data<Subject>) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(render(&subject))
+}
+
+/// The metrics in Prometheus's text format, under kafka-lag-exporter's names where it has them and under
+/// OpenTelemetry's messaging names where not.
+fn render(subject: &Subject) -> String {
+    let (group, topic) = (escape(&subject.group), escape(&subject.topic));
+    let mut text = String::new();
+    let report = subject.status.report();
+    let owned = report.partitions.iter().filter_map(|(partition, state)| match state {
+        PartitionState::Active { position, high_watermark, .. } => {
+            Some((partition, position, high_watermark))
+        }
+        _ => None,
+    });
+    let (mut lag, mut latest) = (String::new(), String::new());
+    for (partition, position, end) in owned {
+        line(
+            &mut lag,
+            &format!(
+                "kafka_consumergroup_group_lag{{group=\"{group}\",topic=\"{topic}\",partition=\"{partition}\"}}"
+            ),
+            end - position,
+        );
+        line(
+            &mut latest,
+            &format!("kafka_partition_latest_offset{{topic=\"{topic}\",partition=\"{partition}\"}}"),
+            end,
+        );
+    }
+    family(
+        &mut text,
+        "kafka_consumergroup_group_lag",
+        "gauge",
+        "Events that the group has yet to handle, in the partitions that this instance owns",
+        &lag,
+    );
+    family(
+        &mut text,
+        "kafka_partition_latest_offset",
+        "gauge",
+        "The offset of the next event to come",
+        &latest,
+    );
+
+    let stats = subject.status.stats();
+    let ended = [
+        ("handled", &stats.handled),
+        ("duplicate", &stats.duplicates),
+        ("not_of_interest", &stats.not_of_interest),
+        ("dead_lettered", &stats.dead_lettered),
+    ];
+    let labels = format!(
+        "messaging_system=\"kafka\",messaging_consumer_group_name=\"{group}\",messaging_destination_name=\"{topic}\""
+    );
+    let mut consumed = String::new();
+    for (outcome, counter) in ended {
+        let name = format!("messaging_client_consumed_messages_total{{{labels},outcome=\"{outcome}\"}}");
+        line(&mut consumed, &name, counter.load(Ordering::Relaxed));
+    }
+    family(
+        &mut text,
+        "messaging_client_consumed_messages_total",
+        "counter",
+        "Events by how they ended, since the process started",
+        &consumed,
+    );
+    let mut retries = String::new();
+    line(
+        &mut retries,
+        &format!("messaging_process_retries_total{{{labels}}}"),
+        stats.retries.load(Ordering::Relaxed),
+    );
+    family(
+        &mut text,
+        "messaging_process_retries_total",
+        "counter",
+        "Tries to handle an event after its first",
+        &retries,
+    );
+    text
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str, lines: &str) {
+    // Writing to a String cannot fail.
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}");
+}
+
+fn line(text: &mut String, series: &str, value: impl std::fmt::Display) {
+    let _ = writeln!(text, "{series} {value}");
+}
+
+/// A label's value between its quotes.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_under_its_type() {
+        let subject =
+            Subject { group: "a\"b".to_owned(), topic: "task-events".to_owned(), status: Status::default() };
+        subject.status.stats().handled.store(3, Ordering::Relaxed);
+        let text = render(&subject);
+        assert!(text.contains("outcome=\"handled\"} 3\n"), "{text}");
+        assert!(text.contains("messaging_consumer_group_name=\"a\\\"b\""), "{text}");
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split('{').next().unwrap();
+            assert!(text.contains(&format!("# TYPE {name} ")), "{line}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_address_in_use_is_one_clear_line() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let subject = Subject { group: "g".to_owned(), topic: "t".to_owned(), status: Status::default() };
+        let line = start(taken.local_addr().unwrap(), subject).unwrap_err().to_string();
+        assert!(line.contains("HEALTH_ADDR") && !line.contains('\n'), "{line}");
+    }
+}

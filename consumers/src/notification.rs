@@ -1,0 +1,106 @@
+//! The notification service: one log line for each new and each completed task.
+//!
+//! At least once. Its dedup state, kept for as long as the topic keeps events, removes nearly all repeats;
+//! what is left is a notification logged just before the process died.
+
+use std::path::Path;
+use std::time::Duration;
+
+use task_events::dedup::{Dedup, DedupError, Retention};
+use task_events::event::{Event, EventType, Malformed};
+use task_events::kafka::Record;
+use task_events::logging::escape_control;
+use task_events::runtime::{Delivery, Handler, HandlerError};
+use uuid::Uuid;
+
+use crate::service::Opened;
+
+/// How long the topic keeps events (7 days), and a day.
+const KEEP_IDS: Duration = Duration::from_secs(8 * 24 * 60 * 60);
+
+/// The service's dedup state cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{source}; if the file is damaged, move it away: the service then starts without it, and may repeat notifications since its last commit"
+)]
+pub struct OpenError {
+    #[from]
+    source: DedupError,
+}
+
+/// Opens the service with its state in that folder. Blocks.
+pub fn open(state_dir: &Path) -> Result<Opened<Notifications>, OpenError> {
+    let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
+    Ok(Opened { handler: Notifications, dedup: Some(dedup), at_end: Box::new(|| {}) })
+}
+
+/// Logs notifications.
+#[derive(Debug)]
+pub struct Notifications;
+
+impl Handler for Notifications {
+    type Message = Event;
+
+    fn decode(&self, record: &Record) -> Result<Event, Malformed> {
+        Event::decode(record.value.as_deref())
+    }
+
+    fn dedup_id(&self, event: &Event) -> Option<Uuid> {
+        Some(event.event_id)
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        matches!(event.known_type(), Some(EventType::Created | EventType::Completed))
+    }
+
+    async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
+        if let Some(text) = text(delivery.message) {
+            log::info!("{text}");
+        }
+        Ok(())
+    }
+}
+
+/// What is said of an event, if anything.
+fn text(event: &Event) -> Option<String> {
+    let happened = match event.known_type()? {
+        EventType::Created => "New task created",
+        EventType::Completed => "Task completed",
+        EventType::Updated => return None,
+    };
+    let task = event.task.as_ref()?;
+    Some(format!("NOTIFICATION: {happened} - '{}' (ID: {})", escape_control(&task.title), task.task_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use task_events::event::{TaskData, TaskEvent};
+
+    fn read(event: &TaskEvent) -> Event {
+        Event::decode(Some(&serde_json::to_vec(event).unwrap())).unwrap()
+    }
+
+    #[test]
+    fn created_and_completed_are_told_and_updated_is_not() {
+        let data = TaskData {
+            task_id: Uuid::nil(),
+            title: "Buy\nmilk".to_owned(),
+            status: "pending".to_owned(),
+            owner_id: None,
+        };
+        let created = read(&TaskEvent::task_created(data.clone(), Uuid::nil()));
+        assert_eq!(
+            text(&created).unwrap(),
+            r"NOTIFICATION: New task created - 'Buy\nmilk' (ID: 00000000-0000-0000-0000-000000000000)"
+        );
+        let completed = read(&TaskEvent::task_completed(data.clone(), Uuid::nil()));
+        assert_eq!(
+            text(&completed).unwrap(),
+            r"NOTIFICATION: Task completed - 'Buy\nmilk' (ID: 00000000-0000-0000-0000-000000000000)"
+        );
+        let updated = read(&TaskEvent::task_updated(data, Uuid::nil()));
+        assert!(Notifications.wants(&created) && Notifications.wants(&completed));
+        assert!(!Notifications.wants(&updated) && text(&updated).is_none());
+    }
+}

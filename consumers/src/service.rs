@@ -1,0 +1,139 @@
+//! What the three processes share: start, health, signals, and an end within five seconds.
+
+use std::fmt::Display;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use task_events::dedup::Dedup;
+use task_events::logging::{self, exit_with};
+use task_events::runtime::{self, ConsumerConfig, Handler, Status};
+use task_events::shutdown::{self, Shutdown};
+use task_events::state_dir::StateDir;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use crate::args::ConsumerArgs;
+use crate::health::{self, Subject};
+
+/// Time for the runtime to finish the event in hand, commit and release.
+const STOP_LIMIT: Duration = Duration::from_millis(4_500);
+/// Time for what comes after, so that both together stay below five seconds.
+const AT_END_LIMIT: Duration = Duration::from_millis(300);
+/// One partition is one loop beside its reader: more threads would only hold memory.
+const THREADS: usize = 2;
+
+/// What a service reads, and as whom.
+#[derive(Debug, Clone)]
+pub struct Reads {
+    /// The service's name.
+    pub name: &'static str,
+    /// The consumer group.
+    pub group: String,
+    /// The topic that it reads.
+    pub topic: String,
+    /// Where events go that it cannot handle, if anywhere.
+    pub dlq_topic: Option<String>,
+}
+
+/// A service whose durable state is open.
+pub struct Opened<H> {
+    /// What it does with events.
+    pub handler: H,
+    /// The ids of handled events, if repeats matter.
+    pub dedup: Option<Dedup>,
+    /// What is left to do after the last commit. Runs where it may block.
+    pub at_end: Box<dyn FnOnce() + Send>,
+}
+
+/// Runs a service from its arguments to its end. Returns after an orderly stop; a start that fails is one
+/// line on stderr and exit code 1.
+///
+/// `open` gets the service's state folder and may block: health answers meanwhile, and a signal ends it.
+pub fn run<H, E>(
+    args: &ConsumerArgs,
+    reads: Reads,
+    open: impl FnOnce(&Path) -> Result<Opened<H>, E> + Send + 'static,
+) where
+    H: Handler,
+    E: Display + Send + 'static,
+{
+    if let Err(error) = logging::init(&args.log) {
+        exit_with(format_args!("cannot start logging: {error}"));
+    }
+    let state = StateDir::open(&args.state.state_dir, &reads.group).unwrap_or_else(|error| exit_with(error));
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
+    let threads =
+        threads.unwrap_or_else(|error| exit_with(format_args!("cannot start the async runtime: {error}")));
+    threads.block_on(serve(args, reads, &state, open));
+    // Not waited for: a thread that hangs in file work would hold up the end.
+    threads.shutdown_background();
+}
+
+async fn serve<H, E>(
+    args: &ConsumerArgs,
+    reads: Reads,
+    state: &StateDir,
+    open: impl FnOnce(&Path) -> Result<Opened<H>, E> + Send + 'static,
+) where
+    H: Handler,
+    E: Display + Send + 'static,
+{
+    let shutdown = shutdown::on_signals()
+        .unwrap_or_else(|error| exit_with(format_args!("cannot listen for signals: {error}")));
+    let status = Status::default();
+    if let Some(addr) = args.health_addr {
+        let subject =
+            Subject { group: reads.group.clone(), topic: reads.topic.clone(), status: status.clone() };
+        health::start(addr, subject).unwrap_or_else(|error| exit_with(error));
+    }
+    log::info!(
+        "{} {} starts as group {} on {}, state in {}",
+        reads.name,
+        env!("CARGO_PKG_VERSION"),
+        reads.group,
+        args.kafka.kafka_bootstrap_servers.join(","),
+        state.path().display()
+    );
+    let folder = state.path().to_owned();
+    let opened = match shutdown.or(spawn_blocking(move || open(&folder))).await {
+        None => return,
+        Some(Ok(Ok(opened))) => opened,
+        Some(Ok(Err(error))) => exit_with(error),
+        Some(Err(error)) => exit_with(format_args!("cannot open the service's state: {error}")),
+    };
+    let config = ConsumerConfig {
+        kafka: args.kafka.kafka(&reads.group),
+        topic: reads.topic,
+        offsets_topic: args.topics.offsets_topic.clone(),
+        dlq_topic: reads.dlq_topic,
+        group: reads.group,
+        instance_id: state.instance_id(),
+        host: host(),
+        lease: args.lease.lease(),
+    };
+    let consumer = runtime::run(config, opened.handler, opened.dedup, status, shutdown.clone());
+    tokio::select! {
+        () = consumer => {
+            if timeout(AT_END_LIMIT, spawn_blocking(opened.at_end)).await.is_err() {
+                log::warn!("the last checkpoint took too long: the next start has a little more to do");
+            }
+        }
+        () = stop_limit(&shutdown) => log::warn!(
+            "not done {} s after the stop was asked for: ending without a release; the next owner waits for the lease to end and repeats a little",
+            STOP_LIMIT.as_secs_f32()
+        ),
+    }
+}
+
+async fn stop_limit(shutdown: &Shutdown) {
+    shutdown.requested().await;
+    sleep(STOP_LIMIT).await;
+}
+
+/// Where this process runs, for people.
+fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.map(|name| name.trim().to_owned()).or_else(|| std::env::var("HOSTNAME").ok());
+    format!("{}:{}", name.as_deref().unwrap_or("unknown-host"), std::process::id())
+}
