@@ -1,2 +1,72 @@
-//! Under construction.
-fn main() {}
+//! `cargo run-all`: the whole system on this machine with one command, which needs nothing but Rust.
+//!
+//! It builds the binaries, starts a dev broker (or uses the Kafka in KAFKA_BOOTSTRAP_SERVERS), creates the
+//! topics, starts the API and the three consumers, shows their logs side by side, gives a tour, and stays
+//! up until Ctrl-C, which stops all in order. Whatever goes wrong is one line, and nothing is left running.
+
+mod args;
+mod build;
+mod children;
+mod fresh;
+mod screen;
+mod signals;
+mod system;
+mod tour;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use args::Args;
+use children::Children;
+use screen::Screen;
+use signals::Signals;
+use task_events::config;
+use task_events::logging::exit_with;
+
+/// What went wrong, in one line: what happened, to what, what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+fn main() -> ExitCode {
+    if let Some(failure) = children::become_child() {
+        exit_with(failure);
+    }
+    let args: Args = config::parse();
+    // One thread: a child is bound to the life of the thread that started it.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => exit_with(error),
+    };
+    runtime.block_on(run(&args))
+}
+
+async fn run(args: &Args) -> ExitCode {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => exit_with(format!("cannot listen for signals: {error}")),
+    };
+    let screen = Arc::new(Screen::new());
+    let (mut children, mut ends) = Children::new(Arc::clone(&screen));
+    let outcome = tokio::select! {
+        outcome = system::run(args, &mut children, &screen) => outcome,
+        Some(failure) = ends.recv() => Err(failure),
+        () = signals.next() => Ok(()),
+    };
+    screen.release();
+    if let Err(failure) = &outcome {
+        screen.error(&failure.to_string());
+    }
+    let stopped = tokio::select! {
+        () = children.stop() => true,
+        () = signals.next() => false,
+    };
+    match (outcome, stopped) {
+        (Ok(()), true) => ExitCode::SUCCESS,
+        (Err(_), true) => ExitCode::FAILURE,
+        (_, false) => {
+            children.kill().await;
+            ExitCode::from(130)
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Flags and environment.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use clap::Parser;
+use task_events::config::host_port;
+
+/// Runs the whole of task-events on this machine, until Ctrl-C: a dev broker, the API and the consumers.
+///
+/// State is kept in ./data and ./audit.log. Other variables of the services (LOG_LEVEL, LEASE_MS, …) are
+/// passed on to them.
+#[derive(Debug, Parser)]
+#[command(name = "run-all", version)]
+pub struct Args {
+    /// Start without the tour, and stay up
+    #[arg(long, conflicts_with = "exit_after_tour")]
+    pub no_tour: bool,
+    /// Stop everything after the tour
+    #[arg(long)]
+    pub exit_after_tour: bool,
+    /// First delete what earlier runs left in ./data and ./audit.log
+    #[arg(long)]
+    pub fresh: bool,
+    /// Kafka brokers to use, host:port, several with commas [default: a dev broker is started]
+    #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", value_delimiter = ',', value_parser = host_port)]
+    pub kafka_bootstrap_servers: Vec<String>,
+    /// Port on localhost of the dev broker
+    #[arg(long, value_name = "PORT", default_value = "30092", value_parser = clap::value_parser!(u16).range(1..))]
+    pub broker_port: u16,
+    /// Address of the API
+    #[arg(long, env = "HOST", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port of the API
+    #[arg(long, env = "PORT", default_value = "8000", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+}
+
+impl Args {
+    /// Whether a dev broker is started.
+    pub fn starts_broker(&self) -> bool {
+        self.kafka_bootstrap_servers.is_empty()
+    }
+
+    /// Where the dev broker listens.
+    pub fn broker_address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.broker_port))
+    }
+
+    /// The Kafka that everything uses.
+    pub fn bootstrap(&self) -> Vec<String> {
+        if self.starts_broker() {
+            return vec![format!("localhost:{}", self.broker_port)];
+        }
+        self.kafka_bootstrap_servers.clone()
+    }
+
+    /// Where the API listens.
+    pub fn api_address(&self) -> SocketAddr {
+        SocketAddr::from((self.host, self.port))
+    }
+
+    /// Where this machine reaches the API.
+    pub fn api_url(&self) -> String {
+        let host = match self.host {
+            IpAddr::V4(host) if host.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(host) if host.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            host => host,
+        };
+        format!("http://{}", SocketAddr::from((host, self.port)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_on_every_address_is_reached_on_loopback() {
+        let url = |host: &str| Args::parse_from(["run-all", "--host", host, "--port", "8001"]).api_url();
+        assert_eq!(url("0.0.0.0"), "http://127.0.0.1:8001");
+        assert_eq!(url("::"), "http://[::1]:8001");
+        assert_eq!(url("192.0.2.1"), "http://192.0.2.1:8001");
+    }
+}

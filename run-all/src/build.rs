@@ -1,0 +1,72 @@
+//! Builds the binaries with cargo, in the profile that this one was built in.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::Failure;
+
+const PACKAGES: [&str; 4] = ["task-api", "consumers", "devbroker", "taskctl"];
+
+/// Where the binaries are, by name.
+#[derive(Debug)]
+pub struct Binaries(HashMap<String, PathBuf>);
+
+impl Binaries {
+    /// The path of a binary.
+    pub fn path(&self, name: &str) -> Result<&Path, Failure> {
+        let path = self.0.get(name).map(PathBuf::as_path);
+        path.ok_or_else(|| Failure(format!("cargo built no binary {name}: is the checkout complete?")))
+    }
+}
+
+/// Builds them; cargo shows its progress on stderr and says on stdout where it put them.
+pub async fn build() -> Result<Binaries, Failure> {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(&cargo);
+    command.args(["build", "--message-format", "json-render-diagnostics", "--manifest-path", manifest]);
+    command.args(["--bins", "--profile", profile()]);
+    command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
+    command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+    let failed = |what: String| Failure(format!("cannot build the services: {what}"));
+    let output = command
+        .output()
+        .await
+        .map_err(|error| failed(format!("{} does not start: {error}", cargo.display())))?;
+    if !output.status.success() {
+        return Err(failed(format!("cargo build ended with {}", output.status)));
+    }
+    Ok(Binaries(String::from_utf8_lossy(&output.stdout).lines().filter_map(executable).collect()))
+}
+
+/// The profile that this binary was built in.
+fn profile() -> &'static str {
+    if cfg!(debug_assertions) { "dev" } else { "release" }
+}
+
+/// The name and path of a binary, from one of cargo's messages.
+fn executable(message: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let path = message.get("executable")?.as_str()?;
+    let name = message.get("target")?.get("name")?.as_str()?;
+    Some((name.to_owned(), PathBuf::from(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binaries_are_found_in_cargos_messages() {
+        let artifact = r#"{"reason":"compiler-artifact","target":{"name":"taskctl","kind":["bin"]},"executable":"/t/taskctl"}"#;
+        assert_eq!(executable(artifact), Some(("taskctl".to_owned(), PathBuf::from("/t/taskctl"))));
+        let library = r#"{"reason":"compiler-artifact","target":{"name":"taskctl"},"executable":null}"#;
+        assert_eq!(executable(library), None);
+        assert_eq!(executable("no JSON"), None);
+    }
+}

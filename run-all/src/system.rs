@@ -1,0 +1,176 @@
+//! The system as a whole: what is started, in which order, and what it waits for.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use task_events::kafka::Kafka;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use crate::args::Args;
+use crate::build::{Binaries, build};
+use crate::children::{Children, Program};
+use crate::screen::Screen;
+use crate::{Failure, fresh, tour};
+
+/// The folder of all state, below the current one.
+pub const STATE_DIR: &str = "data";
+/// The audit log, in the current folder.
+pub const AUDIT_LOG: &str = "audit.log";
+
+/// Time for the broker, and then for the API, to answer.
+const START_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Runs everything. Returns when the tour is over and nothing else was wanted, or when something failed.
+pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Result<(), Failure> {
+    // First what can be told at once, before a build that may take minutes.
+    if args.starts_broker() {
+        free(args.broker_address(), "the dev broker", "--broker-port").await?;
+    }
+    free(args.api_address(), "the API", "PORT").await?;
+    if args.fresh {
+        fresh::delete(Path::new("."))?;
+    }
+    let binaries = build().await?;
+    let env = environment(args);
+    if args.starts_broker() {
+        start_broker(args, &binaries, children)?;
+    }
+    wait_for_kafka(args).await?;
+    create_topics(&binaries, &env, screen).await?;
+    start_services(&binaries, &env, children)?;
+    let api = args.api_url();
+    wait_for_api(&api).await?;
+    if !args.no_tour {
+        tour::Tour { screen, api: &api, taskctl: binaries.path("taskctl")?, env: &env }.run().await?;
+    }
+    if args.exit_after_tour {
+        return Ok(());
+    }
+    screen.heading(&format!("Up: the API on {api}, Kafka on {}. Ctrl-C stops all.", bootstrap(args)));
+    screen.release();
+    std::future::pending().await
+}
+
+fn bootstrap(args: &Args) -> String {
+    args.bootstrap().join(",")
+}
+
+/// What every process of the system is told.
+fn environment(args: &Args) -> Vec<(&'static str, String)> {
+    vec![
+        ("KAFKA_BOOTSTRAP_SERVERS", bootstrap(args)),
+        ("STATE_DIR", format!("./{STATE_DIR}")),
+        ("AUDIT_LOG_PATH", AUDIT_LOG.to_owned()),
+        ("HOST", args.host.to_string()),
+        ("PORT", args.port.to_string()),
+    ]
+}
+
+async fn free(address: SocketAddr, who: &str, setting: &str) -> Result<(), Failure> {
+    match TcpListener::bind(address).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure(format!(
+            "{who} cannot listen on {address}: {error}; stop what runs there, or set {setting}"
+        ))),
+    }
+}
+
+fn start_broker(args: &Args, binaries: &Binaries, children: &mut Children) -> Result<(), Failure> {
+    let address = args.broker_address().to_string();
+    let folder = format!("./{STATE_DIR}/devbroker");
+    children.start(Program {
+        name: "devbroker",
+        colour: 90,
+        path: binaries.path("devbroker")?,
+        args: vec!["--addr".to_owned(), address, "--dir".to_owned(), folder],
+        env: Vec::new(),
+        stop_limit: Duration::from_secs(5),
+        // The services commit and publish until their end.
+        stop_rank: 2,
+    })
+}
+
+async fn wait_for_kafka(args: &Args) -> Result<(), Failure> {
+    let kafka = Kafka::new(args.bootstrap(), "run-all");
+    let start = Instant::now();
+    loop {
+        match kafka.topics().await {
+            Ok(_) => return Ok(()),
+            Err(error) if start.elapsed() > START_LIMIT => {
+                return Err(Failure(format!("no Kafka after {} s: {error}", START_LIMIT.as_secs())));
+            }
+            Err(_) => sleep(POLL).await,
+        }
+    }
+}
+
+async fn create_topics(
+    binaries: &Binaries,
+    env: &[(&'static str, String)],
+    screen: &Screen,
+) -> Result<(), Failure> {
+    let answer = taskctl(binaries.path("taskctl")?, env, &["topics", "create"]).await?;
+    for line in answer.lines() {
+        screen.log("taskctl", 90, line.to_owned());
+    }
+    Ok(())
+}
+
+/// Runs the operator's command to its end and returns what it answered.
+pub async fn taskctl(path: &Path, env: &[(&'static str, String)], words: &[&str]) -> Result<String, Failure> {
+    let what = format!("taskctl {}", words.join(" "));
+    let mut command = Command::new(path);
+    command.args(words).envs(env.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
+    let output =
+        command.output().await.map_err(|error| Failure(format!("{what} does not start: {error}")))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let why = String::from_utf8_lossy(&output.stderr);
+    let why = why.trim().lines().last().unwrap_or_default().trim_start_matches("error: ");
+    Err(Failure(format!("{what} failed ({}): {why}", output.status)))
+}
+
+fn start_services(
+    binaries: &Binaries,
+    env: &[(&'static str, String)],
+    children: &mut Children,
+) -> Result<(), Failure> {
+    // The API publishes what waits, for 10 s at most; a consumer stops within 5 s.
+    let services = [
+        ("task-api", 34, 0, Duration::from_secs(15)),
+        ("notification-service", 32, 1, Duration::from_secs(8)),
+        ("audit-service", 35, 1, Duration::from_secs(8)),
+        ("dlq-processor", 33, 1, Duration::from_secs(8)),
+    ];
+    for (name, colour, stop_rank, stop_limit) in services {
+        children.start(Program {
+            name,
+            colour,
+            path: binaries.path(name)?,
+            args: Vec::new(),
+            env: env.to_vec(),
+            stop_limit,
+            stop_rank,
+        })?;
+    }
+    Ok(())
+}
+
+async fn wait_for_api(url: &str) -> Result<(), Failure> {
+    let client = tour::http_client()?;
+    let ready = format!("{url}/readyz");
+    let start = Instant::now();
+    while start.elapsed() < START_LIMIT {
+        match client.get(&ready).send().await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(_) | Err(_) => sleep(POLL).await,
+        }
+    }
+    Err(Failure(format!("the API does not answer 200 at {ready} within {} s", START_LIMIT.as_secs())))
+}

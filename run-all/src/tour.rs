@@ -1,0 +1,197 @@
+//! The tour: one task through its life, and what each service made of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::Failure;
+use crate::screen::Screen;
+use crate::system::{AUDIT_LOG, taskctl};
+
+const GROUPS: [&str; 3] = ["notification-service", "audit-service", "dlq-processor"];
+/// Time for the services to see the events of the tour.
+const LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+/// Width of what is shown.
+const WIDTH: usize = 100;
+
+/// What the tour needs.
+#[derive(Debug)]
+pub struct Tour<'a> {
+    /// Where it is shown, and where the logs are.
+    pub screen: &'a Screen,
+    /// Where the API is.
+    pub api: &'a str,
+    /// The operator's command.
+    pub taskctl: &'a Path,
+    /// Its environment.
+    pub env: &'a [(&'static str, String)],
+}
+
+impl Tour<'_> {
+    /// Gives the tour. Logs are kept back meanwhile.
+    pub async fn run(&self) -> Result<(), Failure> {
+        self.screen.hold();
+        let client = http_client()?;
+        self.screen.heading("1. A task is created, started and completed");
+        let created = self.call(&client, Method::POST, "/tasks", Some(json!({"title": "Try task-events"})));
+        let created = created.await?;
+        let id = created.get("id").and_then(Value::as_str).unwrap_or_default();
+        let task = format!("/tasks/{id}");
+        self.call(&client, Method::PATCH, &task, Some(json!({"status": "in_progress"}))).await?;
+        self.call(&client, Method::POST, &format!("{task}/complete"), None).await?;
+
+        self.screen.heading("2. The notification service, a consumer group, has logged");
+        for line in self.wait_for("NOTIFICATION lines", 2, async || Ok(self.notifications(id))).await? {
+            self.screen.say(&format!("  {line}"));
+        }
+
+        self.screen.heading("3. The audit service, another group, has written to audit.log");
+        for line in self.wait_for("audit lines", 3, async || audit_lines(id).await).await? {
+            self.show_json(&line);
+        }
+
+        self.screen.heading("4. The groups keep their offsets in the compacted topic task-events-offsets");
+        let describe = async |group| taskctl(self.taskctl, self.env, &["groups", "describe", group]).await;
+        let [notification, audit, dlq] = GROUPS;
+        let answers = tokio::join!(describe(notification), describe(audit), describe(dlq));
+        for (group, answer) in GROUPS.into_iter().zip([answers.0, answers.1, answers.2]) {
+            self.screen.say(&format!("  $ taskctl groups describe {group}"));
+            for line in answer?.lines() {
+                self.screen.say(&format!("  {line}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls the API, and shows the call as a line for a shell, and the answer.
+    async fn call(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Failure> {
+        let url = format!("{}{path}", self.api);
+        let mut line = format!("  $ curl -X {method} {url}");
+        let mut request = client.request(method, &url);
+        if let Some(body) = &body {
+            line.push_str(&format!(" -d '{body}'"));
+            request = request.json(body);
+        }
+        self.screen.say(&line);
+        let failed = |error: reqwest::Error| Failure(format!("the tour's call of {url} failed: {error}"));
+        let answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(failed)?;
+        let task = serde_json::from_str(&text).ok().filter(|_| status.is_success());
+        let Some(task) = task else {
+            return Err(Failure(format!("the API answered the tour's call of {url} with {status}: {text}")));
+        };
+        self.screen.say(&format!("  {status}"));
+        self.show_json(&text);
+        Ok(task)
+    }
+
+    fn show_json(&self, json: &str) {
+        for line in wrapped(json) {
+            self.screen.say(&format!("  {line}"));
+        }
+    }
+
+    fn notifications(&self, id: &str) -> Vec<String> {
+        let lines = self.screen.held_lines("notification-service");
+        let about = lines.iter().filter(|line| line.contains(id));
+        about.filter_map(|line| Some(line.split_at(line.find("NOTIFICATION: ")?).1.to_owned())).collect()
+    }
+
+    async fn wait_for<T>(
+        &self,
+        what: &str,
+        count: usize,
+        look: impl AsyncFn() -> Result<Vec<T>, Failure>,
+    ) -> Result<Vec<T>, Failure> {
+        let start = Instant::now();
+        loop {
+            let found = look().await?;
+            if found.len() >= count {
+                return Ok(found);
+            }
+            if start.elapsed() > LIMIT {
+                let limit = LIMIT.as_secs();
+                let found = found.len();
+                return Err(Failure(format!(
+                    "the tour saw {found} of {count} {what} within {limit} s; see the logs above"
+                )));
+            }
+            sleep(POLL).await;
+        }
+    }
+}
+
+/// An HTTP client that gives up on a call after 10 s and asks no proxy.
+pub fn http_client() -> Result<reqwest::Client, Failure> {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build();
+    client.map_err(|error| Failure(format!("cannot make an HTTP client: {error}")))
+}
+
+/// The lines of the audit log about a task; a line that is being written does not count.
+async fn audit_lines(id: &str) -> Result<Vec<String>, Failure> {
+    let read = tokio::task::spawn_blocking(|| std::fs::read_to_string(AUDIT_LOG)).await;
+    let text = match read.map_err(std::io::Error::other).flatten() {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failure(format!("cannot read {AUDIT_LOG}: {error}"))),
+    };
+    let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    Ok(whole.filter(|line| line.contains(id)).map(str::to_owned).collect())
+}
+
+/// JSON in lines of [`WIDTH`] where that is possible, broken only between the fields of the outermost
+/// object, and otherwise as it came.
+fn wrapped(json: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for field in fields(json) {
+        if !line.is_empty() && line.len() + field.len() > WIDTH {
+            lines.push(std::mem::replace(&mut line, " ".to_owned()));
+        }
+        line.push_str(field);
+    }
+    lines.push(line);
+    lines
+}
+
+/// The text after each comma between fields of the outermost object.
+fn fields(json: &str) -> impl Iterator<Item = &str> {
+    let (mut depth, mut quoted, mut escaped) = (0, false, false);
+    json.split_inclusive(move |c| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            '{' | '[' if !quoted => depth += 1,
+            '}' | ']' if !quoted => depth -= 1,
+            _ => {}
+        }
+        c == ',' && depth == 1 && !quoted
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrapped_json_is_broken_between_its_fields_only() {
+        let when = "y".repeat(60);
+        let text = format!(r#"{{"title":"\"a,b","data":{{"a":1,"b":[2,3]}},"version":1,"when":"{when}"}}"#);
+        assert_eq!(
+            wrapped(&text),
+            [r#"{"title":"\"a,b","data":{"a":1,"b":[2,3]},"version":1,"#, &format!(r#" "when":"{when}"}}"#)]
+        );
+    }
+}
