@@ -52,7 +52,6 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
         return Ok(());
     }
     screen.heading(&format!("Up: the API on {api}, Kafka on {}. Ctrl-C stops all.", bootstrap(args)));
-    screen.release();
     std::future::pending().await
 }
 

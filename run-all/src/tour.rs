@@ -50,8 +50,12 @@ impl Tour<'_> {
         }
 
         self.screen.heading("3. The audit service, another group, has written to audit.log");
-        for line in self.wait_for("audit lines", 3, async || audit_lines(id).await).await? {
-            self.show_json(&line);
+        let lines = self.wait_for("audit lines", 3, async || audit_lines(id).await).await?;
+        for (number, line) in lines.iter().enumerate() {
+            match number {
+                0 => self.show_json(line),
+                _ => self.screen.say(&format!("  {}…", line.chars().take(WIDTH).collect::<String>())),
+            }
         }
 
         self.screen.heading("4. The groups keep their offsets in the compacted topic task-events-offsets");
@@ -64,6 +68,9 @@ impl Tour<'_> {
                 self.screen.say(&format!("  {line}"));
             }
         }
+
+        self.screen.heading("5. What the services logged meanwhile");
+        self.screen.release();
         Ok(())
     }
 

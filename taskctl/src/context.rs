@@ -1,9 +1,10 @@
 //! What every command is given.
 
 use task_events::config::TopicArgs;
-use task_events::kafka::Kafka;
+use task_events::kafka::{Kafka, KafkaError, OffsetAt, Partition};
+use task_events::offsets::OffsetsLog;
 
-use crate::Format;
+use crate::{Error, Format};
 
 /// How to reach Kafka, what the topics are called, and how to answer.
 #[derive(Debug)]
@@ -16,9 +17,38 @@ pub struct Context {
     pub format: Format,
 }
 
+/// The records that a partition has: from `start` to before `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRange {
+    /// The offset of the first record.
+    pub start: i64,
+    /// The offset of the next record to come.
+    pub end: i64,
+}
+
 impl Context {
     /// A context for one command.
     pub fn new(kafka: Kafka, topics: TopicArgs, format: Format) -> Self {
         Self { kafka, topics, format }
     }
+
+    /// The offsets topic, followed from its start. A topic that is missing is an error at once.
+    pub async fn offsets(&self) -> Result<OffsetsLog, KafkaError> {
+        self.kafka.partition_count(&self.topics.offsets_topic).await?;
+        Ok(OffsetsLog::open(&self.kafka, &self.topics.offsets_topic))
+    }
+
+    /// The error for a group of which the offsets topic knows nothing.
+    pub fn unknown_group(&self, group: &str) -> Error {
+        let topic = &self.topics.offsets_topic;
+        Error::Refused(format!("topic {topic} knows no group {group}: see `taskctl groups list`"))
+    }
+}
+
+/// The range of a partition.
+pub async fn log_range(partition: &Partition) -> Result<LogRange, KafkaError> {
+    Ok(LogRange {
+        start: partition.offset(OffsetAt::Earliest).await?,
+        end: partition.offset(OffsetAt::Latest).await?,
+    })
 }

@@ -7,6 +7,7 @@
 pub mod commands;
 mod context;
 mod error;
+mod groups;
 mod output;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,9 @@ enum Command {
     /// The topics that task-events needs
     #[command(subcommand, arg_required_else_help = false)]
     Topics(commands::topics::Command),
+    /// The consumer groups
+    #[command(subcommand, arg_required_else_help = false)]
+    Groups(commands::groups::Command),
 }
 
 impl Cli {
@@ -44,6 +48,7 @@ impl Cli {
         let context = Context::new(self.kafka.kafka("taskctl"), self.topics, self.format);
         match self.command {
             Command::Topics(command) => commands::topics::run(&context, command).await,
+            Command::Groups(command) => commands::groups::run(&context, command).await,
         }
     }
 }

@@ -92,16 +92,18 @@ impl OffsetsLog {
         view.slot(slot)?.owner().filter(|owner| owner.claim.claim_id == claim_id).map(|owner| owner.token)
     }
 
-    /// Commits under the owner's token. A repeat does no harm, nor does one that lands late: it tells of
-    /// work that was done.
+    /// Commits under the owner's token and returns the offset at which the commit stands. A repeat does no
+    /// harm, nor does one that lands late: it tells of work that was done.
+    ///
+    /// A claim with a higher offset than the one returned was read together with this commit.
     pub async fn commit(
         &self,
         slot: &Slot,
         token: i64,
         commit: &Commit,
         limit: Duration,
-    ) -> Result<(), KafkaError> {
-        self.write(&Key::Commit(slot.clone(), token), Some(commit), limit).await.map(|_| ())
+    ) -> Result<i64, KafkaError> {
+        self.write(&Key::Commit(slot.clone(), token), Some(commit), limit).await
     }
 
     /// Removes the commits of older tokens. Only for an owner whose own commit has been acknowledged.

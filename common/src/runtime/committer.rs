@@ -66,7 +66,8 @@ impl<H: Handler> Committer<H> {
         limit: Duration,
     ) -> Result<(), crate::kafka::KafkaError> {
         let commit = Commit::new(offset, self.shared.config.instance_id, released);
-        self.shared.offsets.commit(&self.slot, self.token, &commit, limit.max(Duration::from_secs(1))).await
+        let limit = limit.max(Duration::from_secs(1));
+        self.shared.offsets.commit(&self.slot, self.token, &commit, limit).await.map(|_| ())
     }
 
     /// The first commit is acknowledged: what older owners committed counts no longer.

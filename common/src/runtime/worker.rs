@@ -183,7 +183,7 @@ impl<H: Handler> Worker<H> {
         match timeout(RELEASE_TIMEOUT, release).await.unwrap_or_else(|_| {
             Err(KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT })
         }) {
-            Ok(()) => log::info!("released {} at offset {offset}", self.slot),
+            Ok(_) => log::info!("released {} at offset {offset}", self.slot),
             Err(error) => log::warn!(
                 "could not release {} at offset {offset}, the next owner waits for the lease to end and repeats a little: {error}",
                 self.slot

@@ -1,0 +1,259 @@
+//! `taskctl groups`: the consumer groups, how far they are, and who owns their partitions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use task_events::config::group_name;
+use task_events::event::format_time;
+use task_events::kafka::KafkaError;
+use task_events::offsets::Slot;
+use task_events::offsets::fold::Owner;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::context::{LogRange, log_range};
+use crate::groups::{Life, SlotReport, lease, short, watch};
+use crate::output::{self, cell, table};
+use crate::{Context, Error};
+
+/// What to show of the groups.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the groups and whether they are active, released or silent
+    List(Wait),
+    /// Show how far a group is in each partition, and who owns it
+    Describe(Describe),
+}
+
+/// How long to watch.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Watch owners for up to this many seconds for a sign of life; an idle one gives it every third of
+    /// its lease. Who was not watched for its whole lease is shown as unknown
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = clap::value_parser!(u64).range(..=3_700))]
+    wait: u64,
+}
+
+/// Which group to show.
+#[derive(Debug, Args)]
+pub struct Describe {
+    /// The consumer group
+    #[arg(value_parser = group_name)]
+    group: String,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
+    match command {
+        Command::List(wait) => list(context, &wait).await,
+        Command::Describe(args) => describe(context, &args).await,
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct GroupRow {
+    group: String,
+    state: &'static str,
+    topics: BTreeSet<String>,
+    partitions: usize,
+    owners: BTreeSet<String>,
+}
+
+async fn list(context: &Context, wait: &Wait) -> Result<(), Error> {
+    let slots = watch(&context.offsets().await?, Some(Duration::from_secs(wait.wait)), |_| true).await?;
+    output::write(context.format, &group_rows(slots), |rows| {
+        let join = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(",");
+        let cells = rows.iter().map(|row| {
+            [
+                row.group.clone(),
+                row.state.to_owned(),
+                join(&row.topics),
+                row.partitions.to_string(),
+                cell(Some(join(&row.owners)).filter(|owners| !owners.is_empty())),
+            ]
+        });
+        table(["GROUP", "STATE", "TOPICS", "PARTITIONS", "OWNERS"], cells)
+    })?;
+    Ok(())
+}
+
+fn group_rows(slots: BTreeMap<Slot, SlotReport>) -> Vec<GroupRow> {
+    let mut groups = BTreeMap::<String, Vec<(Slot, SlotReport)>>::new();
+    for (slot, report) in slots {
+        groups.entry(slot.group.clone()).or_default().push((slot, report));
+    }
+    let row = |(group, slots): (String, Vec<(Slot, SlotReport)>)| GroupRow {
+        group,
+        state: Life::of_all(slots.iter().map(|(_, report)| report.life)).as_str(),
+        topics: slots.iter().map(|(slot, _)| slot.topic.clone()).collect(),
+        partitions: slots.len(),
+        owners: slots.iter().filter_map(|(_, report)| present_owner(report)).map(short).collect(),
+    };
+    groups.into_iter().map(row).collect()
+}
+
+/// The owner, unless it has released.
+fn present_owner(report: &SlotReport) -> Option<&Owner> {
+    report.owner.as_ref().filter(|_| report.life != Life::Released)
+}
+
+#[derive(Debug, Serialize)]
+struct PartitionRow {
+    group: String,
+    topic: String,
+    partition: i32,
+    current_offset: Option<i64>,
+    log_start_offset: Option<i64>,
+    log_end_offset: Option<i64>,
+    lag: Option<i64>,
+    state: &'static str,
+    owner: Option<OwnerRow>,
+    lease_left_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct OwnerRow {
+    host: String,
+    instance_id: Uuid,
+    token: i64,
+    claimed_at: String,
+    lease_ms: u64,
+    #[serde(skip)]
+    short: String,
+}
+
+async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
+    let wait = Some(Duration::from_secs(args.wait.wait));
+    let offsets = context.offsets().await?;
+    let mut slots = watch(&offsets, wait, |slot| slot.group == args.group).await?;
+    if slots.is_empty() {
+        return Err(context.unknown_group(&args.group));
+    }
+    add_unclaimed(context, &mut slots).await?;
+    let mut rows = Vec::new();
+    for (slot, report) in slots {
+        let range = match log_range(&context.kafka.partition(&slot.topic, slot.partition)).await {
+            Ok(range) => Some(range),
+            // The group has outlived its topic.
+            Err(KafkaError::UnknownTopic { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        rows.push(partition_row(slot, &report, range));
+    }
+    output::write(context.format, &rows, |rows| {
+        let header = [
+            "TOPIC",
+            "PARTITION",
+            "CURRENT-OFFSET",
+            "LOG-START-OFFSET",
+            "LOG-END-OFFSET",
+            "LAG",
+            "OWNER",
+            "LEASE",
+        ];
+        table(header, rows.iter().map(cells))
+    })?;
+    Ok(())
+}
+
+/// Adds the partitions of the group's topics that nobody has claimed yet.
+async fn add_unclaimed(context: &Context, slots: &mut BTreeMap<Slot, SlotReport>) -> Result<(), Error> {
+    let counts = context.kafka.topics().await?;
+    let known: BTreeSet<_> = slots.keys().map(|slot| (slot.group.clone(), slot.topic.clone())).collect();
+    for (group, topic) in known {
+        for partition in 0..counts.get(&topic).copied().unwrap_or(0) {
+            let slot = Slot { group: group.clone(), topic: topic.clone(), partition };
+            let unclaimed = SlotReport { position: None, owner: None, life: Life::Unclaimed };
+            slots.entry(slot).or_insert(unclaimed);
+        }
+    }
+    Ok(())
+}
+
+fn partition_row(slot: Slot, report: &SlotReport, range: Option<LogRange>) -> PartitionRow {
+    // A group that has committed nothing will read from the earliest record.
+    let behind = |range: LogRange| (range.end - report.position.unwrap_or(range.start)).max(0);
+    let left = match (report.life, &report.owner) {
+        (Life::Active(seen), Some(owner)) => Some((seen + lease(owner)).duration_since(Instant::now())),
+        (Life::Silent, Some(_)) => Some(Duration::ZERO),
+        _ => None,
+    };
+    PartitionRow {
+        group: slot.group,
+        topic: slot.topic,
+        partition: slot.partition,
+        current_offset: report.position,
+        log_start_offset: range.map(|range| range.start),
+        log_end_offset: range.map(|range| range.end),
+        lag: range.map(behind),
+        state: report.life.as_str(),
+        owner: present_owner(report).map(|owner| OwnerRow {
+            host: owner.claim.host.clone(),
+            instance_id: owner.claim.instance_id,
+            token: owner.token,
+            claimed_at: format_time(owner.claim.claimed_at),
+            lease_ms: owner.claim.lease_ms,
+            short: short(owner),
+        }),
+        lease_left_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
+fn cells(row: &PartitionRow) -> [String; 8] {
+    let lease = match (row.state, row.lease_left_ms) {
+        ("unknown", _) => Some("unknown".to_owned()),
+        (_, Some(0)) => Some("expired".to_owned()),
+        (_, Some(left)) => Some(format!("{}.{} s", left / 1_000, left % 1_000 / 100)),
+        (_, None) => None,
+    };
+    [
+        row.topic.clone(),
+        row.partition.to_string(),
+        cell(row.current_offset),
+        cell(row.log_start_offset),
+        cell(row.log_end_offset),
+        cell(row.lag),
+        match &row.owner {
+            Some(owner) => owner.short.clone(),
+            None => cell(Some(row.state).filter(|state| *state == Life::Released.as_str())),
+        },
+        cell(lease),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use task_events::offsets::Claim;
+
+    fn slot() -> Slot {
+        Slot { group: "g".to_owned(), topic: "t".to_owned(), partition: 2 }
+    }
+
+    fn report(position: Option<i64>, life: Life) -> SlotReport {
+        let claim = Claim::new(Uuid::nil(), "host", 10_000);
+        SlotReport { position, owner: Some(Owner { token: 3, claim }), life }
+    }
+
+    #[test]
+    fn a_line_says_how_far_the_group_is_and_who_owns() {
+        let range = Some(LogRange { start: 5, end: 12 });
+        let line =
+            |position, life, range| cells(&partition_row(slot(), &report(position, life), range)).join(" ");
+        let future = Instant::now() + Duration::from_millis(50);
+        assert_eq!(line(Some(10), Life::Active(future), range), "t 2 10 5 12 2 host/00000000 10.0 s");
+        assert_eq!(line(Some(10), Life::Silent, range), "t 2 10 5 12 2 host/00000000 expired");
+        assert_eq!(line(Some(10), Life::Unknown, range), "t 2 10 5 12 2 host/00000000 unknown");
+        assert_eq!(line(Some(12), Life::Released, range), "t 2 12 5 12 0 released -");
+        assert_eq!(
+            line(None, Life::Released, range),
+            "t 2 - 5 12 7 released -",
+            "it will read from the start"
+        );
+        assert_eq!(line(Some(3), Life::Released, None), "t 2 3 - - - released -", "the topic is gone");
+    }
+}
