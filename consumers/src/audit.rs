@@ -39,6 +39,8 @@ mod extent;
 mod line;
 mod log;
 mod recovery;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fs::File;

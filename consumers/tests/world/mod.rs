@@ -1,0 +1,310 @@
+//! A broker in this process, services on it, and what they said.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, Once};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use consumers::{audit, notification};
+use rustix::process::{Pid, Signal, kill_process};
+use task_events::dedup::Dedup;
+use task_events::event::{TaskData, TaskEvent};
+use task_events::kafka::{Compression, Kafka, NewTopic, Record, RecordAndOffset};
+use task_events::offsets::{OffsetsLog, Slot};
+use task_events::runtime::{self, ConsumerConfig, Handler, PartitionState, Status};
+use task_events::shutdown::{self, Trigger};
+use task_events::state_dir::StateDir;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+pub const EVENTS: &str = "task-events";
+pub const OFFSETS: &str = "task-events-offsets";
+pub const DLQ: &str = "task-events-dlq";
+pub const LEASE: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub struct World {
+    folder: TempDir,
+    pub kafka: Kafka,
+    offsets: OffsetsLog,
+    _broker: devbroker::Broker,
+}
+
+impl World {
+    pub async fn start(partitions: i32) -> Self {
+        collect_what_is_said();
+        let folder = tempfile::tempdir().unwrap();
+        let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let broker = devbroker::Broker::start(devbroker::Config::new(addr, folder.path().join("broker")))
+            .await
+            .unwrap();
+        let kafka = Kafka::new(vec![broker.addr().to_string()], "test");
+        for (name, partitions, policy) in
+            [(EVENTS, partitions, "delete"), (OFFSETS, 1, "compact"), (DLQ, 1, "delete")]
+        {
+            let configs = vec![("cleanup.policy".to_owned(), policy.to_owned())];
+            let topic = NewTopic { name: name.to_owned(), partitions, replication_factor: 1, configs };
+            kafka.admin().create_topic(&topic).await.unwrap();
+        }
+        Self { offsets: OffsetsLog::open(&kafka, OFFSETS), folder, kafka, _broker: broker }
+    }
+
+    pub async fn produce(&self, partition: i32, values: Vec<Option<Vec<u8>>>) {
+        self.produce_compressed(partition, values, Compression::NoCompression).await;
+    }
+
+    pub async fn produce_compressed(&self, partition: i32, values: Vec<Option<Vec<u8>>>, how: Compression) {
+        self.produce_to(EVENTS, partition, values, how).await;
+    }
+
+    pub async fn produce_to(
+        &self,
+        topic: &str,
+        partition: i32,
+        values: Vec<Option<Vec<u8>>>,
+        how: Compression,
+    ) {
+        let record = |value| Record {
+            key: Some(b"key".to_vec()),
+            value,
+            headers: BTreeMap::new(),
+            timestamp: Utc::now(),
+        };
+        let records = values.into_iter().map(record).collect();
+        self.kafka.partition(topic, partition).produce(records, how).await.unwrap();
+    }
+
+    /// The first records of a partition.
+    pub async fn read(&self, topic: &str, partition: i32, count: usize) -> Vec<RecordAndOffset> {
+        let partition = self.kafka.partition(topic, partition);
+        let (mut records, mut next) = (Vec::new(), 0);
+        while records.len() < count {
+            let fetched = partition.fetch(next, 4 << 20, Duration::from_millis(100)).await.unwrap();
+            next = fetched.next_offset;
+            records.extend(fetched.records);
+        }
+        records
+    }
+
+    /// The committed position of a group.
+    pub fn position(&self, group: &str, partition: i32) -> Option<i64> {
+        self.position_in(EVENTS, group, partition)
+    }
+
+    pub fn position_in(&self, topic: &str, group: &str, partition: i32) -> Option<i64> {
+        let slot = Slot { group: group.to_owned(), topic: topic.to_owned(), partition };
+        self.offsets.view().borrow().slot(&slot)?.position()
+    }
+
+    pub fn state(&self, name: &str) -> PathBuf {
+        StateDir::open(self.folder.path(), name).unwrap().path().to_owned()
+    }
+
+    pub fn log(&self, group: &str) -> PathBuf {
+        self.folder.path().join(format!("{group}.log"))
+    }
+
+    /// The events of a group's audit log.
+    pub fn audited(&self, group: &str) -> Vec<Uuid> {
+        audited(&self.log(group), |_| true)
+    }
+
+    pub fn audited_of(&self, group: &str, partition: i32) -> Vec<Uuid> {
+        audited(&self.log(group), |at| at.partition == partition)
+    }
+
+    fn config(&self, group: &str, instance_id: Uuid) -> ConsumerConfig {
+        ConsumerConfig {
+            kafka: self.kafka.clone(),
+            topic: EVENTS.to_owned(),
+            offsets_topic: OFFSETS.to_owned(),
+            dlq_topic: Some(DLQ.to_owned()),
+            group: group.to_owned(),
+            instance_id,
+            host: "test".to_owned(),
+            lease: LEASE,
+        }
+    }
+
+    pub fn dlq_config(&self, group: &str) -> ConsumerConfig {
+        ConsumerConfig { topic: DLQ.to_owned(), dlq_topic: None, ..self.config(group, Uuid::new_v4()) }
+    }
+
+    pub async fn notifier(&self, group: &str) -> Running {
+        self.instance(group, group).await
+    }
+
+    /// An instance of the notification service with a state folder of its own.
+    pub async fn instance(&self, group: &str, name: &str) -> Running {
+        let state = StateDir::open(self.folder.path(), name).unwrap();
+        let folder = state.path().to_owned();
+        let opened = tokio::task::spawn_blocking(move || notification::open(&folder)).await.unwrap().unwrap();
+        Running::start(self.config(group, state.instance_id()), opened.handler, opened.dedup)
+    }
+
+    pub async fn auditor(&self, group: &str) -> Running {
+        let state = StateDir::open(self.folder.path(), group).unwrap();
+        let (log, folder) = (self.log(group), state.path().to_owned());
+        let opened = tokio::task::spawn_blocking(move || audit::open(&log, &folder)).await.unwrap().unwrap();
+        Running::start(self.config(group, state.instance_id()), opened.handler, opened.dedup)
+    }
+
+    pub fn audit_command(&self, group: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_audit-service"));
+        command
+            .env_clear()
+            .env("KAFKA_BOOTSTRAP_SERVERS", self.kafka.bootstrap())
+            .env("STATE_DIR", self.folder.path().join("state"))
+            .env("AUDIT_LOG_PATH", self.log(group))
+            .env("GROUP", group)
+            .env("LEASE_MS", LEASE.as_millis().to_string())
+            .env("LOG_LEVEL", "warn");
+        command
+    }
+
+    pub fn audit_process(&self, group: &str) -> Process {
+        Process(self.audit_command(group).stdout(Stdio::inherit()).spawn().unwrap())
+    }
+}
+
+fn audited(log: &Path, wanted: impl Fn(&audit::At<'_>) -> bool) -> Vec<Uuid> {
+    let bytes = std::fs::read(log).unwrap();
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let lines = lines.map(|line| audit::parse(line).expect("a whole line"));
+    lines.filter(|line| wanted(&line.kafka)).map(|line| line.event_id).collect()
+}
+
+/// A process, killed when it is dropped.
+pub struct Process(Child);
+
+impl Process {
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// SIGTERM, and what it ended with.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        let mut status = None;
+        wait_for("the process to end", || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A consumer in this process.
+pub struct Running {
+    pub status: Status,
+    trigger: Trigger,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    pub fn start<H: Handler>(config: ConsumerConfig, handler: H, dedup: Option<Dedup>) -> Self {
+        let (trigger, shutdown) = shutdown::channel();
+        let status = Status::default();
+        let task = tokio::spawn(runtime::run(config, handler, dedup, status.clone(), shutdown));
+        Self { status, trigger, task }
+    }
+
+    /// Whether it owns partition 0.
+    pub fn is_active(&self) -> bool {
+        matches!(self.status.report().partitions.get(&0), Some(PartitionState::Active { .. }))
+    }
+
+    pub async fn stop(self) {
+        self.trigger.stop();
+        tokio::time::timeout(Duration::from_secs(5), self.task).await.expect("a stop within 5 s").unwrap();
+        // The mirror's task holds the handler, and so the log's lock, until it sees its end.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    /// Ends it without a release.
+    pub fn abort(self) {
+        self.task.abort();
+    }
+}
+
+pub fn created(title: &str) -> TaskEvent {
+    TaskEvent::task_created(data(title), Uuid::new_v4())
+}
+
+pub fn three_changes(title: &str) -> [TaskEvent; 3] {
+    let data = data(title);
+    [
+        TaskEvent::task_created(data.clone(), Uuid::new_v4()),
+        TaskEvent::task_updated(data.clone(), Uuid::new_v4()),
+        TaskEvent::task_completed(data, Uuid::new_v4()),
+    ]
+}
+
+fn data(title: &str) -> TaskData {
+    TaskData {
+        task_id: Uuid::now_v7(),
+        title: title.to_owned(),
+        status: "pending".to_owned(),
+        owner_id: None,
+    }
+}
+
+/// The event as the value of a record.
+pub fn value(event: &TaskEvent) -> Option<Vec<u8>> {
+    Some(serde_json::to_vec(event).unwrap())
+}
+
+pub async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < LIMIT, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Collector;
+
+impl log::Log for Collector {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        // Not what the Kafka client says.
+        metadata.target().starts_with("consumers") || metadata.target().starts_with("task_events")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        println!("{:5} {}", record.level(), record.args());
+        SAID.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+fn collect_what_is_said() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Collector).unwrap();
+        log::set_max_level(log::LevelFilter::Info);
+    });
+}
+
+/// How many log lines have this in them.
+pub fn said(text: &str) -> usize {
+    SAID.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+}
