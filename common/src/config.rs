@@ -84,24 +84,31 @@ pub fn parse<T: Parser>() -> T {
             error.exit()
         }
         Err(error) => {
-            eprintln!("{}", one_line(&error));
+            eprintln!("{}", one_line(&error, &T::command()));
             std::process::exit(2)
         }
     }
 }
 
-/// The first line of clap's message, with the variable's name where the value came from the environment.
-fn one_line(error: &clap::Error) -> String {
+/// Clap's message without its hints, in one line, with the variable's name where the flag has one.
+fn one_line(error: &clap::Error, command: &clap::Command) -> String {
     let text = error.to_string();
-    let first = text.lines().next().unwrap_or("error: bad usage").to_owned();
-    match error.get(clap::error::ContextKind::InvalidArg) {
-        Some(arg) => {
-            let flag = arg.to_string();
-            let name = flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default();
-            let variable = name.replace('-', "_").to_uppercase();
-            format!("{first} (flag --{name} or environment variable {variable}; see --help)")
-        }
-        None => format!("{first} (see --help)"),
+    let message: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let message = message.join(" ");
+    let arg = error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    let flag = arg.split([' ', '=']).next().unwrap_or_default();
+    match flag.strip_prefix("--").and_then(|name| variable(command, name)) {
+        Some(variable) => format!("{message} (flag {flag} or environment variable {variable}; see --help)"),
+        None => format!("{message} (see --help)"),
+    }
+}
+
+/// The environment variable of the flag `--name`, here or in a subcommand.
+fn variable(command: &clap::Command, name: &str) -> Option<String> {
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name));
+    match arg.and_then(clap::Arg::get_env) {
+        Some(variable) => Some(variable.to_string_lossy().into_owned()),
+        None => command.get_subcommands().find_map(|subcommand| variable(subcommand, name)),
     }
 }
 
@@ -117,7 +124,8 @@ pub fn host_port(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn topic_name(text: &str) -> Result<String, String> {
+/// A value parser for a topic's name.
+pub fn topic_name(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text.is_empty() || text.len() > 249 || text == "." || text == ".." || !text.chars().all(legal) {
         return Err(format!("'{text}' is not a topic name: 1 to 249 of a-z A-Z 0-9 . _ -"));
@@ -144,6 +152,8 @@ pub fn group_name(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
+    use clap::CommandFactory;
+
     #[derive(Debug, Parser)]
     struct All {
         #[command(flatten)]
@@ -157,7 +167,8 @@ mod tests {
     }
 
     fn refused(args: &[&str]) -> String {
-        let line = one_line(&All::try_parse_from(std::iter::once(&"x").chain(args)).unwrap_err());
+        let error = All::try_parse_from(std::iter::once(&"x").chain(args)).unwrap_err();
+        let line = one_line(&error, &All::command());
         assert_eq!(line.lines().count(), 1);
         line
     }
@@ -176,5 +187,6 @@ mod tests {
         assert!(refused(&["--log-level", "loud"]).contains("LOG_LEVEL"));
         assert!(refused(&["--log-format", "xml"]).contains("LOG_FORMAT"));
         assert!(refused(&["--offsets-topic", "a b"]).contains("OFFSETS_TOPIC"));
+        assert!(refused(&["--unknown"]).contains("--unknown"));
     }
 }

@@ -1,4 +1,5 @@
 //! The commands, one file each.
 
 pub mod groups;
+pub mod offsets;
 pub mod topics;

@@ -40,6 +40,9 @@ enum Command {
     /// The consumer groups
     #[command(subcommand, arg_required_else_help = false)]
     Groups(commands::groups::Command),
+    /// The offsets of a consumer group
+    #[command(subcommand, arg_required_else_help = false)]
+    Offsets(commands::offsets::Command),
 }
 
 impl Cli {
@@ -49,17 +52,22 @@ impl Cli {
         match self.command {
             Command::Topics(command) => commands::topics::run(&context, command).await,
             Command::Groups(command) => commands::groups::run(&context, command).await,
+            Command::Offsets(command) => commands::offsets::run(&context, command).await,
         }
     }
 }
 
-/// Sends warnings of the library to stderr: stdout is for the answer.
+/// Sends what is to be said beside the answer to stderr: stdout is for the answer alone.
 pub fn log_to_stderr() -> Result<(), log::SetLoggerError> {
     fern::Dispatch::new()
         .level(log::LevelFilter::Warn)
-        .format(|out, message, _| {
+        .level_for("taskctl", log::LevelFilter::Info)
+        // It logs each error that it also returns.
+        .level_for("rskafka", log::LevelFilter::Off)
+        .format(|out, message, record| {
+            let before = if record.level() == log::Level::Info { "" } else { "warning: " };
             let text = message.to_string();
-            out.finish(format_args!("warning: {}", task_events::logging::escape_control(&text)));
+            out.finish(format_args!("{before}{}", task_events::logging::escape_control(&text)));
         })
         .chain(std::io::stderr())
         .apply()

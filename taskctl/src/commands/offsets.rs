@@ -1,0 +1,370 @@
+//! `taskctl offsets`: moves a group to another position.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use task_events::config::{group_name, topic_name};
+use task_events::kafka::{KafkaError, OffsetAt, Partition, REQUEST_TIMEOUT};
+use task_events::offsets::{Commit, OffsetsLog, Slot};
+use uuid::Uuid;
+
+use crate::context::{LogRange, log_range};
+use crate::groups::{Life, SlotReport, lease, short, watch};
+use crate::output::{self, cell, table};
+use crate::{Context, Error};
+
+/// How long a group waits if this command dies between its claim and its commit.
+const LEASE: Duration = Duration::from_secs(10);
+/// How often a commit is tried: a repeat does no harm.
+const COMMIT_TRIES: u32 = 3;
+
+/// What to do with offsets.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set where a stopped group reads next; shows what would change unless told to --execute
+    ///
+    /// A service does not handle again what it remembers as handled: to have events repeated, remove its
+    /// state (the dedup state of the notification service, the log of the audit service) as well.
+    Reset(Reset),
+}
+
+/// Which offsets to set, and to what.
+#[derive(Debug, Args)]
+pub struct Reset {
+    /// The consumer group
+    #[arg(value_parser = group_name)]
+    group: String,
+    /// Where to read next: earliest, latest, an offset, or an RFC 3339 time for the first record at or
+    /// after it
+    #[arg(long, value_name = "earliest|latest|OFFSET|TIME", value_parser = target)]
+    to: Target,
+    /// Only this topic [default: all that the group reads]
+    #[arg(long, value_parser = topic_name)]
+    topic: Option<String>,
+    /// Only this partition
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Option<i32>,
+    /// Do it
+    #[arg(long)]
+    execute: bool,
+}
+
+/// Where to read next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Earliest,
+    Latest,
+    Offset(i64),
+    Time(DateTime<Utc>),
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    match text {
+        "earliest" => return Ok(Target::Earliest),
+        "latest" => return Ok(Target::Latest),
+        _ => {}
+    }
+    if let Ok(offset) = text.parse::<u64>() {
+        return i64::try_from(offset)
+            .map(Target::Offset)
+            .map_err(|_| format!("offset {offset} is too large"));
+    }
+    match DateTime::parse_from_rfc3339(text) {
+        // Kafka has other meanings for negative times.
+        Ok(time) if time.timestamp_millis() < 0 => Err("a time before 1970".to_owned()),
+        Ok(time) => Ok(Target::Time(time.to_utc())),
+        Err(_) => {
+            Err("not earliest, latest, an offset or an RFC 3339 time such as 2026-01-15T10:30:00Z".to_owned())
+        }
+    }
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+struct Answer {
+    group: String,
+    executed: bool,
+    partitions: Vec<Move>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Move {
+    #[serde(skip)]
+    slot: Slot,
+    topic: String,
+    partition: i32,
+    from: Option<i64>,
+    to: i64,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
+    let Command::Reset(args) = command;
+    let offsets = context.offsets().await?;
+    // A plan is no promise, and needs no look at who lives.
+    let known = watch(&offsets, Some(Duration::ZERO), |slot| slot.group == args.group).await?;
+    let moves = plan(context, &args, &known).await?;
+    if args.execute {
+        refuse_live_group(&offsets, &args.group, &known).await?;
+        execute(&offsets, &moves).await?;
+        mirror(context, &args.group, &moves).await;
+    }
+    let answer = Answer { group: args.group, executed: args.execute, partitions: moves };
+    output::write(context.format, &answer, text)?;
+    Ok(())
+}
+
+fn text(answer: &Answer) -> String {
+    let cells = answer
+        .partitions
+        .iter()
+        .map(|row| [row.topic.clone(), row.partition.to_string(), cell(row.from), row.to.to_string()]);
+    let mut text = table(["TOPIC", "PARTITION", "FROM", "TO"], cells);
+    if !answer.executed {
+        text.push_str("Nothing was changed: this is a dry run. Stop the group, then add --execute.\n");
+    }
+    text
+}
+
+/// Which partitions are to be moved, from where to where.
+async fn plan(
+    context: &Context,
+    args: &Reset,
+    known: &BTreeMap<Slot, SlotReport>,
+) -> Result<Vec<Move>, Error> {
+    let topics: BTreeSet<String> = match &args.topic {
+        Some(topic) => BTreeSet::from([topic.clone()]),
+        None => known.keys().map(|slot| slot.topic.clone()).collect(),
+    };
+    if topics.is_empty() {
+        return Err(Error::Refused(format!(
+            "topic {} knows no group {}: see `taskctl groups list`; for a group that has not run yet, say --topic",
+            context.topics.offsets_topic, args.group
+        )));
+    }
+    let mut moves = Vec::new();
+    for topic in topics {
+        let count = context.kafka.partition_count(&topic).await?;
+        for partition in partitions(&topic, count, args.partition)? {
+            let slot = Slot { group: args.group.clone(), topic: topic.clone(), partition };
+            let handle = context.kafka.partition(&topic, partition);
+            let range = log_range(&handle).await?;
+            let at_time = match &args.to {
+                Target::Time(time) => Some(offset_at(&handle, *time).await?),
+                _ => None,
+            };
+            let to = destination(&args.to, range, at_time)
+                .map_err(|why| Error::Refused(format!("cannot reset {topic}/{partition}: {why}")))?;
+            let from = known.get(&slot).and_then(|report| report.position);
+            moves.push(Move { slot, topic: topic.clone(), partition, from, to });
+        }
+    }
+    Ok(moves)
+}
+
+fn partitions(topic: &str, count: i32, wanted: Option<i32>) -> Result<Vec<i32>, Error> {
+    match wanted {
+        None => Ok((0..count).collect()),
+        Some(partition) if partition < count => Ok(vec![partition]),
+        Some(partition) => Err(Error::Refused(format!(
+            "topic {topic} has {count} partitions, counted from 0, and none with number {partition}"
+        ))),
+    }
+}
+
+/// The first offset at or after a time; negative where there is none.
+async fn offset_at(partition: &Partition, time: DateTime<Utc>) -> Result<i64, KafkaError> {
+    partition.offset(OffsetAt::Timestamp(time)).await
+}
+
+/// The offset that the target means in a log of that range.
+fn destination(target: &Target, range: LogRange, at_time: Option<i64>) -> Result<i64, String> {
+    let LogRange { start, end } = range;
+    match target {
+        Target::Earliest => Ok(start),
+        Target::Latest => Ok(end),
+        // No record is as late: the next one to come is.
+        Target::Time(_) => Ok(at_time.filter(|offset| *offset >= 0).unwrap_or(end)),
+        Target::Offset(offset) if (start..=end).contains(offset) => Ok(*offset),
+        Target::Offset(offset) => Err(format!("offset {offset} is out of range, which is {start} to {end}")),
+    }
+}
+
+/// Watches the owners for as long as their leases last.
+async fn refuse_live_group(
+    offsets: &OffsetsLog,
+    group: &str,
+    known: &BTreeMap<Slot, SlotReport>,
+) -> Result<(), Error> {
+    let unreleased = known.values().filter(|report| report.life == Life::Unknown);
+    if let Some(owner) =
+        unreleased.filter_map(|report| report.owner.as_ref()).max_by_key(|owner| lease(owner))
+    {
+        let seconds = lease(owner).as_secs_f32();
+        log::info!("{} has not released: watching for a sign of life for {seconds} s", short(owner));
+    }
+    let now = watch(offsets, None, |slot| slot.group == group).await?;
+    match alive(&now) {
+        Some(why) => Err(Error::Refused(format!("group {group} is live: {why}; stop it first"))),
+        None => Ok(()),
+    }
+}
+
+/// Who may be alive, if anybody may.
+fn alive(slots: &BTreeMap<Slot, SlotReport>) -> Option<String> {
+    slots.iter().find_map(|(slot, report)| {
+        let owner = report.owner.as_ref().map(short).unwrap_or_default();
+        match report.life {
+            Life::Unclaimed | Life::Released | Life::Silent => None,
+            Life::Active(_) => Some(format!("{owner} owns {}/{}", slot.topic, slot.partition)),
+            Life::Unknown => Some(format!("{owner} may own {}/{} still", slot.topic, slot.partition)),
+        }
+    })
+}
+
+/// Moves one partition after the other, each under a claim as any instance of the group would make it.
+async fn execute(offsets: &OffsetsLog, moves: &[Move]) -> Result<(), Error> {
+    let instance_id = Uuid::new_v4();
+    let mut done = Vec::new();
+    for each in moves {
+        if let Err(error) = move_one(offsets, each, instance_id).await {
+            let done = if done.is_empty() { "nothing".to_owned() } else { done.join(", ") };
+            return Err(Error::Refused(format!("{error} (already reset: {done})")));
+        }
+        done.push(format!("{}/{}", each.topic, each.partition));
+    }
+    Ok(())
+}
+
+async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Result<(), Error> {
+    let Move { slot, to, .. } = each;
+    let token = offsets.claim(slot, instance_id, "taskctl", LEASE).await?.token;
+    let commit = Commit::new(*to, instance_id, true);
+    let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
+    offsets.catch_up().await?;
+    let (missed, older) = {
+        let view = offsets.view();
+        let view = view.borrow();
+        let state = view.slot(slot);
+        let claims = state.and_then(|state| state.owner()).map(|owner| (owner.token, short(owner)));
+        let commits = state.and_then(|state| state.last_commit());
+        let commits = commits.map(|(token, commit)| (token, format!("instance {}", commit.instance_id)));
+        // A claim after the commit has read it, and goes on from there. One before it may not have.
+        let missed = claims.into_iter().chain(commits).find(|(by, _)| (token + 1..committed_at).contains(by));
+        (missed, state.map(|state| state.older_tokens(token)).unwrap_or_default())
+    };
+    if let Some((_, owner)) = missed {
+        return Err(Error::Refused(format!(
+            "{owner} claimed {slot} meanwhile, and may go on from the old offset: stop it and reset again"
+        )));
+    }
+    if !older.is_empty()
+        && let Err(error) = offsets.tombstone(slot, &older).await
+    {
+        log::warn!("older commits of {slot} stay in the topic, which does no harm: {error}");
+    }
+    Ok(())
+}
+
+async fn commit_with_retries(
+    offsets: &OffsetsLog,
+    slot: &Slot,
+    token: i64,
+    commit: &Commit,
+) -> Result<i64, KafkaError> {
+    let mut tries = 1;
+    loop {
+        match offsets.commit(slot, token, commit, REQUEST_TIMEOUT).await {
+            Err(error) if tries < COMMIT_TRIES => {
+                log::warn!("cannot commit {slot}, will try again: {error}");
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Tells Kafka's group coordinator, for dashboards. What counts is done.
+async fn mirror(context: &Context, group: &str, moves: &[Move]) {
+    let mut topics = BTreeMap::<&str, Vec<(i32, i64)>>::new();
+    for each in moves {
+        topics.entry(&each.topic).or_default().push((each.partition, each.to));
+    }
+    let outcome: Result<(), KafkaError> = async {
+        let mut coordinator = context.kafka.admin().coordinator(group).await?;
+        for (topic, positions) in topics {
+            coordinator.commit(topic, &positions).await?;
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(error) = outcome {
+        log::warn!("Kafka's own tools show the old offsets until the group runs again: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use task_events::offsets::Claim;
+    use task_events::offsets::fold::Owner;
+    use tokio::time::Instant;
+
+    #[test]
+    fn a_target_is_a_word_an_offset_or_a_time() {
+        assert_eq!(target("earliest"), Ok(Target::Earliest));
+        assert_eq!(target("latest"), Ok(Target::Latest));
+        assert_eq!(target("0"), Ok(Target::Offset(0)));
+        assert_eq!(target("42"), Ok(Target::Offset(42)));
+        let time = "2026-01-15T10:30:00Z".parse().unwrap();
+        assert_eq!(target("2026-01-15T10:30:00Z"), Ok(Target::Time(time)));
+        assert_eq!(target("2026-01-15T12:30:00.000+02:00"), Ok(Target::Time(time)));
+        for wrong in ["", "soon", "-1", "1.5", "2026-01-15", "18446744073709551615", "1969-12-31T23:59:59Z"] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_offset_out_of_range_is_refused_with_the_range() {
+        let range = LogRange { start: 10, end: 20 };
+        let to = |target, at_time| destination(&target, range, at_time);
+        assert_eq!(to(Target::Earliest, None), Ok(10));
+        assert_eq!(to(Target::Latest, None), Ok(20));
+        assert_eq!(to(Target::Offset(10), None), Ok(10));
+        assert_eq!(to(Target::Offset(20), None), Ok(20));
+        for out in [9, 21] {
+            assert!(to(Target::Offset(out), None).unwrap_err().contains("10 to 20"));
+        }
+        let time = Target::Time(Utc::now());
+        assert_eq!(to(time.clone(), Some(15)), Ok(15));
+        assert_eq!(to(time, Some(-1)), Ok(20), "later than every record");
+    }
+
+    #[test]
+    fn only_partitions_that_exist_are_moved() {
+        assert_eq!(partitions("t", 3, None).unwrap(), [0, 1, 2]);
+        assert_eq!(partitions("t", 3, Some(2)).unwrap(), [2]);
+        assert!(partitions("t", 3, Some(3)).is_err());
+    }
+
+    #[test]
+    fn a_group_is_live_unless_each_owner_released_or_fell_silent() {
+        let group = |lives: &[Life]| {
+            let slots = (0..).zip(lives).map(|(partition, life)| {
+                let slot = Slot { group: "g".to_owned(), topic: "t".to_owned(), partition };
+                let owner = Some(Owner { token: 1, claim: Claim::new(Uuid::nil(), "host", 1) });
+                (slot, SlotReport { position: None, owner, life: *life })
+            });
+            alive(&slots.collect())
+        };
+        assert_eq!(group(&[]), None);
+        assert_eq!(group(&[Life::Released, Life::Silent, Life::Unclaimed]), None);
+        let active = Life::Active(Instant::now());
+        assert_eq!(group(&[Life::Released, active]), Some("host/00000000 owns t/1".to_owned()));
+        assert!(group(&[Life::Unknown]).is_some());
+    }
+}
