@@ -1,0 +1,280 @@
+//! The command as an operator runs it, against a broker in this process.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::net::SocketAddr;
+use std::process::Output;
+use std::time::Duration;
+
+use devbroker::{Broker, Config};
+use serde_json::Value;
+use task_events::kafka::{Compression, Kafka, NewTopic, Record};
+use task_events::offsets::{Claimed, Commit, OffsetsLog, Slot};
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+struct World {
+    broker: Broker,
+    kafka: Kafka,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn without_topics() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path());
+        let broker = Broker::start(config).await.unwrap();
+        let kafka = Kafka::new(vec![broker.addr().to_string()], "test");
+        Self { broker, kafka, _folder: folder }
+    }
+
+    /// With the three topics, and ten records in the one of events.
+    async fn start() -> Self {
+        let world = Self::without_topics().await;
+        world.answers("topics create").await;
+        let record =
+            Record { key: None, value: Some(b"{}".to_vec()), headers: Default::default(), timestamp: now() };
+        let events = world.kafka.partition("task-events", 0);
+        events.produce(vec![record; 10], Compression::NoCompression).await.unwrap();
+        world
+    }
+
+    async fn taskctl(&self, args: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_taskctl"))
+            .args(args.split(' '))
+            .env_clear()
+            .env("KAFKA_BOOTSTRAP_SERVERS", self.broker.addr().to_string())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .unwrap()
+    }
+
+    /// The answer of a command that succeeds.
+    async fn answers(&self, args: &str) -> String {
+        let output = self.taskctl(args).await;
+        assert_eq!(output.status.code(), Some(0), "{args}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    async fn answers_json(&self, args: &str) -> Value {
+        serde_json::from_str(&self.answers(&format!("{args} --format json")).await).unwrap()
+    }
+
+    /// The error of a command that fails: the last line, since what it waits for may stand before.
+    async fn refuses(&self, args: &str) -> String {
+        let output = self.taskctl(args).await;
+        assert_eq!(output.status.code(), Some(1), "{args}: {}", text(&output.stdout));
+        assert!(output.stdout.is_empty(), "{args}: {}", text(&output.stdout));
+        let error = text(&output.stderr).lines().last().unwrap().to_owned();
+        assert!(error.starts_with("error: "), "{error}");
+        error
+    }
+
+    async fn owner(&self, group: &str, lease: Duration) -> Owner {
+        let slot = Slot { group: group.to_owned(), topic: "task-events".to_owned(), partition: 0 };
+        let offsets = OffsetsLog::open(&self.kafka, "task-events-offsets");
+        let instance_id = Uuid::new_v4();
+        let claimed = offsets.claim(&slot, instance_id, "test-host", lease).await.unwrap();
+        Owner { offsets, slot, instance_id, claimed }
+    }
+}
+
+/// An instance of a group.
+struct Owner {
+    offsets: OffsetsLog,
+    slot: Slot,
+    instance_id: Uuid,
+    claimed: Claimed,
+}
+
+impl Owner {
+    async fn commit(&self, offset: i64, released: bool) {
+        let commit = Commit::new(offset, self.instance_id, released);
+        let limit = Duration::from_secs(5);
+        self.offsets.commit(&self.slot, self.claimed.token, &commit, limit).await.unwrap();
+    }
+
+    /// Commits the same offset again and again, as an idle instance does.
+    fn idles_at(self, offset: i64) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            loop {
+                self.commit(offset, false).await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        })
+    }
+
+    fn short(&self) -> String {
+        format!("test-host/{:.8}", self.instance_id.to_string())
+    }
+}
+
+fn now() -> chrono::DateTime<chrono::Utc> {
+    chrono::Utc::now()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The cells of the table's lines, without the header.
+fn cells(table: &str) -> Vec<Vec<&str>> {
+    table.lines().skip(1).map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_are_created_once_and_what_differs_is_said() {
+    let world = World::without_topics().await;
+    let made = world.answers("topics create --partitions 3").await;
+    assert_eq!(
+        cells(&made),
+        [
+            ["task-events", "3", "created", "-"],
+            ["task-events-offsets", "1", "created", "-"],
+            ["task-events-dlq", "1", "created", "-"]
+        ]
+    );
+    for (topic, config, value) in [
+        ("task-events", "retention.ms", "604800000"),
+        ("task-events-offsets", "cleanup.policy", "compact"),
+        ("task-events-dlq", "retention.ms", "2592000000"),
+        ("task-events-dlq", "max.message.bytes", "4194304"),
+    ] {
+        let set = world.kafka.admin().topic_config(topic, config).await.unwrap();
+        assert_eq!(set.as_deref(), Some(value), "{config} of {topic}");
+    }
+    let again = world.answers_json("topics create").await;
+    assert_eq!(again[0]["outcome"], "exists");
+    assert_eq!(again[0]["differences"][0]["what"], "partitions");
+    assert_eq!((&again[0]["differences"][0]["is"], &again[0]["partitions"]), (&"3".into(), &3.into()));
+    assert_eq!(again[1]["differences"], Value::Array(vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offsets_topic_that_forgets_is_refused_before_anything_is_made() {
+    let world = World::without_topics().await;
+    let forgets = NewTopic {
+        name: "task-events-offsets".to_owned(),
+        partitions: 1,
+        replication_factor: -1,
+        configs: vec![("cleanup.policy".to_owned(), "delete".to_owned())],
+    };
+    world.kafka.admin().create_topic(&forgets).await.unwrap();
+    let error = world.refuses("topics create").await;
+    assert!(error.contains("task-events-offsets") && error.contains("cleanup.policy=delete"), "{error}");
+    assert_eq!(world.kafka.topics().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_show_who_is_active_who_released_and_who_fell_silent() {
+    let world = World::start().await;
+    assert_eq!(world.answers_json("groups list").await, Value::Array(vec![]));
+
+    let active = world.owner("active-group", Duration::from_secs(3)).await;
+    let active_name = active.short();
+    let idle = active.idles_at(4);
+    let released = world.owner("released-group", Duration::from_secs(60)).await;
+    released.commit(10, true).await;
+    let silent = world.owner("silent-group", Duration::from_secs(1)).await;
+
+    let silent_name = silent.short();
+    let list = world.answers("groups list").await;
+    assert_eq!(
+        cells(&list),
+        [
+            ["active-group", "active", "task-events", "1", active_name.as_str()],
+            ["released-group", "released", "task-events", "1", "-"],
+            ["silent-group", "silent", "task-events", "1", silent_name.as_str()],
+        ]
+    );
+    let describe = world.answers("groups describe active-group").await;
+    let line = &cells(&describe)[0];
+    assert_eq!(line[..7], ["task-events", "0", "4", "0", "10", "6", active_name.as_str()], "{describe}");
+    assert_eq!(line[8], "s", "{describe}");
+    let describe = world.answers("groups describe released-group").await;
+    assert_eq!(cells(&describe), [["task-events", "0", "10", "0", "10", "0", "released", "-"]]);
+    let describe = world.answers_json("groups describe silent-group").await;
+    assert_eq!((&describe[0]["current_offset"], &describe[0]["lag"]), (&Value::Null, &10.into()));
+    assert_eq!((&describe[0]["state"], &describe[0]["lease_left_ms"]), (&"silent".into(), &0.into()));
+    let not_watched = world.answers("groups describe active-group --wait 0").await;
+    assert_eq!(cells(&not_watched)[0][7], "unknown");
+
+    let error = world.refuses("groups describe nobody").await;
+    assert!(error.contains("nobody"), "{error}");
+    idle.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_of_a_live_group_are_not_reset_and_of_a_stopped_one_only_when_told() {
+    let world = World::start().await;
+    let error = world.refuses("offsets reset new-group --to latest").await;
+    assert!(error.contains("--topic"), "{error}");
+
+    let owner = world.owner("g", Duration::from_secs(2)).await;
+    let owner_name = owner.short();
+    let idle = owner.idles_at(4);
+    // A live group, dry run.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let plan = world.answers_json("offsets reset g --to earliest").await;
+    assert_eq!(plan["executed"], false);
+    assert_eq!((&plan["partitions"][0]["from"], &plan["partitions"][0]["to"]), (&4.into(), &0.into()));
+    let error = world.refuses("offsets reset g --to earliest --execute").await;
+    assert!(error.contains("live") && error.contains(&owner_name), "{error}");
+
+    // Its owner is gone without a word.
+    idle.abort();
+    let error = world.refuses("offsets reset g --to 11 --execute").await;
+    assert!(error.contains("0 to 10"), "{error}");
+    let answer = world.answers("offsets reset g --to 7 --execute").await;
+    assert_eq!(cells(&answer), [["task-events", "0", "4", "7"]]);
+    let describe = world.answers("groups describe g").await;
+    assert_eq!(cells(&describe), [["task-events", "0", "7", "0", "10", "3", "released", "-"]]);
+
+    // Released: at once. The next owner starts there, and the commits of older owners are gone.
+    for (to, offset) in
+        [("earliest", 0), ("latest", 10), ("2000-01-01T00:00:00Z", 0), ("2100-01-01T00:00:00Z", 10)]
+    {
+        let start = std::time::Instant::now();
+        world.answers(&format!("offsets reset g --to {to} --execute")).await;
+        assert!(start.elapsed() < Duration::from_secs(2), "waited for a group that had released");
+        let next = world.owner("g", Duration::from_secs(1)).await;
+        let view = next.offsets.view();
+        let state = view.borrow().slot(&next.slot).unwrap().clone();
+        assert_eq!(state.position(), Some(offset), "{to}");
+        assert_eq!(state.older_tokens(next.claimed.token).len(), 1, "{to}");
+        next.commit(5, true).await;
+    }
+
+    // A group that has not run yet.
+    world.answers("offsets reset new-group --topic task-events --to latest --execute").await;
+    let describe = world.answers("groups describe new-group").await;
+    assert_eq!(cells(&describe), [["task-events", "0", "10", "0", "10", "0", "released", "-"]]);
+    let error = world.refuses("offsets reset new-group --partition 1 --to latest").await;
+    assert!(error.contains("partition"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_usage_is_2_and_a_failure_1_in_one_line_each() {
+    let world = World::without_topics().await;
+    for usage in [
+        "",
+        "topics",
+        "topics create --partitions 0",
+        "offsets reset g",
+        "offsets reset g --to soon",
+        "groups describe a/b",
+    ] {
+        let output = world.taskctl(usage).await;
+        assert_eq!(output.status.code(), Some(2), "{usage}");
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{usage}: {}", text(&output.stderr));
+    }
+    let error = world.refuses("groups list").await;
+    assert!(error.contains("task-events-offsets") && error.contains("topics create"), "{error}");
+    let output = world.taskctl("groups list --kafka-bootstrap-servers 127.0.0.1:1").await;
+    assert_eq!((output.status.code(), text(&output.stderr).lines().count()), (Some(1), 1));
+    for question in ["--help", "--version", "offsets reset --help"] {
+        world.answers(question).await;
+    }
+}
