@@ -36,7 +36,10 @@ pub fn init(args: &LogArgs) -> Result<(), fern::InitError> {
         .level_for("actix_http", args.log_level.min(LevelFilter::Warn))
         .level_for("mio", args.log_level.min(LevelFilter::Warn))
         // rskafka logs each error that it also returns, and we say what it means.
-        .level_for("rskafka", if args.log_level == LevelFilter::Trace { LevelFilter::Trace } else { LevelFilter::Off })
+        .level_for(
+            "rskafka",
+            if args.log_level == LevelFilter::Trace { LevelFilter::Trace } else { LevelFilter::Off },
+        )
         .format(move |out, message, record| match format {
             LogFormat::Text => out.finish(format_args!("{}", text_line(&message.to_string(), record))),
             LogFormat::Json => out.finish(format_args!("{}", json_line(message.to_string(), record))),

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use super::worker::owns;
 use super::{Backoff, Handler, Said, Shared};
+use crate::kafka::KafkaError;
 use crate::offsets::{Commit, Slot};
 
 /// Least time between two commits: the position is never further behind than this and one produce.
@@ -40,8 +42,13 @@ impl<H: Handler> Committer<H> {
             }
             sleep_until(self.renewed + PACE).await;
             let offset = *self.progress.borrow_and_update();
+            // The process may have been stopped for an hour: then the topic says whether it still owns.
+            if Instant::now() >= self.renewed + self.shared.config.lease && !self.still_owns().await {
+                sleep(backoff.next_delay()).await;
+                continue;
+            }
             let sent = Instant::now();
-            match self.commit(offset, false, every).await {
+            match self.commit(offset, every).await {
                 Ok(()) => {
                     self.renewed = sent;
                     self.lease.send_replace(sent + self.shared.config.lease);
@@ -52,20 +59,22 @@ impl<H: Handler> Committer<H> {
                 }
                 Err(error) => {
                     said.warn(&format!("cannot commit {} at {offset}, will try again: {error}", self.slot));
-                    tokio::time::sleep(backoff.next_delay()).await;
+                    sleep(backoff.next_delay()).await;
                     self.progress.mark_changed();
                 }
             }
         }
     }
 
-    async fn commit(
-        &self,
-        offset: i64,
-        released: bool,
-        limit: Duration,
-    ) -> Result<(), crate::kafka::KafkaError> {
-        let commit = Commit::new(offset, self.shared.config.instance_id, released);
+    /// Reads the topic to its end. False if that fails, or if another instance has claimed.
+    async fn still_owns(&self) -> bool {
+        let caught_up = self.shared.offsets.catch_up().await.is_ok();
+        let view = self.shared.offsets.view();
+        caught_up && owns(&view.borrow(), &self.slot, self.token)
+    }
+
+    async fn commit(&self, offset: i64, limit: Duration) -> Result<(), KafkaError> {
+        let commit = Commit::new(offset, self.shared.config.instance_id, false);
         let limit = limit.max(Duration::from_secs(1));
         self.shared.offsets.commit(&self.slot, self.token, &commit, limit).await.map(|_| ())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -16,6 +16,10 @@ use crate::offsets::{Claimed, Commit, Slot, View};
 
 /// Records handled between two looks at the lease.
 const BATCH: usize = 500;
+/// Tries to decode the same records before the partition counts as stuck.
+const DECODE_TRIES: u32 = 3;
+/// Time after which a stuck partition is tried again, though nobody moved its position.
+const STUCK_RETRY: Duration = Duration::from_secs(60);
 /// Time for the last commit, within the 5 s that a stop may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -157,7 +161,7 @@ impl<H: Handler> Worker<H> {
         let mut owner =
             Owner { worker: self, token: claimed.token, progress, lease, halt, high_watermark: start };
         owner.set_active(start);
-        owner.run(reader::spawn(partition, start)).await;
+        let stuck = owner.run(reader::spawn(partition, start)).await;
         drop(tasks);
 
         let reached = *owner.progress.borrow();
@@ -170,7 +174,20 @@ impl<H: Handler> Worker<H> {
                 claimed.token
             );
         }
+        if let Some(stuck) = stuck {
+            self.wait_for_operator(stuck).await;
+        }
         Ok(())
+    }
+
+    /// Returns when the position is another than the one where reading is stuck, or when it is worth
+    /// another try. The slot is released meanwhile, so that the operator can move it.
+    async fn wait_for_operator(&self, stuck: Stuck) {
+        self.set(PartitionState::Blocked { why: stuck.why });
+        let mut view = self.shared.offsets.view();
+        let moved = view
+            .wait_for(|view| view.slot(&self.slot).and_then(|state| state.position()) != Some(stuck.offset));
+        let _ = self.shared.shutdown.or(timeout(STUCK_RETRY, moved)).await;
     }
 
     fn is_owner(&self, token: i64) -> bool {
@@ -192,13 +209,19 @@ impl<H: Handler> Worker<H> {
     }
 }
 
+/// Records that cannot be decoded stand at this offset.
+struct Stuck {
+    offset: i64,
+    why: String,
+}
+
 struct Wait {
     token: i64,
     owner: String,
     until: Instant,
 }
 
-fn owns(view: &View, slot: &Slot, token: i64) -> bool {
+pub(super) fn owns(view: &View, slot: &Slot, token: i64) -> bool {
     view.slot(slot).and_then(|state| state.owner()).is_some_and(|owner| owner.token == token)
 }
 
@@ -220,32 +243,32 @@ struct Owner<'a, H: Handler> {
 }
 
 impl<H: Handler> Owner<'_, H> {
-    /// Handles what the reader brings, until halted.
-    async fn run(&mut self, mut chunks: tokio::sync::mpsc::Receiver<ReadAhead>) {
+    /// Handles what the reader brings, until halted or stuck.
+    async fn run(&mut self, mut chunks: mpsc::Receiver<ReadAhead>) -> Option<Stuck> {
         let mut halted = self.halt.clone();
-        let mut said = Said::default();
+        let mut undecodable = 0;
         loop {
             let chunk = tokio::select! {
                 biased;
-                _ = halted.wait_for(|halt| *halt) => return,
-                chunk = chunks.recv() => chunk,
+                _ = halted.wait_for(|halt| *halt) => return None,
+                chunk = chunks.recv() => chunk?,
             };
             match chunk {
-                Some(ReadAhead::Chunk(fetched)) => {
-                    if self.chunk(fetched).await.is_none() {
-                        return;
+                ReadAhead::Chunk(fetched) => {
+                    undecodable = 0;
+                    self.chunk(fetched).await?;
+                }
+                ReadAhead::Undecodable { offset, error } => {
+                    undecodable += 1;
+                    if undecodable == DECODE_TRIES {
+                        let (slot, group) = (&self.worker.slot, &self.worker.slot.group);
+                        let why = format!(
+                            "{slot} is stuck at offset {offset}: {error}; look at what wrote it, then move the group past it with `taskctl offsets reset {group} --to OFFSET --execute`"
+                        );
+                        log::error!("{why}");
+                        return Some(Stuck { offset, why });
                     }
                 }
-                Some(ReadAhead::Undecodable { offset, error }) => {
-                    let slot = &self.worker.slot;
-                    let why = format!(
-                        "{slot} is stuck at offset {offset}: {error}. Move the group past it: stop this service, `taskctl offsets reset {} --to OFFSET --execute`, start it",
-                        slot.group
-                    );
-                    said.warn(&why);
-                    self.worker.set(PartitionState::Blocked { why });
-                }
-                None => return,
             }
         }
     }
@@ -291,8 +314,9 @@ impl<H: Handler> Owner<'_, H> {
         self.worker.set(PartitionState::Active { token: self.token, position, high_watermark });
     }
 
-    /// Returns at once while the lease is valid and this instance owns. When it has run out: waits for a renewal to be
-    /// acknowledged, reads the topic to its end, and goes on if this instance still owns. `None` when not.
+    /// Returns at once while the lease is valid and this instance owns. When it has run out: waits for a
+    /// renewal to be acknowledged, reads the topic to its end, and goes on if this instance still owns.
+    /// `None` when not.
     async fn lease_is_valid(&mut self) -> Option<()> {
         let is_valid = |until: &Instant| Instant::now() < *until;
         if is_valid(&self.lease.borrow()) {
