@@ -1,0 +1,66 @@
+//! The smallest consumer: a group of its own that prints every event once.
+//!
+//! ```sh
+//! cargo run -p task-events --example print_events            # against localhost:30092
+//! ```
+//!
+//! The topics have to exist (`taskctl topics create`). Start it twice, with another folder: the second
+//! waits as a standby until the first stops.
+
+use std::path::Path;
+use std::time::Duration;
+
+use task_events::dedup::{Dedup, Retention};
+use task_events::event::{Event, Malformed};
+use task_events::kafka::{Kafka, Record};
+use task_events::runtime::{self, ConsumerConfig, Delivery, Handler, HandlerError, Status};
+use task_events::shutdown;
+use task_events::state_dir::StateDir;
+use uuid::Uuid;
+
+struct Print;
+
+impl Handler for Print {
+    type Message = Event;
+
+    fn decode(&self, record: &Record) -> Result<Event, Malformed> {
+        Event::decode(record.value.as_deref())
+    }
+
+    fn dedup_id(&self, event: &Event) -> Option<Uuid> {
+        Some(event.event_id)
+    }
+
+    fn wants(&self, _: &Event) -> bool {
+        true
+    }
+
+    async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
+        println!("{} at offset {}: {}", delivery.message.event_type, delivery.offset, delivery.message.data);
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let bootstrap = arguments.next().unwrap_or_else(|| "localhost:30092".to_owned());
+    let folder = arguments.next().unwrap_or_else(|| "./data".to_owned());
+
+    // Names this instance over restarts, and keeps a second process out.
+    let state = StateDir::open(Path::new(&folder), "print-events")?;
+    // Kept a day longer than the topic keeps its events: nothing older can come again.
+    let dedup = Dedup::open(&state.path().join("dedup"), Retention::Window(Duration::from_secs(8 * 86_400)))?;
+    let config = ConsumerConfig {
+        kafka: Kafka::new(vec![bootstrap], "print-events"),
+        topic: "task-events".to_owned(),
+        offsets_topic: "task-events-offsets".to_owned(),
+        dlq_topic: Some("task-events-dlq".to_owned()),
+        group: "print-events".to_owned(),
+        instance_id: state.instance_id(),
+        host: "example".to_owned(),
+        lease: Duration::from_secs(10),
+    };
+    runtime::run(config, Print, Some(dedup), Status::default(), shutdown::on_signals()?).await;
+    Ok(())
+}
