@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
@@ -198,6 +198,14 @@ fn bound(path: &Path) -> io::Result<Command> {
     Ok(command)
 }
 
+/// Has the system send SIGTERM to this process when its parent dies. Linux alone knows how; elsewhere a
+/// run-all that is killed with kill -9 leaves its children.
+fn end_with_parent() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    Ok(())
+}
+
 /// Where this process was started to become a child of run-all: has the system end it when run-all dies,
 /// be it by kill -9, and becomes the program. Returns only where that fails, or where nothing was asked.
 ///
@@ -211,7 +219,7 @@ pub fn become_child() -> Option<Failure> {
 fn exec(mut words: impl Iterator<Item = OsString>) -> Option<Failure> {
     let parent: i32 = words.next()?.to_str()?.parse().ok()?;
     let program = words.next()?;
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
+    if let Err(error) = end_with_parent() {
         return Some(Failure(format!("cannot bind {} to run-all: {error}", program.display())));
     }
     // It may have died before that.

@@ -1,5 +1,6 @@
 //! The command as an operator runs it, against a broker in this process.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 use std::net::SocketAddr;
 use std::process::Output;

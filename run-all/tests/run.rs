@@ -1,0 +1,176 @@
+//! `run-all` as a newcomer runs it, each time in a folder of its own. The first run builds the services.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+/// Time for a build of all services on a busy machine.
+const BUILD_LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct Run {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    shown: Vec<String>,
+}
+
+impl Run {
+    fn start(folder: &TempDir, port: u16, args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_run-all"))
+            .args(args)
+            .current_dir(folder.path())
+            .env("PORT", port.to_string())
+            .env_remove("KAFKA_BOOTSTRAP_SERVERS")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines, shown: Vec::new() }
+    }
+
+    async fn wait_for(&mut self, part: &str) {
+        let found = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                self.shown.push(line);
+                if self.shown.last().is_some_and(|line| line.contains(part)) {
+                    return;
+                }
+            }
+            let mut errors = String::new();
+            self.child.stderr.take().unwrap().read_to_string(&mut errors).await.unwrap();
+            panic!("it ended without \"{part}\": {:#?}\n{errors}", self.shown);
+        };
+        timeout(BUILD_LIMIT, found).await.unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Its exit status, all that it showed, and the errors: what cargo says begins otherwise.
+    async fn end(mut self) -> (ExitStatus, String, Vec<String>) {
+        let mut errors = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        let end = async {
+            let (read, ()) = tokio::join!(stderr.read_to_string(&mut errors), async {
+                while let Some(line) = self.lines.next_line().await.unwrap() {
+                    self.shown.push(line);
+                }
+            });
+            read.unwrap();
+            self.child.wait().await.unwrap()
+        };
+        let status = timeout(BUILD_LIMIT, end).await.unwrap();
+        let errors = errors.lines().filter(|line| line.starts_with("error")).map(str::to_owned).collect();
+        (status, self.shown.join("\n"), errors)
+    }
+}
+
+/// A port that nobody listens on, below those that the system gives to outgoing connections: one of them
+/// could take it while the broker is down.
+fn free_port() -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + u16::try_from(std::process::id() % 1_900).unwrap();
+    let mut candidates = std::iter::repeat_with(|| first + TAKEN.fetch_add(1, Ordering::Relaxed) % 100);
+    candidates.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).unwrap()
+}
+
+/// Whether a process that run-all started lives: each holds the lock of its folder.
+fn someone_lives(folder: &Path) -> bool {
+    let folders = fs::read_dir(folder.join("data")).into_iter().flatten();
+    let mut locks = folders.filter_map(|entry| File::open(entry.unwrap().path().join("lock")).ok());
+    locks.any(|lock| lock.try_lock().is_err())
+}
+
+async fn nobody_lives_soon(folder: &Path) {
+    let gone = async {
+        while someone_lives(folder) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LIMIT, gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_line_and_nothing_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let (status, shown, errors) =
+        Run::start(&folder, port, &["--broker-port", &free_port().to_string()]).end().await;
+    assert_eq!((status.code(), shown.as_str()), (Some(1), ""));
+    assert!(
+        matches!(errors.as_slice(), [line] if line.contains(&port.to_string()) && line.contains("PORT")),
+        "{errors:?}"
+    );
+    let (status, _, errors) =
+        Run::start(&folder, free_port(), &["--broker-port", &port.to_string()]).end().await;
+    assert_eq!(status.code(), Some(1));
+    assert!(matches!(errors.as_slice(), [line] if line.contains("--broker-port")), "{errors:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn the_tour_is_shown_and_no_process_outlives_run_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker_port = free_port().to_string();
+    let port = free_port();
+
+    let (status, shown, errors) =
+        Run::start(&folder, port, &["--broker-port", &broker_port, "--exit-after-tour"]).end().await;
+    assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");
+    for part in ["201 Created", "  NOTIFICATION: New task created - ", "  NOTIFICATION: Task completed - "] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert_eq!(fs::read_to_string(folder.path().join("audit.log")).unwrap().lines().count(), 3);
+    assert!(!someone_lives(folder.path()));
+
+    // Ctrl-C on what earlier runs left: nothing is audited twice.
+    let mut run = Run::start(&folder, port, &["--broker-port", &broker_port, "--no-tour"]);
+    run.wait_for("Up:").await;
+    run.signal(Signal::INT);
+    let (status, shown, errors) = run.end().await;
+    assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");
+    assert_eq!(fs::read_to_string(folder.path().join("audit.log")).unwrap().lines().count(), 3);
+    assert!(!someone_lives(folder.path()));
+
+    // kill -9
+    let mut run = Run::start(&folder, port, &["--broker-port", &broker_port, "--no-tour"]);
+    run.wait_for("Up:").await;
+    assert!(someone_lives(folder.path()));
+    let refused =
+        Run::start(&folder, free_port(), &["--broker-port", &free_port().to_string(), "--fresh"]).end().await;
+    assert!(matches!(refused.2.as_slice(), [line] if line.contains("--fresh")), "{refused:?}");
+    run.signal(Signal::KILL);
+    nobody_lives_soon(folder.path()).await;
+
+    // A service that cannot start, after others have.
+    let lock = File::open(folder.path().join("data/audit-service/lock")).unwrap();
+    lock.lock().unwrap();
+    let (status, shown, errors) = Run::start(&folder, port, &["--broker-port", &broker_port]).end().await;
+    assert_eq!(status.code(), Some(1), "{shown}");
+    assert!(matches!(errors.as_slice(), [line] if line.contains("audit-service ended")), "{errors:?}");
+    drop(lock);
+    assert!(!someone_lives(folder.path()));
+
+    let (status, shown, errors) =
+        Run::start(&folder, port, &["--broker-port", &broker_port, "--exit-after-tour", "--fresh"])
+            .end()
+            .await;
+    assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");
+    assert_eq!(fs::read_to_string(folder.path().join("audit.log")).unwrap().lines().count(), 3);
+}
