@@ -49,9 +49,11 @@ async fn run(args: &Args) -> ExitCode {
     let screen = Arc::new(Screen::new());
     let (mut children, mut ends) = Children::new(Arc::clone(&screen));
     let outcome = tokio::select! {
-        outcome = system::run(args, &mut children, &screen) => outcome,
-        Some(failure) = ends.recv() => Err(failure),
+        // Ctrl-C ends cargo, too, if it is still building: that is no failure then.
+        biased;
         () = signals.next() => Ok(()),
+        Some(failure) = ends.recv() => Err(failure),
+        outcome = system::run(args, &mut children, &screen) => outcome,
     };
     screen.release();
     if let Err(failure) = &outcome {

@@ -58,10 +58,9 @@ impl Tour<'_> {
             }
         }
 
-        self.screen.heading("4. The groups keep their offsets in the compacted topic task-events-offsets");
-        let describe = async |group| taskctl(self.taskctl, self.env, &["groups", "describe", group]).await;
+        self.screen.heading("4. The groups keep their offsets in a compacted topic");
         let [notification, audit, dlq] = GROUPS;
-        let answers = tokio::join!(describe(notification), describe(audit), describe(dlq));
+        let answers = tokio::join!(self.describe(notification), self.describe(audit), self.describe(dlq));
         for (group, answer) in GROUPS.into_iter().zip([answers.0, answers.1, answers.2]) {
             self.screen.say(&format!("  $ taskctl groups describe {group}"));
             for line in answer?.lines() {
@@ -113,6 +112,17 @@ impl Tour<'_> {
         let lines = self.screen.held_lines("notification-service");
         let about = lines.iter().filter(|line| line.contains(id));
         about.filter_map(|line| Some(line.split_at(line.find("NOTIFICATION: ")?).1.to_owned())).collect()
+    }
+
+    /// What taskctl says of a group, once it has claimed its first partition.
+    async fn describe(&self, group: &str) -> Result<String, Failure> {
+        let start = Instant::now();
+        loop {
+            match taskctl(self.taskctl, self.env, &["groups", "describe", group]).await {
+                Err(_) if start.elapsed() < LIMIT => sleep(POLL).await,
+                answer => return answer,
+            }
+        }
     }
 
     async fn wait_for<T>(
