@@ -380,6 +380,8 @@ async fn an_index_that_lost_transactions_under_a_right_mark_is_found_out() {
 struct Failing {
     file: File,
     left: Arc<AtomicUsize>,
+    /// What was written last, and where.
+    unsynced: Mutex<(u64, usize)>,
 }
 
 impl Failing {
@@ -401,6 +403,7 @@ impl Storage for Failing {
             Storage::write_all_at(&self.file, &bytes[..bytes.len() / 2], at)?;
             return Err(full);
         }
+        *self.unsynced.lock().unwrap() = (at, bytes.len());
         Storage::write_all_at(&self.file, bytes, at)
     }
 
@@ -410,7 +413,12 @@ impl Storage for Failing {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.fails()?;
+        if let Err(full) = self.fails() {
+            // As pages that are dropped though they never reached the disk.
+            let (at, length) = *self.unsynced.lock().unwrap();
+            Storage::write_all_at(&self.file, &vec![0; length], at)?;
+            return Err(full);
+        }
         Storage::sync_data(&self.file)
     }
 }
@@ -419,7 +427,7 @@ impl Storage for Failing {
 async fn failing(rig: &Rig) -> (Audit<Failing>, Arc<AtomicUsize>) {
     let left = Arc::new(AtomicUsize::new(usize::MAX));
     let (file, length) = log::open(&rig.log()).unwrap();
-    let storage = Failing { file, left: Arc::clone(&left) };
+    let storage = Failing { file, left: Arc::clone(&left), unsynced: Mutex::default() };
     let mut audit = Audit::recover(storage, length, &rig.log(), &rig.index()).unwrap();
     batch(&mut audit, &events(0..3)).await;
     (audit, left)
