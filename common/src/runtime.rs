@@ -39,6 +39,7 @@ use crate::event::Malformed;
 use crate::kafka::{Kafka, KafkaError};
 use crate::offsets::OffsetsLog;
 use crate::shutdown::Shutdown;
+use crate::topics::is_compacted;
 
 pub use retry::Backoff;
 pub use status::{PartitionState, Stats, Status, StatusReport};
@@ -223,7 +224,7 @@ async fn check_topics(config: &ConsumerConfig) -> Result<i32, String> {
         }
     }
     match config.kafka.admin().topic_config(&config.offsets_topic, "cleanup.policy").await {
-        Ok(Some(policy)) if !policy.split(',').any(|part| part.trim() == "compact") => Err(format!(
+        Ok(Some(policy)) if !is_compacted(&policy) => Err(format!(
             "waiting: topic {} has cleanup.policy={policy} and would forget offsets; set it to compact",
             config.offsets_topic
         )),
