@@ -348,7 +348,8 @@ impl Group {
             join.member_id = format!("{}-{}", join.client.id, Uuid::new_v4());
         }
         let id = join.member_id.clone();
-        if self.members.len() >= MAX_MEMBERS && !self.members.contains_key(&id) {
+        let size = self.members.len() + self.promised.len();
+        if size >= MAX_MEMBERS && is_new {
             return Err(refuse(ResponseError::GroupMaxSizeReached, ""));
         }
         if !self.accepts(&join) {

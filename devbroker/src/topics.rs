@@ -186,19 +186,24 @@ impl Topics {
         Ok(Some(topic))
     }
 
-    /// Deletes a topic with its records. Blocking.
+    /// Deletes a topic with its records. Blocking; waits for a compaction that is under way, so
+    /// that it cannot write into a new topic of the same name.
     pub fn delete(&self, name: &str) -> Result<Arc<Topic>, Refusal> {
         let _alone = self.alone();
         let topic = self.get(name).ok_or_else(|| Refusal::unknown_topic(name))?;
+        let partitions = topic.partitions();
+        let _idle: Vec<_> = partitions.iter().map(|p| p.lock_maintenance()).collect();
+        let set_deleted = |deleted| partitions.iter().for_each(|p| p.set_deleted(deleted));
+        set_deleted(true);
         let gone = self.dir.join(format!("~{}", topic.id));
-        fs::rename(&topic.dir, &gone)?;
-        durable::sync_dir(&self.dir)?;
-        self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        for partition in topic.partitions() {
-            partition.mark_deleted();
+        if let Err(error) = fs::rename(&topic.dir, &gone) {
+            set_deleted(false);
+            return Err(error.into());
         }
+        self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        durable::sync_dir(&self.dir)?;
         fs::remove_dir_all(&gone)?;
-        Ok(topic)
+        Ok(topic.clone())
     }
 
     /// Adds partitions up to `count`. Blocking.

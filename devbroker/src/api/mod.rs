@@ -15,7 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes};
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, BrokerId, TopicName};
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, BrokerId, ProduceRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::Shared;
@@ -114,8 +114,8 @@ impl Incoming {
         }
         Ok(ready(match self.key {
             ApiKey::Produce => {
-                let request = decode_body(self.body, version)?;
-                let acks_wanted = produce::acks(&request) != 0;
+                let request: ProduceRequest = decode_body(self.body, version)?;
+                let acks_wanted = request.acks != 0;
                 let pending = produce::produce(shared, request).await;
                 return Ok(Box::pin(async move {
                     let response = pending.await;

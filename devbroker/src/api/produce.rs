@@ -25,11 +25,6 @@ struct Queued {
     answer: Result<Answer, ResponseError>,
 }
 
-/// The acks field: 0 means that no answer is wanted.
-pub(crate) fn acks(request: &ProduceRequest) -> i16 {
-    request.acks
-}
-
 /// Queues the batches in the order of the request; the returned future answers once they are on
 /// disk. acks=1 waits for the disk as well: with one replica it means the same as all.
 pub(crate) async fn produce(

@@ -14,7 +14,7 @@ use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ pub(crate) enum Trigger {
 
 /// Compacts the closed segments of a partition. Blocking. Returns whether a run took place.
 pub(crate) fn compact(partition: &Partition, trigger: Trigger, now_ms: i64) -> io::Result<bool> {
-    let mut maintenance = partition.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut maintenance = partition.lock_maintenance();
     let config = partition.config();
     let segments = compactable(partition, &config, trigger, now_ms);
     if partition.is_deleted() || !is_due(&segments, &maintenance, &config, trigger, now_ms) {
@@ -76,6 +76,7 @@ pub(crate) fn compact(partition: &Partition, trigger: Trigger, now_ms: i64) -> i
     for group in grouped(segments.get(..until).unwrap_or_default(), config.segment_bytes) {
         fs::create_dir_all(&dir)?;
         replace(partition, group, &mut run)?;
+        fs::remove_dir_all(&dir)?;
     }
     *maintenance = CompactionState { clean_until: run.keys.until, next_horizon: run.next_horizon };
     let state = serde_json::to_vec(&*maintenance)?;
@@ -231,9 +232,6 @@ fn replace(partition: &Partition, group: &[Arc<Segment>], run: &mut Run) -> io::
     cleaned.sync()?;
     cleaned.publish(extent);
     cleaned.close()?;
-    if partition.is_deleted() {
-        return Ok(());
-    }
     let cleaned = Arc::new(cleaned.rename_into(partition.dir())?);
     partition.change_segments(|segments| {
         let group_start = first.base_offset;

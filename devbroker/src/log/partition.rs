@@ -66,7 +66,7 @@ pub(crate) struct Partition {
     progress: watch::Sender<Progress>,
     writer: Mutex<Writer>,
     /// Held by whoever removes or replaces closed segments: compaction, retention, DeleteRecords.
-    pub maintenance: Mutex<CompactionState>,
+    maintenance: Mutex<CompactionState>,
     deleted: AtomicBool,
 }
 
@@ -194,10 +194,18 @@ impl Partition {
         self.deleted.load(Ordering::Acquire)
     }
 
-    /// Refuses further appends and wakes the waiting fetches.
-    pub fn mark_deleted(&self) {
-        self.deleted.store(true, Ordering::Release);
+    /// Refuses, or again allows, everything that changes files. The caller holds the maintenance
+    /// lock; with the writer's taken here, no change is under way when this returns.
+    pub fn set_deleted(&self, deleted: bool) {
+        let _idle = self.writer();
+        self.deleted.store(deleted, Ordering::Release);
+        // Wakes the waiting fetches.
         self.progress.send_modify(|_| {});
+    }
+
+    /// Keeps compaction, retention and DeleteRecords away for as long as it lives.
+    pub fn lock_maintenance(&self) -> MutexGuard<'_, CompactionState> {
+        self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -404,13 +412,13 @@ impl Partition {
     /// Moves the log start to `offset`, durably, and deletes closed segments wholly below it.
     /// Blocking. Returns the log start after it.
     pub fn delete_before(&self, offset: i64) -> io::Result<i64> {
-        let _alone = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.lock_maintenance();
         self.delete_before_locked(offset)
     }
 
     /// As [`Self::delete_before`], for who holds the maintenance lock.
     pub fn delete_before_locked(&self, offset: i64) -> io::Result<i64> {
-        if offset <= self.log_start() {
+        if offset <= self.log_start() || self.is_deleted() {
             return Ok(self.log_start());
         }
         durable::replace(&self.dir.join(LOG_START_FILE), offset.to_string().as_bytes())?;

@@ -1,7 +1,6 @@
 //! Retention: whole closed segments go when they are too old or the partition is too large.
 
 use std::io;
-use std::sync::PoisonError;
 use std::time::UNIX_EPOCH;
 
 use super::partition::Partition;
@@ -14,7 +13,7 @@ pub(crate) fn enforce(partition: &Partition, now_ms: i64) -> io::Result<()> {
     if !config.delete {
         return Ok(());
     }
-    let _alone = partition.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = partition.lock_maintenance();
     let segments = partition.segments();
     let Some((active, closed)) = segments.split_last() else {
         return Ok(());
