@@ -11,27 +11,47 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "only tests use this crate, and a test may fail loudly"
 )]
 
+mod api;
 mod broker;
+mod event;
+mod history;
 mod kafka_tools;
+mod load;
 mod net;
+mod offsets;
 mod process;
 mod service;
 mod topic;
 mod world;
 
+pub use api::{Api, id_of};
 pub use broker::{Broker, Kind};
+pub use event::Event;
+pub use history::{Change, History, Seen};
 pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools};
+pub use load::{Answers, Load};
 pub use net::{free_port, http};
+pub use offsets::GroupOffsets;
 pub use process::Process;
+pub use reqwest::{Method, StatusCode};
+pub use rustix::process::Signal;
 pub use service::{Program, Ran, Service};
-pub use topic::{TopicRecord, create_topic, produce, read_topic, record};
-pub use world::World;
+pub use topic::{TopicRecord, create_topic, delete_topic, produce, produce_compressed, read_topic, record};
+pub use world::{DLQ, EVENTS, LEASE, OFFSETS, SOON, World};
 
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Lets one test at a time go on: for tests that load the machine, or measure.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::const_new(());
+    ONE.lock().await
+}
 
 /// Asks again and again until there is an answer, and returns it. Panics with `what` when time is up.
 pub async fn eventually<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {

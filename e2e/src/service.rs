@@ -43,7 +43,7 @@ impl Program {
     /// Starts it as a service.
     pub fn start(self) -> Service {
         let process = self.spawn();
-        Service { program: self, process, earlier: Vec::new() }
+        Service { program: self, process, earlier: Vec::new(), runs: 1 }
     }
 
     /// Runs it to its end.
@@ -88,6 +88,7 @@ pub struct Service {
     program: Program,
     process: Process,
     earlier: Vec<String>,
+    runs: usize,
 }
 
 impl Service {
@@ -98,6 +99,12 @@ impl Service {
         self.process.has_ended();
         self.earlier.extend(self.process.lines());
         self.process = self.program.spawn();
+        self.runs += 1;
+    }
+
+    /// How often it was started.
+    pub fn runs(&self) -> usize {
+        self.runs
     }
 
     /// The lines of all its runs.

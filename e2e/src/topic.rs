@@ -1,5 +1,6 @@
 //! Topics seen through a plain Kafka client that has nothing to do with the system's own.
 
+use crate::eventually;
 use rskafka::BackoffConfig;
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
@@ -83,11 +84,32 @@ pub fn record(key: Option<&[u8]>, value: Option<&[u8]>) -> Record {
     }
 }
 
+/// Deletes a topic and waits until it is gone.
+pub async fn delete_topic(bootstrap: &str, topic: &str) {
+    let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));
+    let controller = client.controller_client().expect("a controller");
+    within("the deletion of a topic", controller.delete_topic(topic, 10_000)).await;
+    let gone = async || {
+        let topics = within("the list of topics", client.list_topics()).await;
+        topics.iter().all(|one| one.name != topic).then_some(())
+    };
+    eventually("a deleted topic to be gone", LIMIT, gone).await;
+}
+
 /// Writes records to partition 0, as they are, and returns their offsets.
 pub async fn produce(bootstrap: &str, topic: &str, records: Vec<Record>) -> Vec<i64> {
+    produce_as(bootstrap, topic, records, Compression::NoCompression).await
+}
+
+/// As [`produce`], in a gzip batch: so a record may be as large as the topic allows a batch to be.
+pub async fn produce_compressed(bootstrap: &str, topic: &str, records: Vec<Record>) -> Vec<i64> {
+    produce_as(bootstrap, topic, records, Compression::Gzip).await
+}
+
+async fn produce_as(bootstrap: &str, topic: &str, records: Vec<Record>, how: Compression) -> Vec<i64> {
     let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));
     let partition = partition_client(&client, topic, 0).await;
-    within("a produce", partition.produce(records, Compression::NoCompression)).await
+    within("a produce", partition.produce(records, how)).await
 }
 
 /// Whether a broker answers, and if not, why.

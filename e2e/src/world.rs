@@ -1,9 +1,29 @@
 //! What most tests begin with: a broker with the three topics, and a folder for everything on disk.
 
-use crate::{Broker, KafkaTools, Program, Ran, TopicRecord, read_audit_log, read_topic};
-use std::path::PathBuf;
+use crate::api::Api;
+use crate::history::{History, Seen};
+use crate::load::Answers;
+use crate::offsets::GroupOffsets;
+use crate::{
+    Broker, KafkaTools, Program, Ran, Service, TopicRecord, eventually, free_port, produce, read_audit_log,
+    read_topic, record,
+};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
+
+/// The topic of the task events.
+pub const EVENTS: &str = "task-events";
+/// The compacted topic of claims and commits.
+pub const OFFSETS: &str = "task-events-offsets";
+/// The topic of the events that could not be handled.
+pub const DLQ: &str = "task-events-dlq";
+
+/// For what happens at once on an idle machine, and Apache Kafka and several tests may share two cores.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// The lease of the services of a [`World`].
+pub const LEASE: Duration = Duration::from_secs(2);
 
 /// A system of its own for one test. Its services have short leases, so that take-overs are quick.
 pub struct World {
@@ -16,8 +36,7 @@ impl World {
     /// A broker with the topics that `taskctl topics create` makes.
     pub async fn start() -> Self {
         let world = Self::without_topics().await;
-        let made = world.taskctl(&["topics", "create"]).await;
-        assert_eq!(made.code, Some(0), "taskctl topics create: {made:?}");
+        world.create_topics().await;
         world
     }
 
@@ -26,16 +45,45 @@ impl World {
         Self { broker: Broker::start().await, folder: tempfile::tempdir().expect("a folder") }
     }
 
+    /// Makes the topics as an operator does.
+    pub async fn create_topics(&self) {
+        let made = self.taskctl(&["topics", "create"]).await;
+        assert_eq!(made.code, Some(0), "taskctl topics create: {made:?}");
+    }
+
     /// A binary with the environment of this world: its broker, its folders, a free port, a lease of
-    /// 2 s, every log line. What is set after this counts.
+    /// 2 s. What is set after this counts.
     pub fn program(&self, name: &str) -> Program {
         Program::new(name)
             .env("KAFKA_BOOTSTRAP_SERVERS", self.broker.bootstrap())
             .env("STATE_DIR", self.state_dir().display())
             .env("AUDIT_LOG_PATH", self.audit_log_path().display())
             .env("PORT", 0)
-            .env("LEASE_MS", 2000)
-            .env("LOG_LEVEL", "debug")
+            .env("LEASE_MS", LEASE.as_millis())
+    }
+
+    /// Another instance of a consumer, with a state folder and an audit log of its own.
+    pub fn instance(&self, name: &str, instance: &str) -> Program {
+        self.program(name)
+            .env("STATE_DIR", self.path(instance).display())
+            .env("AUDIT_LOG_PATH", self.instance_audit_log(instance).display())
+    }
+
+    /// The audit log of an [`World::instance`].
+    pub fn instance_audit_log(&self, instance: &str) -> PathBuf {
+        self.path(&format!("{instance}.log"))
+    }
+
+    /// Starts the API on a port that it keeps over restarts, and waits until it answers.
+    pub async fn start_api(&self) -> (Service, Api) {
+        self.start_api_as(self.program("task-api")).await
+    }
+
+    /// As [`World::start_api`], with another environment.
+    pub async fn start_api_as(&self, program: Program) -> (Service, Api) {
+        let mut service = program.env("PORT", free_port()).start();
+        let api = Api::new(&service.url().await);
+        (service, api)
     }
 
     /// Runs the operator's command.
@@ -43,14 +91,19 @@ impl World {
         self.program("taskctl").args(args).run(Duration::from_secs(60)).await
     }
 
+    /// A path in the folder of this world.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// Where the services keep their state.
     pub fn state_dir(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.path("state")
     }
 
     /// Where the audit service writes.
     pub fn audit_log_path(&self) -> PathBuf {
-        self.folder.path().join("audit.log")
+        self.path("audit.log")
     }
 
     /// What the audit service has written.
@@ -63,8 +116,60 @@ impl World {
         read_topic(&self.broker.bootstrap(), name).await
     }
 
+    /// Writes these values to the topic of events, under one key, as a foreign producer would.
+    pub async fn produce_values(&self, values: &[Option<&[u8]>]) -> Vec<i64> {
+        let records = values.iter().map(|value| record(Some(b"key"), *value)).collect();
+        produce(&self.broker.bootstrap(), EVENTS, records).await
+    }
+
+    /// Claims and commits of a group that reads the events.
+    pub async fn offsets(&self, group: &str) -> GroupOffsets {
+        self.offsets_in(group, EVENTS).await
+    }
+
+    /// Claims and commits of a group that reads a topic.
+    pub async fn offsets_in(&self, group: &str, topic: &str) -> GroupOffsets {
+        GroupOffsets::read(&self.broker.bootstrap(), OFFSETS, &format!("{group}/{topic}/0")).await
+    }
+
+    /// Waits until the group has committed this offset or a later one.
+    pub async fn committed(&self, group: &str, offset: i64) {
+        self.committed_in(group, EVENTS, offset).await;
+    }
+
+    /// The same in another topic.
+    pub async fn committed_in(&self, group: &str, topic: &str, offset: i64) {
+        let what = format!("{group} to commit {offset} in {topic}");
+        let reached = async || {
+            let position = self.offsets_in(group, topic).await.position();
+            position.filter(|position| *position >= offset)
+        };
+        eventually(&what, SOON, reached).await;
+    }
+
+    /// Waits until the audit log has an event for each answer, and then checks that answers, topic and log
+    /// tell the same.
+    pub async fn check_history(&self, api: &Api, answers: Answers) -> History {
+        api.delivered().await;
+        let topic: Vec<_> = self.topic(EVENTS).await.iter().filter_map(Seen::in_topic).collect();
+        let last = topic.last().map(|seen| seen.event_id.clone()).expect("events");
+        let path = self.audit_log_path();
+        // The log is read as a whole only when it ends with the last event.
+        eventually("the last event in the audit log", SOON, async || ends_with(&path, &last).then_some(()))
+            .await;
+        let audited = self.audit_log().iter().map(Seen::in_audit_log).collect();
+        let history = History { answered: answers.changes, topic, audited };
+        history.check();
+        history
+    }
+
     /// Kafka's own tools, where they are.
     pub fn kafka_tools(&self) -> Option<KafkaTools> {
         KafkaTools::find(&self.broker.bootstrap())
     }
+}
+
+fn ends_with(path: &Path, event_id: &str) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.ends_with('\n') && text.lines().next_back().is_some_and(|line| line.contains(event_id))
 }

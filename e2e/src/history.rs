@@ -1,0 +1,250 @@
+//! What was answered, what stands in the topic, and what stands in the audit log: do they tell the same?
+
+use crate::TopicRecord;
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+
+/// A change of a task, as its event tells it. Tests give every change a title of its own or a status that
+/// the task had not before, so that no two are equal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Change {
+    /// `task.created`, `task.updated` or `task.completed`.
+    pub event_type: String,
+    /// The task.
+    pub task_id: String,
+    /// Its title after the change.
+    pub title: String,
+    /// Its status after the change.
+    pub status: String,
+}
+
+impl Change {
+    /// The change that made the task what the API answered.
+    pub fn new(event_type: &str, task: &Value) -> Self {
+        Self::from_fields(event_type, &task["id"], task)
+    }
+
+    fn from_fields(event_type: &str, task_id: &Value, data: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no text: {data}")).to_owned();
+        Self {
+            event_type: event_type.to_owned(),
+            task_id: text(task_id),
+            title: text(&data["title"]),
+            status: text(&data["status"]),
+        }
+    }
+}
+
+/// An event as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its id.
+    pub event_id: String,
+    /// Where it stands in the topic.
+    pub offset: i64,
+    /// What it tells.
+    pub change: Change,
+}
+
+impl Seen {
+    /// An event in the topic, or `None` for what is no event.
+    pub fn in_topic(record: &TopicRecord) -> Option<Self> {
+        let event: Value = serde_json::from_slice(record.record.value.as_deref()?).ok()?;
+        event["event_id"].is_string().then(|| Self::read(&event, record.offset))
+    }
+
+    /// A line of the audit log.
+    pub fn in_audit_log(line: &Value) -> Self {
+        Self::read(line, line["kafka"]["offset"].as_i64().expect("an offset"))
+    }
+
+    fn read(event: &Value, offset: i64) -> Self {
+        let text = |name: &str| event[name].as_str().unwrap_or_else(|| panic!("no {name}: {event}"));
+        let data = &event["data"];
+        Self {
+            event_id: text("event_id").to_owned(),
+            offset,
+            change: Change::from_fields(text("event_type"), &data["task_id"], data),
+        }
+    }
+}
+
+/// The three accounts of what happened. The topic has one partition.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// Answered 2xx; those of one task in the order of its answers.
+    pub answered: Vec<Change>,
+    /// The topic, in its order.
+    pub topic: Vec<Seen>,
+    /// The audit log, in its order.
+    pub audited: Vec<Seen>,
+}
+
+impl History {
+    /// Panics with all that is wrong, if anything is: each change that was answered stands once in the
+    /// topic, those of one task in their order, nothing else stands there, and the audit log has the
+    /// same events once each in the same order.
+    pub fn check(&self) {
+        let problems = self.problems();
+        assert!(
+            problems.is_empty(),
+            "{} things are wrong with {} answers, {} events and {} audit lines:\n{}",
+            problems.len(),
+            self.answered.len(),
+            self.topic.len(),
+            self.audited.len(),
+            problems.iter().take(20).map(|problem| format!("  {problem}\n")).collect::<String>()
+        );
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        self.check_topic(&mut problems);
+        self.check_audit_log(&mut problems);
+        problems
+    }
+
+    fn check_topic(&self, problems: &mut Vec<String>) {
+        let mut ids = HashSet::new();
+        let mut places: HashMap<&Change, usize> = HashMap::new();
+        for (place, seen) in self.topic.iter().enumerate() {
+            if !ids.insert(&seen.event_id) {
+                problems.push(format!("twice in the topic: {seen:?}"));
+            } else if places.insert(&seen.change, place).is_some() {
+                problems.push(format!("two events of one change: {seen:?}"));
+            }
+        }
+        // For each task, where the last of its changes stood.
+        let mut last: HashMap<&str, usize> = HashMap::new();
+        for change in &self.answered {
+            let Some(place) = places.remove(change) else {
+                problems.push(format!("answered and not in the topic: {change:?}"));
+                continue;
+            };
+            if last.insert(&change.task_id, place).is_some_and(|before| before > place) {
+                problems.push(format!("before an earlier change of its task: {change:?}"));
+            }
+        }
+        for change in places.into_keys() {
+            problems.push(format!("in the topic and never answered: {change:?}"));
+        }
+    }
+
+    fn check_audit_log(&self, problems: &mut Vec<String>) {
+        let in_topic: HashSet<_> = self.topic.iter().map(|seen| &seen.event_id).collect();
+        let mut ids = HashSet::new();
+        for line in &self.audited {
+            if !ids.insert(&line.event_id) {
+                problems.push(format!("twice in the audit log: {line:?}"));
+            }
+            if !in_topic.contains(&line.event_id) {
+                problems.push(format!("in the audit log and not in the topic: {line:?}"));
+            }
+        }
+        for seen in self.topic.iter().filter(|seen| !ids.contains(&seen.event_id)) {
+            problems.push(format!("in the topic and not in the audit log: {seen:?}"));
+        }
+        if problems.is_empty() {
+            // The same events once each: so what differs now is their order, or what is said of them.
+            let pairs = self.topic.iter().zip(&self.audited);
+            let differ = pairs.filter(|(seen, line)| seen != line);
+            problems.extend(differ.map(|(seen, line)| format!("{seen:?} was audited here as {line:?}")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(event_type: &str, task: usize) -> Change {
+        let text = |text: &str| text.to_owned();
+        Change {
+            event_type: text(event_type),
+            task_id: task.to_string(),
+            title: text("title"),
+            status: text(event_type),
+        }
+    }
+
+    /// Two tasks, three changes each, as they should be told.
+    fn sound() -> History {
+        let types = ["task.created", "task.updated", "task.completed"];
+        let answered: Vec<_> = types.iter().flat_map(|one| [change(one, 1), change(one, 2)]).collect();
+        let topic: Vec<_> = answered.iter().zip(0..).map(|(change, offset)| seen(change, offset)).collect();
+        History { answered, audited: topic.clone(), topic }
+    }
+
+    fn seen(change: &Change, offset: i64) -> Seen {
+        Seen { event_id: format!("event {offset}"), offset, change: change.clone() }
+    }
+
+    fn problems(spoil: impl Fn(&mut History)) -> String {
+        let mut history = sound();
+        spoil(&mut history);
+        history.problems().join("\n")
+    }
+
+    #[test]
+    fn a_sound_history_is_found_sound() {
+        sound().check();
+        // Changes of different tasks may stand in any order.
+        assert_eq!(problems(|history| history.answered.swap(0, 1)), "");
+    }
+
+    #[test]
+    fn a_lost_event_is_reported() {
+        let lost = |history: &mut History| drop(history.topic.remove(3));
+        assert!(problems(lost).contains("answered and not in the topic"));
+        let lost_in_both = problems(|history| {
+            history.topic.remove(3);
+            history.audited.remove(3);
+        });
+        assert!(lost_in_both.contains("answered and not in the topic"));
+        let not_audited = problems(|history| drop(history.audited.remove(5)));
+        assert!(not_audited.contains("in the topic and not in the audit log"));
+    }
+
+    #[test]
+    fn a_doubled_event_is_reported() {
+        let twice = problems(|history| {
+            let again = history.topic[2].clone();
+            history.topic.push(Seen { offset: 6, ..again });
+        });
+        assert!(twice.contains("twice in the topic"));
+        let under_another_id = problems(|history| {
+            let again = seen(&history.answered[2], 6);
+            history.topic.push(again.clone());
+            history.audited.push(again);
+        });
+        assert!(under_another_id.contains("two events of one change"));
+        let audited_twice = problems(|history| history.audited.push(history.audited[0].clone()));
+        assert!(audited_twice.contains("twice in the audit log"));
+    }
+
+    #[test]
+    fn an_event_that_nobody_asked_for_is_reported() {
+        let unasked = problems(|history| drop(history.answered.pop()));
+        assert!(unasked.contains("in the topic and never answered"));
+        let invented = problems(|history| history.audited.push(seen(&change("task.created", 3), 6)));
+        assert!(invented.contains("in the audit log and not in the topic"));
+    }
+
+    #[test]
+    fn a_reordered_event_is_reported() {
+        let of_one_task = problems(|history| {
+            history.topic.swap(0, 2);
+            history.audited.swap(0, 2);
+        });
+        assert!(of_one_task.contains("before an earlier change of its task"));
+        // Of two tasks: fine in the topic, but the log has to have the topic's order.
+        assert!(problems(|history| history.audited.swap(0, 1)).contains("was audited here as"));
+    }
+
+    #[test]
+    fn an_altered_event_is_reported() {
+        let altered = problems(|history| history.audited[1].change.title.push('!'));
+        assert!(altered.contains("was audited here as"));
+        assert!(problems(|history| history.audited[1].offset = 9).contains("was audited here as"));
+    }
+}
