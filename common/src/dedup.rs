@@ -38,8 +38,8 @@ const SELDOM: u32 = 64;
 pub enum Retention {
     /// Ids older than this are forgotten; each batch is on disk when [`Dedup::record`] returns.
     Window(Duration),
-    /// All ids are kept. A crash may take the last batches with it: the owner has them elsewhere, and the
-    /// mark tells from where.
+    /// All ids are kept. A crash, or an I/O error, may take the last batches with it. The owner has them
+    /// elsewhere: after either it compares the mark with what it knows, and records again what is missing.
     ForeverRebuildable,
 }
 

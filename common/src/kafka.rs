@@ -12,6 +12,7 @@ mod error;
 mod partition;
 mod partitioner;
 mod requests;
+mod sasl;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use partitioner::partition_for_key;
 pub use requests::request_len;
 pub use rskafka::client::partition::{Compression, OffsetAt};
 pub use rskafka::record::{Record, RecordAndOffset};
+pub use sasl::{Password, Sasl, SaslMechanism};
 
 /// Time for a connection: resolving, connecting, asking for metadata.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,13 +41,19 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Kafka {
     bootstrap: Arc<[String]>,
     client_id: Arc<str>,
+    sasl: Option<Arc<Sasl>>,
 }
 
 impl Kafka {
     /// `bootstrap`: host:port of brokers to ask first. `client_id`: how this process is called in the
     /// broker's logs and quotas.
     pub fn new(bootstrap: Vec<String>, client_id: &str) -> Self {
-        Self { bootstrap: bootstrap.into(), client_id: client_id.into() }
+        Self { bootstrap: bootstrap.into(), client_id: client_id.into(), sasl: None }
+    }
+
+    /// The same, logging in at each connection.
+    pub fn with_sasl(self, sasl: Option<Sasl>) -> Self {
+        Self { sasl: sasl.map(Arc::new), ..self }
     }
 
     /// The brokers that are asked first, for messages.
@@ -61,7 +69,7 @@ impl Kafka {
 
     /// The administrative calls.
     pub fn admin(&self) -> Admin {
-        Admin::new(Arc::clone(&self.bootstrap), Arc::clone(&self.client_id))
+        Admin::new(self.clone())
     }
 
     /// The number of partitions of a topic.
@@ -76,11 +84,13 @@ impl Kafka {
     }
 
     async fn client(&self) -> Result<Client, rskafka::client::error::Error> {
-        ClientBuilder::new(self.bootstrap.to_vec())
+        let builder = ClientBuilder::new(self.bootstrap.to_vec())
             .client_id(Arc::clone(&self.client_id))
-            .backoff_config(no_retries())
-            .build()
-            .await
+            .backoff_config(no_retries());
+        match &self.sasl {
+            Some(sasl) => builder.sasl_config(sasl.for_rskafka()).build().await,
+            None => builder.build().await,
+        }
     }
 }
 

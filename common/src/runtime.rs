@@ -29,7 +29,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rskafka::record::Record;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -80,6 +80,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// An offset below which all is done, as the handler's own durable state says. Reading starts at the
     /// later of this and the committed position.
+    ///
+    /// Like a committed position it holds for the topic as it was: in one that was deleted and made anew,
+    /// and has grown past it since, what stands below is not read.
     fn resume_from(&self, _topic: &str, _partition: i32) -> Option<i64> {
         None
     }
@@ -173,7 +176,7 @@ pub async fn run<H: Handler>(
         status,
         shutdown: shutdown.clone(),
     });
-    let mirror = tokio::spawn(mirror::run(Arc::clone(&shared)));
+    let mirror = AbortOnDrop(vec![tokio::spawn(mirror::run(Arc::clone(&shared))).abort_handle()]);
     let mut workers = JoinSet::new();
     let mut started = 0;
     while !shutdown.is_requested() {
@@ -188,7 +191,7 @@ pub async fn run<H: Handler>(
         partitions = shutdown.or(grown).await.unwrap_or(started);
     }
     while workers.join_next().await.is_some() {}
-    mirror.abort();
+    drop(mirror);
     log::info!("group {} stopped: {}", shared.config.group, shared.status.stats());
 }
 
@@ -232,6 +235,15 @@ async fn check_topics(config: &ConsumerConfig) -> Result<i32, String> {
         Err(error) => {
             Err(format!("waiting: cannot see whether {} is compacted: {error}", config.offsets_topic))
         }
+    }
+}
+
+/// Tasks that end with the value.
+struct AbortOnDrop(Vec<AbortHandle>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -17,8 +16,8 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::KafkaError;
 use super::wire::Connection;
+use super::{Kafka, KafkaError};
 
 // Versions that Kafka 2.4 and later speak. One each: nothing here needs what a newer one adds.
 const METADATA: i16 = 9;
@@ -56,13 +55,12 @@ pub enum TopicOutcome {
 /// The administrative calls. Each opens connections of its own: they are rare.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    bootstrap: Arc<[String]>,
-    client_id: Arc<str>,
+    kafka: Kafka,
 }
 
 impl Admin {
-    pub(super) fn new(bootstrap: Arc<[String]>, client_id: Arc<str>) -> Self {
-        Self { bootstrap, client_id }
+    pub(super) fn new(kafka: Kafka) -> Self {
+        Self { kafka }
     }
 
     /// The topics and their partition counts. Creates none.
@@ -146,7 +144,7 @@ impl Admin {
             return Err(KafkaError::failed(name, error));
         }
         let address = address(&response.host, response.port);
-        let connection = Connection::open(&address, Arc::clone(&self.client_id)).await?;
+        let connection = Connection::open(&address, &self.kafka).await?;
         Ok(Coordinator { connection, group: group.to_owned() })
     }
 
@@ -206,7 +204,7 @@ impl Admin {
             metadata.brokers.iter().find(|broker| broker.node_id == id).ok_or_else(|| {
                 KafkaError::failed("ask for metadata", format!("broker {} is not up", id.0))
             })?;
-        Connection::open(&address(&broker.host, broker.port), Arc::clone(&self.client_id)).await
+        Connection::open(&address(&broker.host, broker.port), &self.kafka).await
     }
 
     async fn metadata(&self) -> Result<(Connection, MetadataResponse), KafkaError> {
@@ -219,8 +217,8 @@ impl Admin {
     /// The first bootstrap broker that takes a connection.
     async fn any_broker(&self) -> Result<(Connection, String), KafkaError> {
         let mut last = KafkaError::failed("connect to Kafka", "no bootstrap broker is configured");
-        for address in self.bootstrap.iter() {
-            match Connection::open(address, Arc::clone(&self.client_id)).await {
+        for address in self.kafka.bootstrap.iter() {
+            match Connection::open(address, &self.kafka).await {
                 Ok(connection) => return Ok((connection, address.clone())),
                 Err(error) => last = error,
             }

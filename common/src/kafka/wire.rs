@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{CONNECT_TIMEOUT, KafkaError, REQUEST_TIMEOUT};
+use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
 
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -25,14 +25,19 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(address: &str, client_id: Arc<str>) -> Result<Self, KafkaError> {
+    /// Connects, and logs in where that is asked for.
+    pub(super) async fn open(address: &str, kafka: &Kafka) -> Result<Self, KafkaError> {
         let name = || format!("connect to {address}");
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
             .await
             .map_err(|_| KafkaError::Timeout { call: name(), after: CONNECT_TIMEOUT })?
             .map_err(|error| KafkaError::failed(name(), error))?;
         stream.set_nodelay(true).map_err(|error| KafkaError::failed(name(), error))?;
-        Ok(Self { stream, client_id, correlation_id: 0 })
+        let mut connection = Self { stream, client_id: Arc::clone(&kafka.client_id), correlation_id: 0 };
+        if let Some(sasl) = &kafka.sasl {
+            sasl.log_in(&mut connection, address).await?;
+        }
+        Ok(connection)
     }
 
     /// Sends a request in the given version and reads its answer. After an error the connection is of no

@@ -30,6 +30,7 @@ pub(super) struct Batch<'a, H: Handler> {
 pub(super) struct Done {
     /// The offset below which all work is done, though not yet durable.
     pub(super) offset: i64,
+    handled: u64,
     ids: Vec<Uuid>,
 }
 
@@ -56,8 +57,8 @@ impl<'a, H: Handler> Batch<'a, H> {
         let ids: Vec<Option<Uuid>> = messages.iter().map(id_of).collect();
         let known = self.known(&ids).await?;
         let mut seen: HashSet<Uuid> = HashSet::new();
-        let mut done: Option<Done> = None;
-        let mut handled = Vec::new();
+        let mut done = None;
+        let (mut handled, mut handled_ids) = (0, Vec::new());
         for (((record, message), id), known) in records.iter().zip(messages).zip(ids).zip(known) {
             if *self.halt.borrow() {
                 break;
@@ -81,19 +82,17 @@ impl<'a, H: Handler> Batch<'a, H> {
                 Ok(message) if !self.handler.wants(&message) => Status::count(&stats.not_of_interest, 1),
                 Ok(message) => match self.handle_one(record, &message).await {
                     Ended::Handled => {
-                        Status::count(&stats.handled, 1);
-                        if let Some(id) = id {
-                            seen.insert(id);
-                            handled.push(id);
-                        }
+                        handled += 1;
+                        seen.extend(id);
+                        handled_ids.extend(id);
                     }
                     Ended::GivenUp => {}
                     Ended::Halted => break,
                 },
             }
-            done = Some(Done { offset: record.offset + 1, ids: Vec::new() });
+            done = Some(record.offset + 1);
         }
-        done.map(|done| Done { ids: handled, ..done })
+        done.map(|offset| Done { offset, handled, ids: handled_ids })
     }
 
     /// Gives the work up: another owner does it.
@@ -174,7 +173,7 @@ impl<'a, H: Handler> Batch<'a, H> {
 
     /// Flushes the handler, then records the ids. False if a halt came before it succeeded.
     pub(super) async fn make_durable(mut self, done: Done) -> bool {
-        let ids = done.ids;
+        let Done { handled, ids, .. } = done;
         let mark;
         let mut backoff = flush_backoff();
         let mut said = Said::default();
@@ -182,6 +181,7 @@ impl<'a, H: Handler> Batch<'a, H> {
             match self.handler.flush().await {
                 Ok(flushed) => {
                     mark = flushed;
+                    Status::count(&self.shared.status.stats().handled, handled);
                     break;
                 }
                 Err(error) => {

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::batch::{Batch, Halt};
 use super::committer::{Committer, Lease};
 use super::reader::{self, ReadAhead};
-use super::{Backoff, Handler, PartitionState, Said, Shared};
+use super::{AbortOnDrop, Backoff, Handler, PartitionState, Said, Shared};
 use crate::kafka::{Fetched, KafkaError, OffsetAt};
 use crate::offsets::{Claimed, Commit, Slot, View};
 
@@ -58,15 +57,6 @@ pub(super) async fn run<H: Handler>(shared: Arc<Shared<H>>, partition: i32) {
 struct Worker<H> {
     shared: Arc<Shared<H>>,
     slot: Slot,
-}
-
-/// Tasks that end with the value.
-struct AbortOnDrop(Vec<AbortHandle>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
 }
 
 impl<H: Handler> Worker<H> {

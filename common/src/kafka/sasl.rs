@@ -1,0 +1,113 @@
+//! Logging in at a broker: SASL with SCRAM, which proves that one knows the password without sending it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::{SaslAuthenticateRequest, SaslHandshakeRequest};
+use kafka_protocol::protocol::StrBytes;
+use rsasl::config::SASLConfig;
+use rsasl::prelude::{Mechname, SASLClient};
+use rskafka::client::{Credentials, SaslConfig};
+
+use super::KafkaError;
+use super::wire::Connection;
+
+const SASL_HANDSHAKE: i16 = 1;
+const SASL_AUTHENTICATE: i16 = 2;
+
+/// How the password is proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SaslMechanism {
+    /// RFC 7677.
+    #[value(name = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// The same with SHA-512.
+    #[value(name = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    fn name(self) -> &'static str {
+        match self {
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// A secret that does not show itself in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Who logs in, and how.
+#[derive(Debug, Clone)]
+pub struct Sasl {
+    /// How.
+    pub mechanism: SaslMechanism,
+    /// Who.
+    pub username: String,
+    /// What is proven.
+    pub password: Password,
+}
+
+impl Sasl {
+    /// As rskafka's clients take it.
+    pub(super) fn for_rskafka(&self) -> SaslConfig {
+        let credentials = Credentials::new(self.username.clone(), self.password.0.clone());
+        match self.mechanism {
+            SaslMechanism::ScramSha256 => SaslConfig::ScramSha256(credentials),
+            SaslMechanism::ScramSha512 => SaslConfig::ScramSha512(credentials),
+        }
+    }
+
+    /// Logs in on a connection that was just opened.
+    pub(super) async fn log_in(&self, connection: &mut Connection, address: &str) -> Result<(), KafkaError> {
+        let mechanism = self.mechanism.name();
+        let name = format!("log in at {address} as {} with {mechanism}", self.username);
+        let handshake = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
+        let answer = connection.call(&name, SASL_HANDSHAKE, &handshake).await?;
+        if let Some(error) = ResponseError::try_from_code(answer.error_code) {
+            let offered: Vec<_> = answer.mechanisms.iter().map(|offered| offered.as_str()).collect();
+            let detail = format!("{error}, the broker offers {}", offered.join(", "));
+            return Err(KafkaError::failed(name, detail));
+        }
+
+        let mut session = self.session().map_err(|error| KafkaError::failed(&name, error))?;
+        let mut received = None;
+        loop {
+            let mut message = Vec::new();
+            let state = session
+                .step(received.as_deref(), &mut message)
+                .map_err(|error| KafkaError::failed(&name, error))?;
+            if state.has_sent_message() {
+                let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into());
+                let answer = connection.call(&name, SASL_AUTHENTICATE, &request).await?;
+                if let Some(error) = ResponseError::try_from_code(answer.error_code) {
+                    let said = answer.error_message.map(|message| message.to_string());
+                    return Err(KafkaError::failed(name, said.unwrap_or_else(|| error.to_string())));
+                }
+                received = Some(answer.auth_bytes);
+            }
+            // The last step has checked that the broker knows the password, too.
+            if state.is_finished() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn session(&self) -> Result<rsasl::prelude::Session, String> {
+        let config = SASLConfig::with_credentials(None, self.username.clone(), self.password.0.clone());
+        let config: Arc<SASLConfig> = config.map_err(|error| error.to_string())?;
+        let mechanism =
+            Mechname::parse(self.mechanism.name().as_bytes()).map_err(|error| error.to_string())?;
+        SASLClient::new(config).start_suggested(&[mechanism]).map_err(|error| error.to_string())
+    }
+}
