@@ -1,0 +1,99 @@
+"""Compares what the manifests tell the containers with what the binaries take."""
+
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+# Ends all processes of a check, however it ends.
+TIME_LIMIT = 20
+
+
+def environment(container: dict, objects: list[dict]) -> dict[str, str]:
+    """The variables of a container; what comes from a Secret is a stand-in."""
+    maps = {obj["metadata"]["name"]: obj["data"] for obj in objects if obj["kind"] == "ConfigMap"}
+    env = {}
+    for source in container.get("envFrom", []):
+        env |= maps[source["configMapRef"]["name"]]
+    for entry in container.get("env", []):
+        source = entry.get("valueFrom", {})
+        if "configMapKeyRef" in source:
+            env[entry["name"]] = maps[source["configMapKeyRef"]["name"]][source["configMapKeyRef"]["key"]]
+        elif "secretKeyRef" in source:
+            env[entry["name"]] = "secret"
+        else:
+            env[entry["name"]] = entry["value"]
+    return env
+
+
+def errors(container: dict, objects: list[dict], folder: Path) -> list[str]:
+    """What the binary of this container does not know, or does not do."""
+    name = container["name"]
+    binary = folder / name
+    env = environment(container, objects)
+    said = subprocess.run([binary, "--help"], env={}, capture_output=True, text=True, check=True).stdout
+    known = set(re.findall(r"\[env: ([A-Z_]+)", said))
+    found = [f"{name}: the binary knows no variable {key}" for key in env if key not in known]
+    if found or "livenessProbe" not in container:
+        return found
+    return probe_errors(container, env, binary)
+
+
+def probe_errors(container: dict, env: dict[str, str], binary: Path) -> list[str]:
+    """Starts the binary as the container would be, on a port of its own, and asks what the kubelet would."""
+    name = container["name"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    listens = int(env["HEALTH_ADDR"].rpartition(":")[2] if "HEALTH_ADDR" in env else env["PORT"])
+    found = []
+    with tempfile.TemporaryDirectory() as state, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        here = {key: moved(value, mounts, state) for key, value in env.items()}
+        # No Kafka: health answers all the same.
+        here |= {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+        here |= {"HEALTH_ADDR": f"127.0.0.1:{port}"} if "HEALTH_ADDR" in env else {"HOST": "127.0.0.1", "PORT": str(port)}
+        for key, value in env.items():
+            if value.startswith("/") and here[key] == value:
+                found.append(f"{name}: {key}={value} is on no volume, and the root is read-only")
+        process = subprocess.Popen([binary], env=here, cwd=state, stdout=subprocess.DEVNULL)
+        try:
+            for probe in ("livenessProbe", "readinessProbe"):
+                get = container[probe]["httpGet"]
+                if ports.get(get["port"]) != listens:
+                    found.append(f"{name}: {probe} asks port {get['port']}, the binary listens on {listens}")
+                status = answer(f"http://127.0.0.1:{port}{get['path']}", process)
+                if status not in (200, 503):
+                    found.append(f"{name}: {probe} asks {get['path']}, which answers {status}")
+        finally:
+            process.terminate()
+            process.wait(TIME_LIMIT)
+    return found
+
+
+def moved(value: str, mounts: list[str], to: str) -> str:
+    for mount in mounts:
+        if value == mount or value.startswith(f"{mount}/"):
+            return to + value[len(mount):]
+    return value
+
+
+def answer(url: str, process: subprocess.Popen) -> int | str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + TIME_LIMIT
+    while time.monotonic() < end:
+        try:
+            return opener.open(url, timeout=2).status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            if process.poll() is not None:
+                return f"nothing: it ended with {process.returncode}"
+            time.sleep(0.05)
+    return "nothing"

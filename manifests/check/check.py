@@ -1,0 +1,147 @@
+"""Checks the manifests: python check.py BINARIES, with STRIMZI_CRDS and KUSTOMIZE in the environment.
+
+BINARIES is a folder with the built binaries, STRIMZI_CRDS one with Strimzi's custom resource definitions,
+KUSTOMIZE the command that renders a folder (`kubectl kustomize`).
+"""
+
+import copy
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+import binaries
+from schemas import Schemas
+
+MANIFESTS = Path(__file__).resolve().parent.parent
+OVERLAYS = ("dev", "production")
+WORKLOADS = ("Deployment", "StatefulSet")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).resolve()
+    schemas = Schemas(Path(os.environ["STRIMZI_CRDS"]))
+    failed = passed = 0
+
+    def report(what: str, errors: list[str]) -> None:
+        nonlocal failed, passed
+        failed, passed = failed + bool(errors), passed + (not errors)
+        print(f"{what}: {'ok' if not errors else 'FAILED'}", *errors, sep="\n  ")
+
+    for overlay in OVERLAYS:
+        objects = render(overlay)
+        found = [error for obj in objects for error in schemas.errors(obj)]
+        report(f"{overlay}: {len(objects)} objects of {len({obj['kind'] for obj in objects})} kinds, none skipped", found)
+        report(f"{overlay}: what is referred to exists", references(objects))
+        report(f"{overlay}: Pod Security restricted", [error for pod in pods(objects) for error in unrestricted(pod)])
+        for name, container in containers(objects):
+            report(f"{overlay}: variables, ports and probes of {name}", binaries.errors(container, objects, folder))
+
+    objects = render("production")
+    for what, kind, plant in PLANTS:
+        caught = False
+        for obj in copy.deepcopy(objects):
+            if obj["kind"] == kind:
+                plant(obj)
+                caught = caught or bool(schemas.errors(obj))
+        report(f"a planted fault is caught: {what}", [] if caught else ["it passed"])
+    name, container = copy.deepcopy(next(iter(containers(objects))))
+    container["env"].append({"name": "KAFKA_BOOTSTRAP_SERVER", "value": "x:1"})
+    caught = binaries.errors(container, objects, folder)
+    report(f"a planted fault is caught: an unknown variable of {name}", [] if caught else ["it passed"])
+
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(failed > 0)
+
+
+def render(overlay: str) -> list[dict]:
+    command = [*shlex.split(os.environ["KUSTOMIZE"]), str(MANIFESTS / "overlays" / overlay)]
+    text = subprocess.run(command, capture_output=True, text=True)
+    if text.returncode:
+        raise SystemExit(f"error: {shlex.join(command)}: {text.stderr.strip()}")
+    return [obj for obj in yaml.safe_load_all(text.stdout) if obj]
+
+
+def pods(objects: list[dict]) -> list[dict]:
+    return [obj["spec"]["template"] for obj in objects if obj["kind"] in WORKLOADS]
+
+
+def containers(objects: list[dict]):
+    for pod in pods(objects):
+        for container in pod["spec"]["containers"]:
+            yield container["name"], container
+
+
+def unrestricted(pod: dict) -> list[str]:
+    """What the restricted profile asks for beyond what these pods leave out anyway (host namespaces, …)."""
+    found, spec = [], pod["spec"]
+    whole = spec["securityContext"]
+    for container in spec["containers"]:
+        own = container["securityContext"]
+        wanted = {
+            "runAsNonRoot": whole.get("runAsNonRoot") is True,
+            "seccompProfile": whole.get("seccompProfile") == {"type": "RuntimeDefault"},
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "capabilities": own.get("capabilities") == {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
+        }
+        found += [f"{container['name']}: {what}" for what, holds in wanted.items() if not holds]
+    return found
+
+
+def references(objects: list[dict]) -> list[str]:
+    """Names that one object uses of another: Secrets of users, selected pods, ports, the Kafka cluster."""
+    found = []
+    users = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "KafkaUser"}
+    clusters = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Kafka"}
+    labels = [pod["metadata"]["labels"] for pod in pods(objects)]
+    ports = {port["name"] for _, container in containers(objects) for port in container.get("ports", [])}
+    for name, container in containers(objects):
+        for entry in container["env"]:
+            secret = entry.get("valueFrom", {}).get("secretKeyRef")
+            if secret and secret["name"] not in users:
+                found.append(f"{name}: no KafkaUser {secret['name']}, so no Secret of its name")
+    for obj in objects:
+        name, spec = f"{obj['kind']}/{obj['metadata']['name']}", obj.get("spec", {})
+        if obj["apiVersion"].startswith("kafka.strimzi.io") and obj["kind"] != "Kafka":
+            if obj["metadata"]["labels"]["strimzi.io/cluster"] not in clusters:
+                found.append(f"{name}: its cluster is not among {sorted(clusters)}")
+        selector = {
+            "Service": spec.get("selector"),
+            "PodDisruptionBudget": spec.get("selector", {}).get("matchLabels"),
+            "NetworkPolicy": spec.get("podSelector", {}).get("matchLabels"),
+        }.get(obj["kind"])
+        if selector and not any(selector.items() <= pod.items() for pod in labels):
+            found.append(f"{name}: selects no pod")
+        if obj["kind"] == "Service":
+            found += [f"{name}: no port {port['targetPort']}" for port in spec["ports"] if port["targetPort"] not in ports]
+    return found
+
+
+def set_field(*path):
+    *steps, last, value = path
+
+    def plant(obj):
+        for step in steps:
+            obj = obj[step]
+        obj[last] = value
+
+    return plant
+
+
+PLANTS = [
+    ("a misspelt field of a KafkaTopic", "KafkaTopic", set_field("spec", "partition", 3)),
+    ("a KafkaTopic with partitions as text", "KafkaTopic", set_field("spec", "partitions", "three")),
+    ("an operation that no ACL has", "KafkaUser", set_field("spec", "authorization", "acls", 0, "operations", ["Reed"])),
+    ("a misspelt field of a StatefulSet", "StatefulSet", set_field("spec", "replica", 2)),
+    ("a misspelt field of a container", "StatefulSet", set_field("spec", "template", "spec", "containers", 0, "imag", "x")),
+    ("a StatefulSet with replicas as text", "StatefulSet", set_field("spec", "replicas", "two")),
+    ("an API version that is gone", "Kafka", set_field("apiVersion", "kafka.strimzi.io/v1beta2")),
+]
+
+
+if __name__ == "__main__":
+    main()
