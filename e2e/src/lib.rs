@@ -17,6 +17,7 @@
 
 mod api;
 mod broker;
+mod disk;
 mod event;
 mod history;
 mod kafka_tools;
@@ -30,6 +31,7 @@ mod world;
 
 pub use api::{Api, id_of};
 pub use broker::{Broker, Kind};
+pub use disk::SmallDisk;
 pub use event::Event;
 pub use history::{Change, History, Seen};
 pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools};

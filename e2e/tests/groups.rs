@@ -1,0 +1,135 @@
+//! SC-4: two groups, each with its own offsets, seen by `taskctl` and by Kafka's own tools.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+use e2e::{EVENTS, Event, GroupRow, Load, SOON, World, alone, eventually, id_of};
+use serde_json::Value;
+use std::time::Duration;
+
+const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
+
+/// What `taskctl groups describe` says of a group's only partition.
+async fn described(world: &World, group: &str) -> Value {
+    let ran = world.taskctl(&["groups", "describe", group, "--format", "json"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let rows: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    let of_events = rows.as_array().expect("rows").iter().find(|row| row["topic"] == EVENTS);
+    of_events.unwrap_or_else(|| panic!("no row of {EVENTS}: {rows}")).clone()
+}
+
+/// Waits until Kafka's own tool shows the group so; the mirror may be a second behind. Without the tool
+/// nothing is asked.
+async fn kafka_shows(world: &World, group: &str, current: i64, end: i64) {
+    let Some(tools) = world.kafka_tools() else { return };
+    let expected = GroupRow {
+        topic: EVENTS.to_owned(),
+        partition: 0,
+        current_offset: Some(current),
+        log_end_offset: Some(end),
+        lag: Some(end - current),
+    };
+    let shown = async || tools.consumer_groups_describe(group).await.contains(&expected).then_some(());
+    eventually(&format!("kafka-consumer-groups to show {expected:?} of {group}"), SOON, shown).await;
+}
+
+#[tokio::test]
+async fn one_change_reaches_both_groups_and_each_shows_its_own_lag() {
+    let world = World::start().await;
+    let (_service, api) = world.start_api().await;
+    let mut notification = world.program("notification-service").start();
+    let mut audit = world.program("audit-service").start();
+
+    let task = api.create("for both").await;
+    for group in GROUPS {
+        world.committed(group, 1).await;
+        let row = described(&world, group).await;
+        assert_eq!(
+            (&row["current_offset"], &row["lag"], &row["state"]),
+            (&1.into(), &0.into(), &"active".into())
+        );
+        kafka_shows(&world, group, 1, 1).await;
+    }
+    notification.wait_for_line(&format!("(ID: {})", id_of(&task)), SOON).await;
+    assert_eq!(world.audit_log()[0]["data"]["task_id"], id_of(&task));
+
+    // One group stops, and only its lag grows.
+    audit.terminate(SOON).await;
+    for n in 0..5 {
+        api.create(&format!("task {n}")).await;
+    }
+    world.committed("notification-service", 6).await;
+    let row = described(&world, "audit-service").await;
+    assert_eq!(
+        (&row["current_offset"], &row["lag"], &row["state"]),
+        (&1.into(), &5.into(), &"released".into())
+    );
+    kafka_shows(&world, "notification-service", 6, 6).await;
+    kafka_shows(&world, "audit-service", 1, 6).await;
+
+    // It goes on at its committed offset.
+    audit.restart();
+    audit.wait_for_line("reading from offset 1", SOON).await;
+    world.committed("audit-service", 6).await;
+    kafka_shows(&world, "audit-service", 6, 6).await;
+    assert_eq!(world.audit_log().len(), 6);
+}
+
+#[tokio::test]
+async fn a_group_that_was_killed_goes_on_at_its_committed_offset() {
+    let world = World::start().await;
+    let events: Vec<_> = (0..200).map(|n| Event::created(&n.to_string()).bytes()).collect();
+    let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
+    world.produce_values(&values).await;
+    let mut notification = world.program("notification-service").start();
+    world.committed("notification-service", 200).await;
+    notification.kill9();
+    notification.restart();
+    notification.wait_for_line("reading from offset 200", SOON).await;
+    world.produce_values(&[Some(&Event::created("one more").bytes())]).await;
+    world.committed("notification-service", 201).await;
+    assert_eq!(notification.count("NOTIFICATION: "), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_stays_under_100_at_1000_requests_a_second() {
+    const RATE: u32 = 1_000;
+    let _alone = alone().await;
+    let world = World::start().await;
+    let (_service, api) = world.start_api().await;
+    let _notification = world.program("notification-service").start();
+    let _audit = world.program("audit-service").start();
+    for group in GROUPS {
+        world.committed(group, 0).await;
+    }
+
+    let mut load = Load::at_rate(api.url(), 64, 8 * RATE as usize, RATE);
+    load.reached(RATE as usize).await;
+    let mut lags = Vec::new();
+    while load.created() < 7 * RATE as usize {
+        for group in GROUPS {
+            lags.push(described(&world, group).await["lag"].as_i64().unwrap());
+        }
+    }
+    let answers = load.finish().await;
+    let rate = answers.changes.len() as f64 / answers.took.as_secs_f64();
+    lags.sort_unstable();
+    println!("{rate:.0} events a second, lags {lags:?}");
+    assert_eq!((answers.failures, answers.unanswered), (0, 0));
+    // Other processes share the machine: one look in ten may hit a moment when a service had no core.
+    let worst = lags[lags.len() * 9 / 10];
+    assert!(worst < 100, "lags {lags:?}");
+    // And nothing is left over.
+    let none = async || {
+        let mut left = 0;
+        for group in GROUPS {
+            left += described(&world, group).await["lag"].as_i64().unwrap();
+        }
+        (left == 0).then_some(())
+    };
+    eventually("no lag after the load", Duration::from_secs(20), none).await;
+}

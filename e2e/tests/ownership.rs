@@ -1,0 +1,225 @@
+//! Two instances of one group: one works, the other stands by, and who was paused changes nothing (SC-7).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+use e2e::{EVENTS, Event, LEASE, SOON, Service, World, alone, eventually, read_audit_log};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// So long that a take-over within [`SOON`] is not owed to its end.
+const LONG_LEASE: Duration = Duration::from_secs(300);
+/// Events that the runtime handles between two looks at its lease.
+const BATCH: usize = 500;
+
+/// Two instances of one service, with a state folder and an audit log each.
+struct Pair {
+    world: World,
+    group: &'static str,
+    first: Service,
+    second: Service,
+    produced: Vec<Event>,
+}
+
+impl Pair {
+    /// The first owns, the second stands by.
+    async fn start(group: &'static str, lease: Duration) -> Self {
+        let world = World::start().await;
+        let start = |name| world.instance(group, name).env("LEASE_MS", lease.as_millis()).start();
+        let mut first = start("first");
+        claims(&mut first, 1).await;
+        let mut second = start("second");
+        second.wait_for_line("standby for ", SOON).await;
+        Self { world, group, first, second, produced: Vec::new() }
+    }
+
+    async fn produce(&mut self, count: usize) {
+        let from = self.produced.len();
+        let events: Vec<_> = (from..from + count).map(|n| Event::created(&n.to_string())).collect();
+        let bytes: Vec<_> = events.iter().map(Event::bytes).collect();
+        let values: Vec<_> = bytes.iter().map(|value| Some(value.as_slice())).collect();
+        self.world.produce_values(&values).await;
+        self.produced.extend(events);
+    }
+
+    async fn position(&self) -> usize {
+        usize::try_from(self.world.offsets(self.group).await.position().unwrap_or(0)).unwrap()
+    }
+
+    /// Waits until everything is committed.
+    async fn all_committed(&self) {
+        self.world.committed(self.group, i64::try_from(self.produced.len()).unwrap()).await;
+    }
+
+    /// Which events an instance handled, by their place in the topic, in the order of handling.
+    fn handled(&self, instance: &str) -> Vec<usize> {
+        if self.group == "audit-service" {
+            let lines = read_audit_log(&self.world.instance_audit_log(instance));
+            let offset = |line: &serde_json::Value| line["kafka"]["offset"].as_u64().unwrap();
+            return lines.iter().map(|line| usize::try_from(offset(line)).unwrap()).collect();
+        }
+        let places: HashMap<_, _> =
+            self.produced.iter().enumerate().map(|(place, event)| (event.task_id(), place)).collect();
+        let lines = if instance == "first" { self.first.history() } else { self.second.history() };
+        let told = lines.iter().filter_map(|line| line.split_once("NOTIFICATION: ")?.1.rsplit_once("(ID: "));
+        told.map(|(_, id)| places[id.trim_end_matches(')')]).collect()
+    }
+
+    /// Both together handled each event, in order, and none twice but for the second's repeats of what the
+    /// first had done from `overlap` on.
+    fn check_union(&self, overlap: std::ops::Range<usize>) {
+        let (first, second) = (self.handled("first"), self.handled("second"));
+        let mut all = first.clone();
+        all.extend(&second);
+        all.sort_unstable();
+        for place in 0..self.produced.len() {
+            let times = all.iter().filter(|one| **one == place).count();
+            let allowed = if overlap.contains(&place) { 1..=2 } else { 1..=1 };
+            assert!(allowed.contains(&times), "event {place} was handled {times} times, not {allowed:?}");
+        }
+        assert!(first.is_sorted() && second.is_sorted());
+        assert!(!first.is_empty() && !second.is_empty(), "both have worked");
+    }
+}
+
+/// Waits until the service has claimed so many times in this run.
+async fn claims(service: &mut Service, times: usize) -> Instant {
+    eventually("a claim", SOON, async || (service.count(": claimed ") >= times).then(Instant::now)).await
+}
+
+async fn hands_over_at_once(group: &'static str) {
+    let mut pair = Pair::start(group, LONG_LEASE).await;
+    pair.produce(3_000).await;
+    pair.world.committed(group, 1).await;
+    // In the middle of its work.
+    assert_eq!(pair.first.terminate(SOON).await.code(), Some(0));
+    claims(&mut pair.second, 1).await;
+    pair.produce(500).await;
+    pair.all_committed().await;
+    pair.check_union(0..0);
+}
+
+#[tokio::test]
+async fn a_notifier_that_stops_hands_over_at_once_and_nothing_is_repeated() {
+    hands_over_at_once("notification-service").await;
+}
+
+#[tokio::test]
+async fn an_auditor_that_stops_hands_over_at_once_and_nothing_is_repeated() {
+    hands_over_at_once("audit-service").await;
+}
+
+async fn takes_over_after_the_lease(group: &'static str) {
+    let _alone = alone().await;
+    let mut pair = Pair::start(group, LEASE).await;
+    pair.produce(3_000).await;
+    pair.world.committed(group, 1).await;
+    let killed = Instant::now();
+    pair.first.kill9();
+    let position = pair.position().await;
+    let waited = claims(&mut pair.second, 1).await - killed;
+    println!("{group}: taken over {waited:?} after kill -9, the lease is {LEASE:?}");
+    // The last sign of life may have been a third of the lease old.
+    assert!(waited > LEASE / 2 && waited < LEASE + Duration::from_secs(4), "{waited:?}");
+    pair.produce(500).await;
+    pair.all_committed().await;
+    pair.first.has_ended();
+    let done = pair.handled("first").len();
+    pair.check_union(position..done);
+}
+
+#[tokio::test]
+async fn a_notifier_that_was_killed_is_replaced_after_its_lease() {
+    takes_over_after_the_lease("notification-service").await;
+}
+
+#[tokio::test]
+async fn an_auditor_that_was_killed_is_replaced_after_its_lease() {
+    takes_over_after_the_lease("audit-service").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_restarts_takes_over_from_itself_at_once() {
+    let mut pair = Pair::start("audit-service", LONG_LEASE).await;
+    pair.produce(100).await;
+    pair.all_committed().await;
+    pair.first.kill9();
+    pair.first.restart();
+    claims(&mut pair.first, 1).await;
+    pair.produce(100).await;
+    pair.all_committed().await;
+    assert_eq!(pair.handled("first"), (0..200).collect::<Vec<_>>());
+    assert_eq!(pair.second.count(": claimed "), 0);
+}
+
+/// Paused past its lease. What came meanwhile waits in its connection when it wakes up.
+async fn a_paused_owner_changes_nothing(group: &'static str) {
+    let mut pair = Pair::start(group, LEASE).await;
+    pair.produce(100).await;
+    pair.all_committed().await;
+    pair.first.pause();
+    pair.produce(100).await;
+    claims(&mut pair.second, 1).await;
+    pair.all_committed().await;
+    let taken_over = pair.world.offsets(group).await;
+
+    pair.first.resume();
+    pair.first.wait_for_line("fenced: another instance has claimed", SOON).await;
+    let standby = async || (pair.first.count("standby for ") == 1).then_some(());
+    eventually("the first to stand by", SOON, standby).await;
+    let after = pair.world.offsets(group).await;
+    assert_eq!(after.owner(), taken_over.owner());
+    assert!(after.position() >= taken_over.position());
+    assert_eq!(after.commits.last_key_value().map(|(token, _)| *token), after.owner());
+    assert_eq!(pair.handled("first"), (0..100).collect::<Vec<_>>());
+    assert_eq!(pair.handled("second"), (100..200).collect::<Vec<_>>());
+
+    // The new owner works on, and the old one is a standby like any other.
+    pair.produce(50).await;
+    pair.all_committed().await;
+    assert_eq!(pair.handled("second").len(), 150);
+    pair.second.terminate(SOON).await;
+    claims(&mut pair.first, 2).await;
+    pair.produce(50).await;
+    pair.all_committed().await;
+    assert_eq!(pair.handled("first"), (0..100).chain(250..300).collect::<Vec<_>>());
+    assert_eq!(pair.handled("second"), (100..250).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_notifier_that_was_paused_past_its_lease_changes_nothing() {
+    a_paused_owner_changes_nothing("notification-service").await;
+}
+
+#[tokio::test]
+async fn an_auditor_that_was_paused_past_its_lease_changes_nothing() {
+    a_paused_owner_changes_nothing("audit-service").await;
+}
+
+#[tokio::test]
+async fn an_auditor_that_was_paused_in_the_middle_of_its_work_changes_nothing_of_the_group() {
+    let mut pair = Pair::start("audit-service", LEASE).await;
+    pair.produce(6_000).await;
+    pair.world.committed(pair.group, 1).await;
+    pair.first.pause();
+    let position = pair.position().await;
+    let written = pair.handled("first").len();
+    claims(&mut pair.second, 1).await;
+    pair.all_committed().await;
+    let taken_over = pair.world.offsets(pair.group).await;
+    pair.first.resume();
+    pair.first.wait_for_line("fenced: another instance has claimed", SOON).await;
+
+    let after = pair.world.offsets(pair.group).await;
+    assert_eq!((after.owner(), after.position()), (taken_over.owner(), taken_over.position()));
+    assert_eq!(after.commits.last_key_value().map(|(token, _)| *token), after.owner());
+    // A write that was under way may still have reached its own log, and no more than that.
+    let first = pair.handled("first");
+    assert!(first.len() <= written + BATCH, "{} lines, {written} before", first.len());
+    pair.check_union(position..first.len());
+    assert_eq!(pair.world.topic(EVENTS).await.len(), pair.produced.len());
+}
