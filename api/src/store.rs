@@ -16,6 +16,7 @@ mod schema;
 mod writer;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 
@@ -136,6 +137,8 @@ struct Shared {
     write_failure: Mutex<Option<String>>,
     /// What stands in the outbox: the last sequence number on disk, and how many events wait.
     outbox: watch::Sender<OutboxState>,
+    /// Transactions of the writer since the start.
+    commits: AtomicU64,
 }
 
 /// What stands in the outbox.
@@ -152,6 +155,8 @@ pub struct OutboxState {
 enum Job {
     Mutate(Box<Mutation>, oneshot::Sender<Result<Outcome, StoreError>>),
     Delivered(Delivered, oneshot::Sender<Result<(), StoreError>>),
+    /// A read met an I/O error: is the file still good?
+    Check(oneshot::Sender<Result<(), StoreError>>),
 }
 
 impl Store {
@@ -169,6 +174,7 @@ impl Store {
             database: RwLock::new(Ok(database)),
             write_failure: Mutex::default(),
             outbox: watch::Sender::new(outbox),
+            commits: AtomicU64::new(0),
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
         let writer = writer::Writer::new(path, Arc::clone(&shared));
@@ -181,6 +187,9 @@ impl Store {
 
     /// Makes a change. When this returns [`Outcome::Done`], change and events are on disk.
     pub async fn mutate(&self, mutation: Mutation) -> Result<Outcome, StoreError> {
+        if let Some(why) = self.failure() {
+            return Err(StoreError::Unavailable(why));
+        }
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Job::Mutate(Box::new(mutation), reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
@@ -253,20 +262,42 @@ impl Store {
         self.shared.outbox.subscribe()
     }
 
+    /// Transactions since the start: under load far fewer than changes.
+    pub fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+
     /// Whether the store takes changes; if not, why.
     pub fn failure(&self) -> Option<String> {
         self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// After an I/O error, whoever met it, redb reads nothing more until the writer has opened the file anew:
+    /// it is told to, and the read is done once more.
     async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+        work: impl Fn(&Database) -> Result<T, redb::Error> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
+        match self.read_once(work.clone()).await? {
+            Err(redb::Error::Io(_) | redb::Error::PreviousIo) => {}
+            result => return Ok(result?),
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.queue.send(Job::Check(reply)).await.is_ok() {
+            // What it could do, the second attempt shows.
+            let _ = answer.await;
+        }
+        Ok(self.read_once(work).await??)
+    }
+
+    async fn read_once<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<Result<T, redb::Error>, StoreError> {
         let shared = Arc::clone(&self.shared);
         let joined = spawn_blocking(move || {
             let guard = shared.database.read().unwrap_or_else(PoisonError::into_inner);
-            let database = guard.as_ref().map_err(|why| StoreError::Unavailable(why.clone()))?;
-            Ok(work(database)?)
+            guard.as_ref().map(work).map_err(|why| StoreError::Unavailable(why.clone()))
         })
         .await;
         joined.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))

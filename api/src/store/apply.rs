@@ -1,6 +1,6 @@
 //! Applies one mutation within the writer's transaction.
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use redb::{ReadableTable, Table, WriteTransaction};
 use serde_json::value::RawValue;
 use task_events::event::TaskEvent;
@@ -66,15 +66,19 @@ impl<'t> Tables<'t> {
     }
 
     /// Makes a change, or says why not. Nothing is written unless the outcome is `Done`.
-    pub(super) fn mutate(&mut self, mutation: &Mutation, ids: &TaskIds) -> Result<Outcome, redb::Error> {
-        let now_ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
+    pub(super) fn mutate(
+        &mut self,
+        mutation: &Mutation,
+        ids: &TaskIds,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome, redb::Error> {
+        let now_ms = u64::try_from(now.timestamp_millis()).unwrap_or(0);
         self.forget_expired(now_ms)?;
         if let Some(outcome) = self.answered_before(mutation, now_ms)? {
             return Ok(outcome);
         }
         let outcome = match &mutation.change {
             Change::Create(new) => {
-                let now = Utc::now();
                 let (title, owner_id) = (new.title.clone(), new.owner_id);
                 let status = TaskStatus::Pending;
                 let task = Task {
@@ -90,10 +94,10 @@ impl<'t> Tables<'t> {
                 self.publish(&TaskEvent::task_created(task.data(), mutation.correlation_id), mutation)?;
                 Outcome::Done(task)
             }
-            Change::Patch(id, patch) => self.change(*id, patch, false, mutation)?,
+            Change::Patch(id, patch) => self.change(*id, patch, false, mutation, now)?,
             Change::Complete(id) => {
                 let patch = TaskPatch { title: None, status: Some(TaskStatus::Completed) };
-                self.change(*id, &patch, true, mutation)?
+                self.change(*id, &patch, true, mutation, now)?
             }
         };
         if let (Outcome::Done(task), Some(_)) = (&outcome, &mutation.idempotency) {
@@ -109,6 +113,7 @@ impl<'t> Tables<'t> {
         patch: &TaskPatch,
         completing: bool,
         mutation: &Mutation,
+        now: DateTime<Utc>,
     ) -> Result<Outcome, redb::Error> {
         let Some(before) =
             self.tasks.get(id.into_bytes())?.map(|task| read_task(task.value())).transpose()?
@@ -132,7 +137,7 @@ impl<'t> Tables<'t> {
         }
         task.version += 1;
         // A clock that was set back does not turn a task's history round.
-        task.updated_at = Utc::now().max(before.updated_at);
+        task.updated_at = now.max(before.updated_at);
         self.put(Some(&before), &task)?;
         if !completing {
             self.publish(&TaskEvent::task_updated(task.data(), mutation.correlation_id), mutation)?;
@@ -243,7 +248,56 @@ impl TaskIds {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+    use redb::{Database, ReadableTableMetadata, backends::InMemoryBackend};
+
+    use super::super::{IdempotencyKey, schema};
     use super::*;
+    use crate::task::NewTask;
+
+    fn create(key: &str, fingerprint: &str) -> Mutation {
+        let idempotency = IdempotencyKey { key: key.to_owned(), fingerprint: fingerprint.to_owned() };
+        Mutation {
+            change: Change::Create(NewTask { title: "t".to_owned(), owner_id: None }),
+            if_match: None,
+            idempotency: Some(idempotency),
+            correlation_id: Uuid::new_v4(),
+            traceparent: None,
+        }
+    }
+
+    fn id(outcome: Outcome) -> Uuid {
+        let Outcome::Done(task) = outcome else { panic!("{outcome:?}") };
+        task.id
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_a_day_and_then_forgotten() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let write = schema::begin(&database).unwrap();
+        let mut tables = Tables::open(&write, OutboxState::default()).unwrap();
+        let ids = TaskIds::after(None);
+        let start = Utc::now();
+        let day = TimeDelta::days(1);
+        let moment = TimeDelta::milliseconds(1);
+
+        let first = id(tables.mutate(&create("k", "a"), &ids, start).unwrap());
+        for keys in 0..10 {
+            tables.mutate(&create(&format!("other-{keys}"), "a"), &ids, start).unwrap();
+        }
+        assert_eq!(id(tables.mutate(&create("k", "a"), &ids, start + day - moment).unwrap()), first);
+        let other = tables.mutate(&create("k", "b"), &ids, start + day - moment).unwrap();
+        assert_eq!(other, Outcome::KeyReused);
+
+        let second = id(tables.mutate(&create("k", "b"), &ids, start + day).unwrap());
+        assert_ne!(second, first, "the key is free again");
+        assert_eq!(id(tables.mutate(&create("k", "b"), &ids, start + day).unwrap()), second);
+        for _ in 0..10 {
+            tables.mutate(&create("k", "b"), &ids, start + day).unwrap();
+        }
+        assert_eq!((tables.answers.len().unwrap(), tables.answers_by_expiry.len().unwrap()), (1, 1));
+        assert_eq!(id(tables.mutate(&create("k", "b"), &ids, start + day).unwrap()), second);
+    }
 
     #[test]
     fn ids_rise_also_when_the_clock_was_set_back() {

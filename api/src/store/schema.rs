@@ -1,5 +1,6 @@
 //! The tables of the store's file, and opening it.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -74,12 +75,34 @@ pub(super) fn open(path: &Path) -> Result<(Database, OutboxState), redb::Error> 
         write.open_table(ANSWERS)?;
         write.open_table(ANSWERS_BY_EXPIRY)?;
         write.commit()?;
+        // The file's name has to survive a power cut, too.
+        if let Some(dir) = path.parent() {
+            File::open(dir).and_then(|dir| dir.sync_all())?;
+        }
     }
+    let outbox = outbox_state(&database)?;
+    Ok((database, outbox))
+}
+
+/// Opens the file, which must be there: an empty one in its place would be a loss that nobody sees.
+pub(super) fn reopen(path: &Path) -> Result<(Database, OutboxState), redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE).open(path)?;
+    let outbox = outbox_state(&database)?;
+    Ok((database, outbox))
+}
+
+fn outbox_state(database: &Database) -> Result<OutboxState, redb::Error> {
     let read = database.begin_read()?;
     let last_seq = read.open_table(LAST_SEQ)?.get(())?.map_or(0, |seq| seq.value());
     let waiting = read.open_table(OUTBOX)?.len()?;
-    drop(read);
-    Ok((database, OutboxState { last_seq, waiting }))
+    Ok(OutboxState { last_seq, waiting })
+}
+
+/// Commits a transaction that changes nothing.
+pub(super) fn touch(database: &Database) -> Result<(), redb::Error> {
+    let write = begin(database)?;
+    write.open_table(POSITIONS)?;
+    Ok(write.commit()?)
 }
 
 /// Begins a transaction whose commit is on disk when it returns, and saves what opening needs.

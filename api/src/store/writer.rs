@@ -1,11 +1,14 @@
 //! The one thread that writes: takes what waits as one transaction, so that many requests share an fsync.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use redb::Database;
+use chrono::{DateTime, SubsecRound, Utc};
 use tokio::sync::mpsc;
 
 use super::apply::{Tables, TaskIds};
@@ -15,6 +18,9 @@ use super::{Job, OutboxState, Outcome, Shared, StoreError, schema};
 const BATCH: usize = 1_024;
 /// Time between two attempts to write again after a failure.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
+/// Free space that the store wants before it takes changes again after a failure, in MiB: more than the
+/// largest batch takes. With less, a small attempt would succeed and the next batch fail, again and again.
+const ROOM_MIB: usize = 16;
 
 pub(super) struct Writer {
     path: PathBuf,
@@ -55,15 +61,17 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(batch.len());
         for job in batch {
             outcomes.push(match job {
-                Job::Mutate(mutation, _) => Some(tables.mutate(mutation, ids)?),
+                Job::Mutate(mutation, _) => Some(tables.mutate(mutation, ids, now())?),
                 Job::Delivered(delivered, _) => {
                     tables.delivered(delivered)?;
                     None
                 }
+                Job::Check(_) => None,
             });
         }
         let outbox = tables.finish()?;
         write.commit()?;
+        self.shared.commits.fetch_add(1, Ordering::Relaxed);
         self.publish(outbox);
         Ok(outcomes)
     }
@@ -78,21 +86,21 @@ impl Writer {
         TaskIds::after(last)
     }
 
-    /// Opens the file anew, as redb demands after an I/O error, until a transaction succeeds. Reads work
-    /// as soon as the file is open; changes are refused meanwhile.
+    /// Opens the file anew, as redb demands after an I/O error, and waits until a transaction succeeds. Reads
+    /// work as soon as the file is open; changes are refused meanwhile.
     fn recover(&self, jobs: &mut mpsc::Receiver<Job>, error: &redb::Error) {
         let why = format!("{}: {error}", self.path.display());
-        log::error!("the store cannot be written, changes are refused until it can: {why}");
         self.set_failure(Some(why.clone()));
+        log::error!("the store cannot be written, changes are refused until it can: {why}");
+        let mut open = false;
         loop {
-            self.replace(Err(why.clone()));
-            if let Ok((database, outbox)) = schema::open(&self.path) {
-                let works = probe(&database);
-                self.publish(outbox);
-                self.replace(Ok(database));
-                if works {
+            open = open || self.reopen(&why);
+            if open && has_room(&self.path) {
+                if self.works() {
                     break;
                 }
+                // Reads need it open again, too.
+                open = self.reopen(&why);
             }
             // The writer's own thread: nothing else runs here.
             #[allow(clippy::disallowed_methods)]
@@ -106,13 +114,25 @@ impl Writer {
                 return;
             }
         }
-        log::info!("the store can be written again");
         self.set_failure(None);
+        log::info!("the store can be written again");
     }
 
-    fn replace(&self, database: Result<Database, String>) {
-        // Readers hold the lock for one read each; the old file is closed before the new one is opened.
-        *self.shared.database.write().unwrap_or_else(PoisonError::into_inner) = database;
+    /// Closes the file and opens it again. Readers hold the lock for one read each; those that come
+    /// meanwhile wait, rather than to find it closed.
+    fn reopen(&self, why: &str) -> bool {
+        let mut database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        *database = Err(why.to_owned());
+        let Ok((reopened, outbox)) = schema::reopen(&self.path) else { return false };
+        *database = Ok(reopened);
+        self.publish(outbox);
+        true
+    }
+
+    /// Whether a transaction can be committed.
+    fn works(&self) -> bool {
+        let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+        guard.as_ref().is_ok_and(|database| schema::touch(database).is_ok())
     }
 
     fn set_failure(&self, why: Option<String>) {
@@ -127,14 +147,25 @@ impl Writer {
     }
 }
 
-/// Whether a transaction can be committed.
-fn probe(database: &Database) -> bool {
-    schema::begin(database)
-        .and_then(|write| {
-            write.open_table(schema::POSITIONS)?;
-            Ok(write.commit()?)
-        })
-        .is_ok()
+/// With microseconds, as times are stored: a task is the same before and after it was read back.
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
+
+/// Whether there is room for a batch beside the file. Asks by writing: quotas and limits count, too.
+fn has_room(path: &Path) -> bool {
+    let scratch = path.with_extension("room");
+    let fill = || -> io::Result<()> {
+        let mut file = File::create(&scratch)?;
+        let chunk = vec![0; 1 << 20];
+        for _ in 0..ROOM_MIB {
+            file.write_all(&chunk)?;
+        }
+        file.sync_data()
+    };
+    let filled = fill().is_ok();
+    let removed = fs::remove_file(&scratch).is_ok();
+    filled && removed
 }
 
 impl Job {
@@ -142,7 +173,7 @@ impl Job {
         // A caller that went away is no error: the change stands.
         match (self, outcome) {
             (Self::Mutate(_, reply), Some(outcome)) => drop(reply.send(Ok(outcome))),
-            (Self::Delivered(_, reply), _) => drop(reply.send(Ok(()))),
+            (Self::Delivered(_, reply) | Self::Check(reply), _) => drop(reply.send(Ok(()))),
             (Self::Mutate(_, reply), None) => {
                 drop(reply.send(Err(StoreError::Unavailable("no outcome".to_owned()))))
             }
@@ -152,7 +183,7 @@ impl Job {
     fn refuse(self, error: StoreError) {
         match self {
             Self::Mutate(_, reply) => drop(reply.send(Err(error))),
-            Self::Delivered(_, reply) => drop(reply.send(Err(error))),
+            Self::Delivered(_, reply) | Self::Check(reply) => drop(reply.send(Err(error))),
         }
     }
 }
