@@ -24,8 +24,8 @@ use task_events::kafka::{
 use task_events::runtime::Backoff;
 use task_events::shutdown::Shutdown;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::store::{Delivered, OutboxEntry, Store, StoreError};
 
@@ -36,6 +36,9 @@ const TAIL_BYTES: i32 = 4 * 1024 * 1024;
 /// A request whose connection broke may still be on its way through the broker: the tail is read after it
 /// had time to land.
 const LANDING_TIME: Duration = Duration::from_millis(250);
+/// How often Kafka is asked whether it is still there and the topic as it was, also when there is nothing
+/// to send: for readiness, and because brokers close idle connections.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Time to publish what waits when the process stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -64,6 +67,8 @@ enum RelayError {
     Kafka(#[from] KafkaError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("sending stopped: {0}")]
+    Stopped(#[from] JoinError),
 }
 
 /// The partitions of the topic.
@@ -87,7 +92,7 @@ impl Relay {
         tokio::pin!(publishing);
         tokio::select! {
             () = &mut publishing => {}
-            () = async { shutdown.requested().await; sleep(DRAIN_TIMEOUT).await } => {}
+            () = self.drained(&shutdown) => {}
         }
         match self.store.outbox().borrow().waiting {
             0 => log::info!("relay stopped: all events are delivered"),
@@ -97,46 +102,79 @@ impl Relay {
         }
     }
 
+    /// Ends when a stop was asked for and nothing waits, or [`DRAIN_TIMEOUT`] later.
+    async fn drained(&self, shutdown: &Shutdown) {
+        shutdown.requested().await;
+        let mut outbox = self.store.outbox();
+        let _ = timeout(DRAIN_TIMEOUT, outbox.wait_for(|outbox| outbox.waiting == 0)).await;
+    }
+
     /// Ends when a stop was asked for and the outbox is empty.
     async fn keep_publishing(&self, shutdown: &Shutdown) {
         let mut backoff = fresh_backoff();
-        let mut last_said = None;
+        let mut last_said: Option<String> = None;
         loop {
-            let Err(error) = self.publish(shutdown, &mut backoff).await else { return };
+            let published = self.publish(shutdown, &mut backoff, &mut last_said).await;
+            let Err(error) = published else { return };
             let why = error.to_string();
             if last_said.as_ref() != Some(&why) {
                 let waiting = self.store.outbox().borrow().waiting;
                 log::warn!("cannot publish, {waiting} events wait in the outbox: {why}");
                 last_said = Some(why.clone());
             }
-            self.state.send_replace(RelayState { reachable: false, waiting_for: Some(why) });
+            let reachable = matches!(error, RelayError::Store(_));
+            self.state.send_replace(RelayState { reachable, waiting_for: Some(why) });
             sleep(backoff.next_delay()).await;
         }
     }
 
     /// Connects, settles what is unclear, and publishes until something fails or all is done.
-    async fn publish(&self, shutdown: &Shutdown, backoff: &mut Backoff) -> Result<(), RelayError> {
-        let topic = self.connect().await?;
+    async fn publish(
+        &self,
+        shutdown: &Shutdown,
+        backoff: &mut Backoff,
+        last_said: &mut Option<String>,
+    ) -> Result<(), RelayError> {
+        let mut topic = self.connect().await?;
         self.settle(&topic).await?;
         self.state.send_replace(RelayState { reachable: true, waiting_for: None });
         *backoff = fresh_backoff();
         let mut outbox = self.store.outbox();
         let mut sent = 0;
+        let mut checked = Instant::now();
         loop {
+            if checked.elapsed() >= CHECK_EVERY {
+                self.check(&mut topic).await?;
+                checked = Instant::now();
+            }
             outbox.borrow_and_update();
             let window = self.store.outbox_after(sent, WINDOW).await?;
-            if let Some(last) = window.last() {
-                let last = last.seq;
+            let last = window.last().map(|entry| entry.seq);
+            if last.is_some() {
                 self.send(&topic, window).await?;
-                sent = last;
-                continue;
             }
-            if shutdown.is_requested() {
-                return Ok(());
+            if last_said.take().is_some() {
+                log::info!("Kafka is there again: events are published");
             }
-            // A stop ends the wait, not the work.
-            let _ = shutdown.or(outbox.changed()).await;
+            match last {
+                Some(last) => sent = last,
+                None if shutdown.is_requested() => return Ok(()),
+                // A stop ends the wait, not the work.
+                None => drop(timeout(CHECK_EVERY, shutdown.or(outbox.changed())).await),
+            }
         }
+    }
+
+    /// Whether Kafka answers; where the topic has got more partitions, they are used from now on.
+    async fn check(&self, topic: &mut Topic) -> Result<(), RelayError> {
+        let count = self.kafka.partition_count(&self.topic).await?;
+        if usize::try_from(count) != Ok(topic.len()) {
+            *topic = self.connect().await?;
+        }
+        for partition in topic.iter() {
+            partition.offset(OffsetAt::Latest).await?;
+        }
+        Ok(())
     }
 
     async fn connect(&self) -> Result<Topic, RelayError> {
@@ -230,13 +268,17 @@ impl Relay {
         let mut delivered = Delivered::default();
         let mut failure = None;
         while let Some(joined) = sending.join_next().await {
-            let Ok((sent, position, error)) = joined else { continue };
-            delivered.seqs.extend(sent);
-            delivered.positions.extend(position);
-            failure = failure.or(error);
+            match joined {
+                Ok((sent, position, error)) => {
+                    delivered.seqs.extend(sent);
+                    delivered.positions.extend(position);
+                    failure = failure.or(error.map(RelayError::from));
+                }
+                Err(error) => failure = Some(error.into()),
+            }
         }
         self.store.delivered(delivered).await?;
-        failure.map_or(Ok(()), |error| Err(error.into()))
+        failure.map_or(Ok(()), Err)
     }
 }
 

@@ -33,6 +33,9 @@ pub enum ServiceError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The HTTP server ended without being asked to.
+    #[error("the HTTP server failed: {0}; what was answered is stored, start it again")]
+    Server(std::io::Error),
     /// The system refused something that every start needs.
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
@@ -70,18 +73,24 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
     let server = http::server(listener, http::State::new(store, relay_state), REQUESTS_TIMEOUT)?;
     log::info!("listening on http://{local}");
     let handle = server.handle();
-    let serving = tokio::spawn(server);
+    let mut serving = tokio::spawn(server);
 
-    signals.requested().await;
+    // The server ends by itself only where it failed.
+    let ended = signals.or(&mut serving).await;
     handle.stop(true).await;
-    match serving.await {
-        Ok(Ok(())) => log::info!("no more requests are taken"),
-        Ok(Err(error)) => log::error!("the HTTP server failed: {error}"),
-        Err(error) => log::error!("the HTTP server failed: {error}"),
-    }
+    let ended = match ended {
+        Some(ended) => ended,
+        None => serving.await,
+    };
+    let served = match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(ServiceError::Server(error)),
+        Err(error) => Err(ServiceError::Server(std::io::Error::other(error))),
+    };
+    log::info!("no more requests are taken");
     drain.stop();
     if let Err(error) = relay.await {
         log::error!("the relay failed: {error}; what waits is delivered after the next start");
     }
-    Ok(())
+    served
 }
