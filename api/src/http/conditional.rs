@@ -33,7 +33,9 @@ pub(super) fn has_it_already(headers: &HeaderMap, current: u64) -> bool {
 }
 
 fn version(tag: &str) -> Option<u64> {
-    tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+    let version = tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
+    // A tag is compared by its characters: "+1" and "01" are none that we gave.
+    Some(version).filter(|version| etag(*version) == tag.trim())
 }
 
 pub(super) fn stale(current: u64) -> Problem {
@@ -62,5 +64,8 @@ mod tests {
         assert_eq!(if_match(&headers("1")), Some(IfMatch::Versions(vec![])));
         assert!(has_it_already(&headers("W/\"7\""), 7) && has_it_already(&headers("*"), 7));
         assert!(!has_it_already(&headers("\"6\""), 7));
+        for never_given in ["\"+1\"", "\"01\"", "\" 1\"", "'1'"] {
+            assert_eq!(if_match(&headers(never_given)), Some(IfMatch::Versions(vec![])), "{never_given}");
+        }
     }
 }

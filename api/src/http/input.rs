@@ -52,7 +52,7 @@ pub(super) fn object(body: Result<Bytes, actix_web::Error>) -> Result<Map<String
     })?;
     match serde_json::from_slice(&body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(Problem::field("", "must be a JSON object")),
+        Ok(_) => Err(Problem::field("body", "must be a JSON object")),
         Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}"))),
     }
 }
