@@ -1,0 +1,20 @@
+//! The Task API held against its promises: the real application, on a free port.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
+mod concurrency;
+mod description;
+mod http;
+mod idempotency;
+mod list;
+mod process;
+mod proxy;
+mod relay;
+mod store;
+mod support;

@@ -1,0 +1,333 @@
+//! The binary: its configuration, its end in order and by force, and a disk without room.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use reqwest::{Client, StatusCode};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use serde_json::{Value, json};
+use task_api::store::{Filter, Store};
+use tokio::task::JoinSet;
+
+use crate::support::{NO_KAFKA, eventually};
+
+fn command(state_dir: &Path) -> Command {
+    let mut command = Command::new("sh");
+    // A file over its limit is an error of the write, as a full disk is, instead of a signal.
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_task-api")]);
+    command.env_clear().env("STATE_DIR", state_dir).env("PORT", "0");
+    command.env("KAFKA_BOOTSTRAP_SERVERS", NO_KAFKA);
+    command
+}
+
+/// A running `task-api` with its log. Killed when dropped.
+struct Service {
+    child: Child,
+    url: String,
+    log: Arc<Mutex<Vec<String>>>,
+    client: Client,
+}
+
+impl Service {
+    async fn start(state_dir: &Path) -> Self {
+        let mut child = command(state_dir).stdout(Stdio::piped()).spawn().unwrap();
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let writing = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                writing.lock().unwrap().push(line);
+            }
+        });
+        let mut service = Self { child, url: String::new(), log, client: Client::new() };
+        eventually("it listens", || async { service.logged("listening on ").len() == 1 }).await;
+        let line = service.logged("listening on ").remove(0);
+        service.url = line.rsplit_once(' ').unwrap().1.to_owned();
+        service
+    }
+
+    /// The log lines that contain the text.
+    fn logged(&self, text: &str) -> Vec<String> {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn terminate(&self) {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+    }
+
+    /// Waits for the end; returns the exit code and how long it took.
+    async fn ended(&mut self) -> (Option<i32>, Duration) {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status.code(), started.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn post(&self, title: &str) -> reqwest::RequestBuilder {
+        self.client.post(format!("{}/tasks", self.url)).body(json!({"title": title}).to_string())
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        let response = self.client.get(format!("{}{path}", self.url)).send().await.unwrap();
+        (response.status(), response.json().await.unwrap())
+    }
+
+    /// Clients that create tasks until the service is gone; returns the ids of those that were answered 201.
+    fn creating(&self, clients: usize) -> JoinSet<Vec<String>> {
+        let mut running = JoinSet::new();
+        for _ in 0..clients {
+            let post = self.post("under load");
+            running.spawn(async move {
+                let mut acknowledged = Vec::new();
+                while let Ok(response) = post.try_clone().unwrap().send().await {
+                    assert_eq!(response.status(), 201);
+                    let Ok(task) = response.json::<Value>().await else { break };
+                    acknowledged.push(task["id"].as_str().unwrap().to_owned());
+                }
+                acknowledged
+            });
+        }
+        running
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ids of the tasks in the store of a service that has ended; each has its event.
+async fn stored(state_dir: &Path) -> Vec<String> {
+    let (store, writer) = Store::open(&state_dir.join("task-api")).unwrap();
+    let tasks = store.list(Filter::default(), None, usize::MAX).await.unwrap();
+    let events = store.outbox_after(0, usize::MAX).await.unwrap();
+    let told: Vec<_> = events.iter().map(|entry| entry.event.data.task_id).collect();
+    assert_eq!(told, tasks.iter().map(|task| task.id).collect::<Vec<_>>(), "each once, in order");
+    drop(store);
+    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    tasks.into_iter().map(|task| task.id.to_string()).collect()
+}
+
+fn is_in_order_within(acknowledged: &[String], stored: &[String]) -> bool {
+    acknowledged.iter().all(|id| stored.binary_search(id).is_ok())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_201_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 1..=3 {
+        let mut service = Service::start(dir.path()).await;
+        let running = service.creating(16);
+        let already = acknowledged.len();
+        eventually("it is busy", || async { service.logged(" 201 ").len() > 200 }).await;
+        service.child.kill().unwrap();
+        service.ended().await;
+        acknowledged.extend(running.join_all().await.into_iter().flatten());
+        assert!(acknowledged.len() - already >= 200, "round {round}");
+        let stored = stored(dir.path()).await;
+        assert!(is_in_order_within(&acknowledged, &stored), "round {round}");
+        // Beyond those, only what was under way.
+        assert!(
+            stored.len() <= acknowledged.len() + 16 * round,
+            "{} of {}",
+            acknowledged.len(),
+            stored.len()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_under_load_answers_what_is_under_way_and_says_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut service = Service::start(dir.path()).await;
+    let running = service.creating(16);
+    eventually("it is busy", || async { service.logged(" 201 ").len() > 200 }).await;
+    service.terminate();
+    let (code, took) = service.ended().await;
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(14), "{took:?}");
+    let mut acknowledged: Vec<String> = running.join_all().await.into_iter().flatten().collect();
+    let stored = stored(dir.path()).await;
+    acknowledged.sort();
+    assert_eq!(acknowledged, stored, "nothing was done that was not answered");
+    let left = service.logged("wait in the outbox and are delivered after the next start");
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].contains(&format!(" {} events ", stored.len())), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_stop_waits_neither_for_idle_connections_nor_for_kafka_when_nothing_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut service = Service::start(dir.path()).await;
+    assert_eq!(service.get("/readyz").await.0, 200);
+    service.terminate();
+    let (code, took) = service.ended().await;
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(service.logged("relay stopped: all events are delivered").len(), 1);
+}
+
+/// The limit of one file's size stands for a full disk: a write fails, and succeeds again later.
+fn limit_files(service: &Service, bytes: Option<u64>) {
+    let limit = Rlimit { current: bytes, maximum: None };
+    prlimit(Some(service.pid()), Resource::Fsize, limit).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_room_changes_are_refused_and_reads_go_on_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::start(dir.path()).await;
+    let title = "x".repeat(500);
+    let mut acknowledged = Vec::new();
+    let mut keep = async |response: reqwest::Response| match response.status().as_u16() {
+        201 => {
+            acknowledged.push(response.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned());
+            true
+        }
+        503 => {
+            assert_eq!(response.headers()["retry-after"], "1");
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            false
+        }
+        other => panic!("{other}"),
+    };
+    for round in 1..=2 {
+        let size = fs::metadata(dir.path().join("task-api/tasks.redb")).unwrap().len();
+        limit_files(&service, Some(size));
+        while keep(service.post(&title).send().await.unwrap()).await {}
+        // Over several attempts of the store to go on: reads never fail, no change is taken.
+        let until = Instant::now() + Duration::from_millis(1_200);
+        while Instant::now() < until {
+            let (status, page) = service.get("/tasks?limit=1").await;
+            assert_eq!((status, page["items"].as_array().unwrap().len()), (StatusCode::OK, 1));
+            assert!(!keep(service.post(&title).send().await.unwrap()).await);
+            assert_eq!(service.get("/readyz").await.0, 503);
+            assert_eq!(service.get("/healthz").await.0, 200);
+        }
+        assert_eq!(service.logged("the store cannot be written").len(), round, "one line each time");
+        assert_eq!(service.logged("the store can be written again").len(), round - 1);
+        limit_files(&service, None);
+        eventually("it recovers by itself", || async { service.get("/readyz").await.0 == 200 }).await;
+        for _ in 0..10 {
+            assert!(keep(service.post(&title).send().await.unwrap()).await);
+        }
+        assert_eq!(service.logged("the store can be written again").len(), round);
+    }
+    drop(service);
+    let stored = stored(dir.path()).await;
+    assert!(is_in_order_within(&acknowledged, &stored));
+    assert!(acknowledged.len() > 20 && stored.len() - acknowledged.len() <= 2, "what was refused");
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+/// Ends with the code and one line on stderr that contains the text.
+#[track_caller]
+fn fails(command: &mut Command, code: i32, text: &str) {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("still running, expected: {text}");
+        }
+        // No async thread here.
+        #[allow(clippy::disallowed_methods)]
+        thread::sleep(Duration::from_millis(5));
+    };
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(status.code(), Some(code), "{said}");
+    assert!(said.lines().count() == 1 && said.contains(text), "{text}: {said}");
+}
+
+#[test]
+fn a_bad_value_is_one_line_that_names_the_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    for (variable, values) in [
+        ("PORT", ["eight", "65536"]),
+        ("LOG_LEVEL", ["loud", ""]),
+        ("LOG_FORMAT", ["xml", ""]),
+        ("KAFKA_BOOTSTRAP_SERVERS", ["nonsense", "a:1,b"]),
+        ("TASK_EVENTS_TOPIC", ["a b", ""]),
+    ] {
+        for value in values {
+            fails(command(dir.path()).env(variable, value), 2, variable);
+        }
+    }
+    fails(command(dir.path()).arg("--speed"), 2, "--speed");
+    fails(command(dir.path()).args(["--port", "x"]), 2, "PORT");
+    assert!(!dir.path().join("task-api").exists(), "nothing was begun");
+}
+
+#[test]
+fn what_is_not_there_to_be_used_is_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    fails(command(dir.path()).env("PORT", &port), 1, &format!("127.0.0.1:{port}"));
+    fails(command(dir.path()).env("HOST", "no such host"), 1, "HOST");
+
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    fails(command(dir.path()).env("STATE_DIR", &file), 1, "STATE_DIR");
+    // Nobody may write there, root neither.
+    fails(command(dir.path()).env("STATE_DIR", "/proc/task-api"), 1, "STATE_DIR");
+
+    fs::create_dir_all(dir.path().join("damaged/task-api")).unwrap();
+    fs::write(dir.path().join("damaged/task-api/tasks.redb"), "not a store at all").unwrap();
+    fails(command(dir.path()).env("STATE_DIR", dir.path().join("damaged")), 1, "tasks.redb");
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::start(dir.path()).await;
+    let path = dir.path().to_owned();
+    tokio::task::spawn_blocking(move || fails(&mut command(&path), 1, "STATE_DIR")).await.unwrap();
+    assert_eq!(service.post("the first goes on").send().await.unwrap().status(), 201);
+}
+
+#[test]
+fn help_names_every_variable_and_version_the_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = run(command(dir.path()).arg("--help"));
+    let text = String::from_utf8(help.stdout).unwrap();
+    assert_eq!(help.status.code(), Some(0));
+    for variable in [
+        "HOST",
+        "PORT",
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "TASK_EVENTS_TOPIC",
+        "STATE_DIR",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
+    ] {
+        assert!(text.contains(&format!("[env: {variable}=")), "{variable}: {text}");
+    }
+    let version = run(command(dir.path()).arg("--version"));
+    assert_eq!(
+        String::from_utf8(version.stdout).unwrap(),
+        format!("task-api {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}

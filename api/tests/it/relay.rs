@@ -1,0 +1,420 @@
+//! The relay against a broker that comes, goes, forgets and answers too late.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use devbroker::{Broker, Config};
+use rskafka::client::ClientBuilder;
+use serde_json::{Value, json};
+use task_api::relay::{Relay, WINDOW};
+use task_api::store::{Delivered, OutboxEntry, Store};
+use task_events::kafka::{
+    Compression, Kafka, NewTopic, OffsetAt, Record, RecordAndOffset, partition_for_key,
+};
+use task_events::shutdown;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::proxy::{Fault, Proxy, State};
+use crate::store::{create, done};
+use crate::support::{App, TOPIC, eventually};
+
+/// A broker, perhaps behind a proxy, and a folder for the application.
+struct Cluster {
+    broker: Broker,
+    address: SocketAddr,
+    kafka: Kafka,
+    proxy: Option<Arc<State>>,
+    dir: TempDir,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    async fn at(address: SocketAddr) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = start_broker(address, dir.path(), None).await;
+        let address = broker.addr();
+        Self { broker, address, kafka: Kafka::new(vec![address.to_string()], "test"), proxy: None, dir }
+    }
+
+    /// The application's and the test's connections all go through the proxy.
+    async fn behind_proxy() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let proxy = Proxy::bind().await;
+        let address = proxy.address();
+        let broker = start_broker(SocketAddr::from(([127, 0, 0, 1], 0)), dir.path(), Some(address)).await;
+        let proxy = Some(proxy.before(broker.addr()));
+        Self { broker, address, kafka: Kafka::new(vec![address.to_string()], "test"), proxy, dir }
+    }
+
+    async fn create_topic(&self, partitions: i32, configs: &[(&str, &str)]) {
+        let configs = configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let topic = NewTopic { name: TOPIC.to_owned(), partitions, replication_factor: 1, configs };
+        self.kafka.admin().create_topic(&topic).await.unwrap();
+    }
+
+    async fn delete_topic(&self) {
+        let client = ClientBuilder::new(vec![self.address.to_string()]).build().await.unwrap();
+        client.controller_client().unwrap().delete_topic(TOPIC, 5_000).await.unwrap();
+    }
+
+    async fn app(&self) -> App {
+        App::with_kafka(self.dir.path(), &self.address.to_string()).await
+    }
+
+    /// All records of a partition.
+    async fn records(&self, partition: i32) -> Vec<RecordAndOffset> {
+        let partition = self.kafka.partition(TOPIC, partition);
+        let mut records = Vec::new();
+        let mut next = 0;
+        let end = partition.offset(OffsetAt::Latest).await.unwrap();
+        while next < end {
+            let fetched = partition.fetch(next, 1 << 20, Duration::from_millis(100)).await.unwrap();
+            next = fetched.next_offset;
+            records.extend(fetched.records);
+        }
+        records
+    }
+
+    /// The titles of the events of partition 0, in order.
+    async fn titles(&self) -> Vec<String> {
+        let records = self.records(0).await.into_iter();
+        records.map(|record| value(&record)["data"]["title"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+async fn start_broker(address: SocketAddr, dir: &Path, advertised: Option<SocketAddr>) -> Broker {
+    let mut config = Config::new(address, dir.join("broker"));
+    // As in many a real cluster: whoever asks for a missing topic by name makes it.
+    config.auto_create_topics = true;
+    config.advertised = advertised.map(|address| (address.ip().to_string(), address.port()));
+    Broker::start(config).await.unwrap()
+}
+
+fn value(record: &RecordAndOffset) -> Value {
+    serde_json::from_slice(record.record.value.as_deref().unwrap()).unwrap()
+}
+
+fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|number| format!("task {number}")).collect()
+}
+
+async fn create_numbered(app: &App, numbers: std::ops::Range<usize>) {
+    for title in numbered(numbers) {
+        app.create(&title).await;
+    }
+}
+
+async fn ready(app: &App) -> Value {
+    app.call("GET", "/readyz").send().await.json()
+}
+
+async fn all_delivered(app: &App) {
+    eventually("all events are delivered", || async { app.store.outbox().borrow().waiting == 0 }).await;
+}
+
+#[tokio::test]
+async fn events_wait_for_kafka_and_go_when_it_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let app = App::with_kafka(dir.path(), &address.to_string()).await;
+    create_numbered(&app, 0..20).await;
+    eventually("readyz tells that Kafka is away", || async {
+        let ready = ready(&app).await;
+        ready["status"] == "ready" && ready["kafka"]["waiting_for"].is_string()
+    })
+    .await;
+    assert_eq!(ready(&app).await["outbox"]["waiting"], 20);
+
+    let cluster = Cluster::at(address).await;
+    cluster.create_topic(1, &[]).await;
+    all_delivered(&app).await;
+    create_numbered(&app, 20..40).await;
+    all_delivered(&app).await;
+    assert_eq!(cluster.titles().await, numbered(0..40));
+    assert_eq!(ready(&app).await["kafka"], json!({"reachable": true, "waiting_for": null}));
+    app.stop().await;
+    cluster.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_missing_topic_is_named_and_never_made() {
+    let cluster = Cluster::start().await;
+    let app = cluster.app().await;
+    create_numbered(&app, 0..1).await;
+    eventually("readyz says what to do", || async {
+        let waiting_for = ready(&app).await["kafka"]["waiting_for"].to_string();
+        waiting_for.contains(TOPIC) && waiting_for.contains("taskctl topics create")
+    })
+    .await;
+    assert!(cluster.kafka.topics().await.unwrap().is_empty());
+    cluster.create_topic(1, &[]).await;
+    all_delivered(&app).await;
+    assert_eq!(cluster.titles().await, numbered(0..1));
+    app.stop().await;
+    cluster.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn readiness_tells_that_kafka_went_away_also_while_nothing_is_sent() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic(1, &[]).await;
+    let app = cluster.app().await;
+    eventually("connected", || async { ready(&app).await["kafka"]["reachable"] == true }).await;
+    let (address, dir) = (cluster.address, cluster.dir);
+    cluster.broker.shutdown().await;
+    eventually("missed", || async { ready(&app).await["kafka"]["reachable"] == false }).await;
+    let broker = start_broker(address, dir.path(), None).await;
+    eventually("found again", || async { ready(&app).await["kafka"]["reachable"] == true }).await;
+    app.stop().await;
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_task_has_its_partition_and_its_events_stand_there_in_order() {
+    const PARTITIONS: i32 = 3;
+    let cluster = Cluster::start().await;
+    cluster.create_topic(PARTITIONS, &[]).await;
+    let app = cluster.app().await;
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let correlation_id = Uuid::new_v4().to_string();
+    for number in 0..40 {
+        let call = app.call("POST", "/tasks").header("traceparent", traceparent);
+        let call = call.header("x-correlation-id", &correlation_id);
+        let task = call.json(&json!({"title": format!("task {number}")})).await.json();
+        let path = format!("/tasks/{}", task["id"].as_str().unwrap());
+        app.call("PATCH", &path).json(&json!({"title": "renamed"})).await;
+        app.call("PATCH", &path).json(&json!({"status": "completed"})).await;
+    }
+    all_delivered(&app).await;
+
+    let mut told: HashMap<String, Vec<String>> = HashMap::new();
+    for number in 0..PARTITIONS {
+        let records = cluster.records(number).await;
+        assert!(!records.is_empty(), "40 keys fall on all of {PARTITIONS} partitions");
+        for record in records {
+            let key = record.record.key.clone().unwrap();
+            assert_eq!(partition_for_key(&key, PARTITIONS), number);
+            let event = value(&record);
+            let (id, kind) =
+                (event["data"]["task_id"].as_str().unwrap(), event["event_type"].as_str().unwrap());
+            assert_eq!(key, id.as_bytes());
+            told.entry(id.to_owned()).or_default().push(kind.to_owned());
+            let header = |name: &str| {
+                record.record.headers.get(name).map(|value| String::from_utf8(value.clone()).unwrap())
+            };
+            assert_eq!(header("content-type").unwrap(), "application/json");
+            assert_eq!(header("ce_specversion").unwrap(), "1.0");
+            assert_eq!(header("ce_id").unwrap(), event["event_id"]);
+            assert_eq!(header("ce_type").unwrap(), kind);
+            assert_eq!(header("ce_source").unwrap(), "/task-api");
+            assert_eq!(header("ce_subject").unwrap(), id);
+            assert_eq!(header("ce_time").unwrap(), event["occurred_at"]);
+            let is_created = kind == "task.created";
+            assert_eq!(header("traceparent").as_deref(), is_created.then_some(traceparent));
+            assert_eq!(event["metadata"]["correlation_id"] == correlation_id, is_created);
+        }
+    }
+    assert_eq!(told.len(), 40);
+    for events in told.values() {
+        assert_eq!(events, &["task.created", "task.updated", "task.updated", "task.completed"]);
+    }
+    app.stop().await;
+    cluster.broker.shutdown().await;
+}
+
+/// The topic holds each event once, in order, whatever became of the produce requests.
+async fn unclear(faults: &[Fault], expected_requests: usize) {
+    let cluster = Cluster::behind_proxy().await;
+    cluster.create_topic(1, &[]).await;
+    let proxy = cluster.proxy.clone().unwrap();
+    let app = cluster.app().await;
+    create_numbered(&app, 0..1).await;
+    all_delivered(&app).await;
+    let before = proxy.produces();
+    proxy.next(faults);
+    create_numbered(&app, 1..2).await;
+    all_delivered(&app).await;
+    assert_eq!(proxy.produces() - before, expected_requests, "requests for one event after {faults:?}");
+    create_numbered(&app, 2..5).await;
+    all_delivered(&app).await;
+    assert_eq!(cluster.titles().await, numbered(0..5), "{faults:?}");
+    app.stop().await;
+    cluster.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_lost_request_is_sent_again() {
+    unclear(&[Fault::Lost, Fault::Lost], 3).await;
+}
+
+#[tokio::test]
+async fn a_request_that_landed_is_not_sent_again() {
+    unclear(&[Fault::AnswerLost], 1).await;
+}
+
+#[tokio::test]
+async fn a_request_that_lands_after_its_connection_broke_is_not_sent_again() {
+    unclear(&[Fault::LandsLate], 1).await;
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_never_comes_is_not_sent_again() {
+    unclear(&[Fault::AnswerHangs], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_no_fault_makes_an_event_stand_twice() {
+    let cluster = Cluster::behind_proxy().await;
+    cluster.create_topic(2, &[]).await;
+    let app = cluster.app().await;
+    for faults in [[Fault::AnswerLost, Fault::Lost], [Fault::LandsLate, Fault::AnswerLost]] {
+        cluster.proxy.as_ref().unwrap().next(&faults);
+        let mut creating = tokio::task::JoinSet::new();
+        for number in 0..500 {
+            let store = app.store.clone();
+            creating.spawn(async move { done(&store, create(&format!("task {number}"))).await.id });
+        }
+        creating.join_all().await;
+        all_delivered(&app).await;
+    }
+    let listed = app.store.list(task_api::store::Filter::default(), None, usize::MAX).await.unwrap();
+    let mut found = Vec::new();
+    for number in 0..2 {
+        let ids: Vec<Uuid> = cluster
+            .records(number)
+            .await
+            .iter()
+            .map(|record| value(record)["data"]["task_id"].as_str().unwrap().parse().unwrap())
+            .collect();
+        assert!(ids.is_sorted(), "in the order of their creation");
+        found.extend(ids);
+    }
+    found.sort_unstable();
+    assert_eq!(found, listed.iter().map(|task| task.id).collect::<Vec<_>>());
+    app.stop().await;
+    cluster.broker.shutdown().await;
+}
+
+fn as_record(entry: &OutboxEntry) -> Record {
+    Record {
+        key: Some(entry.event.data.task_id.to_string().into_bytes()),
+        value: Some(entry.json.clone()),
+        headers: entry.event.headers(None),
+        timestamp: entry.event.occurred_at,
+    }
+}
+
+/// A process that was killed between the broker's acknowledgement and its own commit finds at its next
+/// start events in the outbox that stand in the topic already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_start_what_stands_in_the_topic_is_not_sent_again() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic(1, &[]).await;
+    let (store, writer) = Store::open(cluster.dir.path()).unwrap();
+    let total = WINDOW + 100;
+    let mut creating = tokio::task::JoinSet::new();
+    for number in 0..total {
+        let store = store.clone();
+        creating.spawn(async move { done(&store, create(&format!("task {number}"))).await });
+    }
+    creating.join_all().await;
+    store.delivered(Delivered { seqs: Vec::new(), positions: vec![(0, 0)] }).await.unwrap();
+    let entries = store.outbox_after(0, WINDOW).await.unwrap();
+    // What others wrote stands between them.
+    let topic = cluster.kafka.partition(TOPIC, 0);
+    let foreign =
+        |value: Option<&[u8]>| Record { value: value.map(<[u8]>::to_vec), ..as_record(&entries[0]) };
+    let foreign =
+        vec![foreign(None), foreign(Some(b"")), foreign(Some(b"\xff{not json")), foreign(Some(b"{}"))];
+    for part in entries.chunks(WINDOW / 2) {
+        let records = part.iter().map(as_record).collect();
+        topic.produce(records, Compression::NoCompression).await.unwrap();
+        topic.produce(foreign.clone(), Compression::Gzip).await.unwrap();
+    }
+
+    let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);
+    let (drain, draining) = shutdown::channel();
+    drain.stop();
+    relay.run(draining).await;
+    assert_eq!(store.outbox().borrow().waiting, 0);
+    let records = cluster.records(0).await;
+    assert_eq!(store.positions().await.unwrap(), [(0, records.len() as i64)]);
+    let ids: Vec<Uuid> = records
+        .iter()
+        .filter_map(|record| serde_json::from_slice::<Value>(record.record.value.as_deref()?).ok())
+        .filter_map(|event| event["data"]["task_id"].as_str()?.parse().ok())
+        .collect();
+    assert_eq!(ids.len(), total, "each once");
+    assert!(ids.is_sorted(), "in order");
+    drop(store);
+    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    cluster.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_takes_only_small_batches_gets_small_ones() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic(1, &[("max.message.bytes", "9000")]).await;
+    let (store, writer) = Store::open(cluster.dir.path()).unwrap();
+    let wide = "ü".repeat(490);
+    let mut creating = tokio::task::JoinSet::new();
+    for number in 0..600 {
+        let (store, title) = (store.clone(), format!("{wide} {number}"));
+        creating.spawn(async move { done(&store, create(&title)).await });
+    }
+    creating.join_all().await;
+    let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);
+    let (drain, draining) = shutdown::channel();
+    drain.stop();
+    relay.run(draining).await;
+    assert_eq!(store.outbox().borrow().waiting, 0);
+    let ids: Vec<Value> =
+        cluster.records(0).await.iter().map(|record| value(record)["data"]["task_id"].clone()).collect();
+    assert_eq!(ids.len(), 600);
+    assert!(ids.is_sorted_by_key(ToString::to_string));
+    drop(store);
+    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    cluster.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_deleted_and_made_anew_goes_on() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic(1, &[]).await;
+    let app = cluster.app().await;
+    create_numbered(&app, 0..10).await;
+    all_delivered(&app).await;
+    cluster.delete_topic().await;
+    create_numbered(&app, 10..13).await;
+    eventually("the topic is missed", || async {
+        ready(&app).await["kafka"]["waiting_for"].to_string().contains("does not exist")
+    })
+    .await;
+    cluster.create_topic(1, &[]).await;
+    all_delivered(&app).await;
+    assert_eq!(cluster.titles().await, numbered(10..13), "its offsets begin below the old position");
+    assert_eq!(app.store.positions().await.unwrap(), [(0, 3)]);
+
+    // More partitions than before.
+    cluster.delete_topic().await;
+    create_numbered(&app, 13..14).await;
+    eventually("the topic is missed", || async { ready(&app).await["kafka"]["waiting_for"].is_string() })
+        .await;
+    cluster.create_topic(3, &[]).await;
+    create_numbered(&app, 14..40).await;
+    all_delivered(&app).await;
+    let mut found = 0;
+    for number in 0..3 {
+        found += cluster.records(number).await.len();
+    }
+    assert_eq!(found, 27);
+    app.stop().await;
+    cluster.broker.shutdown().await;
+}

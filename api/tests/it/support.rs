@@ -1,0 +1,199 @@
+//! The application in this process, and a client that holds every answer against the API's description.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use task_api::http;
+use task_api::relay::Relay;
+use task_api::store::{OutboxEntry, Store};
+use task_events::kafka::Kafka;
+use task_events::shutdown::{self, Trigger};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::description;
+
+/// Nothing listens there.
+pub const NO_KAFKA: &str = "127.0.0.1:1";
+pub const TOPIC: &str = "task-events";
+/// What is waited for comes well before this, or never.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// The application as the service assembles it.
+pub struct App {
+    pub address: String,
+    pub store: Store,
+    client: Client,
+    server: actix_web::dev::ServerHandle,
+    serving: JoinHandle<std::io::Result<()>>,
+    drain: Trigger,
+    relay: JoinHandle<()>,
+    writer: thread::JoinHandle<()>,
+}
+
+impl App {
+    pub async fn start(dir: &Path) -> Self {
+        Self::with_kafka(dir, NO_KAFKA).await
+    }
+
+    pub async fn with_kafka(dir: &Path, kafka: &str) -> Self {
+        let (store, writer) = Store::open(dir).unwrap();
+        let relay = Relay::new(store.clone(), Kafka::new(vec![kafka.to_owned()], "test"), TOPIC);
+        let relay_state = relay.state();
+        let (drain, draining) = shutdown::channel();
+        let relay = tokio::spawn(relay.run(draining));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = http::State::new(store.clone(), relay_state);
+        let server = http::server(listener, state, Duration::from_secs(5)).unwrap();
+        let handle = server.handle();
+        let serving = tokio::spawn(server);
+        Self { address, store, client: Client::new(), server: handle, serving, drain, relay, writer }
+    }
+
+    /// Stops as the service does, and leaves the folder free.
+    pub async fn stop(self) {
+        self.server.stop(true).await;
+        self.serving.await.unwrap().unwrap();
+        self.drain.stop();
+        // With Kafka away the relay would try for its full time; what waits is on disk.
+        self.relay.abort();
+        let _ = self.relay.await;
+        drop(self.store);
+        tokio::task::spawn_blocking(move || self.writer.join()).await.unwrap().unwrap();
+    }
+
+    pub fn call(&self, method: &str, path: &str) -> Call {
+        let method: Method = method.parse().unwrap();
+        let request = self.client.request(method.clone(), format!("http://{}{path}", self.address));
+        Call { method, path: path.to_owned(), request }
+    }
+
+    /// A task that was just created.
+    pub async fn create(&self, title: &str) -> Value {
+        let answer = self.call("POST", "/tasks").json(&json!({"title": title})).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()
+    }
+
+    /// The events that were made, in order: without Kafka all wait in the outbox.
+    pub async fn events(&self) -> Vec<OutboxEntry> {
+        self.store.outbox_after(0, usize::MAX).await.unwrap()
+    }
+
+    /// `(event_type, title, status)` of the events of one task.
+    pub async fn events_of(&self, id: &Value) -> Vec<(String, String, String)> {
+        let of_task = |entry: &OutboxEntry| *id == entry.event.data.task_id.to_string();
+        let events = self.events().await.into_iter().filter(of_task).map(|entry| {
+            let data = entry.event.data;
+            (entry.event.event_type.as_str().to_owned(), data.title, data.status)
+        });
+        events.collect()
+    }
+
+    /// Sends the bytes as they are and returns all that comes back.
+    pub async fn raw(&self, request: &[u8]) -> String {
+        let exchange = async {
+            let mut stream = TcpStream::connect(&self.address).await.unwrap();
+            // The server may answer before it has read all.
+            let _ = stream.write_all(request).await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            String::from_utf8(answer).unwrap()
+        };
+        timeout(SOON, exchange).await.expect("no answer")
+    }
+}
+
+/// A request to be sent.
+pub struct Call {
+    method: Method,
+    path: String,
+    request: RequestBuilder,
+}
+
+impl Call {
+    pub fn header(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        Self { request: self.request.header(name, value.as_ref()), ..self }
+    }
+
+    pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
+        Self { request: self.request.body(body), ..self }
+    }
+
+    /// Sends it with a JSON body.
+    pub async fn json(self, body: &Value) -> Answer {
+        self.body(body.to_string()).send().await
+    }
+
+    /// Sends it. The answer is one that the description allows.
+    pub async fn send(self) -> Answer {
+        let response = timeout(SOON, self.request.send()).await.expect("no answer").unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.bytes().await.unwrap().to_vec();
+        let answer = Answer { status, headers, body };
+        description::check(&self.method, &self.path, &answer);
+        answer
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name}: {self:?}")).to_str().unwrap()
+    }
+
+    /// Asserts the status and the fields that a problem names.
+    #[track_caller]
+    pub fn refused(&self, status: u16, fields: &[&str]) {
+        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
+        let problem = self.json();
+        let errors = problem["errors"].as_array().cloned().unwrap_or_default();
+        let named: Vec<&str> = errors.iter().map(|error| error["field"].as_str().unwrap()).collect();
+        assert_eq!(named, fields, "{problem}");
+    }
+
+    /// What has to be the same when a request is repeated under its idempotency key.
+    pub fn without_request(mut self) -> (u16, Vec<(String, String)>, String) {
+        self.headers.remove("date");
+        self.headers.remove("x-correlation-id");
+        let header = |name: &str| (name.to_owned(), self.header(name).to_owned());
+        let mut headers: Vec<_> = self.headers.keys().map(|name| header(name.as_str())).collect();
+        headers.sort();
+        (self.status, headers, String::from_utf8(self.body).unwrap())
+    }
+}
+
+/// Waits until the condition holds.
+#[track_caller]
+pub fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    condition: impl Fn() -> F,
+) -> impl Future<Output = ()> {
+    let message = format!("not within {SOON:?}: {what}");
+    async move {
+        let poll = async {
+            while !condition().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(SOON, poll).await.is_ok(), "{message}");
+    }
+}
