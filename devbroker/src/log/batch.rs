@@ -353,3 +353,32 @@ fn fold(codec: i16, body: Vec<u8>) -> Result<Vec<u8>, BatchError> {
         _ => Err(BatchError::Codec),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snappy_is_read_as_java_frames_it_and_bare() {
+        let folded = |bytes: &[u8]| snap::raw::Encoder::new().compress_vec(bytes).unwrap();
+        let mut framed = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01".to_vec();
+        for chunk in [b"some ".as_slice(), b"records"] {
+            let chunk = folded(chunk);
+            framed.extend_from_slice(&u32::try_from(chunk.len()).unwrap().to_be_bytes());
+            framed.extend_from_slice(&chunk);
+        }
+        assert_eq!(unfold_snappy(&framed).unwrap(), b"some records");
+        assert_eq!(unfold_snappy(&folded(b"some records")).unwrap(), b"some records");
+        assert_eq!(unfold_snappy(&framed[..framed.len() - 1]), Err(BatchError::Corrupt));
+    }
+
+    #[test]
+    fn varints_come_back() {
+        for value in [0, -1, 1, 63, -64, 64, i64::from(i32::MAX), i64::MAX, i64::MIN] {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, value);
+            assert_eq!(varint(&mut bytes.as_slice()), Some(value));
+        }
+        assert_eq!(varint(&mut [0xff; 11].as_slice()), None);
+    }
+}
