@@ -33,6 +33,10 @@ lint:
 no-c:
     cargo xtask no-c
 
+# Build what is shipped into dist/: static binaries, checksums, a bill of materials
+dist:
+    cargo xtask dist
+
 # Build the static binaries and run each in an empty chroot
 static:
     cargo xtask static

@@ -39,6 +39,11 @@ pub struct Package {
     pub links: Option<String>,
     /// Whether it has a build script.
     pub build_script: bool,
+    /// Its licence, as its author wrote it.
+    pub license: Option<String>,
+    /// Whether it is of this workspace.
+    #[cfg(test)]
+    own: bool,
     binaries: Vec<String>,
 }
 
@@ -47,6 +52,8 @@ pub struct Metadata {
     packages: BTreeMap<(String, String), Package>,
     /// The folder that cargo builds into.
     pub target_directory: PathBuf,
+    /// The folder of the workspace.
+    pub workspace_root: PathBuf,
 }
 
 impl Metadata {
@@ -70,12 +77,19 @@ impl Metadata {
         Some(Self {
             packages: packages.iter().map(read_package).collect::<Option<_>>()?,
             target_directory: json.get("target_directory")?.as_str()?.into(),
+            workspace_root: json.get("workspace_root")?.as_str()?.into(),
         })
     }
 
     /// The package of this name and version.
     pub fn package(&self, name: &str, version: &str) -> Option<&Package> {
         self.packages.get(&(name.to_owned(), version.to_owned()))
+    }
+
+    /// Whether a package of this name is of the workspace.
+    #[cfg(test)]
+    pub fn is_own(&self, name: &str) -> bool {
+        self.packages.iter().any(|((known, _), package)| known == name && package.own)
     }
 
     /// The name of the package that has this binary.
@@ -102,6 +116,9 @@ fn read_package(json: &Value) -> Option<((String, String), Package)> {
     let package = Package {
         links: text("links"),
         build_script: of_kind("custom-build").next().is_some(),
+        license: text("license"),
+        #[cfg(test)]
+        own,
         binaries: binaries.collect(),
     };
     Some(((text("name")?, text("version")?), package))

@@ -1,8 +1,10 @@
 //! Development chores, run as `cargo xtask CHORE`. A chore is a module with one `run`.
 
 mod cargo;
+mod dist;
 mod elf;
 mod no_c;
+mod sbom;
 mod shipped;
 mod static_build;
 
@@ -25,12 +27,15 @@ enum Chore {
     NoC(no_c::Options),
     /// Build every binary for musl, check that it is static, and run it in an empty chroot.
     Static,
+    /// Build what is shipped into dist/: static binaries, their checksums, a bill of materials.
+    Dist,
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::NoC(options) => no_c::run(&options),
         Chore::Static => static_build::run(),
+        Chore::Dist => dist::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

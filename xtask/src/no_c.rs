@@ -96,10 +96,13 @@ fn brings_c(path: &[Crate], metadata: &Metadata) -> Option<String> {
         .then(|| "is a -sys crate with a build script".to_owned())
 }
 
+/// A crate in a tree.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Crate {
-    name: String,
-    version: String,
+pub struct Crate {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
 }
 
 impl std::fmt::Display for Crate {
@@ -109,7 +112,7 @@ impl std::fmt::Display for Crate {
 }
 
 /// `cargo tree` with each line's depth in front: `0task-api v0.1.0 (…)`.
-fn tree(manifest_path: Option<&Path>, packages: &[String], target: &str) -> Result<String> {
+pub fn tree(manifest_path: Option<&Path>, packages: &[String], target: &str) -> Result<String> {
     let mut command = cargo::cargo();
     command.args([
         "tree",
@@ -133,7 +136,7 @@ fn tree(manifest_path: Option<&Path>, packages: &[String], target: &str) -> Resu
 
 /// The path from a root to the crate of each line. Cargo leaves out what is below a repeated crate,
 /// so each crate's own dependencies are told where it first stands.
-fn paths(tree: &str) -> Result<Vec<Vec<Crate>>> {
+pub fn paths(tree: &str) -> Result<Vec<Vec<Crate>>> {
     let mut path: Vec<Crate> = Vec::new();
     let mut all = Vec::new();
     for line in tree.lines().filter(|line| !line.is_empty()) {

@@ -7,6 +7,20 @@ use std::collections::BTreeSet;
 /// The target of the static binaries.
 pub const MUSL: &str = "x86_64-unknown-linux-musl";
 
+/// A platform that binaries are made for.
+pub struct Platform {
+    /// As Rust calls it.
+    pub target: &'static str,
+    /// As image builders call it; the name of its folder.
+    pub name: &'static str,
+}
+
+/// All of them.
+pub const PLATFORMS: &[Platform] = &[
+    Platform { target: MUSL, name: "linux-amd64" },
+    Platform { target: "aarch64-unknown-linux-musl", name: "linux-arm64" },
+];
+
 /// The target of a plain `cargo build`.
 pub const GNU: &str = "x86_64-unknown-linux-gnu";
 

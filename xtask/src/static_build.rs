@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::cargo::{self, Metadata};
+use crate::dist;
 use crate::elf;
 use crate::shipped::{self, BINARIES, DEMO_BINARIES, MUSL};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::process::Command;
 pub fn run() -> Result<()> {
     let metadata = Metadata::read(None, &[MUSL])?;
     let all = [BINARIES, DEMO_BINARIES].concat();
-    let folder = build(&metadata, &all)?;
+    let folder = build(&metadata, &all, MUSL)?;
     let chroot = Chroot::new(&metadata.target_directory.join("empty-root"))?;
     for name in all {
         let program = folder.join(name);
@@ -22,13 +23,14 @@ pub fn run() -> Result<()> {
     chroot.remove()
 }
 
-/// Returns the folder of the binaries.
-fn build(metadata: &Metadata, binaries: &[&str]) -> Result<PathBuf> {
-    install_target()?;
+/// Builds binaries as they are shipped, and returns the folder that they are in.
+pub fn build(metadata: &Metadata, binaries: &[&str], target: &str) -> Result<PathBuf> {
+    install_target(target)?;
     let mut command = cargo::cargo();
-    command.args(["build", "--release", "--target", MUSL]);
+    command.args(["build", "--locked", "--release", "--target", target]);
+    command.env("CARGO_ENCODED_RUSTFLAGS", dist::rust_flags(metadata)?.join("\u{1f}"));
     // Should the gate have missed a crate that compiles C: there is no C compiler in this build.
-    command.env(format!("CC_{MUSL}"), "no-C-in-this-build");
+    command.env(format!("CC_{target}"), "no-C-in-this-build");
     for package in shipped::packages_of(metadata, binaries)? {
         command.args(["--package", &package]);
     }
@@ -36,21 +38,21 @@ fn build(metadata: &Metadata, binaries: &[&str]) -> Result<PathBuf> {
         command.args(["--bin", binary]);
     }
     cargo::run(&mut command)?;
-    Ok(metadata.target_directory.join(MUSL).join("release"))
+    Ok(metadata.target_directory.join(target).join("release"))
 }
 
-fn install_target() -> Result<()> {
+fn install_target(target: &str) -> Result<()> {
     let libraries =
-        cargo::output(Command::new("rustc").args(["--print", "target-libdir", "--target", MUSL]))?;
+        cargo::output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;
     if Path::new(libraries.trim()).is_dir() {
         return Ok(());
     }
-    cargo::run(Command::new("rustup").args(["target", "add", MUSL]))
-        .map_err(|error| format!("{error}; install Rust's standard library for {MUSL}"))
+    cargo::run(Command::new("rustup").args(["target", "add", target]))
+        .map_err(|error| format!("{error}; install Rust's standard library for {target}"))
 }
 
 /// Returns how it is linked, and its size.
-fn check_static(program: &Path) -> Result<(&'static str, usize)> {
+pub fn check_static(program: &Path) -> Result<(&'static str, usize)> {
     let shown = program.display();
     let file = std::fs::read(program).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     match elf::needs(&file) {

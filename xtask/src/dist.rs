@@ -1,0 +1,91 @@
+//! What is shipped: static binaries for each target, their checksums, and a bill of materials.
+//!
+//! The same sources, lock file and toolchain give the same bytes, in whatever folder: paths are left out
+//! of the binaries, the linker is the toolchain's own, and nothing here knows the time.
+
+use crate::Result;
+use crate::cargo::{self, Metadata};
+use crate::sbom;
+use crate::shipped::{self, BINARIES, DEMO_BINARIES};
+use crate::static_build;
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+/// The folder that is filled, anew each time.
+const DIST: &str = "dist";
+
+/// Builds everything that is shipped into the folder `dist` of the workspace.
+pub fn run() -> Result<()> {
+    let metadata = Metadata::read(None, &[shipped::MUSL])?;
+    let dist = metadata.workspace_root.join(DIST);
+    if dist.exists() {
+        fs::remove_dir_all(&dist).map_err(|error| cannot("empty", &dist, &error))?;
+    }
+    let all = [BINARIES, DEMO_BINARIES].concat();
+    let mut sums = String::new();
+    for platform in shipped::PLATFORMS {
+        let built = static_build::build(&metadata, &all, platform.target)?;
+        let folder = dist.join(platform.name);
+        fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
+        for name in &all {
+            let program = built.join(name);
+            let (kind, size) = static_build::check_static(&program)?;
+            let bytes = fs::read(&program).map_err(|error| cannot("read", &program, &error))?;
+            fs::copy(&program, folder.join(name)).map_err(|error| cannot("copy", &program, &error))?;
+            add_sum(&mut sums, &bytes, &format!("{}/{name}", platform.name))?;
+            println!("{}/{name}: {kind}, {:.1} MB", platform.name, size as f64 / 1e6);
+        }
+    }
+    let bill = sbom::bill(&metadata, &all)?;
+    add_sum(&mut sums, bill.as_bytes(), sbom::FILE)?;
+    write(&dist.join(sbom::FILE), &bill)?;
+    write(&dist.join("SHA256SUMS"), &sums)?;
+    // The empty folder that an image has for state: with an owner of its own, so that a volume gets it too.
+    let state = dist.join("state");
+    fs::create_dir_all(&state).map_err(|error| cannot("make", &state, &error))?;
+    println!("{}: SHA256SUMS, {}", dist.display(), sbom::FILE);
+    Ok(())
+}
+
+/// A line as `sha256sum --check` reads it.
+fn add_sum(sums: &mut String, bytes: &[u8], name: &str) -> Result<()> {
+    writeln!(sums, "{:x}  {name}", Sha256::digest(bytes)).map_err(|error| error.to_string())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(|error| cannot("write", path, &error))
+}
+
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
+    format!("cannot {what} {}: {error}", path.display())
+}
+
+/// The flags that keep this machine's paths out of a binary and a C toolchain out of its making.
+pub fn rust_flags(metadata: &Metadata) -> Result<Vec<String>> {
+    let sysroot = cargo::output(std::process::Command::new("rustc").args(["--print", "sysroot"]))?;
+    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let home =
+        home.ok_or_else(|| "neither CARGO_HOME nor a home folder is known; set CARGO_HOME".to_owned())?;
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    Ok(vec![
+        remap(&metadata.workspace_root, "/task-events"),
+        remap(&home, "/cargo"),
+        remap(Path::new(sysroot.trim()), "/rust"),
+        "-Clinker=rust-lld".to_owned(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_is_what_sha256sum_says() {
+        let mut sums = String::new();
+        add_sum(&mut sums, b"abc", "x/abc").unwrap();
+        assert_eq!(sums, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  x/abc\n");
+    }
+}
