@@ -1,0 +1,21 @@
+//! Nothing is lost: load, faults, and a check of what came of it.
+//!
+//! The check works as Jepsen's queue workload does. Clients write down what they asked for and what they
+//! were answered ([`history`]). Afterwards that is compared with what stands in the topic, in the audit log,
+//! in the offsets topic and in the services' logs ([`evidence`], [`check`]). Faults are chosen by a seed
+//! ([`plan`]), so that a round can be repeated ([`round`]).
+//!
+//! This crate shares no code with the system that it checks.
+
+mod api;
+pub mod check;
+mod dice;
+pub mod error;
+pub mod evidence;
+pub mod history;
+pub mod load;
+pub mod plan;
+pub mod proxy;
+pub mod round;
+pub mod soak;
+pub mod system;

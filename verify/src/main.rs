@@ -1,0 +1,410 @@
+//! `verify`: load, faults, and a check that nothing was lost.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use e2e::Kind as BrokerKind;
+use tokio::signal::unix::{SignalKind, signal};
+use verify::check::{Report, check};
+use verify::error::{Error, Result};
+use verify::evidence::{AuditLog, Evidence, RelaySaid, Told};
+use verify::history::{Answer, read_lines, write_lines};
+use verify::load::{Load, LoadConfig};
+use verify::plan::{Fault, Plan, Planned};
+use verify::{round, soak, system};
+
+/// Said to the copy of this program that has a mount namespace of its own.
+const UNSHARED: &str = "VERIFY_UNSHARED";
+
+/// Proves that nothing is lost: puts a system under load, hurts it, and compares what was answered with
+/// what stands in Kafka and in the audit log. Exit code 1: something is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "verify", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Rounds of faults, chosen by seeds, each on a fresh system on this machine
+    Run(RunArgs),
+    /// One round without a broker for a while, at a steady rate
+    Outage(OutageArgs),
+    /// Memory of each service over many events
+    Soak(SoakArgs),
+    /// Creates, changes and completes tasks of an API that runs, and writes a history
+    Load(LoadArgs),
+    /// Compares a history with audit logs, and with Kafka
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BrokerArg {
+    /// The embedded broker
+    Dev,
+    /// Apache Kafka; KAFKA_LIBS names the folder of its jars
+    Kafka,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Rounds; that of seed S, then S+1, …
+    #[arg(long, default_value_t = 10)]
+    rounds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Which broker
+    #[arg(long, value_enum, default_value = "dev")]
+    broker: BrokerArg,
+    /// Faults to choose from, with commas; all unless given
+    #[arg(long, value_enum, value_delimiter = ',')]
+    faults: Vec<Fault>,
+    /// Requests a second; 0 for as many as the API answers; chosen by the seed unless given
+    #[arg(long)]
+    rate: Option<u32>,
+    /// How long a round's load lasts
+    #[arg(long, default_value_t = 10)]
+    round_seconds: u64,
+    /// Where rounds are kept that found something
+    #[arg(long)]
+    keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct OutageArgs {
+    /// How long the broker is away
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Requests a second
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Which broker
+    #[arg(long, value_enum, default_value = "dev")]
+    broker: BrokerArg,
+    /// Where the round is kept if it finds something
+    #[arg(long)]
+    keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct SoakArgs {
+    /// Events
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// Requests a second; as many as the API answers unless given
+    #[arg(long)]
+    rate: Option<u32>,
+    /// Which broker
+    #[arg(long, value_enum, default_value = "dev")]
+    broker: BrokerArg,
+}
+
+#[derive(Debug, Args)]
+struct LoadArgs {
+    /// Where the API is, as http://HOST:PORT
+    #[arg(long)]
+    api: String,
+    /// How long
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Where the history goes, one JSON object a request
+    #[arg(long)]
+    history: PathBuf,
+    /// Connections
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    /// Requests a second; as many as the API answers unless given
+    #[arg(long)]
+    rate: Option<u32>,
+    /// Decides what is asked
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// What `verify load` wrote
+    #[arg(long, required_unless_present = "round")]
+    history: Option<PathBuf>,
+    /// The audit logs of one group
+    #[arg(long)]
+    audit_log: Vec<PathBuf>,
+    /// The log of the API: explains duplicates in the topic
+    #[arg(long)]
+    api_log: Option<PathBuf>,
+    /// The logs of the notification instances
+    #[arg(long)]
+    notification_log: Vec<PathBuf>,
+    /// Kafka, to read the topic (of one partition) and the offsets
+    #[arg(long)]
+    bootstrap: Option<String>,
+    /// Topic of the events
+    #[arg(long, default_value = e2e::EVENTS)]
+    events_topic: String,
+    /// Topic of claims and commits
+    #[arg(long, default_value = e2e::OFFSETS)]
+    offsets_topic: String,
+    /// Group of the audit logs
+    #[arg(long, default_value = "audit-service")]
+    audit_group: String,
+    /// Group of the notifications
+    #[arg(long, default_value = "notification-service")]
+    notification_group: String,
+    /// Others use the system, too: events that the history does not have are counted, not reported
+    #[arg(long)]
+    shared: bool,
+    /// The kept folder of a round that found something: checks that again
+    #[arg(long, conflicts_with_all = ["history", "audit_log", "bootstrap"])]
+    round: Option<PathBuf>,
+}
+
+impl BrokerArg {
+    fn kind(self) -> BrokerKind {
+        match self {
+            Self::Dev => BrokerKind::Dev,
+            Self::Kafka => BrokerKind::Kafka,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Sub::Run(args) = &cli.command
+        && may_need_root(args)
+        && std::env::var_os(UNSHARED).is_none()
+    {
+        let error = unshare();
+        eprintln!("no mount namespace of its own ({error}): a full disk may not be tried");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(until_signal(cli.command)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn may_need_root(args: &RunArgs) -> bool {
+    args.faults.is_empty() || args.faults.iter().any(|fault| fault.needs_root())
+}
+
+/// Becomes a copy of itself whose mounts are gone when it ends, however it ends. Returns only if that
+/// fails.
+fn unshare() -> std::io::Error {
+    match std::env::current_exe() {
+        Ok(program) => {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--"]).arg(program).args(std::env::args_os().skip(1));
+            command.env(UNSHARED, "1").exec()
+        }
+        Err(error) => error,
+    }
+}
+
+/// Ends early on a signal; what was started is killed then.
+async fn until_signal(command: Sub) -> Result<bool> {
+    let failed = |error| Error::Failed(format!("cannot listen for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        done = run(command) => done,
+        _ = interrupt.recv() => Err(Error::Failed("interrupted".to_owned())),
+        _ = terminate.recv() => Err(Error::Failed("terminated".to_owned())),
+    }
+}
+
+async fn run(command: Sub) -> Result<bool> {
+    match command {
+        Sub::Run(args) => rounds(&args).await,
+        Sub::Outage(args) => outage(&args).await,
+        Sub::Soak(args) => soak(&args).await,
+        Sub::Load(args) => load(&args).await,
+        Sub::Check(args) => checked(&args).await,
+    }
+}
+
+/// Where rounds are kept.
+fn keep_in(keep: Option<&PathBuf>) -> PathBuf {
+    keep.cloned().unwrap_or_else(|| std::env::temp_dir().join(format!("verify-{}", std::process::id())))
+}
+
+async fn rounds(args: &RunArgs) -> Result<bool> {
+    let faults = if args.faults.is_empty() { Fault::value_variants() } else { &args.faults };
+    let root = keep_in(args.keep.as_ref());
+    let mut total = Report::default();
+    let mut unsound = Vec::new();
+    for seed in args.seed..args.seed.saturating_add(args.rounds) {
+        let plan = Plan::of(seed, faults, Duration::from_secs(args.round_seconds), args.rate);
+        let report = one_round(&plan, args.broker, &root).await?;
+        if !report.is_sound() {
+            unsound.push(seed);
+            println!("  to repeat it: {}", repeat(args, seed));
+        }
+        total.add(report);
+    }
+    println!("\n{} rounds\n{total}", args.rounds);
+    for seed in &unsound {
+        println!("seed {seed} found something: {}", repeat(args, *seed));
+    }
+    Ok(unsound.is_empty())
+}
+
+/// The command that repeats one round.
+fn repeat(args: &RunArgs, seed: u64) -> String {
+    let broker = args.broker.to_possible_value().map(|value| value.get_name().to_owned());
+    let mut command = format!("verify run --rounds 1 --seed {seed} --broker {}", broker.unwrap_or_default());
+    if !args.faults.is_empty() {
+        let names: Vec<_> = args.faults.iter().map(|fault| fault.name()).collect();
+        command += &format!(" --faults {}", names.join(","));
+    }
+    if let Some(rate) = args.rate {
+        command += &format!(" --rate {rate}");
+    }
+    command + &format!(" --round-seconds {}", args.round_seconds)
+}
+
+async fn one_round(plan: &Plan, broker: BrokerArg, root: &Path) -> Result<Report> {
+    let rate = plan.rate.map_or("full speed".to_owned(), |rate| format!("{rate} requests/s"));
+    println!("seed {}: {} connections, {rate}; {}", plan.seed, plan.connections, plan.describe());
+    let folder = round::folder_for(root, plan.seed)?;
+    let round = round::run(plan, broker.kind(), &folder).await?;
+    let requests = &round.evidence.requests;
+    let count = |test: fn(&Answer) -> bool| requests.iter().filter(|one| test(&one.answer)).count();
+    println!(
+        "  {} requests: {} done, {} refused, {} failed (5xx), {} not answered; {} events; drained in {:.1} s",
+        requests.len(),
+        count(|answer| matches!(answer, Answer::Done { .. })),
+        count(|answer| matches!(answer, Answer::Refused { .. })),
+        count(|answer| matches!(answer, Answer::Failed { .. })),
+        count(|answer| matches!(answer, Answer::None { .. })),
+        round.evidence.topic.as_ref().map_or(0, Vec::len),
+        round.drained.as_secs_f32(),
+    );
+    for note in &round.report.notes {
+        println!("  {note}");
+    }
+    if round.report.is_sound() {
+        let removed = std::fs::remove_dir_all(&folder).and_then(|()| std::fs::remove_dir(root));
+        // Another round may be kept there.
+        drop(removed);
+    } else {
+        println!("{}  kept in {}", round.report, folder.display());
+    }
+    Ok(round.report)
+}
+
+async fn outage(args: &OutageArgs) -> Result<bool> {
+    let away = Planned {
+        fault: Fault::KillBroker,
+        at: Duration::from_secs(5),
+        lasts: Duration::from_secs(args.seconds),
+        percent: 100,
+    };
+    let plan = Plan {
+        seed: 0,
+        load: Duration::from_secs(args.seconds + 10),
+        connections: 32,
+        rate: Some(args.rate),
+        faults: vec![away],
+    };
+    let report = one_round(&plan, args.broker, &keep_in(args.keep.as_ref())).await?;
+    println!("{report}");
+    Ok(report.is_sound())
+}
+
+async fn soak(args: &SoakArgs) -> Result<bool> {
+    let folder = keep_in(None);
+    std::fs::create_dir_all(&folder).map_err(|source| Error::File { path: folder.clone(), source })?;
+    let sizes = |sizes: &[u64]| {
+        let columns = sizes.iter().map(|kib| format!("{:>16.1}", *kib as f64 / 1024.0));
+        columns.collect::<String>()
+    };
+    let said = |events, kib: &[u64]| println!("{events:>10}{}", sizes(kib));
+    println!("resident MiB of api, notification-1, notification-2, audit-1, dlq");
+    let done = soak::run(args.events, args.rate, args.broker.kind(), &folder, said).await?;
+    let names = done.names.iter().map(|name| format!("{name:>16}")).collect::<String>();
+    println!("\n{:>10}{names}", "EVENTS");
+    for (events, kib) in &done.samples {
+        println!("{events:>10}{}", sizes(kib));
+    }
+    println!("{:.0} events a second; growth after the first tenth:", done.rate);
+    for (name, kib) in done.growth() {
+        println!("  {name}: {:+.1} MiB", kib as f64 / 1024.0);
+    }
+    for line in done.wrong_lines.iter().take(5) {
+        println!("  {line}");
+    }
+    drop(std::fs::remove_dir_all(&folder));
+    println!("{}", if done.is_sound() { "flat, and the audit log is right" } else { "NOT flat, or wrong" });
+    Ok(done.is_sound())
+}
+
+async fn load(args: &LoadArgs) -> Result<bool> {
+    let config = LoadConfig {
+        url: args.api.trim_end_matches('/').to_owned(),
+        connections: args.connections,
+        rate: args.rate,
+        seed: args.seed,
+    };
+    let load = Load::start(config, true);
+    tokio::time::sleep(Duration::from_secs(args.seconds)).await;
+    let requests = load.finish().await;
+    let done = requests.iter().filter(|request| request.done().is_some()).count();
+    write_lines(&args.history, &requests)?;
+    println!("{} requests, {done} answered 2xx, in {}", requests.len(), args.history.display());
+    Ok(done > 0)
+}
+
+async fn checked(args: &CheckArgs) -> Result<bool> {
+    let evidence = match (&args.round, &args.history) {
+        (Some(folder), _) => Evidence::read(folder)?,
+        (None, Some(history)) => collect(args, history).await?,
+        (None, None) => return Err(Error::Failed("--history or --round is needed".to_owned())),
+    };
+    let report = check(&evidence);
+    println!("{report}");
+    Ok(report.is_sound())
+}
+
+async fn collect(args: &CheckArgs, history: &Path) -> Result<Evidence> {
+    let mut evidence = match &args.bootstrap {
+        Some(bootstrap) => system::read_kafka(bootstrap, &args.events_topic, &args.offsets_topic).await,
+        None => Evidence::default(),
+    };
+    evidence.requests = read_lines(history)?;
+    evidence.shared = args.shared;
+    evidence.audit_group.clone_from(&args.audit_group);
+    evidence.notification_group.clone_from(&args.notification_group);
+    for path in &args.audit_log {
+        evidence.audit_logs.push(AuditLog::read(path, None)?);
+    }
+    if let Some(path) = &args.api_log {
+        evidence.relay = Some(text(path)?.lines().filter_map(RelaySaid::parse).collect());
+    }
+    if !args.notification_log.is_empty() {
+        let mut told = Vec::new();
+        for path in &args.notification_log {
+            told.extend(text(path)?.lines().filter_map(|line| Told::parse(line, None)));
+        }
+        evidence.told = Some(told);
+    }
+    Ok(evidence)
+}
+
+fn text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
+}

@@ -1,0 +1,190 @@
+//! What a round does, chosen by its seed alone.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::dice::Dice;
+
+/// A fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Fault {
+    /// kill -9 of the API, and a start after a while
+    KillApi,
+    /// kill -9 of the notification instance that owns the topic
+    KillNotification,
+    /// kill -9 of the audit service
+    KillAudit,
+    /// kill -9 of the DLQ processor
+    KillDlq,
+    /// kill -9 of the broker
+    KillBroker,
+    /// The API stands still (SIGSTOP)
+    PauseApi,
+    /// The notification instance that owns stands still past its lease
+    PauseNotification,
+    /// The audit instance that owns stands still past its lease; another waits, with a log of its own
+    PauseAudit,
+    /// The broker stands still
+    PauseBroker,
+    /// Everything between services and broker comes late
+    NetDelay,
+    /// Connections to the broker break, and new ones are refused
+    NetCut,
+    /// Connections to the broker fall silent, and stay so
+    NetHalfOpen,
+    /// A few bytes at a time
+    NetTrickle,
+    /// The broker gets every request, and its replies are lost
+    NetDropReplies,
+    /// No room for the audit log (needs root, for a file system of its own)
+    FullAudit,
+    /// No room for the API's store (needs root)
+    FullStore,
+}
+
+/// What a fault hits. Faults of one round hit different things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Api,
+    Notification,
+    Audit,
+    Dlq,
+    Broker,
+    Network,
+    Store,
+}
+
+impl Fault {
+    /// Whether it needs a file system of its own, and so root.
+    pub fn needs_root(self) -> bool {
+        matches!(self, Self::FullAudit | Self::FullStore)
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn target(self) -> Target {
+        match self {
+            Self::KillApi | Self::PauseApi => Target::Api,
+            Self::KillNotification | Self::PauseNotification => Target::Notification,
+            Self::KillAudit | Self::PauseAudit | Self::FullAudit => Target::Audit,
+            Self::KillDlq => Target::Dlq,
+            Self::KillBroker | Self::PauseBroker => Target::Broker,
+            Self::NetDelay | Self::NetCut | Self::NetHalfOpen | Self::NetTrickle | Self::NetDropReplies => {
+                Target::Network
+            }
+            Self::FullStore => Target::Store,
+        }
+    }
+
+    /// How long it lasts, in milliseconds. Pauses of owners outlast their lease of 2 s.
+    fn lasts(self, dice: &mut Dice) -> u64 {
+        match self {
+            Self::KillApi | Self::KillNotification | Self::KillAudit | Self::KillDlq => {
+                dice.between(0, 2_500)
+            }
+            Self::KillBroker => dice.between(0, 3_000),
+            Self::PauseNotification | Self::PauseAudit => dice.between(3_000, 6_000),
+            Self::PauseApi => dice.between(500, 3_000),
+            Self::PauseBroker => dice.between(1_000, 5_000),
+            Self::NetDelay | Self::NetCut | Self::NetHalfOpen | Self::NetTrickle | Self::NetDropReplies => {
+                dice.between(300, 4_000)
+            }
+            Self::FullAudit | Self::FullStore => dice.between(500, 3_000),
+        }
+    }
+}
+
+/// A fault at its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// What.
+    pub fault: Fault,
+    /// When, from the start of the load.
+    pub at: Duration,
+    /// How long.
+    pub lasts: Duration,
+    /// Network faults hit each connection with this probability, in percent.
+    pub percent: u64,
+}
+
+/// What a round does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Names the round, and gives the chances within it.
+    pub seed: u64,
+    /// How long the load lasts.
+    pub load: Duration,
+    /// Connections to the API.
+    pub connections: usize,
+    /// Requests a second, all connections together; none for as many as the API answers.
+    pub rate: Option<u32>,
+    /// By their time.
+    pub faults: Vec<Planned>,
+}
+
+impl Plan {
+    /// The plan of a seed: one to three of the faults, at random moments.
+    pub fn of(seed: u64, faults: &[Fault], load: Duration, rate: Option<u32>) -> Self {
+        let mut dice = Dice::new(seed);
+        let connections = usize::try_from(dice.between(16, 64)).unwrap_or(16);
+        let chosen_rate = dice.pick(&[300, 600, 1_200]).copied();
+        let load_ms = u64::try_from(load.as_millis()).unwrap_or(u64::MAX);
+        let mut planned: Vec<Planned> = Vec::new();
+        for _ in 0..dice.between(1, 3) {
+            let Some(fault) = dice.pick(faults).copied() else { break };
+            // Drawn even if it is not used, so that a plan depends on nothing but its seed.
+            let (at, lasts) = (dice.between(0, load_ms * 7 / 10), fault.lasts(&mut dice));
+            let percent = if dice.percent(50) { 100 } else { 50 };
+            if planned.iter().all(|other| other.fault.target() != fault.target()) {
+                let (at, lasts) = (Duration::from_millis(at), Duration::from_millis(lasts));
+                planned.push(Planned { fault, at, lasts, percent });
+            }
+        }
+        planned.sort_by_key(|planned| planned.at);
+        Self { seed, load, connections, rate: rate.or(chosen_rate).filter(|rate| *rate > 0), faults: planned }
+    }
+
+    /// The faults in words.
+    pub fn describe(&self) -> String {
+        let faults = self.faults.iter().map(|planned| {
+            let part = if planned.fault.target() == Target::Network && planned.percent < 100 {
+                format!(" on {} % of the connections", planned.percent)
+            } else {
+                String::new()
+            };
+            let (at, lasts) = (planned.at.as_secs_f32(), planned.lasts.as_secs_f32());
+            format!("{} at {at:.1} s for {lasts:.1} s{part}", planned.fault.name())
+        });
+        let faults: Vec<_> = faults.collect();
+        if faults.is_empty() { "no fault".to_owned() } else { faults.join(", ") }
+    }
+
+    /// Whether one of the faults is planned.
+    pub fn has(&self, fault: Fault) -> bool {
+        self.faults.iter().any(|planned| planned.fault == fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_its_seeds_and_every_fault_comes_up() {
+        let plan = |seed| Plan::of(seed, Fault::value_variants(), Duration::from_secs(10), None);
+        assert_eq!(plan(7), plan(7));
+        let plans: Vec<_> = (1..=50).map(plan).collect();
+        for fault in Fault::value_variants() {
+            assert!(plans.iter().any(|plan| plan.has(*fault)), "{fault:?}");
+        }
+        for plan in plans {
+            assert!((1..=3).contains(&plan.faults.len()) && (16..=64).contains(&plan.connections));
+            assert!(plan.faults.iter().all(|planned| planned.at <= Duration::from_secs(7)));
+            assert!(plan.faults.is_sorted_by_key(|planned| planned.at));
+        }
+    }
+}

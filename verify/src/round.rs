@@ -1,0 +1,199 @@
+//! A round: a fresh system under load, the planned faults, healing, waiting until all is drained, checks.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use e2e::Kind as BrokerKind;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::api;
+use crate::check::{Report, check};
+use crate::error::Result;
+use crate::evidence::Evidence;
+use crate::load::{Load, LoadConfig};
+use crate::plan::{Fault, Plan, Planned};
+use crate::proxy::Mode;
+use crate::system::{self, Consumer, System, SystemConfig, owner};
+
+/// Time for everything to be done after the last fault: time-outs of 10 s, back-offs, and the work itself.
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+/// What a zombie would do, it does at once.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
+/// What a round found.
+#[derive(Debug, Clone)]
+pub struct Round {
+    /// What the checks say.
+    pub report: Report,
+    /// What they looked at.
+    pub evidence: Evidence,
+    /// From the end of the last fault, or of the load, until all was handled and committed.
+    pub drained: Duration,
+}
+
+/// Runs a round below that folder. With a finding, logs and evidence are kept there.
+pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round> {
+    let config = SystemConfig {
+        broker,
+        seed: plan.seed,
+        audits: if plan.has(Fault::PauseAudit) { 2 } else { 1 },
+        audit_disk: plan.has(Fault::FullAudit),
+        store_disk: plan.has(Fault::FullStore),
+        quiet: false,
+    };
+    let mut system = System::start(folder, config).await?;
+    let load = LoadConfig {
+        url: system.url.clone(),
+        connections: plan.connections,
+        rate: plan.rate,
+        seed: plan.seed,
+    };
+    let load = Load::start(load, true);
+    faults(&mut system, plan).await?;
+    let requests = load.finish().await;
+    let start = Instant::now();
+    let not_drained = drain(&system).await;
+    let drained = start.elapsed();
+    sleep(AFTERMATH).await;
+    let mut evidence = system.evidence().await?;
+    evidence.requests = requests;
+    evidence.not_drained = not_drained;
+    evidence.store_failed = system.store_disk.is_some();
+    let report = check(&evidence);
+    if !report.is_sound() {
+        system.write_logs(folder)?;
+        evidence.write(folder)?;
+    }
+    Ok(Round { report, evidence, drained })
+}
+
+/// Begins and ends each fault at its time, and returns at the end of the load, when all are over.
+async fn faults(system: &mut System, plan: &Plan) -> Result<()> {
+    let start = Instant::now();
+    let mut steps: Vec<(Duration, bool, Planned)> = Vec::new();
+    for planned in &plan.faults {
+        steps.push((planned.at, true, *planned));
+        steps.push((planned.at + planned.lasts.max(Duration::from_millis(1)), false, *planned));
+    }
+    steps.sort_by_key(|(at, begins, _)| (*at, *begins));
+    let mut hit = Hit::default();
+    for (at, begins, planned) in steps {
+        sleep_until(start + at).await;
+        if begins { begin(system, planned, &mut hit)? } else { end(system, planned.fault, &mut hit).await }
+    }
+    sleep_until(start + plan.load).await;
+    Ok(())
+}
+
+/// Which instance a fault hit: the owner changes meanwhile.
+#[derive(Debug, Default)]
+struct Hit {
+    notification: Option<String>,
+    audit: Option<String>,
+}
+
+fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
+    let network = |mode| system.proxy.set(mode, planned.percent);
+    match planned.fault {
+        Fault::KillApi => system.api.kill9(),
+        Fault::PauseApi => system.api.pause(),
+        Fault::KillNotification => hit.notification = strike(&mut system.notifications, |it| it.kill9()),
+        Fault::PauseNotification => hit.notification = strike(&mut system.notifications, |it| it.pause()),
+        Fault::KillAudit => {
+            hit.audit = strike(&mut system.audits, |it| it.kill9());
+            system.snapshot()?;
+        }
+        Fault::PauseAudit => hit.audit = strike(&mut system.audits, |it| it.pause()),
+        Fault::KillDlq => system.dlq.service.kill9(),
+        Fault::KillBroker => system.broker.kill9(),
+        Fault::PauseBroker => system.broker.pause(),
+        Fault::NetDelay => network(Mode::Delay(Duration::from_millis(150))),
+        Fault::NetCut => network(Mode::Cut),
+        Fault::NetHalfOpen => network(Mode::HalfOpen),
+        Fault::NetTrickle => network(Mode::Trickle),
+        Fault::NetDropReplies => network(Mode::DropReplies),
+        Fault::FullAudit => system.audit_disk.iter().for_each(e2e::SmallDisk::fill),
+        Fault::FullStore => system.store_disk.iter().for_each(e2e::SmallDisk::fill),
+    }
+    Ok(())
+}
+
+async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
+    match fault {
+        Fault::KillApi => {
+            system.api.restart();
+            system.api.url().await;
+        }
+        Fault::PauseApi => system.api.resume(),
+        Fault::KillNotification => {
+            heal(&mut system.notifications, hit.notification.take(), |it| it.restart())
+        }
+        Fault::PauseNotification => {
+            heal(&mut system.notifications, hit.notification.take(), |it| it.resume())
+        }
+        Fault::KillAudit => heal(&mut system.audits, hit.audit.take(), |it| it.restart()),
+        Fault::PauseAudit => heal(&mut system.audits, hit.audit.take(), |it| it.resume()),
+        Fault::KillDlq => system.dlq.service.restart(),
+        Fault::KillBroker => system.broker.restart().await,
+        Fault::PauseBroker => system.broker.resume(),
+        Fault::NetDelay | Fault::NetCut | Fault::NetHalfOpen | Fault::NetTrickle | Fault::NetDropReplies => {
+            system.proxy.set(Mode::Pass, 100);
+        }
+        Fault::FullAudit => system.audit_disk.iter().for_each(e2e::SmallDisk::make_room),
+        Fault::FullStore => system.store_disk.iter().for_each(e2e::SmallDisk::make_room),
+    }
+}
+
+/// Hits the instance that owns, and returns its name.
+fn strike(consumers: &mut [Consumer], how: impl FnOnce(&mut e2e::Service)) -> Option<String> {
+    let consumer = owner(consumers)?;
+    how(&mut consumer.service);
+    Some(consumer.name.clone())
+}
+
+fn heal(consumers: &mut [Consumer], name: Option<String>, how: impl FnOnce(&mut e2e::Service)) {
+    let consumer = consumers.iter_mut().find(|consumer| Some(&consumer.name) == name.as_ref());
+    if let Some(consumer) = consumer {
+        how(&mut consumer.service);
+    }
+}
+
+/// Waits until the outbox is empty and both groups have committed the topic's end. Returns what is left
+/// undone when time is up.
+async fn drain(system: &System) -> Vec<String> {
+    let start = Instant::now();
+    let http = e2e::http();
+    let bootstrap = system.broker.bootstrap();
+    loop {
+        let mut left = Vec::new();
+        match api::waiting(&http, &system.url).await {
+            Some(0) => {
+                let end = e2e::read_topic(&bootstrap, e2e::EVENTS).await;
+                let end = end.last().map_or(0, |last| last.offset + 1);
+                let offsets = system::read_offsets(&bootstrap, e2e::EVENTS, e2e::OFFSETS).await;
+                for group in ["notification-service", "audit-service"] {
+                    let position = system::position(&offsets, group).unwrap_or(0);
+                    if position < end {
+                        left.push(format!("{group} is at {position} of {end}"));
+                    }
+                }
+            }
+            Some(waiting) => left.push(format!("{waiting} events wait in the outbox")),
+            None => left.push("the API does not answer, or is not ready".to_owned()),
+        }
+        if left.is_empty() || start.elapsed() > DRAIN_LIMIT {
+            return left;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// A folder for a round, empty.
+pub fn folder_for(root: &Path, seed: u64) -> Result<PathBuf> {
+    let folder = root.join(format!("round-{seed}"));
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).map_err(|error| crate::error::Error::file(&folder, error))?;
+    }
+    std::fs::create_dir_all(&folder).map_err(|error| crate::error::Error::file(&folder, error))?;
+    Ok(folder)
+}

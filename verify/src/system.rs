@@ -1,0 +1,239 @@
+//! The system under test: a broker behind the proxy, and the five services, all as processes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use e2e::{Broker, Kind as BrokerKind, Program, Service, SmallDisk, free_port};
+
+use crate::error::{Error, Result};
+use crate::evidence::{AuditLog, Evidence, OffsetsEntry, OffsetsSaid, RelaySaid, Seen, Snapshot, Told};
+use crate::history::now;
+use crate::proxy::Proxy;
+
+/// The lease of the consumers: short, so that take-overs happen within a round.
+pub const LEASE: Duration = Duration::from_secs(2);
+/// A file system that can be filled.
+const DISK_KIB: u32 = 128 * 1024;
+const AUDIT_GROUP: &str = "audit-service";
+const NOTIFICATION_GROUP: &str = "notification-service";
+
+/// How to start a system.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemConfig {
+    /// Which broker.
+    pub broker: BrokerKind,
+    /// Chances within the proxy.
+    pub seed: u64,
+    /// Audit services, each with a log of its own; one of them owns.
+    pub audits: usize,
+    /// The audit log is on a file system of its own.
+    pub audit_disk: bool,
+    /// The API's store is on a file system of its own.
+    pub store_disk: bool,
+    /// Services say little.
+    pub quiet: bool,
+}
+
+/// A consumer.
+pub struct Consumer {
+    /// Its name, and that of its folder.
+    pub name: String,
+    /// Its process.
+    pub service: Service,
+    state: PathBuf,
+    /// Where an audit service writes.
+    pub audit_log: Option<PathBuf>,
+}
+
+/// Everything.
+pub struct System {
+    /// The broker, behind the proxy.
+    pub broker: Broker,
+    /// What stands between.
+    pub proxy: Proxy,
+    /// The Task API.
+    pub api: Service,
+    /// Where it listens.
+    pub url: String,
+    /// Notification services, of one group.
+    pub notifications: Vec<Consumer>,
+    /// Audit services, of one group.
+    pub audits: Vec<Consumer>,
+    /// The DLQ processor.
+    pub dlq: Consumer,
+    /// The disk of the first audit log.
+    pub audit_disk: Option<SmallDisk>,
+    /// The disk of the store.
+    pub store_disk: Option<SmallDisk>,
+    /// The audit logs after each kill.
+    pub snapshots: Vec<Snapshot>,
+}
+
+impl System {
+    /// Starts everything below that folder, and waits until the API answers.
+    pub async fn start(folder: &Path, config: SystemConfig) -> Result<Self> {
+        let broker_port = free_port();
+        let proxy = Proxy::start(free_port(), broker_port, config.seed);
+        let proxy =
+            proxy.await.map_err(|error| Error::Failed(format!("the proxy cannot listen: {error}")))?;
+        let broker = Broker::start_on(config.broker, broker_port, proxy.port()).await;
+        let program = |name: &str| {
+            Program::new(name)
+                .env("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap())
+                .env("LEASE_MS", LEASE.as_millis())
+                .env("LOG_LEVEL", if config.quiet { "warn" } else { "info" })
+        };
+        let made = program("taskctl").args(&["topics", "create"]).run(Duration::from_secs(60)).await;
+        if made.code != Some(0) {
+            return Err(Error::Failed(format!("taskctl topics create: {}", made.stderr)));
+        }
+        let audit_disk = config.audit_disk.then(|| SmallDisk::mount(DISK_KIB)).flatten();
+        let store_disk = config.store_disk.then(|| SmallDisk::mount(DISK_KIB)).flatten();
+
+        let store = store_disk.as_ref().map_or_else(|| folder.join("api"), |disk| disk.path().to_owned());
+        // The address is logged at info.
+        let api = program("task-api").env("LOG_LEVEL", "info").env("STATE_DIR", store.display());
+        let mut api = api.env("PORT", free_port()).start();
+        let url = api.url().await;
+        let consumer = |service: &str, name: String, audit_log: Option<PathBuf>| {
+            let state = folder.join(&name);
+            let mut program = program(service).env("STATE_DIR", state.display());
+            if let Some(log) = &audit_log {
+                program = program.env("AUDIT_LOG_PATH", log.display());
+            }
+            Consumer { service: program.start(), state: state.join(service), name, audit_log }
+        };
+        let notifications = (1..=2).map(|n| consumer(NOTIFICATION_GROUP, format!("notification-{n}"), None));
+        let notifications = notifications.collect();
+        let audits = (1..=config.audits).map(|n| {
+            let disk = audit_disk.as_ref().filter(|_| n == 1);
+            let folder = disk.map_or(folder, SmallDisk::path);
+            consumer(AUDIT_GROUP, format!("audit-{n}"), Some(folder.join(format!("audit-{n}.log"))))
+        });
+        let audits = audits.collect();
+        let dlq = consumer("dlq-processor", "dlq".to_owned(), None);
+        Ok(Self {
+            broker,
+            proxy,
+            api,
+            url,
+            notifications,
+            audits,
+            dlq,
+            audit_disk,
+            store_disk,
+            snapshots: Vec::new(),
+        })
+    }
+
+    /// Writes down what the audit logs hold. To be called when their writer has been killed.
+    pub fn snapshot(&mut self) -> Result<()> {
+        let mut last_offset = None;
+        for audit in &self.audits {
+            last_offset = last_offset.max(audit.read_audit_log()?.lines.last().map(|line| line.seen.offset));
+        }
+        self.snapshots.push(Snapshot { at: now(), last_offset });
+        Ok(())
+    }
+
+    /// All that can be known once everything is drained; but for the requests.
+    pub async fn evidence(&mut self) -> Result<Evidence> {
+        let bootstrap = self.broker.bootstrap();
+        let mut evidence = read_kafka(&bootstrap, e2e::EVENTS, e2e::OFFSETS).await;
+        for audit in &self.audits {
+            evidence.audit_logs.push(audit.read_audit_log()?);
+        }
+        let mut told = Vec::new();
+        for one in &self.notifications {
+            let instance = one.instance_id();
+            let lines = one.service.history();
+            told.extend(lines.iter().filter_map(|line| Told::parse(line, instance.as_deref())));
+        }
+        evidence.told = Some(told);
+        evidence.relay = Some(self.api.history().iter().filter_map(|line| RelaySaid::parse(line)).collect());
+        evidence.tasks = Some(crate::api::all_tasks(&self.url).await?);
+        evidence.snapshots.clone_from(&self.snapshots);
+        AUDIT_GROUP.clone_into(&mut evidence.audit_group);
+        NOTIFICATION_GROUP.clone_into(&mut evidence.notification_group);
+        Ok(evidence)
+    }
+
+    /// Keeps what every process said.
+    pub fn write_logs(&self, folder: &Path) -> Result<()> {
+        let consumers = self.notifications.iter().chain(&self.audits).chain([&self.dlq]);
+        let mut logs: Vec<(String, Vec<String>)> =
+            consumers.map(|consumer| (consumer.name.clone(), consumer.service.history())).collect();
+        logs.push(("api".to_owned(), self.api.history()));
+        logs.push(("broker".to_owned(), self.broker.process().lines()));
+        for (name, lines) in logs {
+            let path = folder.join(format!("{name}.log"));
+            let text = lines.join("\n") + "\n";
+            std::fs::write(&path, text).map_err(|error| Error::file(&path, error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Consumer {
+    /// Its instance id, once it has one.
+    pub fn instance_id(&self) -> Option<String> {
+        let id = std::fs::read_to_string(self.state.join("instance_id")).ok()?;
+        Some(id.trim().to_owned())
+    }
+
+    fn read_audit_log(&self) -> Result<AuditLog> {
+        let path = self.audit_log.as_ref().ok_or_else(|| {
+            Error::file(Path::new(&self.name), io::Error::other("this service has no audit log"))
+        })?;
+        AuditLog::read(path, self.instance_id())
+    }
+
+    /// The highest token that it says it claimed.
+    fn token(&self) -> Option<i64> {
+        let said = self.service.history();
+        let tokens = said.iter().filter_map(|line| {
+            let (_, token) = line.split_once(" with token ")?;
+            line.contains("claimed ").then_some(())?;
+            token.split(',').next()?.parse().ok()
+        });
+        tokens.max()
+    }
+}
+
+/// The one that owns, as far as the instances know.
+pub fn owner(consumers: &mut [Consumer]) -> Option<&mut Consumer> {
+    consumers.iter_mut().max_by_key(|consumer| consumer.token())
+}
+
+/// What Kafka holds: the events of partition 0, and the offsets topic.
+pub async fn read_kafka(bootstrap: &str, events: &str, offsets: &str) -> Evidence {
+    let topic = e2e::read_topic(bootstrap, events).await;
+    let topic = topic.iter().filter(|one| one.partition == 0);
+    let topic = topic.filter_map(|one| Seen::in_topic(one.offset, one.record.value.as_deref()));
+    let topic = topic.collect();
+    Evidence {
+        topic: Some(topic),
+        offsets: read_offsets(bootstrap, events, offsets).await,
+        ..Evidence::default()
+    }
+}
+
+/// The offsets topic.
+pub async fn read_offsets(bootstrap: &str, events: &str, offsets: &str) -> Vec<OffsetsEntry> {
+    let records = e2e::read_topic(bootstrap, offsets).await;
+    let entries = records.iter().filter_map(|one| {
+        OffsetsEntry::read(one.offset, one.record.key.as_deref(), one.record.value.as_deref(), events)
+    });
+    entries.collect()
+}
+
+/// How far a group is: the last commit of the highest token that has one.
+pub fn position(offsets: &[OffsetsEntry], group: &str) -> Option<i64> {
+    let commits = offsets.iter().filter(|entry| entry.group == group).filter_map(|entry| match entry.said {
+        OffsetsSaid::Commit { token, offset, .. } => Some((token, offset)),
+        OffsetsSaid::Claim { .. } => None,
+    });
+    // Of equal tokens the last.
+    commits.max_by_key(|(token, _)| *token).map(|(_, offset)| offset)
+}
