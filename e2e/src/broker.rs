@@ -36,6 +36,8 @@ impl Kind {
 pub struct Broker {
     kind: Kind,
     port: u16,
+    /// The port that clients are told, where it is another one: a proxy's.
+    advertised: u16,
     // Before the folder, so that it is dead when the folder goes.
     process: Process,
     folder: TempDir,
@@ -49,13 +51,18 @@ impl Broker {
 
     /// Starts a broker of this kind and waits until it answers.
     pub async fn start_kind(kind: Kind) -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the broker");
         let port = free_port();
+        Self::start_on(kind, port, port).await
+    }
+
+    /// Starts a broker on `port` that sends its clients to `advertised`, where a proxy listens already.
+    pub async fn start_on(kind: Kind, port: u16, advertised: u16) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the broker");
         if kind == Kind::Kafka {
-            format_storage(folder.path(), port).await;
+            format_storage(folder.path(), port, advertised).await;
         }
-        let process = spawn(kind, folder.path(), port);
-        let mut broker = Self { kind, port, process, folder };
+        let process = spawn(kind, folder.path(), port, advertised);
+        let mut broker = Self { kind, port, advertised, process, folder };
         broker.wait_until_ready().await;
         broker
     }
@@ -67,7 +74,7 @@ impl Broker {
 
     /// What clients are told: `127.0.0.1:PORT`, the same after a restart.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.advertised)
     }
 
     /// The process, for its output.
@@ -88,7 +95,7 @@ impl Broker {
     /// Kills it if it runs, starts it again on its port and its data, and waits until it answers.
     pub async fn restart(&mut self) {
         self.process.kill9();
-        self.process = spawn(self.kind, self.folder.path(), self.port);
+        self.process = spawn(self.kind, self.folder.path(), self.port, self.advertised);
         self.wait_until_ready().await;
     }
 
@@ -105,10 +112,11 @@ impl Broker {
     async fn wait_until_ready(&mut self) {
         let start = Instant::now();
         let address = self.bootstrap();
+        let own_address = format!("127.0.0.1:{}", self.port);
         loop {
             assert!(!self.process.has_ended(), "the broker ended while it started");
             // A port that is open first: the client itself would wait longer after each refusal.
-            if std::net::TcpStream::connect(&address).is_ok() && is_ready(&address).await {
+            if std::net::TcpStream::connect(&own_address).is_ok() && is_ready(&address).await {
                 return;
             }
             assert!(
@@ -126,11 +134,13 @@ async fn is_ready(address: &str) -> bool {
     matches!(topics, Ok(Ok(_)))
 }
 
-fn spawn(kind: Kind, folder: &Path, port: u16) -> Process {
+fn spawn(kind: Kind, folder: &Path, port: u16, advertised: u16) -> Process {
     match kind {
         Kind::Dev => {
             let data = folder.join("data").display().to_string();
-            Program::new("devbroker").args(&["--addr", &format!("127.0.0.1:{port}"), "--dir", &data]).spawn()
+            let (addr, advertised) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{advertised}"));
+            let args = ["--addr", &addr, "--dir", &data, "--advertised", &advertised];
+            Program::new("devbroker").args(&args).spawn()
         }
         Kind::Kafka => {
             let mut java = kafka_tools::java(&required_libs(), "512m");
@@ -151,7 +161,7 @@ fn properties_file(folder: &Path) -> PathBuf {
 }
 
 /// Writes Kafka's configuration and makes its log folder.
-async fn format_storage(folder: &Path, port: u16) {
+async fn format_storage(folder: &Path, port: u16, advertised: u16) {
     let controller = free_port();
     let data = folder.join("data");
     let properties = format!(
@@ -160,10 +170,11 @@ async fn format_storage(folder: &Path, port: u16) {
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
          controller.listener.names=CONTROLLER\n\
          listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n\
          listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
          log.dirs={}\n\
-         auto.create.topics.enable=false\n\
+         # As Kafka does unless told otherwise: so a topic that is asked for by accident shows.\n\
+         auto.create.topics.enable=true\n\
          # One broker: every internal topic has one replica, and few partitions to start quickly.\n\
          offsets.topic.replication.factor=1\n\
          offsets.topic.num.partitions=1\n\

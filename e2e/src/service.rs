@@ -146,13 +146,19 @@ impl DerefMut for Service {
     }
 }
 
-/// The folder of the binaries, built once a test process: cargo sees to it only for a package's own.
+/// The folder of the binaries: the one that `E2E_BINARIES` names, or what is built once a test process, as
+/// cargo sees to it only for a package's own.
 fn binaries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        // target/PROFILE/deps/TEST
-        let test = std::env::current_exe().expect("the path of this test");
-        let folder = test.parent().and_then(Path::parent).expect("a test in target/PROFILE/deps").to_owned();
+        if let Some(built) = std::env::var_os("E2E_BINARIES").filter(|path| !path.is_empty()) {
+            return PathBuf::from(built);
+        }
+        // A test is target/PROFILE/deps/TEST, a command that uses this harness target/PROFILE/COMMAND.
+        let program = std::env::current_exe().expect("the path of this program");
+        let folder = program.parent().expect("a program in a folder");
+        let folder = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+        let folder = folder.expect("a folder target/PROFILE").to_owned();
         let profile = match folder.file_name().and_then(|name| name.to_str()) {
             Some("debug") | None => "dev",
             Some(name) => name,
