@@ -204,16 +204,17 @@ impl Relay {
         let mut delivered = Delivered::default();
         for partition in topic {
             let Some(position) = positions.get(&partition.partition()) else { continue };
+            let number = partition.partition();
             let (end, found) = self.read_tail(partition, *position, &waiting).await?;
-            delivered.seqs.extend(found);
-            delivered.positions.push((partition.partition(), end));
-        }
-        if !delivered.seqs.is_empty() {
+            // Should one of them stand in the topic twice all the same, this line explains it.
             log::info!(
-                "{} events of the outbox stood in {} already: not sent again",
-                delivered.seqs.len(),
-                self.topic
+                "settled: read {}/{number} from offset {position} to offset {end}, where {} of {} waiting events stood; they are not sent again",
+                self.topic,
+                found.len(),
+                window.len()
             );
+            delivered.seqs.extend(found);
+            delivered.positions.push((number, end));
         }
         Ok(self.store.delivered(delivered).await?)
     }
