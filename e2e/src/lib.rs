@@ -45,6 +45,8 @@ pub use service::{Program, Ran, Service};
 pub use topic::{TopicRecord, create_topic, delete_topic, produce, produce_compressed, read_topic, record};
 pub use world::{DLQ, EVENTS, LEASE, OFFSETS, SOON, World};
 
+use topic::topic_names;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};

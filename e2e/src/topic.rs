@@ -67,6 +67,12 @@ async fn read_partition(client: &PartitionClient, partition: i32, all: &mut Vec<
     }
 }
 
+/// The names of all topics.
+pub(crate) async fn topic_names(bootstrap: &str) -> Vec<String> {
+    let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));
+    within("the list of topics", client.list_topics()).await.into_iter().map(|one| one.name).collect()
+}
+
 /// Makes a topic with the broker's default configuration.
 pub async fn create_topic(bootstrap: &str, topic: &str, partitions: i32) {
     let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));

@@ -6,7 +6,7 @@ use crate::load::Answers;
 use crate::offsets::GroupOffsets;
 use crate::{
     Broker, KafkaTools, Program, Ran, Service, TopicRecord, eventually, free_port, produce, read_audit_log,
-    read_topic, record,
+    read_topic, record, topic_names,
 };
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -114,6 +114,13 @@ impl World {
     /// Every record of a topic.
     pub async fn topic(&self, name: &str) -> Vec<TopicRecord> {
         read_topic(&self.broker.bootstrap(), name).await
+    }
+
+    /// The names of all topics that are not the broker's own.
+    pub async fn topics(&self) -> Vec<String> {
+        let mut names = topic_names(&self.broker.bootstrap()).await;
+        names.retain(|name| !name.starts_with("__"));
+        names
     }
 
     /// Writes these values to the topic of events, under one key, as a foreign producer would.

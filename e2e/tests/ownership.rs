@@ -42,7 +42,10 @@ impl Pair {
         let events: Vec<_> = (from..from + count).map(|n| Event::created(&n.to_string())).collect();
         let bytes: Vec<_> = events.iter().map(Event::bytes).collect();
         let values: Vec<_> = bytes.iter().map(|value| Some(value.as_slice())).collect();
-        self.world.produce_values(&values).await;
+        // As many as one request takes.
+        for values in values.chunks(2_000) {
+            self.world.produce_values(values).await;
+        }
         self.produced.extend(events);
     }
 
