@@ -355,3 +355,70 @@ fn page(
 ) -> Result<Vec<[u8; 16]>, redb::Error> {
     ids.filter(|id| id.as_ref().map_or(true, &is_new)).take(limit).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io;
+    use std::sync::atomic::AtomicBool;
+
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+
+    use super::*;
+    use crate::task::NewTask;
+
+    /// A file that cannot be read any more once it is told so.
+    #[derive(Debug)]
+    struct Failing(FileBackend, Arc<AtomicBool>);
+
+    impl StorageBackend for Failing {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            if self.1.load(Ordering::SeqCst) {
+                return Err(io::Error::other("the disk cannot be read"));
+            }
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_failed_does_not_end_all_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(dir.path()).unwrap();
+        let mutation = Mutation {
+            change: Change::Create(NewTask { title: "t".to_owned(), owner_id: None }),
+            if_match: None,
+            idempotency: None,
+            correlation_id: Uuid::new_v4(),
+            traceparent: None,
+        };
+        let Outcome::Done(task) = store.mutate(mutation).await.unwrap() else { panic!() };
+
+        // From now on the store reads a copy, on a disk that goes bad.
+        let copy = dir.path().join("copy.redb");
+        std::fs::copy(dir.path().join("tasks.redb"), &copy).unwrap();
+        let file = FileBackend::new(File::options().read(true).write(true).open(&copy).unwrap()).unwrap();
+        let fails = Arc::new(AtomicBool::new(false));
+        let backend = Failing(file, Arc::clone(&fails));
+        let failing = Database::builder().set_cache_size(0).create_with_backend(backend).unwrap();
+        *store.shared.database.write().unwrap() = Ok(failing);
+        assert_eq!(store.task(task.id).await.unwrap().as_ref(), Some(&task));
+        fails.store(true, Ordering::SeqCst);
+
+        assert_eq!(store.task(task.id).await.unwrap(), Some(task));
+        drop(store);
+        tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    }
+}

@@ -44,8 +44,7 @@ impl Writer {
                     }
                 }
                 Err(error) => {
-                    self.refuse(batch.drain(..), &error.to_string());
-                    self.recover(&mut jobs, &error);
+                    self.recover(&mut jobs, &mut batch, &error);
                     ids = self.task_ids();
                 }
             }
@@ -88,11 +87,13 @@ impl Writer {
 
     /// Opens the file anew, as redb demands after an I/O error, and waits until a transaction succeeds. Reads
     /// work as soon as the file is open; changes are refused meanwhile.
-    fn recover(&self, jobs: &mut mpsc::Receiver<Job>, error: &redb::Error) {
+    fn recover(&self, jobs: &mut mpsc::Receiver<Job>, failed: &mut Vec<Job>, error: &redb::Error) {
         let why = format!("{}: {error}", self.path.display());
         self.set_failure(Some(why.clone()));
         log::error!("the store cannot be written, changes are refused until it can: {why}");
-        let mut open = false;
+        let mut open = self.reopen(&why);
+        // Only now: who asked for a check reads again at once.
+        self.refuse(failed.drain(..), &why);
         loop {
             open = open || self.reopen(&why);
             if open && has_room(&self.path) {
