@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 /// How long one request is repeated. The API may be down for a while, and so may the machine be busy.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -34,6 +35,8 @@ pub struct Load {
 }
 
 struct Shared {
+    /// Sets the keys of this load apart from those of another one.
+    id: Uuid,
     url: String,
     http: reqwest::Client,
     tasks: usize,
@@ -60,6 +63,7 @@ impl Load {
     fn start(url: &str, connections: usize, tasks: usize, pace: Option<Duration>) -> Self {
         let start = Instant::now();
         let shared = Arc::new(Shared {
+            id: Uuid::new_v4(),
             url: url.to_owned(),
             http: http(),
             tasks,
@@ -118,7 +122,7 @@ impl Shared {
 
     async fn task(&self, number: usize, answers: &mut Answers) {
         let title = format!("task {number}");
-        let key = |verb: &str| format!("{verb} {number}");
+        let key = |verb: &str| format!("{verb} {number} of {}", self.id);
         let body = json!({"title": title});
         let task = self.send(Method::POST, "/tasks", key("create"), Some(body), answers).await;
         answers.changes.push(Change::new("task.created", &task));

@@ -95,15 +95,26 @@ async fn a_group_that_was_killed_goes_on_at_its_committed_offset() {
     assert_eq!(notification.count("NOTIFICATION: "), 1);
 }
 
-/// What the groups were seen to lag behind, in rising order, while the API answered 1,000 requests a second
+/// What was seen under load, in rising order.
+#[derive(Debug)]
+struct Looks {
+    /// How far the groups were behind the topic.
+    lags: Vec<i64>,
+    /// How far the topic was behind the API.
+    waiting: Vec<i64>,
+    /// Events a second, of those that were asked for.
+    pace: f64,
+}
+
+/// What was seen while the API answered 1,000 requests a second
 /// for some seconds.
-async fn lags_under_load(world: &World, api: &Api) -> Vec<i64> {
+async fn looks_under_load(world: &World, api: &Api) -> Looks {
     // Of ten tasks one is patched and completed, another one completed.
     let (tasks, requests) = (10, 13);
     let rate = 1_000 * tasks / requests;
     let mut load = Load::at_rate(api.url(), 64, 6 * rate as usize, rate);
     load.reached(rate as usize).await;
-    let mut lags = Vec::new();
+    let (mut lags, mut waiting) = (Vec::new(), Vec::new());
     while load.created() < 6 * rate as usize {
         for group in GROUPS {
             // The end of the topic is read after the position: what comes in between counts as lag.
@@ -111,37 +122,45 @@ async fn lags_under_load(world: &World, api: &Api) -> Vec<i64> {
             // Asking is work for the machine, too.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        waiting.push(api.readiness().await.1["outbox"]["waiting"].as_i64().unwrap());
     }
     let answers = load.finish().await;
     assert_eq!((answers.failures, answers.unanswered), (0, 0));
-    let events = answers.changes.len() as f64 / answers.took.as_secs_f64();
+    let wanted = 1.4 * f64::from(rate);
+    let pace = answers.changes.len() as f64 / answers.took.as_secs_f64() / wanted;
     lags.sort_unstable();
-    println!("{events:.0} events a second, lags {lags:?}");
-    lags
+    waiting.sort_unstable();
+    println!("{:.0}% of the pace, lags {lags:?}, not yet in the topic {waiting:?}", 100.0 * pace);
+    Looks { lags, waiting, pace }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lag_stays_under_100_at_1000_requests_a_second() {
     let _alone = alone().await;
     let world = World::start().await;
-    let (_service, api) = world.start_api().await;
+    let (service, api) = world.start_api().await;
     let _notification = world.program("notification-service").start();
     let _audit = world.program("audit-service").start();
     for group in GROUPS {
         world.committed(group, 0).await;
     }
 
-    // Others share the machine: one look in ten may meet a service that had no core, and one time in three
-    // all of it may be short of them.
+    // Others share the machine: one look in ten may meet a service that had no core, one time in three all
+    // of it may be short of them. Where not even the requests could be sent at their pace, a second of
+    // events may be on its way instead of 100.
     let mut seen = Vec::new();
     for _ in 0..3 {
-        let lags = lags_under_load(&world, &api).await;
-        if lags[lags.len() * 9 / 10] < 100 {
+        let looks = looks_under_load(&world, &api).await;
+        let most = |seen: &[i64]| seen[seen.len() * 9 / 10];
+        let limit = if looks.pace > 0.95 { 100 } else { 1_000 };
+        // Nobody lags behind a topic that nothing reaches.
+        if most(&looks.lags) < limit && most(&looks.waiting) < 1_000 {
             break;
         }
-        seen.push(lags);
+        seen.push(looks);
     }
-    assert!(seen.len() < 3, "lags {seen:?}");
+    assert!(seen.len() < 3, "{seen:?}");
+    assert_eq!(service.count("cannot publish"), 0, "the relay went on without a break");
     // And nothing is left over.
     api.delivered().await;
     let end = i64::try_from(world.topic(EVENTS).await.len()).unwrap();
