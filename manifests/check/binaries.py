@@ -1,6 +1,5 @@
 """Compares what the manifests tell the containers with what the binaries take."""
 
-import os
 import re
 import socket
 import subprocess
@@ -36,7 +35,10 @@ def errors(container: dict, objects: list[dict], folder: Path) -> list[str]:
     name = container["name"]
     binary = folder / name
     env = environment(container, objects)
-    said = subprocess.run([binary, "--help"], env={}, capture_output=True, text=True, check=True).stdout
+    asked = subprocess.run([binary, *container.get("args", []), "--help"], env={}, capture_output=True, text=True)
+    if asked.returncode:
+        return [f"{name}: the binary does not take {container['args']}: {asked.stderr.strip()}"]
+    said = asked.stdout
     known = set(re.findall(r"\[env: ([A-Z_]+)", said))
     found = [f"{name}: the binary knows no variable {key}" for key in env if key not in known]
     if found or "livenessProbe" not in container:

@@ -1,6 +1,7 @@
 //! Flags and environment.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::Parser;
 use task_events::config::host_port;
@@ -21,6 +22,9 @@ pub struct Args {
     /// First delete what earlier runs left in ./data and ./audit.log
     #[arg(long)]
     pub fresh: bool,
+    /// Folder of binaries to run, instead of building them
+    #[arg(long, value_name = "DIR")]
+    pub binaries: Option<PathBuf>,
     /// Kafka brokers to use, host:port, several with commas [default: a dev broker is started]
     #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", value_delimiter = ',', value_parser = host_port)]
     pub kafka_bootstrap_servers: Vec<String>,

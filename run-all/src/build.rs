@@ -12,6 +12,9 @@ use crate::Failure;
 
 const PACKAGES: [&str; 4] = ["task-api", "consumers", "devbroker", "taskctl"];
 
+const NAMES: [&str; 6] =
+    ["devbroker", "taskctl", "task-api", "notification-service", "audit-service", "dlq-processor"];
+
 /// Where the binaries are, by name.
 #[derive(Debug)]
 pub struct Binaries(HashMap<String, PathBuf>);
@@ -20,7 +23,15 @@ impl Binaries {
     /// The path of a binary.
     pub fn path(&self, name: &str) -> Result<&Path, Failure> {
         let path = self.0.get(name).map(PathBuf::as_path);
-        path.ok_or_else(|| Failure(format!("cargo built no binary {name}: is the checkout complete?")))
+        path.ok_or_else(|| {
+            Failure(format!("there is no binary {name}: is the checkout, or --binaries, complete?"))
+        })
+    }
+
+    /// Those in a folder, which need not hold all.
+    pub fn in_folder(folder: &Path) -> Self {
+        let paths = NAMES.into_iter().map(|name| (name.to_owned(), folder.join(name)));
+        Self(paths.filter(|(_, path)| path.is_file()).collect())
     }
 }
 

@@ -35,7 +35,10 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
     if args.fresh {
         fresh::delete(Path::new("."))?;
     }
-    let binaries = build().await?;
+    let binaries = match &args.binaries {
+        Some(folder) => Binaries::in_folder(folder),
+        None => build().await?,
+    };
     let env = environment(args);
     if args.starts_broker() {
         start_broker(args, &binaries, children)?;
