@@ -1,5 +1,6 @@
 //! `verify`: load, faults, and a check that nothing was lost.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -294,6 +295,15 @@ async fn one_round(plan: &Plan, broker: BrokerArg, root: &Path) -> Result<Report
         round.evidence.topic.as_ref().map_or(0, Vec::len),
         round.drained.as_secs_f32(),
     );
+    let mut unanswered: BTreeMap<&str, usize> = BTreeMap::new();
+    for request in requests {
+        if let Answer::None { why } = &request.answer {
+            *unanswered.entry(why).or_default() += 1;
+        }
+    }
+    for (why, times) in unanswered {
+        println!("  {times} requests were not answered: {why}");
+    }
     for note in &round.report.notes {
         println!("  {note}");
     }

@@ -29,6 +29,8 @@ pub enum Fault {
     PauseBroker,
     /// Everything between services and broker comes late
     NetDelay,
+    /// Nothing comes through for a while, and then all of it, also what its sender has given up
+    NetStall,
     /// Connections to the broker break, and new ones are refused
     NetCut,
     /// Connections to the broker fall silent, and stay so
@@ -49,6 +51,7 @@ enum Target {
     Api,
     Notification,
     Audit,
+    AuditDisk,
     Dlq,
     Broker,
     Network,
@@ -70,7 +73,8 @@ impl Fault {
         match self {
             Self::KillApi | Self::PauseApi => Target::Api,
             Self::KillNotification | Self::PauseNotification => Target::Notification,
-            Self::KillAudit | Self::PauseAudit | Self::FullAudit => Target::Audit,
+            Self::KillAudit | Self::PauseAudit => Target::Audit,
+            Self::FullAudit => Target::AuditDisk,
             Self::KillDlq => Target::Dlq,
             Self::KillBroker | Self::PauseBroker => Target::Broker,
             Self::NetDelay | Self::NetCut | Self::NetHalfOpen | Self::NetTrickle | Self::NetDropReplies => {
@@ -89,7 +93,8 @@ impl Fault {
             Self::KillBroker => dice.between(0, 3_000),
             Self::PauseNotification | Self::PauseAudit => dice.between(3_000, 6_000),
             Self::PauseApi => dice.between(500, 3_000),
-            Self::PauseBroker => dice.between(1_000, 5_000),
+            // Beyond the time-out of a produce, 10 s, it may come in after it was given up.
+            Self::PauseBroker | Self::NetStall => dice.between(500, 14_000),
             Self::NetDelay | Self::NetCut | Self::NetHalfOpen | Self::NetTrickle | Self::NetDropReplies => {
                 dice.between(300, 4_000)
             }
@@ -127,14 +132,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a seed: one to three of the faults, at random moments.
+    /// The plan of a seed: up to four of the faults, at random moments.
     pub fn of(seed: u64, faults: &[Fault], load: Duration, rate: Option<u32>) -> Self {
         let mut dice = Dice::new(seed);
         let connections = usize::try_from(dice.between(16, 64)).unwrap_or(16);
-        let chosen_rate = dice.pick(&[300, 600, 1_200]).copied();
+        let chosen_rate = dice.pick(&[300, 600, 1_200, 0]).copied();
         let load_ms = u64::try_from(load.as_millis()).unwrap_or(u64::MAX);
         let mut planned: Vec<Planned> = Vec::new();
-        for _ in 0..dice.between(1, 3) {
+        for _ in 0..dice.between(2, 4) {
             let Some(fault) = dice.pick(faults).copied() else { break };
             // Drawn even if it is not used, so that a plan depends on nothing but its seed.
             let (at, lasts) = (dice.between(0, load_ms * 7 / 10), fault.lasts(&mut dice));
@@ -182,7 +187,7 @@ mod tests {
             assert!(plans.iter().any(|plan| plan.has(*fault)), "{fault:?}");
         }
         for plan in plans {
-            assert!((1..=3).contains(&plan.faults.len()) && (16..=64).contains(&plan.connections));
+            assert!((1..=4).contains(&plan.faults.len()) && (16..=64).contains(&plan.connections));
             assert!(plan.faults.iter().all(|planned| planned.at <= Duration::from_secs(7)));
             assert!(plan.faults.is_sorted_by_key(|planned| planned.at));
         }

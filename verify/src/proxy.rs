@@ -30,6 +30,8 @@ pub enum Mode {
     Pass,
     /// Each piece comes this much later.
     Delay(Duration),
+    /// Nothing comes through until the mode is another; then all of it, also what its sender has given up.
+    Stall,
     /// A few bytes at a time.
     Trickle,
     /// Connections are broken, and new ones at once.
@@ -175,7 +177,7 @@ impl Connection {
         &self,
         mut from: OwnedReadHalf,
         mut to: OwnedWriteHalf,
-        modes: watch::Receiver<Mode>,
+        mut modes: watch::Receiver<Mode>,
         direction: Direction,
     ) {
         let mut buffer = vec![0; CHUNK];
@@ -183,7 +185,8 @@ impl Connection {
         loop {
             let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
             let Some(bytes) = buffer.get(..read) else { return };
-            let mode = *modes.borrow();
+            // An error would mean that the connection ends, and this with it.
+            let mode = modes.wait_for(|mode| *mode != Mode::Stall).await.map_or(Mode::Pass, |mode| *mode);
             silent |=
                 mode == Mode::HalfOpen || (mode == Mode::DropReplies && direction == Direction::Replies);
             if silent {
@@ -308,6 +311,24 @@ mod tests {
         assert!(proxy.counts().replies_dropped.load(Ordering::Relaxed) >= 4);
         let mut fresh = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
         assert_eq!(&ask(&mut fresh).await.unwrap(), b"ping");
+    }
+
+    #[tokio::test]
+    async fn what_was_stalled_comes_though_its_sender_has_gone() {
+        let (proxy, got) = start().await;
+        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
+        ask(&mut stream).await.unwrap();
+        proxy.set(Mode::Stall, 100);
+        assert!(is_silent(&mut stream).await);
+        drop(stream);
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(got.load(Ordering::Relaxed), 4);
+        proxy.set(Mode::Pass, 100);
+        let start = Instant::now();
+        while got.load(Ordering::Relaxed) < 8 {
+            assert!(start.elapsed() < Duration::from_secs(5), "it came through");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     #[tokio::test]

@@ -108,6 +108,7 @@ fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
         Fault::KillBroker => system.broker.kill9(),
         Fault::PauseBroker => system.broker.pause(),
         Fault::NetDelay => network(Mode::Delay(Duration::from_millis(150))),
+        Fault::NetStall => network(Mode::Stall),
         Fault::NetCut => network(Mode::Cut),
         Fault::NetHalfOpen => network(Mode::HalfOpen),
         Fault::NetTrickle => network(Mode::Trickle),
@@ -136,7 +137,12 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
         Fault::KillDlq => system.dlq.service.restart(),
         Fault::KillBroker => system.broker.restart().await,
         Fault::PauseBroker => system.broker.resume(),
-        Fault::NetDelay | Fault::NetCut | Fault::NetHalfOpen | Fault::NetTrickle | Fault::NetDropReplies => {
+        Fault::NetDelay
+        | Fault::NetStall
+        | Fault::NetCut
+        | Fault::NetHalfOpen
+        | Fault::NetTrickle
+        | Fault::NetDropReplies => {
             system.proxy.set(Mode::Pass, 100);
         }
         Fault::FullAudit => system.audit_disk.iter().for_each(e2e::SmallDisk::make_room),

@@ -1,0 +1,130 @@
+//! The system under load and faults, with fixed seeds: the short form of `verify run` and `verify outage`.
+//! `E2E_BROKER=kafka` runs them against Apache Kafka.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use e2e::{Kind as BrokerKind, alone};
+use verify::evidence::{Evidence, OffsetsSaid};
+use verify::plan::{Fault, Plan, Planned};
+use verify::round::{self, Round};
+
+/// How long the broker is away; `verify outage` does it for a minute.
+const OUTAGE: Duration = Duration::from_secs(15);
+const LOAD: Duration = Duration::from_secs(6);
+
+async fn sound(plan: &Plan) -> Round {
+    let folder = tempfile::tempdir().unwrap();
+    println!("seed {}: {}", plan.seed, plan.describe());
+    let round = round::run(plan, BrokerKind::from_env(), folder.path()).await.unwrap();
+    assert!(
+        round.report.is_sound(),
+        "{}: {}\nkept in {}",
+        plan.describe(),
+        round.report,
+        folder.keep().display()
+    );
+    assert!(round.evidence.requests.len() > 500, "{} requests", round.evidence.requests.len());
+    round
+}
+
+fn planned(fault: Fault, at_ms: u64, lasts_ms: u64) -> Planned {
+    let (at, lasts) = (Duration::from_millis(at_ms), Duration::from_millis(lasts_ms));
+    Planned { fault, at, lasts, percent: 100 }
+}
+
+fn plan(seed: u64, load: Duration, rate: u32, faults: Vec<Planned>) -> Plan {
+    Plan { seed, load, connections: 32, rate: Some(rate), faults }
+}
+
+/// One round of each seed; together they plan each of the faults.
+async fn rounds(seeds: &[u64], faults: &[Fault]) {
+    let _alone = alone().await;
+    let plans: Vec<_> = seeds.iter().map(|seed| Plan::of(*seed, faults, LOAD, Some(400))).collect();
+    for fault in faults {
+        assert!(plans.iter().any(|plan| plan.has(*fault)), "no seed has {fault:?}");
+    }
+    for plan in plans {
+        sound(&plan).await;
+    }
+}
+
+/// The instances of a group that committed.
+fn owners(evidence: &Evidence, group: &str) -> HashSet<String> {
+    let commits = evidence.offsets.iter().filter(|entry| entry.group == group);
+    let instances = commits.filter_map(|entry| match &entry.said {
+        OffsetsSaid::Commit { instance_id, .. } => Some(instance_id.clone()),
+        OffsetsSaid::Claim { .. } => None,
+    });
+    instances.collect()
+}
+
+/// SC-5
+#[tokio::test(flavor = "multi_thread")]
+async fn with_kafka_away_no_request_fails_and_nothing_is_lost() {
+    let _alone = alone().await;
+    let away = planned(Fault::KillBroker, 2_000, OUTAGE.as_millis() as u64);
+    let plan = plan(5, OUTAGE + Duration::from_secs(5), 500, vec![away]);
+    let round = sound(&plan).await;
+    let requests = &round.evidence.requests;
+    assert!(requests.iter().all(|request| request.done().is_some()), "each is answered 2xx");
+    assert!(requests.len() > 8_000, "the API keeps its pace: {} requests", requests.len());
+}
+
+/// SC-6
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_each_process_at_random_moments_loses_nothing() {
+    let kills =
+        [Fault::KillApi, Fault::KillNotification, Fault::KillAudit, Fault::KillDlq, Fault::KillBroker];
+    rounds(&[2, 5, 6, 12], &kills).await;
+}
+
+/// SC-7
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_paused_past_its_lease_changes_nothing() {
+    let _alone = alone().await;
+    let pauses =
+        vec![planned(Fault::PauseNotification, 1_500, 4_000), planned(Fault::PauseAudit, 1_500, 4_500)];
+    let round = sound(&plan(7, Duration::from_secs(9), 400, pauses)).await;
+    for group in ["notification-service", "audit-service"] {
+        assert_eq!(owners(&round.evidence, group).len(), 2, "another {group} took over");
+    }
+    let lines = round.evidence.audit_logs.iter().map(|log| log.lines.len());
+    assert!(lines.clone().all(|lines| lines > 0), "both wrote: {:?}", lines.collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_network_loses_nothing() {
+    let network = [
+        Fault::NetDelay,
+        Fault::NetStall,
+        Fault::NetCut,
+        Fault::NetHalfOpen,
+        Fault::NetTrickle,
+        Fault::NetDropReplies,
+    ];
+    rounds(&[4, 7, 8, 11, 13, 15], &network).await;
+}
+
+/// The requests of a produce come through, its replies do not: the relay finds what stands in the topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_replies_double_nothing() {
+    let _alone = alone().await;
+    let lost = planned(Fault::NetDropReplies, 1_000, 500);
+    let round = sound(&plan(8, LOAD, 400, vec![lost])).await;
+    let topic = round.evidence.topic.unwrap();
+    let ids: HashSet<_> = topic.iter().map(|seen| &seen.event_id).collect();
+    assert_eq!(ids.len(), topic.len(), "each event stands once in the topic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_broker_or_api_and_a_full_disk_lose_nothing() {
+    rounds(&[5, 14], &[Fault::PauseApi, Fault::PauseBroker, Fault::FullAudit, Fault::FullStore]).await;
+}
