@@ -239,7 +239,14 @@ impl Relay {
         }
         let mut found = Vec::new();
         while next < end {
-            let fetched = partition.fetch(next, TAIL_BYTES, Duration::from_millis(100)).await?;
+            let fetched = match partition.fetch(next, TAIL_BYTES, Duration::from_millis(100)).await {
+                // Of another writer: ours are plain.
+                Err(KafkaError::Undecodable { .. }) => {
+                    next = partition.offset_after_batch(next).await?;
+                    continue;
+                }
+                fetched => fetched?,
+            };
             for record in &fetched.records {
                 // What is no event of ours is none that we wait for.
                 if let Ok(event) = Event::decode(record.record.value.as_deref()) {

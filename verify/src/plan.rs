@@ -77,9 +77,12 @@ impl Fault {
             Self::FullAudit => Target::AuditDisk,
             Self::KillDlq => Target::Dlq,
             Self::KillBroker | Self::PauseBroker => Target::Broker,
-            Self::NetDelay | Self::NetCut | Self::NetHalfOpen | Self::NetTrickle | Self::NetDropReplies => {
-                Target::Network
-            }
+            Self::NetDelay
+            | Self::NetStall
+            | Self::NetCut
+            | Self::NetHalfOpen
+            | Self::NetTrickle
+            | Self::NetDropReplies => Target::Network,
             Self::FullStore => Target::Store,
         }
     }

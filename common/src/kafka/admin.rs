@@ -148,22 +148,23 @@ impl Admin {
         Ok(Coordinator { connection, group: group.to_owned() })
     }
 
-    /// The offset after the last whole batch of one fetch at `offset`: past batches that compaction left
-    /// without records, which rskafka shows as nothing at all.
+    /// The offset after the last whole batch of one fetch of `max_bytes` at `offset`, whatever is in them:
+    /// records that cannot be decoded, or none, after compaction. With 1 byte it is one batch.
     pub(super) async fn offset_after_batches(
         &self,
         topic: &str,
         partition: i32,
         offset: i64,
+        max_bytes: i32,
     ) -> Result<i64, KafkaError> {
         let name = format!("fetch batch headers from {topic}/{partition}");
         let request =
-            FetchRequest::default().with_replica_id(BrokerId(-1)).with_max_bytes(1024 * 1024).with_topics(
+            FetchRequest::default().with_replica_id(BrokerId(-1)).with_max_bytes(max_bytes).with_topics(
                 vec![FetchTopic::default().with_topic(TopicName(text(topic))).with_partitions(vec![
                     FetchPartition::default()
                         .with_partition(partition)
                         .with_fetch_offset(offset)
-                        .with_partition_max_bytes(1024 * 1024),
+                        .with_partition_max_bytes(max_bytes),
                 ])],
             );
         let mut leader = self.leader(topic, partition).await?;

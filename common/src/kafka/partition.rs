@@ -11,6 +11,9 @@ use tokio::time::timeout;
 
 use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
 
+/// How much is fetched to find the end of batches without records, 61 bytes each.
+const EMPTY_BATCHES_BYTES: i32 = 1024 * 1024;
+
 /// A handle to one partition, with one connection, made on first use and again after a failure.
 ///
 /// Calls on one handle share its connection and wait for each other at the broker: use a second handle to
@@ -74,7 +77,23 @@ impl Partition {
 
     /// Reads from `offset` on, at most about `max_bytes`, though at least one batch. Where there is nothing
     /// yet, the broker waits up to `max_wait` for something to come.
+    ///
+    /// [`KafkaError::Undecodable`] is about the batch that stands at `offset`: what can be read before one
+    /// that cannot is returned first.
     pub async fn fetch(
+        &self,
+        offset: i64,
+        max_bytes: i32,
+        max_wait: Duration,
+    ) -> Result<Fetched, KafkaError> {
+        match self.fetch_once(offset, max_bytes, max_wait).await {
+            // rskafka gives up the whole answer: so one batch alone.
+            Err(KafkaError::Undecodable { .. }) => self.fetch_once(offset, 1, max_wait).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn fetch_once(
         &self,
         offset: i64,
         max_bytes: i32,
@@ -83,18 +102,28 @@ impl Partition {
         let wait_ms = i32::try_from(max_wait.as_millis()).unwrap_or(i32::MAX);
         let (records, high_watermark) = self
             .call("fetch from", max_wait + REQUEST_TIMEOUT, |client| async move {
-                client.fetch_records(offset, 1..max_bytes, wait_ms).await
+                client.fetch_records(offset, 1..max_bytes.saturating_add(1), wait_ms).await
             })
             .await?;
         let next_offset = match records.last() {
             Some(last) => last.offset + 1,
             None if offset < high_watermark => {
                 // Compaction left a batch without records here. Its header says where the next one starts.
-                self.kafka.admin().offset_after_batches(&self.topic, self.partition, offset).await?
+                self.offset_after_batches(offset, EMPTY_BATCHES_BYTES).await?
             }
             None => offset,
         };
         Ok(Fetched { records, high_watermark, next_offset })
+    }
+
+    /// The offset after the one batch that stands at `offset`, whatever is in it. For those who can do
+    /// without a batch that cannot be decoded.
+    pub async fn offset_after_batch(&self, offset: i64) -> Result<i64, KafkaError> {
+        self.offset_after_batches(offset, 1).await
+    }
+
+    async fn offset_after_batches(&self, offset: i64, max_bytes: i32) -> Result<i64, KafkaError> {
+        self.kafka.admin().offset_after_batches(&self.topic, self.partition, offset, max_bytes).await
     }
 
     /// The offset of the first record still kept, of the next record to come, or of the first record at or
