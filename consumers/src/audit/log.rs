@@ -100,8 +100,13 @@ impl<S: Storage> Appender<S> {
             self.storage.set_len(length)?;
         }
         self.dirty = true;
-        self.storage.write_all_at(bytes, length)?;
-        self.storage.sync_data()?;
+        let written = self.storage.write_all_at(bytes, length).and_then(|()| self.storage.sync_data());
+        if let Err(error) = written {
+            // At once as well, as far as that works: should the process end before the next append, a start
+            // on a disk still full would find a torn line and have no room to keep it aside.
+            let _ = self.storage.set_len(length);
+            return Err(error);
+        }
         self.dirty = false;
         Ok(())
     }
