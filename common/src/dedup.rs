@@ -84,12 +84,12 @@ impl Dedup {
 
     /// Adds the ids, and sets the mark if there is one.
     pub async fn record(&self, ids: Vec<Uuid>, mark: Option<Vec<u8>>) -> Result<(), DedupError> {
-        self.blocking(move |store| store.record(&ids, mark.as_deref())).await
+        self.blocking(move |store| store.record(&ids, mark.as_deref(), since_1970())).await
     }
 
     /// As [`record`](Self::record), blocking, for use at start.
     pub fn record_blocking(&self, ids: &[Uuid], mark: &[u8]) -> Result<(), DedupError> {
-        self.0.record(ids, Some(mark))
+        self.0.record(ids, Some(mark), since_1970())
     }
 
     /// The number of ids. Takes the same time however many there are. Blocks.
@@ -137,8 +137,7 @@ impl Store {
         })
     }
 
-    fn record(&self, ids: &[Uuid], mark: Option<&[u8]>) -> Result<(), DedupError> {
-        let now = since_1970();
+    fn record(&self, ids: &[Uuid], mark: Option<&[u8]>, now: u64) -> Result<(), DedupError> {
         self.with(|open, retention| {
             commit(open, retention, false, |write| {
                 let mut table = write.open_table(IDS)?;
@@ -272,6 +271,24 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         assert!(dedup.len().unwrap() <= 100, "{}", dedup.len().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_forgets_nothing_and_one_set_forward_no_more_than_it_has_to() {
+        const DAY: u64 = 24 * 60 * 60 * 1_000;
+        let dir = tempfile::tempdir().unwrap();
+        let window = Retention::Window(Duration::from_millis(8 * DAY));
+        let dedup = Dedup::open(&dir.path().join("dedup"), window).unwrap();
+        let today = 20_000 * DAY;
+        let [first, back, forward] = [ids(3), ids(3), ids(3)];
+        let all_known =
+            async |ids: &Vec<Uuid>| dedup.known(ids.clone()).await.unwrap().into_iter().all(|known| known);
+        dedup.0.record(&first, None, today).unwrap();
+        dedup.0.record(&back, None, today - 30 * DAY).unwrap();
+        assert!(all_known(&first).await && all_known(&back).await);
+        dedup.0.record(&forward, None, today + 7 * DAY).unwrap();
+        assert!(all_known(&first).await && all_known(&forward).await);
+        assert!(!all_known(&back).await, "by the clock now they are older than the window");
     }
 
     #[tokio::test]
