@@ -1,7 +1,7 @@
 //! A child process in the test's hands: its output line by line, signals, and its end.
 
 use crate::eventually;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,6 +84,9 @@ impl Process {
     /// Stops it where it stands (SIGSTOP): its connections stay open, it answers nothing.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
+        // On a busy machine its threads run on for some milliseconds; this tells when the last has stopped.
+        waitid(WaitId::Pid(Pid::from_child(&self.child)), WaitIdOptions::STOPPED)
+            .unwrap_or_else(|error| panic!("{} does not stop: {error}", self.name));
     }
 
     /// Lets a paused process go on.
