@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use rskafka::record::RecordAndOffset;
 use tokio::sync::{MutexGuard, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use super::committer::Lease;
 use super::retry::TRIES;
 use super::{Backoff, Delivery, Handler, HandlerError, PartitionState, Said, Shared, Status};
 use crate::dlq::Failure;
@@ -23,6 +24,7 @@ pub(super) struct Batch<'a, H: Handler> {
     shared: &'a Arc<Shared<H>>,
     slot: &'a Slot,
     halt: &'a Halt,
+    lease: &'a Lease,
     handler: MutexGuard<'a, H>,
 }
 
@@ -43,8 +45,19 @@ enum Ended {
 }
 
 impl<'a, H: Handler> Batch<'a, H> {
-    pub(super) async fn begin(shared: &'a Arc<Shared<H>>, slot: &'a Slot, halt: &'a Halt) -> Self {
-        Self { shared, slot, halt, handler: shared.handler.lock().await }
+    pub(super) async fn begin(
+        shared: &'a Arc<Shared<H>>,
+        slot: &'a Slot,
+        halt: &'a Halt,
+        lease: &'a Lease,
+    ) -> Self {
+        Self { shared, slot, halt, lease, handler: shared.handler.lock().await }
+    }
+
+    /// Whether handling has to end: a halt, or a lease that ran out. The process may have been stopped for
+    /// an hour between any two events, and another instance may have handled the next.
+    fn must_end(&self) -> bool {
+        *self.halt.borrow() || Instant::now() >= *self.lease.borrow()
     }
 
     /// Handles the records in order, as many as it may. `None` if there is nothing to make durable.
@@ -60,7 +73,7 @@ impl<'a, H: Handler> Batch<'a, H> {
         let mut done = None;
         let (mut handled, mut handled_ids) = (0, Vec::new());
         for (((record, message), id), known) in records.iter().zip(messages).zip(ids).zip(known) {
-            if *self.halt.borrow() {
+            if self.must_end() {
                 break;
             }
             match message {
@@ -137,7 +150,7 @@ impl<'a, H: Handler> Batch<'a, H> {
             }
             log::warn!("try {tries} of {TRIES} to handle the event at {at} failed: {error}");
             Status::count(&self.shared.status.stats().retries, 1);
-            if self.halted_within(backoff.next_delay()).await {
+            if self.halted_within(backoff.next_delay()).await || self.must_end() {
                 return Ended::Halted;
             }
             tries += 1;

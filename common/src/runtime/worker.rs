@@ -266,14 +266,20 @@ impl<H: Handler> Owner<'_, H> {
     /// Handles one chunk in batches. `None` when halted.
     async fn chunk(&mut self, fetched: Fetched) -> Option<()> {
         self.high_watermark = fetched.high_watermark;
-        for records in fetched.records.chunks(BATCH) {
+        let mut left = fetched.records.as_slice();
+        while !left.is_empty() {
             self.lease_is_valid().await?;
             let worker = self.worker;
-            let halt = self.halt.clone();
-            let mut batch = Batch::begin(&worker.shared, &worker.slot, &halt).await;
+            let (halt, lease) = (self.halt.clone(), self.lease.clone());
+            let mut batch = Batch::begin(&worker.shared, &worker.slot, &halt, &lease).await;
+            let records = left.get(..BATCH).unwrap_or(left);
             let Some(done) = batch.handle(records).await else {
                 batch.discard();
-                return None;
+                if *self.halt.borrow() {
+                    return None;
+                }
+                // The lease ran out before the first event.
+                continue;
             };
             // The process may have been stopped for an hour with the batch in hand.
             if self.lease_is_valid().await.is_none() {
@@ -288,6 +294,9 @@ impl<H: Handler> Owner<'_, H> {
             if *self.halt.borrow() {
                 return None;
             }
+            // All of the batch, unless the lease ran out in its middle.
+            let taken = left.partition_point(|record| record.offset < offset);
+            left = left.get(taken..).unwrap_or_default();
         }
         // Past what holds no records: batches that compaction left empty.
         self.advance(fetched.next_offset);
