@@ -94,9 +94,14 @@ impl Broker {
 
     /// Kills it if it runs, starts it again on its port and its data, and waits until it answers.
     pub async fn restart(&mut self) {
+        self.start_again();
+        self.wait_until_ready().await;
+    }
+
+    /// As [`Broker::restart`], without waiting.
+    pub fn start_again(&mut self) {
         self.process.kill9();
         self.process = spawn(self.kind, self.folder.path(), self.port, self.advertised);
-        self.wait_until_ready().await;
     }
 
     /// Stops it where it stands: connections stay open, nothing is answered.
@@ -109,7 +114,8 @@ impl Broker {
         self.process.resume();
     }
 
-    async fn wait_until_ready(&mut self) {
+    /// Waits until it answers.
+    pub async fn wait_until_ready(&mut self) {
         let start = Instant::now();
         let address = self.bootstrap();
         let own_address = format!("127.0.0.1:{}", self.port);
