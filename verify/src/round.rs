@@ -81,6 +81,7 @@ async fn faults(system: &mut System, plan: &Plan) -> Result<()> {
         sleep_until(start + at).await;
         if begins { begin(system, planned, &mut hit)? } else { end(system, planned.fault, &mut hit).await }
     }
+    system.broker.wait_until_ready().await;
     sleep_until(start + plan.load).await;
     Ok(())
 }
@@ -135,7 +136,8 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
         Fault::KillAudit => heal(&mut system.audits, hit.audit.take(), |it| it.restart()),
         Fault::PauseAudit => heal(&mut system.audits, hit.audit.take(), |it| it.resume()),
         Fault::KillDlq => system.dlq.service.restart(),
-        Fault::KillBroker => system.broker.restart().await,
+        // The network may be down still: it is waited for when all faults are over.
+        Fault::KillBroker => system.broker.start_again(),
         Fault::PauseBroker => system.broker.resume(),
         Fault::NetDelay
         | Fault::NetStall

@@ -1,0 +1,58 @@
+//! An owner that is paused in the middle of a batch, with another one at work when it wakes up.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+use e2e::{EVENTS, Event, SOON, Service, World, produce, record};
+use std::time::Duration;
+
+/// Events that an owner takes in hand at once. What is fetched are whole batches as they were produced.
+const BATCH: usize = 500;
+const BACKLOG: usize = 40 * BATCH;
+const TOLD: &str = "NOTIFICATION: ";
+
+/// Stops it where it has told a part of a batch.
+async fn pause_in_a_batch(service: &mut Service) {
+    loop {
+        service.pause();
+        // What it had written before is read by then.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let told = service.count(TOLD);
+        assert!(told < BACKLOG, "all was told before it could be paused");
+        if !told.is_multiple_of(BATCH) {
+            return;
+        }
+        service.resume();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The first version finished the batch in hand, and so told up to 500 notifications that the new owner
+/// told as well: the lease was looked at between batches only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_owner_tells_no_more_than_the_one_notification_in_hand() {
+    let world = World::start().await;
+    let bootstrap = world.broker.bootstrap();
+    let events: Vec<_> = (0..BACKLOG).map(|n| Event::created(&format!("task {n}")).bytes()).collect();
+    for batch in events.chunks(BATCH) {
+        let records = batch.iter().map(|value| record(Some(b"key"), Some(value))).collect();
+        produce(&bootstrap, EVENTS, records).await;
+    }
+
+    let mut zombie = world.instance("notification-service", "zombie").start();
+    zombie.wait_for_line(TOLD, SOON).await;
+    pause_in_a_batch(&mut zombie).await;
+    let before = zombie.count(TOLD);
+    let _owner = world.instance("notification-service", "owner").start();
+    world.committed("notification-service", BACKLOG as i64).await;
+
+    zombie.resume();
+    zombie.wait_for_line("standby for", SOON).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let after = zombie.count(TOLD);
+    assert!(after <= before + 1, "{} notifications told by a zombie", after - before);
+}
