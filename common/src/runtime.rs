@@ -12,8 +12,8 @@
 //! - *An offset is committed after its work.* A batch ends with [`Handler::flush`], then the dedup state,
 //!   then the progress that the committer may write. What failed is acknowledged by the DLQ before.
 //! - *Every event ends as one of four*: handled, a duplicate, not wanted by this group, or in the DLQ.
-//! - *Only an owner with a valid lease handles*, checked before each batch, and it stops between two
-//!   events once it sees a newer claim. What it then has in hand is not committed.
+//! - *Only an owner with a valid lease handles*, checked before each event and before what was done is made
+//!   durable; it stops as well once it sees a newer claim. What it then has in hand is not committed.
 
 mod batch;
 mod committer;

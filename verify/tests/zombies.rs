@@ -7,7 +7,7 @@
     reason = "a test may fail loudly, in its helpers too"
 )]
 
-use e2e::{EVENTS, Event, SOON, Service, World, produce, record};
+use e2e::{EVENTS, Event, LEASE, SOON, Service, World, produce, record};
 use std::time::Duration;
 
 /// Events that an owner takes in hand at once. What is fetched are whole batches as they were produced.
@@ -31,18 +31,21 @@ async fn pause_in_a_batch(service: &mut Service) {
     }
 }
 
+async fn with_backlog() -> World {
+    let world = World::start().await;
+    let events: Vec<_> = (0..BACKLOG).map(|n| Event::created(&format!("task {n}")).bytes()).collect();
+    for batch in events.chunks(BATCH) {
+        let records = batch.iter().map(|value| record(Some(b"key"), Some(value))).collect();
+        produce(&world.broker.bootstrap(), EVENTS, records).await;
+    }
+    world
+}
+
 /// The first version finished the batch in hand, and so told up to 500 notifications that the new owner
 /// told as well: the lease was looked at between batches only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_owner_tells_no_more_than_the_one_notification_in_hand() {
-    let world = World::start().await;
-    let bootstrap = world.broker.bootstrap();
-    let events: Vec<_> = (0..BACKLOG).map(|n| Event::created(&format!("task {n}")).bytes()).collect();
-    for batch in events.chunks(BATCH) {
-        let records = batch.iter().map(|value| record(Some(b"key"), Some(value))).collect();
-        produce(&bootstrap, EVENTS, records).await;
-    }
-
+    let world = with_backlog().await;
     let mut zombie = world.instance("notification-service", "zombie").start();
     zombie.wait_for_line(TOLD, SOON).await;
     pause_in_a_batch(&mut zombie).await;
@@ -55,4 +58,18 @@ async fn a_paused_owner_tells_no_more_than_the_one_notification_in_hand() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let after = zombie.count(TOLD);
     assert!(after <= before + 1, "{} notifications told by a zombie", after - before);
+}
+
+/// The batch in hand is cut short when its lease has run out, and the rest of it is not passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_paused_with_no_other_there_goes_on_where_it_was() {
+    let world = with_backlog().await;
+    let mut only = world.program("notification-service").start();
+    only.wait_for_line(TOLD, SOON).await;
+    pause_in_a_batch(&mut only).await;
+    tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
+    only.resume();
+    world.committed("notification-service", BACKLOG as i64).await;
+    only.wait_for_line("is renewed, going on", SOON).await;
+    assert_eq!(only.count(TOLD), BACKLOG, "each was told once");
 }
