@@ -192,6 +192,7 @@ pub async fn run<H: Handler>(
     }
     while workers.join_next().await.is_some() {}
     drop(mirror);
+    mirror::last(&shared).await;
     log::info!("group {} stopped: {}", shared.config.group, shared.status.stats());
 }
 
