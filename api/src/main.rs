@@ -3,6 +3,11 @@
 use task_api::args::Args;
 use task_events::logging::exit_with;
 
+// musl's malloc has one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
+
 fn main() {
     let args: Args = task_events::config::parse();
     if let Err(error) = task_events::logging::init(&args.log) {

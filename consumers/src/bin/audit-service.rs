@@ -4,6 +4,11 @@ use consumers::args::AuditArgs;
 use consumers::audit;
 use consumers::service::{self, Reads};
 
+// musl's malloc has one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
+
 fn main() {
     let AuditArgs { group, audit_log_path, common } = task_events::config::parse();
     let reads = Reads {

@@ -6,6 +6,11 @@ use consumers::args::DlqArgs;
 use consumers::dead_letters;
 use consumers::service::{self, Reads};
 
+// musl's malloc has one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
+
 fn main() {
     let DlqArgs { group, common } = task_events::config::parse();
     let reads =
