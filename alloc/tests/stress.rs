@@ -16,7 +16,7 @@ static GLOBAL: ThreadCache = ThreadCache;
 
 // Miri is some thousand times slower.
 const STRIDE: usize = if cfg!(miri) { 509 } else { 1 };
-const STEPS: usize = if cfg!(miri) { 200 } else { 200_000 };
+const STEPS: usize = if cfg!(miri) { 200 } else { 50_000 };
 const THREADS: usize = if cfg!(miri) { 3 } else { 8 };
 
 /// An allocation whose every byte is its seed.
