@@ -21,6 +21,10 @@ pub(super) fn check(evidence: &Evidence, operations: &Operations<'_>, report: &m
 /// Each event of what was answered 2xx stands in the audit log and in the topic; what was not answered
 /// stands there whole or not at all.
 fn lost(evidence: &Evidence, operations: &Operations<'_>) -> Check {
+    // What is still on its way is not lost: that it did not arrive is a finding of its own.
+    if !evidence.not_drained.is_empty() {
+        return Check::without_evidence(names::LOST);
+    }
     let mut violations = Vec::new();
     let mut examined = 0;
     for operation in &operations.all {
@@ -148,7 +152,8 @@ fn refused(evidence: &Evidence) -> Check {
 
 /// Every created and every completed task was told of.
 fn not_told(evidence: &Evidence, operations: &Operations<'_>) -> Check {
-    let Some(told) = &evidence.told else { return Check::without_evidence(names::NOT_TOLD) };
+    let told = evidence.told.as_ref().filter(|_| evidence.not_drained.is_empty());
+    let Some(told) = told else { return Check::without_evidence(names::NOT_TOLD) };
     let known: HashSet<(&str, bool)> =
         told.iter().map(|told| (told.task_id.as_str(), told.completed)).collect();
     let wanted = operations.all.iter().flat_map(|operation| operation.events.values());
