@@ -2,4 +2,5 @@
 
 pub mod groups;
 pub mod offsets;
+pub mod tail;
 pub mod topics;

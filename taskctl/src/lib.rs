@@ -43,6 +43,8 @@ enum Command {
     /// The offsets of a consumer group
     #[command(subcommand, arg_required_else_help = false)]
     Offsets(commands::offsets::Command),
+    /// Show the events as they come
+    Tail(commands::tail::Tail),
 }
 
 impl Cli {
@@ -53,6 +55,7 @@ impl Cli {
             Command::Topics(command) => commands::topics::run(&context, command).await,
             Command::Groups(command) => commands::groups::run(&context, command).await,
             Command::Offsets(command) => commands::offsets::run(&context, command).await,
+            Command::Tail(args) => commands::tail::run(&context, args).await,
         }
     }
 }

@@ -279,3 +279,28 @@ async fn bad_usage_is_2_and_a_failure_1_in_one_line_each() {
         world.answers(question).await;
     }
 }
+
+#[tokio::test]
+async fn tail_shows_each_record_once_and_says_what_is_no_event() {
+    let world = World::start().await;
+    let shown = world.answers("tail --from-beginning --count 10 --format json").await;
+    let lines: Vec<Value> = shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let offsets: Vec<i64> = lines.iter().map(|line| line["offset"].as_i64().unwrap()).collect();
+    assert_eq!(offsets, (0..10).collect::<Vec<_>>());
+    assert!(lines[0]["error"].as_str().unwrap().contains("event_id"), "{}", lines[0]);
+
+    let data = task_events::event::TaskData {
+        task_id: Uuid::now_v7(),
+        title: "a\u{1b}b".to_owned(),
+        status: "pending".to_owned(),
+        owner_id: None,
+    };
+    let event = task_events::event::TaskEvent::task_created(data, Uuid::new_v4());
+    let value = Some(serde_json::to_vec(&event).unwrap());
+    let record = Record { key: None, value, headers: Default::default(), timestamp: now() };
+    world.kafka.partition("task-events", 0).produce(vec![record], Compression::NoCompression).await.unwrap();
+    let shown = world.answers("tail --from-beginning --count 11").await;
+    let last = shown.lines().last().unwrap();
+    assert!(last.starts_with("0/10  ") && last.contains("task.created"), "{last}");
+    assert!(last.ends_with("pending  a\\u{1b}b"), "{last}");
+}
