@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod audit;
 pub mod groups;
 pub mod offsets;
 pub mod tail;

@@ -43,6 +43,9 @@ enum Command {
     /// The offsets of a consumer group
     #[command(subcommand, arg_required_else_help = false)]
     Offsets(commands::offsets::Command),
+    /// An audit log
+    #[command(subcommand, arg_required_else_help = false)]
+    Audit(commands::audit::Command),
     /// Show the events as they come
     Tail(commands::tail::Tail),
 }
@@ -55,6 +58,7 @@ impl Cli {
             Command::Topics(command) => commands::topics::run(&context, command).await,
             Command::Groups(command) => commands::groups::run(&context, command).await,
             Command::Offsets(command) => commands::offsets::run(&context, command).await,
+            Command::Audit(command) => commands::audit::run(&context, command),
             Command::Tail(args) => commands::tail::run(&context, args).await,
         }
     }

@@ -1,0 +1,216 @@
+//! `taskctl audit`: looks at an audit log from outside the service that wrote it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::output::{self, table};
+use crate::{Context, Error};
+
+/// The longest line, in bytes: an event has 256 KiB at most.
+const MAX_LINE: u64 = 1024 * 1024;
+/// Findings that are shown; all are counted.
+const SHOWN: usize = 20;
+
+/// What to do with an audit log.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check that a log is whole: every line an event, each event once, in the order of its topic
+    Verify(Verify),
+}
+
+/// Which log to check.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The audit log. It may be in use; what is written meanwhile is not looked at
+    path: PathBuf,
+}
+
+/// A line, as far as it matters here; that the rest is there matters, too.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "read to see that they are there")]
+struct Line<'a> {
+    event_id: Uuid,
+    event_type: String,
+    occurred_at: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+    audited_at: String,
+    kafka: At,
+}
+
+#[derive(Deserialize)]
+struct At {
+    topic: String,
+    partition: i32,
+    offset: i64,
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Report {
+    lines: u64,
+    partitions: Vec<Covered>,
+    /// Lines that are not whole events.
+    damaged: u64,
+    /// Lines whose event stands in an earlier one.
+    repeated: u64,
+    /// Lines that stand before an earlier one in the topic.
+    out_of_order: u64,
+    /// The first of them, for people.
+    findings: Vec<String>,
+}
+
+/// What a log has of one partition.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Covered {
+    topic: String,
+    partition: i32,
+    lines: u64,
+    first_offset: i64,
+    last_offset: i64,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, command: Command) -> Result<(), Error> {
+    let Command::Verify(Verify { path }) = command;
+    let report =
+        File::open(&path).and_then(|file| verify(&file)).map_err(|error| cannot_read(&path, &error))?;
+    output::write(context.format, &report, text)?;
+    match report.damaged + report.repeated + report.out_of_order {
+        0 => Ok(()),
+        wrong => {
+            Err(Error::Refused(format!("{}: {wrong} of {} lines are wrong", path.display(), report.lines)))
+        }
+    }
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> Error {
+    Error::Refused(format!("audit log {} cannot be read: {error}", path.display()))
+}
+
+/// Reads the log as long as it is now. Holds an id and a line number for each event.
+fn verify(file: &File) -> io::Result<Report> {
+    let mut lines = BufReader::new(file.take(file.metadata()?.len()));
+    let mut report = Report::default();
+    let mut seen: HashMap<Uuid, u64> = HashMap::new();
+    let mut covered: BTreeMap<(String, i32), Covered> = BTreeMap::new();
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        if lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)? == 0 {
+            break;
+        }
+        report.lines += 1;
+        let number = report.lines;
+        let line: Line<'_> = match parse(&bytes) {
+            Ok(line) => line,
+            Err(why) => {
+                report.damaged += 1;
+                report.find(format!("line {number} is not an event of an audit log: {why}"));
+                continue;
+            }
+        };
+        if let Some(first) = seen.insert(line.event_id, number) {
+            report.repeated += 1;
+            report.find(format!("line {number} has event {} of line {first} again", line.event_id));
+        }
+        let At { topic, partition, offset } = line.kafka;
+        let of_partition = covered.entry((topic.clone(), partition)).or_insert_with(|| Covered {
+            topic: topic.clone(),
+            partition,
+            lines: 0,
+            first_offset: offset,
+            last_offset: -1,
+        });
+        of_partition.lines += 1;
+        if offset <= of_partition.last_offset {
+            let last = of_partition.last_offset;
+            report.out_of_order += 1;
+            report.find(format!(
+                "line {number} has offset {offset} of {topic}/{partition} after offset {last}"
+            ));
+        }
+        of_partition.last_offset = of_partition.last_offset.max(offset);
+    }
+    report.partitions = covered.into_values().collect();
+    Ok(report)
+}
+
+fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
+    let line =
+        bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
+    serde_json::from_slice(line).map_err(|error| error.to_string())
+}
+
+impl Report {
+    fn find(&mut self, finding: String) {
+        if self.findings.len() < SHOWN {
+            self.findings.push(finding);
+        }
+    }
+}
+
+fn text(report: &Report) -> String {
+    let rows = report.partitions.iter().map(|of| {
+        let (first, last) = (of.first_offset.to_string(), of.last_offset.to_string());
+        [of.topic.clone(), of.partition.to_string(), of.lines.to_string(), first, last]
+    });
+    let mut text = table(["TOPIC", "PARTITION", "LINES", "FIRST-OFFSET", "LAST-OFFSET"], rows);
+    for finding in &report.findings {
+        text.push_str(&format!("{finding}\n"));
+    }
+    text.push_str(&format!(
+        "{} lines: {} damaged, {} repeated, {} out of order\n",
+        report.lines, report.damaged, report.repeated, report.out_of_order
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn line(id: u128, offset: i64) -> String {
+        format!(
+            "{{\"event_id\":\"{}\",\"event_type\":\"task.created\",\"occurred_at\":\"t\",\"data\":{{}},\"metadata\":{{}},\"audited_at\":\"t\",\"kafka\":{{\"topic\":\"e\",\"partition\":0,\"offset\":{offset}}}}}\n",
+            Uuid::from_u128(id)
+        )
+    }
+
+    fn report(log: &str) -> Report {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(log.as_bytes()).unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        verify(&file).unwrap()
+    }
+
+    #[test]
+    fn a_whole_log_is_whole() {
+        let found = report(&[line(1, 0), line(2, 1), line(3, 7)].concat());
+        assert_eq!((found.lines, found.damaged, found.repeated, found.out_of_order), (3, 0, 0, 0));
+        assert_eq!((found.partitions[0].first_offset, found.partitions[0].last_offset), (0, 7));
+        assert_eq!(report("").lines, 0);
+    }
+
+    #[test]
+    fn what_is_wrong_is_found_with_its_line() {
+        let torn = line(4, 9);
+        let log = [line(1, 0), line(1, 1), line(2, 1), "{}\n".to_owned(), torn[..20].to_owned()].concat();
+        let found = report(&log);
+        assert_eq!((found.damaged, found.repeated, found.out_of_order), (2, 1, 1));
+        assert!(found.findings[0].starts_with("line 2 has event"), "{:?}", found.findings);
+        assert!(found.findings[1].starts_with("line 3 has offset 1"), "{:?}", found.findings);
+        assert!(found.findings[3].contains("has no end"), "{:?}", found.findings);
+    }
+}
