@@ -78,7 +78,7 @@ impl Load {
     }
 
     /// Lets each client finish its request, and returns what all were answered, in the order of sending.
-    pub async fn finish(mut self) -> Vec<Request> {
+    pub async fn finish(&mut self) -> Vec<Request> {
         self.stop.send_replace(true);
         let mut history = Vec::new();
         while let Some(client) = self.clients.join_next().await {

@@ -370,7 +370,7 @@ async fn load(args: &LoadArgs) -> Result<bool> {
         rate: args.rate,
         seed: args.seed,
     };
-    let load = Load::start(config, true);
+    let mut load = Load::start(config, true);
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     let requests = load.finish().await;
     let done = requests.iter().filter(|request| request.done().is_some()).count();

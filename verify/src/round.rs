@@ -48,7 +48,7 @@ pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round
         rate: plan.rate,
         seed: plan.seed,
     };
-    let load = Load::start(load, true);
+    let mut load = Load::start(load, true);
     faults(&mut system, plan).await?;
     let requests = load.finish().await;
     let start = Instant::now();

@@ -39,7 +39,7 @@ fn kafka(bootstrap: &str) -> Kafka {
 /// Requests to a real API for a while.
 async fn load(url: &str, time: Duration) -> Vec<Request> {
     let config = LoadConfig { url: url.to_owned(), connections: 8, rate: Some(300), seed: 1 };
-    let load = Load::start(config, true);
+    let mut load = Load::start(config, true);
     tokio::time::sleep(time).await;
     let requests = load.finish().await;
     assert!(requests.len() > 100, "{} requests", requests.len());
@@ -539,6 +539,8 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() {
         it.told.as_mut().unwrap().extend(std::iter::repeat_n(late, 2));
     });
     finds(names::TWICE_IN_TOPIC, "sent again", &|it| {
+        // What waited when the relay connected was settled, and would explain the copy.
+        it.relay.as_mut().unwrap().retain(|said| matches!(said, RelaySaid::Delivered { .. }));
         let mut again = it.topic.as_ref().unwrap()[3].clone();
         again.offset = 1_000_000;
         it.topic.as_mut().unwrap().push(again);
