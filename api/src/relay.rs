@@ -111,7 +111,7 @@ impl Relay {
 
     /// Ends when a stop was asked for and the outbox is empty.
     async fn keep_publishing(&self, shutdown: &Shutdown) {
-        let mut backoff = fresh_backoff();
+        let mut backoff = Backoff::for_kafka();
         let mut last_said: Option<String> = None;
         loop {
             let published = self.publish(shutdown, &mut backoff, &mut last_said).await;
@@ -138,7 +138,7 @@ impl Relay {
         let mut topic = self.connect().await?;
         self.settle(&topic).await?;
         self.state.send_replace(RelayState { reachable: true, waiting_for: None });
-        *backoff = fresh_backoff();
+        *backoff = Backoff::for_kafka();
         let mut outbox = self.store.outbox();
         let mut sent = 0;
         let mut checked = Instant::now();
@@ -339,8 +339,4 @@ fn log_delivered(partition: &Partition, offsets: &[i64]) {
             offsets.len()
         );
     }
-}
-
-fn fresh_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
 }

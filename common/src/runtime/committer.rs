@@ -32,7 +32,7 @@ impl<H: Handler> Committer<H> {
     /// Commits as progress is made, and at least three times a lease. Ends by being dropped.
     pub(super) async fn run(mut self) {
         let every = self.shared.config.lease / 3;
-        let mut backoff = fresh_backoff();
+        let mut backoff = Backoff::for_kafka();
         let mut said = Said::default();
         let mut older_gone = false;
         loop {
@@ -52,7 +52,7 @@ impl<H: Handler> Committer<H> {
                 Ok(()) => {
                     self.renewed = sent;
                     self.lease.send_replace(sent + self.shared.config.lease);
-                    backoff = fresh_backoff();
+                    backoff = Backoff::for_kafka();
                     if !older_gone {
                         older_gone = self.tombstone_older().await;
                     }
@@ -95,8 +95,4 @@ impl<H: Handler> Committer<H> {
             }
         }
     }
-}
-
-fn fresh_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
 }

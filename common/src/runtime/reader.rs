@@ -39,13 +39,13 @@ pub(super) fn spawn(partition: Partition, start: i64) -> mpsc::Receiver<ReadAhea
 
 async fn read(partition: Partition, start: i64, chunks: mpsc::Sender<ReadAhead>) {
     let mut position = start;
-    let mut backoff = fresh_backoff();
+    let mut backoff = Backoff::for_kafka();
     let mut said = Said::default();
     loop {
         let item = match partition.fetch(position, FETCH_BYTES, POLL).await {
             Ok(fetched) => {
                 position = fetched.next_offset;
-                backoff = fresh_backoff();
+                backoff = Backoff::for_kafka();
                 ReadAhead::Chunk(fetched)
             }
             Err(KafkaError::OffsetOutOfRange { .. }) => {
@@ -72,10 +72,6 @@ async fn read(partition: Partition, start: i64, chunks: mpsc::Sender<ReadAhead>)
             return;
         }
     }
-}
-
-fn fresh_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
 }
 
 /// Where to go on after a position that the log does not have: its start.

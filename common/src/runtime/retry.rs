@@ -21,6 +21,11 @@ impl Backoff {
         Self { next: first, max, factor: 2 }
     }
 
+    /// The delays between calls to a Kafka that does not answer: 50 ms to 1 s.
+    pub fn for_kafka() -> Self {
+        Self::new(Duration::from_millis(50), Duration::from_secs(1))
+    }
+
     /// The delays between the tries of one event: 100 ms to 5 s.
     pub(super) fn between_tries() -> Self {
         Self { next: Duration::from_millis(100), max: Duration::from_secs(5), factor: 4 }
