@@ -3,6 +3,10 @@
 use task_api::args::Args;
 use task_events::logging::exit_with;
 
+// musl copies and compares byte by byte: these take the place of its functions.
+#[cfg(target_env = "musl")]
+use mem_functions as _;
+
 // musl's malloc has one lock for all threads.
 #[cfg(target_env = "musl")]
 #[global_allocator]

@@ -4,6 +4,10 @@ use consumers::args::NotificationArgs;
 use consumers::notification;
 use consumers::service::{self, Reads};
 
+// musl copies and compares byte by byte: these take the place of its functions.
+#[cfg(target_env = "musl")]
+use mem_functions as _;
+
 // musl's malloc has one lock for all threads.
 #[cfg(target_env = "musl")]
 #[global_allocator]
