@@ -20,10 +20,11 @@ const MAX_MESSAGE: usize = 2_000;
 /// The value of a DLQ record. Its key is the key of the original.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DlqRecord {
-    /// The value of the original, byte for byte, where it is JSON.
+    /// The value of the original, byte for byte, where it is JSON that can stand here so: with no space
+    /// around it, which would be lost, and not `null`, which would read as if nothing stood here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_event: Option<Box<RawValue>>,
-    /// The value of the original where it is not JSON; null where there was none.
+    /// The value of the original otherwise; null where there was none.
     #[serde(default, skip_serializing_if = "Original::is_elsewhere")]
     pub original_value_base64: Original,
     /// Why it could not be handled.
@@ -39,7 +40,7 @@ pub struct DlqRecord {
     pub failed_at: DateTime<Utc>,
 }
 
-/// The bytes of an original that is not JSON.
+/// The bytes of an original that does not stand in the record as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Original {
@@ -100,8 +101,8 @@ pub struct Failure<'a> {
 }
 
 impl DlqRecord {
-    fn new(failure: &Failure<'_>, original: &RecordAndOffset) -> Self {
-        let json = original.record.value.as_deref().and_then(|value| serde_json::from_slice(value).ok());
+    pub(crate) fn new(failure: &Failure<'_>, original: &RecordAndOffset) -> Self {
+        let json = original.record.value.as_deref().and_then(as_json);
         let base64 = match &original.record.value {
             None => Original::NoValue,
             Some(_) if json.is_some() => Original::Elsewhere,
@@ -131,6 +132,21 @@ impl DlqRecord {
         serde_json::from_slice(value.ok_or(Malformed::NoValue)?).map_err(|error| Malformed::from_json(&error))
     }
 
+    /// The value of the original, byte for byte, if the record carries it; the inner `None`: it had none.
+    pub fn original_value(&self) -> Result<Option<Option<Vec<u8>>>, Malformed> {
+        if let Some(json) = &self.original_event {
+            return Ok(Some(Some(json.get().as_bytes().to_vec())));
+        }
+        match &self.original_value_base64 {
+            Original::Base64(text) => match STANDARD.decode(text) {
+                Ok(bytes) => Ok(Some(Some(bytes))),
+                Err(error) => Err(Malformed::Field(format!("original_value_base64: {error}"))),
+            },
+            Original::NoValue => Ok(Some(None)),
+            Original::Elsewhere => Ok(None),
+        }
+    }
+
     /// The headers, under the names that Spring Kafka's DeadLetterPublishingRecoverer gives them, and
     /// with text as values. Headers of the original are kept.
     fn headers(&self, original: &RecordAndOffset) -> BTreeMap<String, Vec<u8>> {
@@ -147,7 +163,7 @@ impl DlqRecord {
         headers
     }
 
-    fn into_record(self, original: &RecordAndOffset) -> Result<Record, KafkaError> {
+    pub(crate) fn into_record(self, original: &RecordAndOffset) -> Result<Record, KafkaError> {
         Ok(Record {
             key: original.record.key.clone(),
             headers: self.headers(original),
@@ -158,6 +174,12 @@ impl DlqRecord {
             timestamp: self.failed_at,
         })
     }
+}
+
+/// The value as a field of a JSON record that gives it back byte for byte, if there is one.
+fn as_json(value: &[u8]) -> Option<Box<RawValue>> {
+    let json: Box<RawValue> = serde_json::from_slice(value).ok()?;
+    (json.get().as_bytes() == value && value != b"null").then_some(json)
 }
 
 /// Writes to the DLQ.
@@ -282,10 +304,12 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_back_as_it_was_written() {
-        for value in [None, Some(b"{}".as_slice()), Some(b"x")] {
+    fn a_record_reads_back_as_it_was_written_and_gives_the_original_back() {
+        let values: [&[u8]; 7] = [b"{}", b"x", b"", b"null", b" {}", b"{ \"a\":\n1}\n", b"\xff"];
+        for value in values.into_iter().map(Some).chain([None]) {
             let (_, record) = dead_letter(value);
             let read = DlqRecord::decode(record.value.as_deref()).unwrap();
+            assert_eq!(read.original_value(), Ok(Some(value.map(<[u8]>::to_vec))));
             assert_eq!((read.group.as_str(), read.source.offset), ("audit-service", 42));
         }
         assert_eq!(DlqRecord::decode(None).unwrap_err(), Malformed::NoValue);
