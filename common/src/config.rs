@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser};
 
 use crate::kafka::{Kafka, Password, Sasl, SaslMechanism};
-use crate::logging::LogFormat;
+use crate::logging::{LogFormat, escape_control};
 
 /// How to reach Kafka.
 #[derive(Debug, Clone, Args)]
@@ -114,10 +114,10 @@ pub fn parse<T: Parser>() -> T {
 }
 
 /// Clap's message without its hints, in one line, with the variable's name where the flag has one.
-fn one_line(error: &clap::Error, command: &clap::Command) -> String {
+pub(crate) fn one_line(error: &clap::Error, command: &clap::Command) -> String {
     let text = error.to_string();
     let message: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    let message = message.join(" ");
+    let message = escape_control(&message.join(" ")).into_owned();
     let arg = error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
     let flag = arg.split([' ', '=']).next().unwrap_or_default();
     match flag.strip_prefix("--").and_then(|name| variable(command, name)) {
@@ -141,7 +141,7 @@ pub fn host_port(text: &str) -> Result<String, String> {
     let wrong = || format!("'{text}' is not host:port");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port: u16 = port.parse().map_err(|_| wrong())?;
-    if host.is_empty() || port == 0 || host.contains(char::is_whitespace) {
+    if host.is_empty() || port == 0 || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(wrong());
     }
     Ok(text.to_owned())
@@ -196,7 +196,7 @@ mod tests {
     fn refused(args: &[&str]) -> String {
         let error = All::try_parse_from(std::iter::once(&"x").chain(args)).unwrap_err();
         let line = one_line(&error, &All::command());
-        assert_eq!(line.lines().count(), 1);
+        assert!(!line.contains(char::is_control), "{line:?}");
         line
     }
 
@@ -221,6 +221,7 @@ mod tests {
     #[test]
     fn a_bad_value_is_one_line_that_names_the_variable() {
         assert!(refused(&["--kafka-bootstrap-servers", "nonsense"]).contains("KAFKA_BOOTSTRAP_SERVERS"));
+        assert!(refused(&["--kafka-bootstrap-servers", "a\u{1b}[2J:1"]).contains("KAFKA_BOOTSTRAP_SERVERS"));
         assert!(refused(&["--lease-ms", "soon"]).contains("LEASE_MS"));
         assert!(refused(&["--lease-ms", "0"]).contains("LEASE_MS"));
         assert!(refused(&["--log-level", "loud"]).contains("LOG_LEVEL"));
