@@ -15,6 +15,8 @@ pub(crate) const PREFIX_BYTES: usize = 12;
 const CRC_FROM: usize = 21;
 /// Most bytes one compressed batch may unfold to. Guards against decompression bombs.
 const MAX_UNFOLDED_BYTES: u64 = 128 << 20;
+/// Most bytes that one of snappy can unfold to: a copy of 64 bytes takes 3.
+const MAX_SNAPPY_RATIO: usize = 22;
 
 const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
@@ -205,7 +207,8 @@ fn unfold_snappy(body: &[u8]) -> Result<Vec<u8>, BatchError> {
     const XERIAL: &[u8] = &[0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
     let bare = |bytes: &[u8]| {
         let size = snap::raw::decompress_len(bytes).map_err(|_| BatchError::Corrupt)?;
-        if size as u64 > MAX_UNFOLDED_BYTES {
+        // The size is what the bytes claim: memory is reserved only for one that they can hold.
+        if size as u64 > MAX_UNFOLDED_BYTES || size / MAX_SNAPPY_RATIO > bytes.len() {
             return Err(BatchError::Corrupt);
         }
         snap::raw::Decoder::new().decompress_vec(bytes).map_err(|_| BatchError::Corrupt)

@@ -327,12 +327,14 @@ impl Segment {
 
 /// `None` when no whole batch lies between `position` and `end`.
 fn read_header(file: &File, position: u64, end: u64) -> io::Result<Option<BatchHeader>> {
-    if position + HEADER_BYTES as u64 > end {
+    // Where an index entry is damaged, the position may be any.
+    let left = end.saturating_sub(position);
+    if left < HEADER_BYTES as u64 {
         return Ok(None);
     }
     let mut bytes = [0; HEADER_BYTES];
     file.read_exact_at(&mut bytes, position)?;
-    Ok(BatchHeader::parse(&bytes).filter(|header| position + header.size() as u64 <= end))
+    Ok(BatchHeader::parse(&bytes).filter(|header| header.size() as u64 <= left))
 }
 
 /// Adds an index entry for the batch that follows `before`, when one is due.
