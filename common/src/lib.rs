@@ -20,6 +20,8 @@ pub mod event;
 pub mod kafka;
 pub mod logging;
 pub mod offsets;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod runtime;
 pub mod shutdown;
 pub mod state_dir;

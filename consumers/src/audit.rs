@@ -38,6 +38,8 @@
 mod extent;
 mod line;
 mod log;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 mod recovery;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,8 @@ mod durable;
 mod groups;
 mod log;
 mod producer_ids;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 mod server;
 mod topics;
 mod wire;

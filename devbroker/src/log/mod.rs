@@ -5,5 +5,5 @@ pub(crate) mod compaction;
 pub(crate) mod partition;
 mod producers;
 pub(crate) mod retention;
-mod segment;
+pub(crate) mod segment;
 pub(crate) mod writer;

@@ -1,0 +1,276 @@
+//! What has to hold of the broker's parsers, whatever bytes they are given: for the tests below and for the
+//! fuzz targets of `fuzz/`, which share these functions. The targets also run under a limit of what may be
+//! allocated at once.
+
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a property may fail loudly"
+)]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use crate::api::{APIS, Client, answer};
+use crate::log::batch::{self, BatchHeader, HEADER_BYTES, PREFIX_BYTES};
+use crate::log::segment::{Segment, log_name};
+use crate::{Broker, Config};
+
+/// Longer than any answer takes that does not wait for something to happen.
+const LONG_POLL: Duration = Duration::from_millis(20);
+
+/// A broker that is given frames.
+pub struct Frames {
+    runtime: Runtime,
+    broker: Broker,
+}
+
+impl Frames {
+    /// Its data lies in `folder`.
+    pub fn start(folder: &Path) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder);
+        let broker = runtime.block_on(Broker::start(config)).unwrap();
+        Self { runtime, broker }
+    }
+
+    pub fn stop(self) {
+        self.runtime.block_on(self.broker.shutdown());
+    }
+
+    /// A frame is answered under its own number or refused, which closes its connection. The first two bytes
+    /// choose API and version, or say that the rest is all of the frame.
+    pub fn take(&self, bytes: &[u8]) {
+        let Some((&[api, version], rest)) = bytes.split_first_chunk() else { return };
+        let frame = match APIS.get(usize::from(api) % (APIS.len() + 1)) {
+            None => Bytes::copy_from_slice(rest),
+            Some((key, first, last)) => {
+                let version = first + i16::from(version) % (last - first + 1);
+                let mut frame = BytesMut::new();
+                frame.put_i16(*key as i16);
+                frame.put_i16(version);
+                frame.put_i32(7);
+                frame.put_i16(-1);
+                if key.request_header_version(version) >= 2 {
+                    frame.put_u8(0);
+                }
+                frame.put_slice(rest);
+                frame.freeze()
+            }
+        };
+        let number = frame.get(4..8).map(|mut bytes| bytes.get_i32());
+        let client = Client::new(SocketAddr::from(([127, 0, 0, 1], 1)));
+        self.runtime.block_on(async {
+            let reply = match timeout(LONG_POLL, answer(&self.broker.shared, client, frame)).await {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(refused)) => return drop(refused.to_string()),
+                Err(_) => return,
+            };
+            if let Ok(Ok(Some(mut answer))) = timeout(LONG_POLL, reply).await {
+                let length = answer.get_i32();
+                assert_eq!(usize::try_from(length), Ok(answer.len()));
+                assert_eq!(Some(answer.get_i32()), number);
+            }
+        });
+    }
+}
+
+/// Bytes that are taken for a batch can be split into their records and written again, all or some of them,
+/// with each record at its offset and time.
+pub fn batch(bytes: &[u8]) {
+    let _ = BatchHeader::parse(bytes);
+    let Some((&keep, bytes)) = bytes.split_first() else { return };
+    let sealed = sealed(bytes.to_vec());
+    let Some(header) = BatchHeader::parse(&sealed) else { return };
+    assert!(batch::crc_matches(&header, &sealed) && header.size() == sealed.len());
+    let Ok(unfolded) = batch::unfold(&header, &sealed) else { return };
+    let Ok(records) = batch::records(&unfolded, header.count) else { return };
+    let some: Vec<_> = records
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| keep >> (n % 8) & 1 == 0)
+        .map(|(_, record)| *record)
+        .collect();
+    for (kept, horizon) in [(&records, None), (&some, None), (&some, Some(17))] {
+        let Ok(again) = batch::rewrite(&header, &sealed, kept, horizon) else { continue };
+        let read = BatchHeader::parse(&again).unwrap();
+        assert!(batch::crc_matches(&read, &again) && read.size() == again.len());
+        assert_eq!((read.base_offset, read.next_offset()), (header.base_offset, header.next_offset()));
+        assert_eq!(read.delete_horizon(), horizon);
+        let unfolded = batch::unfold(&read, &again).unwrap();
+        let found = batch::records(&unfolded, read.count).unwrap();
+        assert_eq!(found.len(), kept.len());
+        for (found, kept) in found.iter().zip(kept) {
+            assert_eq!((found.key, found.is_tombstone), (kept.key, kept.is_tombstone));
+            assert_eq!(read.offset_of(found), header.offset_of(kept));
+            // Times beyond what 64 bits hold stop at their end.
+            if header.first_timestamp.unsigned_abs() < 1 << 60
+                && kept.timestamp_delta.unsigned_abs() < 1 << 60
+            {
+                assert_eq!(
+                    read.first_timestamp.saturating_add(found.timestamp_delta),
+                    header.first_timestamp.saturating_add(kept.timestamp_delta)
+                );
+            }
+        }
+    }
+}
+
+/// The batch with the length and checksum that fit its bytes: no fuzzer guesses a checksum.
+fn sealed(mut batch: Vec<u8>) -> Vec<u8> {
+    batch.resize(batch.len().max(HEADER_BYTES), 0);
+    let length = i32::try_from(batch.len() - PREFIX_BYTES).unwrap();
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch
+}
+
+/// A segment of any bytes is cut back to its whole batches, and none of them is lost; a second start finds
+/// the same. A closed one with an index of any bytes answers every question without harm.
+///
+/// `folder` is empty, and left full.
+pub fn segment(bytes: &[u8], folder: &Path) {
+    let (log, index) = damaged_segment(bytes);
+    let path = folder.join(log_name(0));
+    fs::write(&path, &log).unwrap();
+    let whole = whole_batches(&log);
+    let mut found = None;
+    for start in ["first", "second"] {
+        let mut next_offset = 0;
+        let segment =
+            Segment::open_active(path.clone(), 0, |header| next_offset = header.next_offset()).unwrap();
+        let extent = segment.extent();
+        assert_eq!(fs::read(&path).unwrap(), &log[..whole], "{start} start");
+        assert_eq!((extent.size, extent.next_offset), (whole as u64, next_offset));
+        assert!(found.is_none_or(|found| found == extent), "{start} start");
+        found = Some(extent);
+        questions(&segment);
+    }
+
+    fs::write(&path, &log).unwrap();
+    fs::write(path.with_extension("index"), index).unwrap();
+    questions(&Segment::open_closed(path, 0).unwrap());
+}
+
+fn questions(segment: &Segment) {
+    for number in [i64::MIN, -1, 0, 1, 7, i64::MAX] {
+        // An index that was damaged may lead nowhere: an error, but no wrong place.
+        if let Ok(Some(position)) = segment.position_of(number) {
+            assert!(position < segment.extent().size);
+        }
+        let _ = segment.batch_at_time(number);
+    }
+}
+
+fn whole_batches(log: &[u8]) -> usize {
+    let (mut size, mut next) = (0, 0);
+    while let Some(header) = BatchHeader::parse(&log[size..]) {
+        let Some(batch) = log.get(size..size + header.size()) else { break };
+        if header.base_offset < next || !batch::crc_matches(&header, batch) {
+            break;
+        }
+        (size, next) = (size + header.size(), header.next_offset());
+    }
+    size
+}
+
+/// Takes from the bytes: how many sound batches stand in the log, where which bytes are written over them,
+/// where the log is cut, what is appended then; and an index whose header fits, with any entries.
+fn damaged_segment(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (head, rest) = bytes.split_at(bytes.len().min(6));
+    let choice = |n: usize| usize::from(head.get(n).copied().unwrap_or(0));
+    let mut log = Vec::new();
+    for number in 0..choice(0) % 8 {
+        let mut batch = vec![0; HEADER_BYTES];
+        batch[7] = u8::try_from(number).unwrap();
+        batch[16] = 2;
+        batch.extend_from_slice(&rest[..rest.len().min(number)]);
+        log.extend(sealed(batch));
+    }
+    let (over, after) = rest.split_at(choice(1) % (rest.len() + 1));
+    let at = choice(2) * log.len() / 255;
+    for (byte, new) in log[at..].iter_mut().zip(over) {
+        *byte ^= *new;
+    }
+    log.truncate(log.len() - choice(3) * log.len() / 255 * (choice(4) & 1));
+    log.extend_from_slice(after);
+
+    let mut index = b"DEVBIDX1".to_vec();
+    index.put_u64(log.len() as u64);
+    index.put_slice(&[0; 24]);
+    let entries = (choice(5) % 4).max(rest.len() / 24);
+    index.put_u64(entries as u64);
+    index.put_u32(crc32c::crc32c(&index));
+    index.extend(rest.iter().copied().chain(std::iter::repeat(255)).take(entries * 24));
+    (log, index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn seed() -> Vec<u8> {
+        include_bytes!("../../fuzz/seeds/batch/two-records").to_vec()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_bytes_are_a_batch_or_none(bytes in vec(any::<u8>(), 0..200)) {
+            batch(&bytes);
+        }
+
+        #[test]
+        fn any_change_of_a_batch_is_a_batch_or_none(at in any::<proptest::sample::Index>(), change in vec(any::<u8>(), 1..9)) {
+            let mut bytes = seed();
+            let at = at.index(bytes.len());
+            let end = (at + change.len()).min(bytes.len());
+            bytes.splice(at..end, change).for_each(drop);
+            batch(&bytes);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_segment_is_cut_to_its_whole_batches(bytes in vec(any::<u8>(), 0..200)) {
+            let folder = tempfile::tempdir().unwrap();
+            segment(&bytes, folder.path());
+        }
+    }
+
+    #[test]
+    fn the_seed_is_a_batch() {
+        let batch = sealed(seed()[1..].to_vec());
+        let header = BatchHeader::parse(&batch).unwrap();
+        let unfolded = batch::unfold(&header, &batch).unwrap();
+        assert_eq!(batch::records(&unfolded, header.count).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn snappy_that_claims_more_than_it_can_hold_is_refused_before_memory_is_reserved() {
+        // 100 MiB in 8 bytes.
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes[22] = 2;
+        bytes.extend_from_slice(&[0x80, 0x80, 0x80, 0x32, 0, 0, 0, 0]);
+        let bytes = sealed(bytes);
+        let header = BatchHeader::parse(&bytes).unwrap();
+        assert!(batch::unfold(&header, &bytes).is_err());
+    }
+}
