@@ -3,7 +3,8 @@
 //! [`Partition`] is rskafka's partition client made safe to leave alone: rskafka waits for ever on a
 //! frozen broker, retries inside by itself (a produce would be sent twice), and keeps a broken
 //! connection. Here each call has a time-out and is tried once; after a failure the connection is dropped
-//! and the next call makes a new one. What to do after a failure is the caller's decision.
+//! and the next call makes a new one. What to do after a failure is the caller's decision. A call that
+//! waits for what was lost while Kafka was away ends soon after Kafka is back ([`presence`]).
 //!
 //! [`Admin`] speaks the calls that rskafka lacks: topic configs and the group coordinator.
 
@@ -11,6 +12,7 @@ mod admin;
 mod error;
 mod partition;
 mod partitioner;
+mod presence;
 mod requests;
 mod sasl;
 mod wire;
@@ -21,6 +23,8 @@ use std::time::Duration;
 
 use rskafka::BackoffConfig;
 use rskafka::client::{Client, ClientBuilder};
+
+use presence::Presence;
 
 pub use admin::{Admin, NewTopic, TopicOutcome};
 pub use error::KafkaError;
@@ -42,13 +46,19 @@ pub struct Kafka {
     bootstrap: Arc<[String]>,
     client_id: Arc<str>,
     sasl: Option<Arc<Sasl>>,
+    presence: Arc<Presence>,
 }
 
 impl Kafka {
     /// `bootstrap`: host:port of brokers to ask first. `client_id`: how this process is called in the
     /// broker's logs and quotas.
     pub fn new(bootstrap: Vec<String>, client_id: &str) -> Self {
-        Self { bootstrap: bootstrap.into(), client_id: client_id.into(), sasl: None }
+        Self {
+            bootstrap: bootstrap.into(),
+            client_id: client_id.into(),
+            sasl: None,
+            presence: Arc::default(),
+        }
     }
 
     /// The same, logging in at each connection.

@@ -198,7 +198,7 @@ pub async fn run<H: Handler>(
 
 /// Returns the number of partitions once all topics are there and the offsets topic is compacted.
 async fn wait_for_topics(config: &ConsumerConfig, status: &Status) -> i32 {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let mut backoff = Backoff::for_kafka();
     let mut said = Said::default();
     loop {
         match check_topics(config).await {

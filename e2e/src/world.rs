@@ -40,6 +40,13 @@ impl World {
         world
     }
 
+    /// The same on a broker that was started before.
+    pub async fn on(broker: Broker) -> Self {
+        let world = Self { broker, folder: tempfile::tempdir().expect("a folder") };
+        world.create_topics().await;
+        world
+    }
+
     /// A broker with no topics.
     pub async fn without_topics() -> Self {
         Self { broker: Broker::start().await, folder: tempfile::tempdir().expect("a folder") }

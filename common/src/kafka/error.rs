@@ -62,6 +62,14 @@ impl KafkaError {
         Self::Failed { call: call.into(), detail: detail.to_string() }
     }
 
+    /// Kafka was away, and did not answer when it was back.
+    pub(super) fn lost(call: String) -> Self {
+        Self::Failed {
+            call,
+            detail: "no answer, though Kafka is there again: it was lost on the way".to_owned(),
+        }
+    }
+
     /// Sorts an error of rskafka.
     pub(super) fn from_client(call: String, topic: &str, error: &ClientError) -> Self {
         match protocol_error(error) {

@@ -9,6 +9,7 @@ use rskafka::record::{Record, RecordAndOffset};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::presence::{GRACE, PRODUCE_GRACE};
 use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
 
 /// How much is fetched to find the end of batches without records, 61 bytes each.
@@ -71,8 +72,9 @@ impl Partition {
         compression: Compression,
         limit: Duration,
     ) -> Result<Vec<i64>, KafkaError> {
-        self.call("produce to", limit, |client| async move { client.produce(records, compression).await })
-            .await
+        let produce =
+            |client: Arc<PartitionClient>| async move { client.produce(records, compression).await };
+        self.call("produce to", limit, PRODUCE_GRACE, produce).await
     }
 
     /// Reads from `offset` on, at most about `max_bytes`, though at least one batch. Where there is nothing
@@ -101,7 +103,7 @@ impl Partition {
     ) -> Result<Fetched, KafkaError> {
         let wait_ms = i32::try_from(max_wait.as_millis()).unwrap_or(i32::MAX);
         let (records, high_watermark) = self
-            .call("fetch from", max_wait + REQUEST_TIMEOUT, |client| async move {
+            .call("fetch from", max_wait + REQUEST_TIMEOUT, GRACE, |client| async move {
                 client.fetch_records(offset, 1..max_bytes.saturating_add(1), wait_ms).await
             })
             .await?;
@@ -129,15 +131,17 @@ impl Partition {
     /// The offset of the first record still kept, of the next record to come, or of the first record at or
     /// after a time.
     pub async fn offset(&self, at: OffsetAt) -> Result<i64, KafkaError> {
-        self.call("list offsets of", REQUEST_TIMEOUT, |client| async move { client.get_offset(at).await })
-            .await
+        let ask = |client: Arc<PartitionClient>| async move { client.get_offset(at).await };
+        self.call("list offsets of", REQUEST_TIMEOUT, GRACE, ask).await
     }
 
-    /// Runs one call on the connection. A failure that leaves its state unknown drops it.
+    /// Runs one call on the connection. A failure that leaves its state unknown drops it. Should Kafka be
+    /// away and come back meanwhile, it has `grace` to answer.
     async fn call<T, F>(
         &self,
         verb: &str,
         limit: Duration,
+        grace: Duration,
         call: impl FnOnce(Arc<PartitionClient>) -> F,
     ) -> Result<T, KafkaError>
     where
@@ -145,10 +149,16 @@ impl Partition {
     {
         let client = self.connected().await?;
         let name = || format!("{verb} {}/{}", self.topic, self.partition);
-        let error = match timeout(limit, call(Arc::clone(&client))).await {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => KafkaError::from_client(name(), &self.topic, &error),
-            Err(_) => KafkaError::Timeout { call: name(), after: limit },
+        let answered = tokio::select! {
+            biased;
+            answered = timeout(limit, call(Arc::clone(&client))) => Some(answered),
+            () = self.kafka.returned(grace) => None,
+        };
+        let error = match answered {
+            Some(Ok(Ok(value))) => return Ok(value),
+            Some(Ok(Err(error))) => KafkaError::from_client(name(), &self.topic, &error),
+            Some(Err(_)) => KafkaError::Timeout { call: name(), after: limit },
+            None => KafkaError::lost(name()),
         };
         if !error.connection_is_good() {
             self.drop_connection(&client).await;
@@ -179,7 +189,12 @@ impl Partition {
             }
             client.partition_client(&self.topic, self.partition, UnknownTopicHandling::Error).await.map(Some)
         };
-        match timeout(CONNECT_TIMEOUT, connect).await {
+        let connected = tokio::select! {
+            biased;
+            connected = timeout(CONNECT_TIMEOUT, connect) => connected,
+            () = self.kafka.returned(GRACE) => return Err(KafkaError::lost(name())),
+        };
+        match connected {
             Ok(Ok(Some(client))) => Ok(client),
             Ok(Ok(None)) => Err(KafkaError::unknown_topic(&self.topic)),
             Ok(Err(error)) => Err(KafkaError::from_client(name(), &self.topic, &error)),

@@ -1,7 +1,7 @@
 //! A connection that speaks Kafka's wire messages, for the calls that rskafka lacks. One call at a time.
 
 use std::io;
-use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader};
@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::presence::GRACE;
 use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
 
 /// Largest answer that is read, in bytes.
@@ -20,7 +21,7 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
-    client_id: Arc<str>,
+    kafka: Kafka,
     correlation_id: i32,
 }
 
@@ -28,16 +29,19 @@ impl Connection {
     /// Connects, and logs in where that is asked for.
     pub(super) async fn open(address: &str, kafka: &Kafka) -> Result<Self, KafkaError> {
         let name = || format!("connect to {address}");
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
-            .await
-            .map_err(|_| KafkaError::Timeout { call: name(), after: CONNECT_TIMEOUT })?
-            .map_err(|error| KafkaError::failed(name(), error))?;
-        stream.set_nodelay(true).map_err(|error| KafkaError::failed(name(), error))?;
-        let mut connection = Self { stream, client_id: Arc::clone(&kafka.client_id), correlation_id: 0 };
+        let mut connection = within(CONNECT_TIMEOUT, kafka, name, Self::connect(address, kafka)).await?;
         if let Some(sasl) = &kafka.sasl {
             sasl.log_in(&mut connection, address).await?;
         }
         Ok(connection)
+    }
+
+    /// Connects, however long it takes.
+    pub(super) async fn connect(address: &str, kafka: &Kafka) -> Result<Self, String> {
+        let connected = TcpStream::connect(address).await;
+        let stream = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let stream = stream.map_err(|error| error.to_string())?;
+        Ok(Self { stream, kafka: kafka.clone(), correlation_id: 0 })
     }
 
     /// Sends a request in the given version and reads its answer. After an error the connection is of no
@@ -48,22 +52,30 @@ impl Connection {
         version: i16,
         request: &R,
     ) -> Result<R::Response, KafkaError> {
-        let frame = self.encode(version, request).map_err(|error| KafkaError::failed(name, error))?;
-        let exchange = async {
-            self.stream.write_all(&frame).await?;
-            let length = usize::try_from(self.stream.read_i32().await?).unwrap_or(usize::MAX);
-            if length > MAX_ANSWER {
-                return Err(io::Error::other(format!("answer of {length} bytes, the limit is {MAX_ANSWER}")));
-            }
-            let mut answer = vec![0; length];
-            self.stream.read_exact(&mut answer).await?;
-            Ok(Bytes::from(answer))
-        };
-        let mut answer = timeout(REQUEST_TIMEOUT, exchange)
-            .await
-            .map_err(|_| KafkaError::Timeout { call: name.to_owned(), after: REQUEST_TIMEOUT })?
-            .map_err(|error| KafkaError::failed(name, error))?;
-        self.decode::<R>(version, &mut answer).map_err(|error| KafkaError::failed(name, error))
+        let kafka = self.kafka.clone();
+        within(REQUEST_TIMEOUT, &kafka, || name.to_owned(), self.exchange(version, request)).await
+    }
+
+    /// The same, however long it takes.
+    pub(super) async fn exchange<R: Request>(
+        &mut self,
+        version: i16,
+        request: &R,
+    ) -> Result<R::Response, String> {
+        let frame = self.encode(version, request)?;
+        let mut answer = self.exchange_frames(&frame).await.map_err(|error| error.to_string())?;
+        self.decode::<R>(version, &mut answer)
+    }
+
+    async fn exchange_frames(&mut self, frame: &[u8]) -> io::Result<Bytes> {
+        self.stream.write_all(frame).await?;
+        let length = usize::try_from(self.stream.read_i32().await?).unwrap_or(usize::MAX);
+        if length > MAX_ANSWER {
+            return Err(io::Error::other(format!("answer of {length} bytes, the limit is {MAX_ANSWER}")));
+        }
+        let mut answer = vec![0; length];
+        self.stream.read_exact(&mut answer).await?;
+        Ok(Bytes::from(answer))
     }
 
     fn encode<R: Request>(&mut self, version: i16, request: &R) -> Result<Bytes, String> {
@@ -72,7 +84,7 @@ impl Connection {
             .with_request_api_key(R::KEY)
             .with_request_api_version(version)
             .with_correlation_id(self.correlation_id)
-            .with_client_id(Some(StrBytes::from_string(self.client_id.to_string())));
+            .with_client_id(Some(StrBytes::from_string(self.kafka.client_id.to_string())));
         let mut body = BytesMut::new();
         encode_request_header_into_buffer(&mut body, &header).map_err(|error| error.to_string())?;
         request.encode(&mut body, version).map_err(|error| error.to_string())?;
@@ -97,5 +109,21 @@ impl Connection {
             0 => Ok(response),
             rest => Err(format!("{rest} bytes too many in the answer")),
         }
+    }
+}
+
+/// Gives up after the limit, and soon after Kafka has come back without an answer.
+async fn within<T>(
+    limit: Duration,
+    kafka: &Kafka,
+    name: impl Fn() -> String,
+    call: impl Future<Output = Result<T, String>>,
+) -> Result<T, KafkaError> {
+    tokio::select! {
+        biased;
+        answered = timeout(limit, call) => answered
+            .map_err(|_| KafkaError::Timeout { call: name(), after: limit })?
+            .map_err(|error| KafkaError::failed(name(), error)),
+        () = kafka.returned(GRACE) => Err(KafkaError::lost(name())),
     }
 }

@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_millis(500);
 const CONTACT_GAP: Duration = Duration::from_secs(2);
 const FETCH_BYTES: i32 = 1024 * 1024;
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 /// What is known of the offsets topic.
 #[derive(Debug, Default)]

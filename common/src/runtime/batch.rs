@@ -119,7 +119,7 @@ impl<'a, H: Handler> Batch<'a, H> {
         };
         // A nil id stands for "none": it is never recorded, so it is never known.
         let asked: Vec<Uuid> = ids.iter().map(|id| id.unwrap_or_default()).collect();
-        self.until_done(|| async {
+        self.until_done(flush_backoff(), || async {
             dedup.known(asked.clone()).await.map_err(|error| HandlerError::new("dedup", error))
         })
         .await
@@ -171,7 +171,7 @@ impl<'a, H: Handler> Batch<'a, H> {
             let publish = || async {
                 dlq.publish(&failure, record).await.map_err(|error| HandlerError::new("dlq", error))
             };
-            if self.until_done(publish).await.is_none() {
+            if self.until_done(Backoff::for_kafka(), publish).await.is_none() {
                 return false;
             }
             log::warn!(
@@ -213,15 +213,14 @@ impl<'a, H: Handler> Batch<'a, H> {
         let record = || async {
             dedup.record(ids.clone(), mark.clone()).await.map_err(|error| HandlerError::new("dedup", error))
         };
-        self.until_done(record).await.is_some()
+        self.until_done(flush_backoff(), record).await.is_some()
     }
 
     /// Repeats the work until it succeeds. `None` if it was halted before.
-    async fn until_done<T, F>(&self, mut work: impl FnMut() -> F) -> Option<T>
+    async fn until_done<T, F>(&self, mut backoff: Backoff, mut work: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, HandlerError>>,
     {
-        let mut backoff = flush_backoff();
         let mut said = Said::default();
         loop {
             match work().await {

@@ -34,7 +34,7 @@ pub(super) async fn run<H>(shared: Arc<Shared<H>>) {
     let config = &shared.config;
     let mut mirrored = Vec::new();
     let mut coordinator = None;
-    let mut backoff = Backoff::new(EVERY, Duration::from_secs(30));
+    let mut backoff = Backoff::for_kafka();
     loop {
         sleep(EVERY).await;
         let positions = shared.status.positions();
@@ -53,7 +53,7 @@ pub(super) async fn run<H>(shared: Arc<Shared<H>>) {
         match commit.await {
             Ok(()) => {
                 mirrored = positions;
-                backoff = Backoff::new(EVERY, Duration::from_secs(30));
+                backoff = Backoff::for_kafka();
             }
             Err(error) => {
                 log::debug!("{error}");

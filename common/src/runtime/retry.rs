@@ -21,9 +21,10 @@ impl Backoff {
         Self { next: first, max, factor: 2 }
     }
 
-    /// The delays between calls to a Kafka that does not answer: 50 ms to 1 s.
+    /// The delays between calls to a Kafka that does not answer: 50 ms to 500 ms, so that all goes on
+    /// within 2 s of its return.
     pub fn for_kafka() -> Self {
-        Self::new(Duration::from_millis(50), Duration::from_secs(1))
+        Self::new(Duration::from_millis(50), Duration::from_millis(500))
     }
 
     /// The delays between the tries of one event: 100 ms to 5 s.

@@ -27,7 +27,7 @@ pub(super) async fn run<H: Handler>(shared: Arc<Shared<H>>, partition: i32) {
     let slot = Slot { group: shared.config.group.clone(), topic: shared.config.topic.clone(), partition };
     let worker = Worker { shared, slot };
     let shutdown = worker.shared.shutdown.clone();
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut backoff = Backoff::for_kafka();
     let mut said = Said::default();
     worker.set(PartitionState::Starting);
     while !shutdown.is_requested() {
@@ -41,7 +41,7 @@ pub(super) async fn run<H: Handler>(shared: Arc<Shared<H>>, partition: i32) {
             Some(Err(error)) => Err(error),
         };
         match owned {
-            Ok(()) => backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+            Ok(()) => backoff = Backoff::for_kafka(),
             Err(error) => {
                 let why = format!("{} waits for Kafka: {error}", worker.slot);
                 said.warn(&why);

@@ -68,7 +68,7 @@ async fn read_all(
     from_beginning: bool,
     records: mpsc::Sender<(i32, RecordAndOffset)>,
 ) {
-    let mut backoff = fresh_backoff();
+    let mut backoff = Backoff::for_kafka();
     let mut said = None;
     let count = loop {
         match kafka.partition_count(&topic).await {
@@ -87,12 +87,12 @@ async fn read_all(
 async fn follow(partition: Partition, from_beginning: bool, records: mpsc::Sender<(i32, RecordAndOffset)>) {
     let start = if from_beginning { OffsetAt::Earliest } else { OffsetAt::Latest };
     let mut position = None;
-    let mut backoff = fresh_backoff();
+    let mut backoff = Backoff::for_kafka();
     let mut said = None;
     loop {
         match next(&partition, position, start).await {
             Ok((fetched, next_offset)) => {
-                (backoff, said) = (fresh_backoff(), None);
+                (backoff, said) = (Backoff::for_kafka(), None);
                 position = Some(next_offset);
                 for record in fetched {
                     if records.send((partition.partition(), record)).await.is_err() {
@@ -173,8 +173,4 @@ fn text(event: Result<Event, task_events::event::Malformed>) -> String {
         }
         Ok(event) => format!("{}  {}  {}", event.occurred_at, event.event_type, event.data),
     }
-}
-
-fn fresh_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(100), Duration::from_secs(2))
 }
