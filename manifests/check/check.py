@@ -48,6 +48,10 @@ def main() -> None:
                 plant(obj)
                 caught = caught or bool(schemas.errors(obj))
         report(f"a planted fault is caught: {what}", [] if caught else ["it passed"])
+    for what, kind, plant in MISMATCHES:
+        planted = copy.deepcopy(objects)
+        plant(next(obj for obj in planted if obj["kind"] == kind))
+        report(f"a planted fault is caught: {what}", [] if references(planted) else ["it passed"])
     name, container = copy.deepcopy(next(iter(containers(objects))))
     container["env"].append({"name": "KAFKA_BOOTSTRAP_SERVER", "value": "x:1"})
     caught = binaries.errors(container, objects, folder)
@@ -104,8 +108,15 @@ def references(objects: list[dict]) -> list[str]:
             secret = entry.get("valueFrom", {}).get("secretKeyRef")
             if secret and secret["name"] not in users:
                 found.append(f"{name}: no KafkaUser {secret['name']}, so no Secret of its name")
+    topics = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "KafkaTopic"}
+    services = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Service"}
     for obj in objects:
         name, spec = f"{obj['kind']}/{obj['metadata']['name']}", obj.get("spec", {})
+        if obj["kind"] in WORKLOADS:
+            found += [f"{name}: {error}" for error in inconsistent(spec, services)]
+        if obj["kind"] == "KafkaUser":
+            asked = {acl["resource"]["name"] for acl in spec["authorization"]["acls"] if acl["resource"]["type"] == "topic"}
+            found += [f"{name}: no KafkaTopic {topic}" for topic in sorted(asked - topics)]
         if obj["apiVersion"].startswith("kafka.strimzi.io") and obj["kind"] != "Kafka":
             if obj["metadata"]["labels"]["strimzi.io/cluster"] not in clusters:
                 found.append(f"{name}: its cluster is not among {sorted(clusters)}")
@@ -118,6 +129,21 @@ def references(objects: list[dict]) -> list[str]:
             found.append(f"{name}: selects no pod")
         if obj["kind"] == "Service":
             found += [f"{name}: no port {port['targetPort']}" for port in spec["ports"] if port["targetPort"] not in ports]
+    return found
+
+
+def inconsistent(spec: dict, services: set[str]) -> list[str]:
+    """What the API server refuses, or waits for, though each field by itself is right."""
+    found, pod = [], spec["template"]
+    if not spec["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items():
+        found.append("its selector does not select its own pods")
+    if spec.get("serviceName", next(iter(services))) not in services:
+        found.append(f"no Service {spec['serviceName']}")
+    volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])}
+    volumes |= {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
+    for container in pod["spec"]["containers"]:
+        mounts = {mount["name"] for mount in container.get("volumeMounts", [])}
+        found += [f"{container['name']}: no volume {mount}" for mount in sorted(mounts - volumes)]
     return found
 
 
@@ -140,6 +166,13 @@ PLANTS = [
     ("a misspelt field of a container", "StatefulSet", set_field("spec", "template", "spec", "containers", 0, "imag", "x")),
     ("a StatefulSet with replicas as text", "StatefulSet", set_field("spec", "replicas", "two")),
     ("an API version that is gone", "Kafka", set_field("apiVersion", "kafka.strimzi.io/v1beta2")),
+]
+MISMATCHES = [
+    ("a Service that selects no pod", "Service", set_field("spec", "selector", "app.kubernetes.io/name", "task-apis")),
+    ("a StatefulSet that does not select its pods", "StatefulSet", set_field("spec", "selector", "matchLabels", "a", "b")),
+    ("a StatefulSet without its Service", "StatefulSet", set_field("spec", "serviceName", "nobody")),
+    ("a claim of another name than the mount's", "StatefulSet", set_field("spec", "volumeClaimTemplates", 0, "metadata", "name", "x")),
+    ("an ACL of a topic that is not there", "KafkaUser", set_field("spec", "authorization", "acls", 0, "resource", "name", "tasks")),
 ]
 
 
