@@ -41,6 +41,28 @@ dist:
 static:
     cargo xtask static
 
+# Build the images of the services from dist/; needs Docker with compose
+images: dist
+    docker compose build
+
+# Apache Kafka and all services in containers, API on localhost:8000; needs Docker with compose
+up: dist
+    docker compose up --build
+
+# Stop what `up` started; its volumes stay
+down:
+    docker compose down
+
+# Put the whole system under load and faults and check what it leaves
+verify *args:
+    cargo run --release -p verify -- run {{args}}
+
+# Check compose.yaml, the systemd units and the manifests; installs what that needs
+check-deploy:
+    bash .ci/compose
+    bash .ci/systemd
+    bash .ci/manifests
+
 # Everything that CI checks
 ci:
     bash .ci/run
