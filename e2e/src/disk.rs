@@ -1,4 +1,4 @@
-//! A disk that gets full.
+//! Disks that get full, and disks that fail.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,33 +8,21 @@ use tempfile::TempDir;
 
 /// A small file system in memory. Unmounted when dropped.
 pub struct SmallDisk {
-    folder: TempDir,
+    mounted: Mounted,
 }
 
 impl SmallDisk {
     /// One of that many KiB. `None`, said on standard error, where this user may not mount.
     pub fn mount(kib: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder");
         let size = format!("size={kib}k");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self { folder }),
-            Ok(output) => {
-                let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                eprintln!("no small disk can be mounted, so a full one is not tried: {}", why.trim());
-                None
-            }
-            Err(error) => {
-                eprintln!("no small disk can be mounted, so a full one is not tried: {error}");
-                None
-            }
-        }
+        let mounted = Mounted::new(Path::new("tmpfs"), &["-t", "tmpfs", "-o", &size]);
+        let mounted = possible("no small disk can be mounted, so a full one is not tried", mounted)?;
+        Some(Self { mounted })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        self.mounted.path()
     }
 
     /// Leaves no room.
@@ -54,9 +42,106 @@ impl SmallDisk {
     }
 }
 
-impl Drop for SmallDisk {
+/// A disk that can fail: while it does, nothing that is written reaches it, and every sync ends with an I/O
+/// error (EIO). Writes themselves succeed, as with a real disk: they are in memory. And as with a real one,
+/// the system may call pages clean that a failed sync did not write: only writing them again does.
+///
+/// It is a loop device whose image lies on another: a file that is immutable (`chattr +i`) refuses writes,
+/// and the block device on it passes that on as EIO. Without a journal, which would turn its first failure
+/// into a file system that is read-only until it is mounted anew.
+pub struct FailingDisk {
+    // In this order: the disk is unmounted before what it lies on.
+    disk: Mounted,
+    below: Mounted,
+    kib: u32,
+    _folder: TempDir,
+}
+
+const NO_FAILING_DISK: &str = "no failing disk can be mounted, so I/O errors are not tried";
+
+impl FailingDisk {
+    /// One of that many KiB. `None`, said on standard error, where this user may not mount, or there is no
+    /// loop device.
+    pub fn mount(kib: u32) -> Option<Self> {
+        possible(NO_FAILING_DISK, Self::try_mount(kib, |image| format(image, kib)))
+    }
+
+    fn try_mount(kib: u32, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let base = folder.path().join("image");
+        // Room for the image and for what its file system needs.
+        let room = kib + kib / 8 + 8 * 1024;
+        format(&base, room)?;
+        let below = Mounted::new(&base, &["-o", "loop"])?;
+        let image = below.path().join("image");
+        make(&image)?;
+        let disk = Mounted::new(&image, &["-o", "loop,errors=continue"])?;
+        Ok(Self { disk, below, kib, _folder: folder })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.disk.path()
+    }
+
+    /// From now on nothing reaches the disk.
+    pub fn fail(&self) {
+        run("chattr", &["+i"], &[&self.image()]).expect("an immutable image");
+    }
+
+    /// The disk is good again.
+    pub fn mend(&self) {
+        run("chattr", &["-i"], &[&self.image()]).expect("an image that can be written");
+    }
+
+    /// Another disk, with what this one would hold after a power cut now: only what reached it.
+    pub fn after_power_cut(&self) -> Self {
+        let copy = |image: &Path| run("cp", &["--sparse=always"], &[&self.image(), image]);
+        Self::try_mount(self.kib, copy).expect("a second disk like the first")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.below.path().join("image")
+    }
+}
+
+/// A mounted file system. Unmounted when dropped.
+struct Mounted(TempDir);
+
+impl Mounted {
+    fn new(what: &Path, options: &[&str]) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        run("mount", options, &[what, folder.path()])?;
+        Ok(Self(folder))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mounted {
     fn drop(&mut self) {
         // Lazily: a service of the test may still hold files on it.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
+}
+
+/// A file that holds an empty file system.
+fn format(image: &Path, kib: u32) -> Result<(), String> {
+    let file = File::create(image).and_then(|file| file.set_len(u64::from(kib) * 1024));
+    file.map_err(|error| format!("{}: {error}", image.display()))?;
+    run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=0"], &[image])
+}
+
+fn run(program: &str, options: &[&str], paths: &[&Path]) -> Result<(), String> {
+    let output = Command::new(program).args(options).args(paths).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    let why = || format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    if output.status.success() { Ok(()) } else { Err(why()) }
+}
+
+/// `None`, said on standard error, where it is not possible.
+fn possible<T>(without: &str, result: Result<T, String>) -> Option<T> {
+    result.map_err(|why| eprintln!("{without}: {why}")).ok()
 }

@@ -32,7 +32,7 @@ mod world;
 
 pub use api::{Api, id_of};
 pub use broker::{Broker, Kind};
-pub use disk::SmallDisk;
+pub use disk::{FailingDisk, SmallDisk};
 pub use event::Event;
 pub use history::{Change, History, Seen};
 pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools};
