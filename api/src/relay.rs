@@ -13,7 +13,7 @@
 //! What was sent and not acknowledged is among the first [`WINDOW`] events of the outbox, since no more are
 //! taken in hand before all of them are acknowledged.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -294,29 +294,28 @@ impl Relay {
 type Sent = (Vec<u64>, Option<(i32, i64)>, Option<KafkaError>);
 
 async fn send_in_order(writer: Arc<Partition>, entries: Vec<OutboxEntry>) -> Sent {
-    let mut sent = Vec::with_capacity(entries.len());
-    let mut position = None;
-    let mut queue = VecDeque::new();
-    for entry in entries {
-        queue.push_back((entry.seq, record(entry)));
-    }
+    let (mut seqs, records): (Vec<u64>, Vec<Record>) =
+        entries.into_iter().map(|entry| (entry.seq, record(entry))).unzip();
+    let (mut sent, mut position, mut failure) = (0, None, None);
     let mut at_most = usize::MAX;
-    while !queue.is_empty() {
-        let len = request_len(queue.iter().map(|(_, record)| record.approximate_size())).min(at_most);
-        let (seqs, records): (Vec<u64>, Vec<Record>) = queue.iter().take(len).cloned().unzip();
-        match writer.produce(records, Compression::NoCompression).await {
+    while let Some(left) = records.get(sent..).filter(|left| !left.is_empty()) {
+        let len = request_len(left.iter().map(Record::approximate_size)).min(at_most);
+        match writer.produce(left.get(..len).unwrap_or(left), Compression::NoCompression).await {
             Ok(offsets) => {
                 log_delivered(&writer, &offsets);
                 position = offsets.last().map(|last| (writer.partition(), last + 1));
-                sent.extend(seqs);
-                queue.drain(..len);
+                sent += len;
             }
             // The topic takes smaller batches than we send: halve them. Nothing of it has landed.
             Err(KafkaError::MessageTooLarge { .. }) if len > 1 => at_most = len / 2,
-            Err(error) => return (sent, position, Some(error)),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
         }
     }
-    (sent, position, None)
+    seqs.truncate(sent);
+    (seqs, position, failure)
 }
 
 fn record(entry: OutboxEntry) -> Record {

@@ -224,7 +224,7 @@ impl DlqPublisher {
         let whole = DlqRecord::new(failure, original);
         let without =
             DlqRecord { original_event: None, original_value_base64: Original::Elsewhere, ..whole.clone() };
-        match partition.produce(vec![whole.into_record(original)?], Compression::Gzip).await {
+        match partition.produce(&[whole.into_record(original)?], Compression::Gzip).await {
             Err(KafkaError::MessageTooLarge { .. }) => {
                 log::warn!(
                     "the event at {}/{} offset {} is too large for {}: the DLQ record goes without its bytes; raise the topic's max.message.bytes",
@@ -233,7 +233,7 @@ impl DlqPublisher {
                     original.offset,
                     self.topic
                 );
-                partition.produce(vec![without.into_record(original)?], Compression::Gzip).await.map(|_| ())
+                partition.produce(&[without.into_record(original)?], Compression::Gzip).await.map(|_| ())
             }
             outcome => outcome.map(|_| ()),
         }

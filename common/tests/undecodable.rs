@@ -62,7 +62,7 @@ fn text(text: &str) -> StrBytes {
 async fn produce_plain(kafka: &Kafka) -> i64 {
     let record =
         Record { key: None, value: Some(b"x".to_vec()), headers: BTreeMap::new(), timestamp: Utc::now() };
-    kafka.partition(TOPIC, 0).produce(vec![record], Compression::NoCompression).await.unwrap()[0]
+    kafka.partition(TOPIC, 0).produce(&[record], Compression::NoCompression).await.unwrap()[0]
 }
 
 /// A batch that calls itself zstd, which is not compiled in.

@@ -156,7 +156,7 @@ async fn produce(kafka: &Kafka, count: usize) {
             headers: BTreeMap::new(),
             timestamp: chrono::Utc::now(),
         };
-        let records = (0..1_000).map(|_| record()).collect();
-        partition.produce(records, Compression::NoCompression).await.unwrap();
+        let records: Vec<_> = (0..1_000).map(|_| record()).collect();
+        partition.produce(&records, Compression::NoCompression).await.unwrap();
     }
 }

@@ -264,9 +264,9 @@ async fn relay_blindly(bootstrap: &str, events: &[TaskEvent], sent: &AtomicU64) 
             timestamp: event.occurred_at,
         };
         let offsets = loop {
-            let records = batch.iter().map(record).collect();
+            let records: Vec<_> = batch.iter().map(record).collect();
             let limit = Duration::from_millis(500);
-            if let Ok(offsets) = topic.produce_within(records, Compression::NoCompression, limit).await {
+            if let Ok(offsets) = topic.produce_within(&records, Compression::NoCompression, limit).await {
                 break offsets;
             }
         };

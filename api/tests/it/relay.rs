@@ -334,9 +334,9 @@ async fn at_the_start_what_stands_in_the_topic_is_not_sent_again() {
     let foreign =
         vec![foreign(None), foreign(Some(b"")), foreign(Some(b"\xff{not json")), foreign(Some(b"{}"))];
     for part in entries.chunks(WINDOW / 2) {
-        let records = part.iter().map(as_record).collect();
-        topic.produce(records, Compression::NoCompression).await.unwrap();
-        topic.produce(foreign.clone(), Compression::Gzip).await.unwrap();
+        let records: Vec<_> = part.iter().map(as_record).collect();
+        topic.produce(&records, Compression::NoCompression).await.unwrap();
+        topic.produce(&foreign, Compression::Gzip).await.unwrap();
     }
 
     let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);

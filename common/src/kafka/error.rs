@@ -20,6 +20,13 @@ pub enum KafkaError {
         /// The call and what it was about.
         call: String,
     },
+    /// A record's time is too far from the broker's, by the topic's message.timestamp.after.max.ms or
+    /// message.timestamp.before.max.ms. Nothing of the batch has landed.
+    #[error("{call}: the records' times are too far from the broker's: one of the two clocks is wrong")]
+    InvalidTimestamp {
+        /// The call and what it was about.
+        call: String,
+    },
     /// The batch is larger than the topic's max.message.bytes.
     #[error("{call}: larger than the topic's max.message.bytes")]
     MessageTooLarge {
@@ -78,6 +85,7 @@ impl KafkaError {
             Some(ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge) => {
                 return Self::MessageTooLarge { call };
             }
+            Some(ProtocolError::InvalidTimestamp) => return Self::InvalidTimestamp { call },
             Some(other) => return Self::failed(call, format!("the broker answered {other:?}")),
             None => {}
         }
@@ -94,7 +102,10 @@ impl KafkaError {
 
     /// Whether the connection is still good: the broker answered in full and in order.
     pub(super) fn connection_is_good(&self) -> bool {
-        matches!(self, Self::OffsetOutOfRange { .. } | Self::MessageTooLarge { .. })
+        matches!(
+            self,
+            Self::OffsetOutOfRange { .. } | Self::MessageTooLarge { .. } | Self::InvalidTimestamp { .. }
+        )
     }
 }
 

@@ -1,8 +1,10 @@
 //! One partition: produce, fetch and offsets, each call bounded in time and tried once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rskafka::client::error::Error as ClientError;
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::record::{Record, RecordAndOffset};
@@ -12,6 +14,8 @@ use tokio::time::timeout;
 use super::presence::{GRACE, PRODUCE_GRACE};
 use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
 
+/// How Kafka says that a record has no time, in milliseconds since 1970.
+const NO_TIMESTAMP: i64 = -1;
 /// How much is fetched to find the end of batches without records, 61 bytes each.
 const EMPTY_BATCHES_BYTES: i32 = 1024 * 1024;
 
@@ -25,6 +29,8 @@ pub struct Partition {
     topic: String,
     partition: i32,
     client: Mutex<Option<Arc<PartitionClient>>>,
+    /// The last records were refused for their times.
+    times_refused: AtomicBool,
 }
 
 /// What a fetch brought.
@@ -40,7 +46,13 @@ pub struct Fetched {
 
 impl Partition {
     pub(super) fn new(kafka: Kafka, topic: &str, partition: i32) -> Self {
-        Self { kafka, topic: topic.to_owned(), partition, client: Mutex::new(None) }
+        Self {
+            kafka,
+            topic: topic.to_owned(),
+            partition,
+            client: Mutex::new(None),
+            times_refused: AtomicBool::new(false),
+        }
     }
 
     /// The topic.
@@ -57,9 +69,12 @@ impl Partition {
     ///
     /// After an error the records may stand in the log, or may still come to stand there: the caller has
     /// to look, or to make sure that a repeat does no harm.
+    ///
+    /// Times that the broker refuses, as those of a clock that is an hour fast, are left out: what has to be
+    /// written does not wait until somebody sets a clock.
     pub async fn produce(
         &self,
-        records: Vec<Record>,
+        records: &[Record],
         compression: Compression,
     ) -> Result<Vec<i64>, KafkaError> {
         self.produce_within(records, compression, REQUEST_TIMEOUT).await
@@ -68,13 +83,30 @@ impl Partition {
     /// As [`produce`](Self::produce), with another time-out.
     pub async fn produce_within(
         &self,
-        records: Vec<Record>,
+        records: &[Record],
         compression: Compression,
         limit: Duration,
     ) -> Result<Vec<i64>, KafkaError> {
-        let produce =
-            |client: Arc<PartitionClient>| async move { client.produce(records, compression).await };
-        self.call("produce to", limit, PRODUCE_GRACE, produce).await
+        let mut batch = records.to_vec();
+        let mut timed = true;
+        loop {
+            let call = |client: Arc<PartitionClient>| async move { client.produce(batch, compression).await };
+            match self.call("produce to", limit, PRODUCE_GRACE, call).await {
+                Err(refused @ KafkaError::InvalidTimestamp { .. }) if timed => {
+                    if !self.times_refused.swap(true, Ordering::Relaxed) {
+                        log::warn!("{refused}; they are written without");
+                    }
+                    timed = false;
+                    batch = records.iter().map(without_time).collect();
+                }
+                outcome => {
+                    if outcome.is_ok() && timed {
+                        self.times_refused.store(false, Ordering::Relaxed);
+                    }
+                    return outcome;
+                }
+            }
+        }
     }
 
     /// Reads from `offset` on, at most about `max_bytes`, though at least one batch. Where there is nothing
@@ -209,4 +241,9 @@ impl Partition {
             *slot = None;
         }
     }
+}
+
+fn without_time(record: &Record) -> Record {
+    let timestamp = DateTime::<Utc>::from_timestamp_millis(NO_TIMESTAMP).unwrap_or_default();
+    Record { timestamp, ..record.clone() }
 }

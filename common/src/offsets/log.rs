@@ -108,8 +108,9 @@ impl OffsetsLog {
 
     /// Removes the commits of older tokens. Only for an owner whose own commit has been acknowledged.
     pub async fn tombstone(&self, slot: &Slot, tokens: &[i64]) -> Result<(), KafkaError> {
-        let records = tokens.iter().map(|token| record(&Key::Commit(slot.clone(), *token), None)).collect();
-        self.writer.produce(records, Compression::NoCompression).await.map(|_| ())
+        let tombstone = |token: &i64| record(&Key::Commit(slot.clone(), *token), None);
+        let records: Vec<_> = tokens.iter().map(tombstone).collect();
+        self.writer.produce(&records, Compression::NoCompression).await.map(|_| ())
     }
 
     async fn write<T: Serialize>(
@@ -123,7 +124,7 @@ impl OffsetsLog {
             .transpose()
             .map_err(|error| KafkaError::failed("write to the offsets topic", error))?;
         let offsets =
-            self.writer.produce_within(vec![record(key, value)], Compression::NoCompression, limit).await?;
+            self.writer.produce_within(&[record(key, value)], Compression::NoCompression, limit).await?;
         offsets
             .first()
             .copied()

@@ -73,8 +73,8 @@ impl World {
             headers: BTreeMap::new(),
             timestamp: Utc::now(),
         };
-        let records = values.into_iter().map(record).collect();
-        self.kafka.partition(topic, partition).produce(records, how).await.unwrap();
+        let records: Vec<_> = values.into_iter().map(record).collect();
+        self.kafka.partition(topic, partition).produce(&records, how).await.unwrap();
     }
 
     /// The first records of a partition.
