@@ -17,6 +17,7 @@
 
 mod api;
 mod broker;
+mod clock;
 mod disk;
 mod event;
 mod history;
@@ -32,6 +33,7 @@ mod world;
 
 pub use api::{Api, id_of};
 pub use broker::{Broker, Kind};
+pub use clock::SteppedClock;
 pub use disk::{FailingDisk, SmallDisk};
 pub use event::Event;
 pub use history::{Change, History, Seen};

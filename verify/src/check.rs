@@ -1,4 +1,5 @@
-//! The checks: pure functions over [`Evidence`]. Each says what it looked at and what it found.
+//! The checks: pure functions over [`Evidence`]. Each says what it looked at and what it found. One whose
+//! evidence was not given says `-`; one that had its evidence and found nothing in it to look at has failed.
 
 mod delivery;
 mod operations;
@@ -107,6 +108,11 @@ pub fn check(evidence: &Evidence) -> Report {
     order::check(evidence, &operations, &mut report);
     progress::check(evidence, &mut report);
     owners::check(evidence, &mut report);
+    for check in &mut report.checks {
+        if check.examined == Some(0) && check.violations.is_empty() {
+            check.violations.push("there was nothing to examine, which proves nothing".to_owned());
+        }
+    }
     report
 }
 

@@ -21,6 +21,9 @@ pub struct Evidence {
     pub shared: bool,
     /// The store of tasks refused work for a while, by a planned fault: 5xx are no finding.
     pub store_failed: bool,
+    /// The wall clock of the services was stepped: their times do not tell what came first.
+    #[serde(default)]
+    pub clock_stepped: bool,
     /// The topic of events in its order; none where it was not read.
     pub topic: Option<Vec<Seen>>,
     /// The audit logs of one group.
@@ -35,8 +38,8 @@ pub struct Evidence {
     pub told: Option<Vec<Told>>,
     /// The tasks as the API lists them in the end; none where they were not read.
     pub tasks: Option<Vec<Task>>,
-    /// What was waited for in vain, after all faults were over.
-    pub not_drained: Vec<String>,
+    /// What was still to be done, after all faults were over; none where it was not asked.
+    pub not_drained: Option<Vec<String>>,
     /// The group of the audit logs, as it stands in the offsets topic.
     pub audit_group: String,
     /// The group of the notifications.
@@ -262,6 +265,11 @@ impl Told {
 }
 
 impl Evidence {
+    /// Whether nothing is known to be still on its way.
+    pub fn is_drained(&self) -> bool {
+        self.not_drained.as_ref().is_none_or(Vec::is_empty)
+    }
+
     /// Keeps it in a folder.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_lines(&history_in(folder), &self.requests)?;

@@ -7,7 +7,7 @@
 //!
 //! This crate shares no code with the system that it checks.
 
-mod api;
+pub mod api;
 pub mod check;
 mod dice;
 pub mod error;

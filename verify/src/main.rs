@@ -1,6 +1,6 @@
 //! `verify`: load, faults, and a check that nothing was lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use e2e::Kind as BrokerKind;
 use tokio::signal::unix::{SignalKind, signal};
+use verify::api::all_tasks;
 use verify::check::{Report, check};
 use verify::error::{Error, Result};
 use verify::evidence::{AuditLog, Evidence, RelaySaid, Told};
@@ -144,6 +145,9 @@ struct CheckArgs {
     /// Kafka, to read the topic (of one partition) and the offsets
     #[arg(long)]
     bootstrap: Option<String>,
+    /// The API, to read the tasks, as http://HOST:PORT
+    #[arg(long)]
+    api: Option<String>,
     /// Topic of the events
     #[arg(long, default_value = e2e::EVENTS)]
     events_topic: String,
@@ -160,7 +164,7 @@ struct CheckArgs {
     #[arg(long)]
     shared: bool,
     /// The kept folder of a round that found something: checks that again
-    #[arg(long, conflicts_with_all = ["history", "audit_log", "bootstrap"])]
+    #[arg(long, conflicts_with_all = ["history", "audit_log", "bootstrap", "api"])]
     round: Option<PathBuf>,
 }
 
@@ -180,7 +184,7 @@ fn main() -> ExitCode {
         && std::env::var_os(UNSHARED).is_none()
     {
         let error = unshare();
-        eprintln!("no mount namespace of its own ({error}): a full disk may not be tried");
+        eprintln!("no mount namespace of its own ({error}): disks that get full or fail may not be tried");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -364,12 +368,8 @@ async fn soak(args: &SoakArgs) -> Result<bool> {
 }
 
 async fn load(args: &LoadArgs) -> Result<bool> {
-    let config = LoadConfig {
-        url: args.api.trim_end_matches('/').to_owned(),
-        connections: args.connections,
-        rate: args.rate,
-        seed: args.seed,
-    };
+    let config =
+        LoadConfig { url: base(&args.api), connections: args.connections, rate: args.rate, seed: args.seed };
     let mut load = Load::start(config, true);
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     let requests = load.finish().await;
@@ -395,11 +395,23 @@ async fn collect(args: &CheckArgs, history: &Path) -> Result<Evidence> {
         Some(bootstrap) => system::read_kafka(bootstrap, &args.events_topic, &args.offsets_topic).await,
         None => Evidence::default(),
     };
+    if args.bootstrap.is_none() && args.audit_log.is_empty() {
+        return Err(Error::Failed(
+            "what is the history to be compared with? Give --bootstrap or --audit-log".to_owned(),
+        ));
+    }
     evidence.requests = read_lines(history)?;
+    if let Some(api) = &args.api {
+        evidence.tasks = Some(all_tasks(&base(api)).await?);
+    }
     evidence.shared = args.shared;
     evidence.audit_group.clone_from(&args.audit_group);
     evidence.notification_group.clone_from(&args.notification_group);
     for path in &args.audit_log {
+        // A log that is not there is one without lines only where it is known to be the right one.
+        if let Err(source) = std::fs::metadata(path) {
+            return Err(Error::File { path: path.clone(), source });
+        }
         evidence.audit_logs.push(AuditLog::read(path, None)?);
     }
     if let Some(path) = &args.api_log {
@@ -412,7 +424,26 @@ async fn collect(args: &CheckArgs, history: &Path) -> Result<Evidence> {
         }
         evidence.told = Some(told);
     }
+    evidence.not_drained = not_drained(&evidence);
     Ok(evidence)
+}
+
+/// What the groups whose work is known have still to do of what the history asked for.
+fn not_drained(evidence: &Evidence) -> Option<Vec<String>> {
+    let asked: HashSet<&str> = evidence.requests.iter().map(|one| one.correlation_id.as_str()).collect();
+    let topic = evidence.topic.as_ref()?.iter();
+    let last =
+        topic.filter(|seen| asked.contains(seen.correlation_id.as_str())).map(|seen| seen.offset).max();
+    let audit = (!evidence.audit_logs.is_empty()).then_some(&evidence.audit_group);
+    let notification = evidence.told.as_ref().map(|_| &evidence.notification_group);
+    let groups = audit.into_iter().chain(notification);
+    let end = last.map_or(0, |last| last + 1);
+    Some(groups.filter_map(|group| system::behind(&evidence.offsets, group, end)).collect())
+}
+
+/// The address of an API as it is put before a path.
+fn base(api: &str) -> String {
+    api.trim_end_matches('/').to_owned()
 }
 
 fn text(path: &Path) -> Result<String> {

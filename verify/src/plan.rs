@@ -43,6 +43,16 @@ pub enum Fault {
     FullAudit,
     /// No room for the API's store (needs root)
     FullStore,
+    /// The disk of the audit log fails: nothing reaches it, and each sync says so (needs root)
+    EioAudit,
+    /// The disk of the API's store fails (needs root)
+    EioStore,
+    /// The disk of the notification services' state fails (needs root)
+    EioState,
+    /// The wall clock of all services is two hours slow for a while (needs libfaketime)
+    ClockBack,
+    /// The wall clock of all services is two hours fast for a while (needs libfaketime)
+    ClockForward,
 }
 
 /// What a fault hits. Faults of one round hit different things.
@@ -56,12 +66,13 @@ enum Target {
     Broker,
     Network,
     Store,
+    Clock,
 }
 
 impl Fault {
     /// Whether it needs a file system of its own, and so root.
     pub fn needs_root(self) -> bool {
-        matches!(self, Self::FullAudit | Self::FullStore)
+        matches!(self, Self::FullAudit | Self::FullStore | Self::EioAudit | Self::EioStore | Self::EioState)
     }
 
     /// Its name on the command line.
@@ -69,22 +80,31 @@ impl Fault {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    fn target(self) -> Target {
+    /// A service that starts on a disk that fails ends at once, and nothing here starts it again: so where a
+    /// disk fails, its service is not killed.
+    fn targets(self) -> &'static [Target] {
         match self {
-            Self::KillApi | Self::PauseApi => Target::Api,
-            Self::KillNotification | Self::PauseNotification => Target::Notification,
-            Self::KillAudit | Self::PauseAudit => Target::Audit,
-            Self::FullAudit => Target::AuditDisk,
-            Self::KillDlq => Target::Dlq,
-            Self::KillBroker | Self::PauseBroker => Target::Broker,
+            Self::KillApi | Self::PauseApi => &[Target::Api],
+            Self::KillNotification | Self::PauseNotification | Self::EioState => &[Target::Notification],
+            Self::KillAudit | Self::PauseAudit => &[Target::Audit],
+            Self::FullAudit => &[Target::AuditDisk],
+            Self::EioAudit => &[Target::Audit, Target::AuditDisk],
+            Self::KillDlq => &[Target::Dlq],
+            Self::KillBroker | Self::PauseBroker => &[Target::Broker],
             Self::NetDelay
             | Self::NetStall
             | Self::NetCut
             | Self::NetHalfOpen
             | Self::NetTrickle
-            | Self::NetDropReplies => Target::Network,
-            Self::FullStore => Target::Store,
+            | Self::NetDropReplies => &[Target::Network],
+            Self::FullStore => &[Target::Store],
+            Self::EioStore => &[Target::Api, Target::Store],
+            Self::ClockBack | Self::ClockForward => &[Target::Clock],
         }
+    }
+
+    fn hits(self, target: Target) -> bool {
+        self.targets().contains(&target)
     }
 
     /// How long it lasts, in milliseconds. Pauses of owners outlast their lease of 2 s.
@@ -101,7 +121,10 @@ impl Fault {
             Self::NetDelay | Self::NetCut | Self::NetHalfOpen | Self::NetTrickle | Self::NetDropReplies => {
                 dice.between(300, 4_000)
             }
-            Self::FullAudit | Self::FullStore => dice.between(500, 3_000),
+            Self::FullAudit | Self::FullStore | Self::EioAudit | Self::EioStore | Self::EioState => {
+                dice.between(500, 3_000)
+            }
+            Self::ClockBack | Self::ClockForward => dice.between(500, 4_000),
         }
     }
 }
@@ -147,7 +170,7 @@ impl Plan {
             // Drawn even if it is not used, so that a plan depends on nothing but its seed.
             let (at, lasts) = (dice.between(0, load_ms * 7 / 10), fault.lasts(&mut dice));
             let percent = if dice.percent(50) { 100 } else { 50 };
-            if planned.iter().all(|other| other.fault.target() != fault.target()) {
+            if planned.iter().all(|other| !fault.targets().iter().any(|target| other.fault.hits(*target))) {
                 let (at, lasts) = (Duration::from_millis(at), Duration::from_millis(lasts));
                 planned.push(Planned { fault, at, lasts, percent });
             }
@@ -159,7 +182,7 @@ impl Plan {
     /// The faults in words.
     pub fn describe(&self) -> String {
         let faults = self.faults.iter().map(|planned| {
-            let part = if planned.fault.target() == Target::Network && planned.percent < 100 {
+            let part = if planned.fault.hits(Target::Network) && planned.percent < 100 {
                 format!(" on {} % of the connections", planned.percent)
             } else {
                 String::new()

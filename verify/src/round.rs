@@ -13,12 +13,14 @@ use crate::evidence::Evidence;
 use crate::load::{Load, LoadConfig};
 use crate::plan::{Fault, Plan, Planned};
 use crate::proxy::Mode;
-use crate::system::{self, Consumer, System, SystemConfig, owner};
+use crate::system::{self, Consumer, Disk, Flaw, System, SystemConfig, owner};
 
 /// Time for everything to be done after the last fault: time-outs of 10 s, back-offs, and the work itself.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 /// What a zombie would do, it does at once.
 const AFTERMATH: Duration = Duration::from_millis(500);
+/// How far a clock is stepped, in seconds.
+const STEP: i64 = 2 * 60 * 60;
 
 /// What a round found.
 #[derive(Debug, Clone)]
@@ -33,13 +35,14 @@ pub struct Round {
 
 /// Runs a round below that folder. With a finding, logs and evidence are kept there.
 pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round> {
+    let flaw = |fault, flaw| plan.has(fault).then_some(flaw);
     let config = SystemConfig {
-        broker,
-        seed: plan.seed,
         audits: if plan.has(Fault::PauseAudit) { 2 } else { 1 },
-        audit_disk: plan.has(Fault::FullAudit),
-        store_disk: plan.has(Fault::FullStore),
-        quiet: false,
+        audit_disk: flaw(Fault::FullAudit, Flaw::Full).or(flaw(Fault::EioAudit, Flaw::Failing)),
+        store_disk: flaw(Fault::FullStore, Flaw::Full).or(flaw(Fault::EioStore, Flaw::Failing)),
+        state_disk: flaw(Fault::EioState, Flaw::Failing),
+        stepped_clock: plan.has(Fault::ClockBack) || plan.has(Fault::ClockForward),
+        ..SystemConfig::new(broker, plan.seed)
     };
     let mut system = System::start(folder, config).await?;
     let load = LoadConfig {
@@ -57,8 +60,9 @@ pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round
     sleep(AFTERMATH).await;
     let mut evidence = system.evidence().await?;
     evidence.requests = requests;
-    evidence.not_drained = not_drained;
+    evidence.not_drained = Some(not_drained);
     evidence.store_failed = system.store_disk.is_some();
+    evidence.clock_stepped = system.clock.is_some();
     let report = check(&evidence);
     if !report.is_sound() {
         system.write_logs(folder)?;
@@ -114,8 +118,11 @@ fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
         Fault::NetHalfOpen => network(Mode::HalfOpen),
         Fault::NetTrickle => network(Mode::Trickle),
         Fault::NetDropReplies => network(Mode::DropReplies),
-        Fault::FullAudit => system.audit_disk.iter().for_each(e2e::SmallDisk::fill),
-        Fault::FullStore => system.store_disk.iter().for_each(e2e::SmallDisk::fill),
+        Fault::FullAudit | Fault::EioAudit => system.audit_disk.iter().for_each(Disk::hurt),
+        Fault::FullStore | Fault::EioStore => system.store_disk.iter().for_each(Disk::hurt),
+        Fault::EioState => system.state_disk.iter().for_each(Disk::hurt),
+        Fault::ClockBack => system.clock.iter().for_each(|clock| clock.set(-STEP)),
+        Fault::ClockForward => system.clock.iter().for_each(|clock| clock.set(STEP)),
     }
     Ok(())
 }
@@ -147,8 +154,10 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
         | Fault::NetDropReplies => {
             system.proxy.set(Mode::Pass, 100);
         }
-        Fault::FullAudit => system.audit_disk.iter().for_each(e2e::SmallDisk::make_room),
-        Fault::FullStore => system.store_disk.iter().for_each(e2e::SmallDisk::make_room),
+        Fault::FullAudit | Fault::EioAudit => system.audit_disk.iter().for_each(Disk::mend),
+        Fault::FullStore | Fault::EioStore => system.store_disk.iter().for_each(Disk::mend),
+        Fault::EioState => system.state_disk.iter().for_each(Disk::mend),
+        Fault::ClockBack | Fault::ClockForward => system.clock.iter().for_each(|clock| clock.set(0)),
     }
 }
 
@@ -179,12 +188,8 @@ async fn drain(system: &System) -> Vec<String> {
                 let end = e2e::read_topic(&bootstrap, e2e::EVENTS).await;
                 let end = end.last().map_or(0, |last| last.offset + 1);
                 let offsets = system::read_offsets(&bootstrap, e2e::EVENTS, e2e::OFFSETS).await;
-                for group in ["notification-service", "audit-service"] {
-                    let position = system::position(&offsets, group).unwrap_or(0);
-                    if position < end {
-                        left.push(format!("{group} is at {position} of {end}"));
-                    }
-                }
+                let groups = ["notification-service", "audit-service"];
+                left.extend(groups.iter().filter_map(|group| system::behind(&offsets, group, end)));
             }
             Some(waiting) => left.push(format!("{waiting} events wait in the outbox")),
             None => left.push("the API does not answer, or is not ready".to_owned()),

@@ -59,8 +59,7 @@ pub async fn run(
     folder: &Path,
     mut said: impl FnMut(u64, &[u64]),
 ) -> Result<Soak> {
-    let config =
-        SystemConfig { broker, seed: 1, audits: 1, audit_disk: false, store_disk: false, quiet: true };
+    let config = SystemConfig { quiet: true, ..SystemConfig::new(broker, 1) };
     let system = System::start(folder, config).await?;
     // The first events find the consumers at work.
     sleep(Duration::from_secs(3)).await;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::{Broker, Kind as BrokerKind, Program, Service, SmallDisk, free_port};
+use e2e::{Broker, FailingDisk, Kind as BrokerKind, Program, Service, SmallDisk, SteppedClock, free_port};
 
 use crate::error::{Error, Result};
 use crate::evidence::{AuditLog, Evidence, OffsetsEntry, OffsetsSaid, RelaySaid, Seen, Snapshot, Told};
@@ -13,7 +13,7 @@ use crate::proxy::Proxy;
 
 /// The lease of the consumers: short, so that take-overs happen within a round.
 pub const LEASE: Duration = Duration::from_secs(2);
-/// A file system that can be filled.
+/// A file system that can be filled, or can fail.
 const DISK_KIB: u32 = 128 * 1024;
 const AUDIT_GROUP: &str = "audit-service";
 const NOTIFICATION_GROUP: &str = "notification-service";
@@ -27,12 +27,82 @@ pub struct SystemConfig {
     pub seed: u64,
     /// Audit services, each with a log of its own; one of them owns.
     pub audits: usize,
-    /// The audit log is on a file system of its own.
-    pub audit_disk: bool,
-    /// The API's store is on a file system of its own.
-    pub store_disk: bool,
+    /// The first audit log is on a disk of its own.
+    pub audit_disk: Option<Flaw>,
+    /// The API's store is on a disk of its own.
+    pub store_disk: Option<Flaw>,
+    /// The state of the notification services is on a disk of its own.
+    pub state_disk: Option<Flaw>,
+    /// The services have a wall clock of their own.
+    pub stepped_clock: bool,
     /// Services say little.
     pub quiet: bool,
+}
+
+impl SystemConfig {
+    /// One audit service, and nothing that can be hurt but processes and the network.
+    pub fn new(broker: BrokerKind, seed: u64) -> Self {
+        Self {
+            broker,
+            seed,
+            audits: 1,
+            audit_disk: None,
+            store_disk: None,
+            state_disk: None,
+            stepped_clock: false,
+            quiet: false,
+        }
+    }
+}
+
+/// What can happen to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// It gets full.
+    Full,
+    /// It fails.
+    Failing,
+}
+
+/// A disk that can be hurt.
+pub enum Disk {
+    /// One that gets full.
+    Small(SmallDisk),
+    /// One that fails.
+    Failing(FailingDisk),
+}
+
+impl Disk {
+    /// `None`, said on standard error, where that is not possible.
+    fn mount(flaw: Flaw) -> Option<Self> {
+        match flaw {
+            Flaw::Full => SmallDisk::mount(DISK_KIB).map(Self::Small),
+            Flaw::Failing => FailingDisk::mount(DISK_KIB).map(Self::Failing),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Small(disk) => disk.path(),
+            Self::Failing(disk) => disk.path(),
+        }
+    }
+
+    /// Fills it, or lets it fail.
+    pub fn hurt(&self) {
+        match self {
+            Self::Small(disk) => disk.fill(),
+            Self::Failing(disk) => disk.fail(),
+        }
+    }
+
+    /// It is good again.
+    pub fn mend(&self) {
+        match self {
+            Self::Small(disk) => disk.make_room(),
+            Self::Failing(disk) => disk.mend(),
+        }
+    }
 }
 
 /// A consumer.
@@ -63,9 +133,13 @@ pub struct System {
     /// The DLQ processor.
     pub dlq: Consumer,
     /// The disk of the first audit log.
-    pub audit_disk: Option<SmallDisk>,
+    pub audit_disk: Option<Disk>,
     /// The disk of the store.
-    pub store_disk: Option<SmallDisk>,
+    pub store_disk: Option<Disk>,
+    /// The disk of the notification services' state.
+    pub state_disk: Option<Disk>,
+    /// The wall clock of the services, if it is their own.
+    pub clock: Option<SteppedClock>,
     /// The audit logs after each kill.
     pub snapshots: Vec<Snapshot>,
 }
@@ -78,18 +152,23 @@ impl System {
         let proxy =
             proxy.await.map_err(|error| Error::Failed(format!("the proxy cannot listen: {error}")))?;
         let broker = Broker::start_on(config.broker, broker_port, proxy.port()).await;
+        let clock = config.stepped_clock.then(SteppedClock::find).flatten();
         let program = |name: &str| {
-            Program::new(name)
+            let program = Program::new(name)
                 .env("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap())
                 .env("LEASE_MS", LEASE.as_millis())
-                .env("LOG_LEVEL", if config.quiet { "warn" } else { "info" })
+                .env("LOG_LEVEL", if config.quiet { "warn" } else { "info" });
+            match &clock {
+                Some(clock) => clock.on(program),
+                None => program,
+            }
         };
         let made = program("taskctl").args(&["topics", "create"]).run(Duration::from_secs(60)).await;
         if made.code != Some(0) {
             return Err(Error::Failed(format!("taskctl topics create: {}", made.stderr)));
         }
-        let audit_disk = config.audit_disk.then(|| SmallDisk::mount(DISK_KIB)).flatten();
-        let store_disk = config.store_disk.then(|| SmallDisk::mount(DISK_KIB)).flatten();
+        let [audit_disk, store_disk, state_disk] =
+            [config.audit_disk, config.store_disk, config.state_disk].map(|flaw| flaw.and_then(Disk::mount));
 
         let store = store_disk.as_ref().map_or_else(|| folder.join("api"), |disk| disk.path().to_owned());
         // The address is logged at info.
@@ -97,7 +176,8 @@ impl System {
         let mut api = api.env("PORT", free_port()).start();
         let url = api.url().await;
         let consumer = |service: &str, name: String, audit_log: Option<PathBuf>| {
-            let state = folder.join(&name);
+            let disk = state_disk.as_ref().filter(|_| service == NOTIFICATION_GROUP);
+            let state = disk.map_or(folder, Disk::path).join(&name);
             let mut program = program(service).env("STATE_DIR", state.display());
             if let Some(log) = &audit_log {
                 program = program.env("AUDIT_LOG_PATH", log.display());
@@ -108,7 +188,7 @@ impl System {
         let notifications = notifications.collect();
         let audits = (1..=config.audits).map(|n| {
             let disk = audit_disk.as_ref().filter(|_| n == 1);
-            let folder = disk.map_or(folder, SmallDisk::path);
+            let folder = disk.map_or(folder, Disk::path);
             consumer(AUDIT_GROUP, format!("audit-{n}"), Some(folder.join(format!("audit-{n}.log"))))
         });
         let audits = audits.collect();
@@ -123,6 +203,8 @@ impl System {
             dlq,
             audit_disk,
             store_disk,
+            state_disk,
+            clock,
             snapshots: Vec::new(),
         })
     }
@@ -226,6 +308,12 @@ pub async fn read_offsets(bootstrap: &str, events: &str, offsets: &str) -> Vec<O
         OffsetsEntry::read(one.offset, one.record.key.as_deref(), one.record.value.as_deref(), events)
     });
     entries.collect()
+}
+
+/// What is left undone of a group that has not committed up to `end`.
+pub fn behind(offsets: &[OffsetsEntry], group: &str, end: i64) -> Option<String> {
+    let position = position(offsets, group).unwrap_or(0);
+    (position < end).then(|| format!("{group} is at {position} of {end}"))
 }
 
 /// How far a group is: the last commit of the highest token that has one.

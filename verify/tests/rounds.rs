@@ -128,3 +128,25 @@ async fn lost_replies_double_nothing() {
 async fn a_paused_broker_or_api_and_a_full_disk_lose_nothing() {
     rounds(&[5, 14], &[Fault::PauseApi, Fault::PauseBroker, Fault::FullAudit, Fault::FullStore]).await;
 }
+
+/// Real I/O errors under the audit log, the API's store and the notification services' state.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_that_fail_lose_nothing() {
+    rounds(&[5], &[Fault::EioAudit, Fault::EioStore, Fault::EioState]).await;
+}
+
+/// The wall clock of all services is two hours slow for a while, then two hours fast.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_stepped_back_and_forward_loses_nothing() {
+    let _alone = alone().await;
+    for clock in [Fault::ClockBack, Fault::ClockForward] {
+        let faults = vec![planned(clock, 1_500, 2_000), planned(Fault::KillNotification, 2_000, 500)];
+        let round = sound(&plan(9, LOAD, 400, faults)).await;
+        if !round.evidence.clock_stepped {
+            return;
+        }
+        let times = round.evidence.audit_logs.iter().flat_map(|log| &log.lines).map(|line| line.at);
+        let apart = times.clone().max().zip(times.min()).map(|(last, first)| (last - first) / 1_000_000);
+        assert!(apart > Some(3_600), "the clock was stepped under the audit service: {apart:?} s apart");
+    }
+}

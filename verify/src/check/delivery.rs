@@ -11,18 +11,20 @@ pub(super) fn check(evidence: &Evidence, operations: &Operations<'_>, report: &m
     report.checks.push(lost(evidence, operations));
     report.checks.push(lost_state(evidence, operations));
     report.checks.push(unexpected(evidence, operations, &mut report.notes));
-    report.checks.push(altered(operations));
+    report.checks.push(altered(evidence, operations));
     report.checks.push(refused(evidence));
     report.checks.push(not_told(evidence, operations));
-    let not_drained = evidence.not_drained.clone();
-    report.checks.push(Check::new(names::NOT_DRAINED, 1, not_drained));
+    report.checks.push(match &evidence.not_drained {
+        Some(left) => Check::new(names::NOT_DRAINED, 1, left.clone()),
+        None => Check::without_evidence(names::NOT_DRAINED),
+    });
 }
 
 /// Each event of what was answered 2xx stands in the audit log and in the topic; what was not answered
 /// stands there whole or not at all.
 fn lost(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     // What is still on its way is not lost: that it did not arrive is a finding of its own.
-    if !evidence.not_drained.is_empty() {
+    if !evidence.is_drained() || (evidence.audit_logs.is_empty() && evidence.topic.is_none()) {
         return Check::without_evidence(names::LOST);
     }
     let mut violations = Vec::new();
@@ -32,7 +34,10 @@ fn lost(evidence: &Evidence, operations: &Operations<'_>) -> Check {
         examined += usize::from(done);
         let audited: Vec<&str> = operation.audited.values().map(|seen| seen.event_type.as_str()).collect();
         let in_topic: Vec<&str> = operation.events.values().map(|seen| seen.event_type.as_str()).collect();
-        let mut accounts = vec![("the audit log", audited)];
+        let mut accounts = Vec::new();
+        if !evidence.audit_logs.is_empty() {
+            accounts.push(("the audit log", audited));
+        }
         if evidence.topic.is_some() {
             accounts.push(("the topic", in_topic));
         }
@@ -73,6 +78,9 @@ fn lost_state(evidence: &Evidence, operations: &Operations<'_>) -> Check {
 
 /// Every event was asked for, by a request that was not refused, and once for each.
 fn unexpected(evidence: &Evidence, operations: &Operations<'_>, notes: &mut Vec<String>) -> Check {
+    if evidence.audit_logs.is_empty() && evidence.topic.is_none() {
+        return Check::without_evidence(names::UNEXPECTED);
+    }
     let mut violations = Vec::new();
     let mut examined = 0;
     let ids: HashSet<&str> = operations.strangers.iter().map(|seen| seen.event_id.as_str()).collect();
@@ -114,7 +122,10 @@ fn unexpected(evidence: &Evidence, operations: &Operations<'_>, notes: &mut Vec<
 }
 
 /// Events say what was asked for and answered; the audit log says what the topic says.
-fn altered(operations: &Operations<'_>) -> Check {
+fn altered(evidence: &Evidence, operations: &Operations<'_>) -> Check {
+    if evidence.audit_logs.is_empty() && evidence.topic.is_none() {
+        return Check::without_evidence(names::ALTERED);
+    }
     let mut violations = Vec::new();
     let mut examined = 0;
     for operation in &operations.all {
@@ -152,7 +163,7 @@ fn refused(evidence: &Evidence) -> Check {
 
 /// Every created and every completed task was told of.
 fn not_told(evidence: &Evidence, operations: &Operations<'_>) -> Check {
-    let told = evidence.told.as_ref().filter(|_| evidence.not_drained.is_empty());
+    let told = evidence.told.as_ref().filter(|_| evidence.is_drained());
     let Some(told) = told else { return Check::without_evidence(names::NOT_TOLD) };
     let known: HashSet<(&str, bool)> =
         told.iter().map(|told| (told.task_id.as_str(), told.completed)).collect();
