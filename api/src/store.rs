@@ -19,11 +19,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase};
 use task_events::event::TaskEvent;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::task::{Change, Task, TaskStatus};
@@ -34,12 +36,22 @@ use schema::{BY_OWNER, BY_STATUS, OUTBOX, OutboxValue, POSITIONS, TASKS};
 /// Changes that wait for the writer, at most; beyond that callers are told to come back.
 const QUEUE: usize = 4_096;
 
+/// Reads under way, at most; further ones wait.
+const READS: usize = 256;
+/// Pages read at one time: each keeps a processor busy, and single tasks are to be read between them.
+const PAGES: usize = 4;
+/// Time for the disk to do what was asked.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Why the store did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// More changes wait than the writer can take soon.
     #[error("too many changes wait for the disk")]
     Overloaded,
+    /// The disk took too long. A change that was under way may be stored or not.
+    #[error("the disk does not answer")]
+    Slow,
     /// The disk failed or is full. A change that was under way may be stored or not.
     #[error("the store cannot be used: {0}")]
     Unavailable(String),
@@ -127,6 +139,11 @@ pub struct OutboxEntry {
 pub struct Store {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Job>,
+    /// Held by a read until the disk has done it, also where nobody waits for it any more: what hangs does
+    /// not pile up.
+    reads: Arc<Semaphore>,
+    pages: Arc<Semaphore>,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -182,7 +199,8 @@ impl Store {
             .name("store-writer".to_owned())
             .spawn(move || writer.run(jobs))
             .map_err(|error| StoreError::Unavailable(format!("cannot start the writer: {error}")))?;
-        Ok((Self { shared, queue }, thread))
+        let (reads, pages) = (Arc::new(Semaphore::new(READS)), Arc::new(Semaphore::new(PAGES)));
+        Ok((Self { shared, queue, reads, pages, patience: PATIENCE }, thread))
     }
 
     /// Makes a change. When this returns [`Outcome::Done`], change and events are on disk.
@@ -195,7 +213,11 @@ impl Store {
             mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable("it is closed".to_owned()),
         })?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("it was closed meanwhile".to_owned())))
+        match timeout(self.patience, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(StoreError::Unavailable("it was closed meanwhile".to_owned())),
+            Err(_) => Err(StoreError::Slow),
+        }
     }
 
     /// Takes delivered events out of the outbox. Returns when that is on disk.
@@ -224,6 +246,8 @@ impl Store {
         after: Option<Uuid>,
         limit: usize,
     ) -> Result<Vec<Task>, StoreError> {
+        let turn = timeout(self.patience, self.pages.acquire());
+        let _turn = turn.await.map_err(|_| StoreError::Overloaded)?;
         self.read(move |database| list(database, &filter, after, limit)).await
     }
 
@@ -272,9 +296,16 @@ impl Store {
         self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Database) -> Result<T, redb::Error> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        timeout(self.patience, self.read_or_reopen(work)).await.unwrap_or(Err(StoreError::Slow))
+    }
+
     /// After an I/O error, whoever met it, redb reads nothing more until the writer has opened the file anew:
     /// it is told to, and the read is done once more.
-    async fn read<T: Send + 'static>(
+    async fn read_or_reopen<T: Send + 'static>(
         &self,
         work: impl Fn(&Database) -> Result<T, redb::Error> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -295,7 +326,10 @@ impl Store {
         work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<Result<T, redb::Error>, StoreError> {
         let shared = Arc::clone(&self.shared);
+        // Never closed.
+        let permit = Arc::clone(&self.reads).acquire_owned().await;
         let joined = spawn_blocking(move || {
+            let _permit = permit;
             let guard = shared.database.read().unwrap_or_else(PoisonError::into_inner);
             guard.as_ref().map(work).map_err(|why| StoreError::Unavailable(why.clone()))
         })
@@ -361,63 +395,124 @@ mod tests {
     use std::fs::File;
     use std::io;
     use std::sync::atomic::AtomicBool;
+    use std::time::Instant;
 
     use redb::StorageBackend;
     use redb::backends::FileBackend;
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::task::NewTask;
 
-    /// A file that cannot be read any more once it is told so.
+    /// A file whose disk goes bad once it is told so.
     #[derive(Debug)]
-    struct Failing(FileBackend, Arc<AtomicBool>);
+    struct Bad {
+        file: FileBackend,
+        fails: Arc<AtomicBool>,
+        /// Held by the test while the disk hangs.
+        hangs: Arc<Mutex<()>>,
+    }
 
-    impl StorageBackend for Failing {
+    impl StorageBackend for Bad {
         fn len(&self) -> io::Result<u64> {
-            self.0.len()
+            self.file.len()
         }
         fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            if self.1.load(Ordering::SeqCst) {
+            drop(self.hangs.lock());
+            if self.fails.load(Ordering::SeqCst) {
                 return Err(io::Error::other("the disk cannot be read"));
             }
-            self.0.read(offset, out)
+            self.file.read(offset, out)
         }
         fn set_len(&self, len: u64) -> io::Result<()> {
-            self.0.set_len(len)
+            self.file.set_len(len)
         }
         fn sync_data(&self) -> io::Result<()> {
-            self.0.sync_data()
+            self.file.sync_data()
         }
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.0.write(offset, data)
+            drop(self.hangs.lock());
+            self.file.write(offset, data)
         }
+    }
+
+    fn create() -> Mutation {
+        Mutation {
+            change: Change::Create(NewTask { title: "t".to_owned(), owner_id: None }),
+            if_match: None,
+            idempotency: None,
+            correlation_id: Uuid::new_v4(),
+            traceparent: None,
+        }
+    }
+
+    /// From now on the store uses a copy of its file, without a cache, on a disk that can go bad.
+    fn on_a_bad_disk(store: &Store, dir: &Path) -> (Arc<AtomicBool>, Arc<Mutex<()>>) {
+        let copy = dir.join("copy.redb");
+        std::fs::copy(dir.join("tasks.redb"), &copy).unwrap();
+        let file = FileBackend::new(File::options().read(true).write(true).open(&copy).unwrap()).unwrap();
+        let (fails, hangs): (Arc<AtomicBool>, Arc<Mutex<()>>) = Default::default();
+        let backend = Bad { file, fails: Arc::clone(&fails), hangs: Arc::clone(&hangs) };
+        let bad = Database::builder().set_cache_size(0).create_with_backend(backend).unwrap();
+        *store.shared.database.write().unwrap() = Ok(bad);
+        (fails, hangs)
     }
 
     #[tokio::test]
     async fn a_read_that_failed_does_not_end_all_reading() {
         let dir = tempfile::tempdir().unwrap();
         let (store, writer) = Store::open(dir.path()).unwrap();
-        let mutation = Mutation {
-            change: Change::Create(NewTask { title: "t".to_owned(), owner_id: None }),
-            if_match: None,
-            idempotency: None,
-            correlation_id: Uuid::new_v4(),
-            traceparent: None,
-        };
-        let Outcome::Done(task) = store.mutate(mutation).await.unwrap() else { panic!() };
+        let Outcome::Done(task) = store.mutate(create()).await.unwrap() else { panic!() };
 
-        // From now on the store reads a copy, on a disk that goes bad.
-        let copy = dir.path().join("copy.redb");
-        std::fs::copy(dir.path().join("tasks.redb"), &copy).unwrap();
-        let file = FileBackend::new(File::options().read(true).write(true).open(&copy).unwrap()).unwrap();
-        let fails = Arc::new(AtomicBool::new(false));
-        let backend = Failing(file, Arc::clone(&fails));
-        let failing = Database::builder().set_cache_size(0).create_with_backend(backend).unwrap();
-        *store.shared.database.write().unwrap() = Ok(failing);
+        let (fails, _) = on_a_bad_disk(&store, dir.path());
         assert_eq!(store.task(task.id).await.unwrap().as_ref(), Some(&task));
         fails.store(true, Ordering::SeqCst);
 
         assert_eq!(store.task(task.id).await.unwrap(), Some(task));
+        drop(store);
+        tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    }
+
+    /// A disk that hangs: everybody is told so in time, what hangs is bounded, and it goes on afterwards.
+    #[tokio::test]
+    #[allow(clippy::await_holding_lock, reason = "the disk hangs while it is held")]
+    async fn with_a_disk_that_hangs_callers_are_told_and_nothing_piles_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, writer) = Store::open(dir.path()).unwrap();
+        store.patience = Duration::from_millis(300);
+        let Outcome::Done(task) = store.mutate(create()).await.unwrap() else { panic!() };
+        let (_, hangs) = on_a_bad_disk(&store, dir.path());
+        let hanging = hangs.lock().unwrap();
+
+        let begun = Instant::now();
+        let (mut changes, mut reads) = (JoinSet::new(), JoinSet::new());
+        for _ in 0..3 * QUEUE {
+            let store = store.clone();
+            changes.spawn(async move { store.mutate(create()).await });
+        }
+        for _ in 0..4 * READS {
+            let store = store.clone();
+            reads.spawn(async move { store.task(task.id).await });
+        }
+        let changes = changes.join_all().await;
+        let reads = reads.join_all().await;
+        let shed = changes.iter().filter(|result| **result == Err(StoreError::Overloaded)).count();
+        let slow = changes.iter().filter(|result| **result == Err(StoreError::Slow)).count();
+        assert_eq!(shed + slow, 3 * QUEUE);
+        assert!(slow <= QUEUE + 1_024, "{slow} wait: the queue, and what the writer has in hand");
+        assert!(reads.iter().all(|result| *result == Err(StoreError::Slow)), "{:?}", reads.first());
+        assert_eq!(store.reads.available_permits(), 0, "as many hang as may, and no more");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+
+        drop(hanging);
+        store.patience = PATIENCE;
+        assert_eq!(store.task(task.id).await.unwrap().as_ref(), Some(&task));
+        let made = 1 + slow as u64;
+        let mut outbox = store.outbox();
+        let done = outbox.wait_for(|outbox| outbox.waiting == made);
+        timeout(PATIENCE, done).await.expect("what was called slow is done").unwrap();
+        let Outcome::Done(_) = store.mutate(create()).await.unwrap() else { panic!() };
+        assert_eq!(store.outbox().borrow().waiting, made + 1, "what was shed is not done");
         drop(store);
         tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
     }

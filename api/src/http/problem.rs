@@ -65,6 +65,11 @@ impl Problem {
         Self::fields(vec![FieldError::new(field, message)])
     }
 
+    /// 503: what is under way already takes all that there is.
+    pub(super) fn overloaded() -> Self {
+        StoreError::Overloaded.into()
+    }
+
     /// The answer to a request for the path.
     pub(super) fn respond(&self, path: &str) -> HttpResponse {
         let body = Body {
@@ -108,6 +113,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let detail = match &error {
             StoreError::Overloaded => "Too many requests are under way; try again soon",
+            StoreError::Slow => "The disk does not answer in time; a change may or may not have been made",
             StoreError::Unavailable(_) => {
                 "The store cannot be used at the moment; the change may or may not have been made"
             }
