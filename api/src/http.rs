@@ -1,6 +1,7 @@
 //! The HTTP face of the store: routes, and what every request goes through.
 
 mod conditional;
+mod connection;
 mod context;
 mod health;
 mod idempotency;
@@ -11,26 +12,41 @@ mod tasks;
 
 use std::collections::HashSet;
 use std::net::TcpListener;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
+use actix_http::{HttpService, KeepAlive};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::body::MessageBody;
-use actix_web::dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::dev::{AppConfig, Server, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
-use actix_web::{App, Error, HttpServer, web};
-use tokio::sync::watch;
+use actix_web::{App, Error, web};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::relay::RelayState;
 use crate::store::Store;
 
+use connection::Connections;
 pub use problem::Problem;
 
 /// Largest body, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
-/// Connections of one worker, at most; further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 20_000;
-/// Time for a request's head to arrive.
+/// Connections at one time, at most, where the system allows as many files.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Time for the head of a connection's first request to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a client that sent more than was read to take the answer.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Memory for pages of tasks, from reading them until the client has taken them, in KiB.
+const PAGES_KIB: usize = 64 * 1024;
+/// A task at its largest in that memory: as itself and as JSON, with a title of 500 characters of 4 bytes.
+const TASK_KIB: usize = 5;
+/// Time for a page to wait for memory.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the handlers share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -39,24 +55,61 @@ pub struct State {
     relay: watch::Receiver<RelayState>,
     /// Idempotency keys of requests under way.
     running: Arc<Mutex<HashSet<String>>>,
+    connections: Arc<Connections>,
+    /// KiB for pages of tasks that are read and sent.
+    page_memory: Arc<Semaphore>,
 }
 
 impl State {
-    /// What the handlers need.
-    pub fn new(store: Store, relay: watch::Receiver<RelayState>) -> Self {
-        Self { store, relay, running: Arc::default() }
+    /// What the handlers need. At most `connections` are open at one time; further ones are answered 503.
+    pub fn new(store: Store, relay: watch::Receiver<RelayState>, connections: usize) -> Self {
+        let connections = Arc::new(Connections::new(connections));
+        let page_memory = Arc::new(Semaphore::new(PAGES_KIB));
+        Self { store, relay, running: Arc::default(), connections, page_memory }
+    }
+
+    /// Waits for memory to read a page in, and to send it.
+    async fn memory_for_tasks(&self, tasks: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let kib = u32::try_from((tasks + 1) * TASK_KIB).unwrap_or(u32::MAX);
+        let memory = Arc::clone(&self.page_memory).acquire_many_owned(kib);
+        match timeout(PAGE_TIMEOUT, memory).await {
+            Ok(Ok(memory)) => Ok(memory),
+            _ => Err(Problem::overloaded()),
+        }
     }
 }
 
 /// A server on the listener. It leaves signals alone.
+///
+/// It is what `HttpServer` builds, but for the connection between the socket and HTTP.
 pub fn server(listener: TcpListener, state: State, stop_timeout: Duration) -> std::io::Result<Server> {
-    let server = HttpServer::new(move || app(state.clone()))
-        .client_request_timeout(HEAD_TIMEOUT)
-        .max_connections(MAX_CONNECTIONS)
+    let workers = available_parallelism().map_or(1, NonZero::get);
+    let accepted = state.connections.most() + connection::REFUSALS;
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(accepted.div_ceil(workers))
         .shutdown_timeout(stop_timeout.as_secs())
-        .disable_signals()
-        .listen(listener)?;
-    Ok(server.run())
+        .disable_signals();
+    let stopping = builder.graceful_shutdown_signal();
+    let builder = builder.listen("task-api", listener, move || {
+        let (connections, stopping) = (Arc::clone(&state.connections), stopping.clone());
+        let app = app(state.clone()).into_factory().map_err(|error: Error| error.error_response());
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(KeepAlive::Os)
+            .client_request_timeout(HEAD_TIMEOUT)
+            .client_disconnect_timeout(LINGER_TIMEOUT)
+            .h1(map_config(app, |()| AppConfig::default()));
+        fn_service(move |stream: TcpStream| {
+            let (peer, connections) = (stream.peer_addr().ok(), Arc::clone(&connections));
+            async move { Ok((connections.admit(stream).await?, peer)) }
+        })
+        .and_then(http)
+    })?;
+    Ok(builder.run())
 }
 
 /// The application: all routes, for a server or a test.

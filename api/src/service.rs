@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_events::shutdown;
 use task_events::state_dir::{StateDir, StateDirError};
 
@@ -15,6 +16,9 @@ use crate::store::{Store, StoreError};
 const NAME: &str = "task-api";
 /// Time for requests under way when the process stops.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Open files that are not clients' connections: the store, Kafka, and connections that are being refused.
+const RESERVED_FILES: usize = 200;
 
 /// Why the process could not start or go on, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +74,9 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
     let relay = tokio::spawn(relay.run(draining));
 
     let local = listener.local_addr()?;
-    let server = http::server(listener, http::State::new(store, relay_state), REQUESTS_TIMEOUT)?;
+    let connections = http::MAX_CONNECTIONS.min(files().saturating_sub(RESERVED_FILES));
+    let state = http::State::new(store, relay_state, connections.max(1));
+    let server = http::server(listener, state, REQUESTS_TIMEOUT)?;
     log::info!("listening on http://{local}");
     let handle = server.handle();
     let mut serving = tokio::spawn(server);
@@ -93,4 +99,15 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
         log::error!("the relay failed: {error}; what waits is delivered after the next start");
     }
     served
+}
+
+/// Files that the process may have open, after it has asked for all it can get.
+fn files() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }

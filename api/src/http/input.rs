@@ -1,12 +1,19 @@
 //! From bytes to valid input: bodies, query strings and ids. Every field that is wrong is named.
 
-use actix_web::HttpRequest;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, ORIGIN};
-use actix_web::web::Bytes;
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
+use actix_web::web::{Bytes, Data};
+use actix_web::{FromRequest, HttpRequest};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::State;
 use super::problem::{FieldError, Problem};
 use crate::store::Filter;
 use crate::task::{MAX_TITLE, NewTask, TaskPatch, TaskStatus};
@@ -14,6 +21,10 @@ use crate::task::{MAX_TITLE, NewTask, TaskPatch, TaskStatus};
 /// Tasks of a page if the caller does not say.
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 200;
+/// Time for a body to arrive, however steadily it trickles.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A body of up to this length is read also where memory is scarce.
+const SMALL_BODY: usize = 4 * 1024;
 
 /// A page of tasks that a caller asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,15 +52,44 @@ pub(super) fn refuse_blind_posts(request: &HttpRequest) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A JSON object, whatever the content type says.
-pub(super) fn object(body: Result<Bytes, actix_web::Error>) -> Result<Map<String, Value>, Problem> {
-    let body = body.map_err(|error| match error.as_response_error().status_code() {
+/// The body, once all of it is there.
+#[derive(Debug)]
+pub(super) struct Body(Result<Bytes, Problem>);
+
+impl FromRequest for Body {
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Infallible>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let length =
+            request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let is_small = length.is_some_and(|length: usize| length <= SMALL_BODY);
+        let state = request.app_data::<Data<State>>();
+        if !is_small && state.is_some_and(|state| state.connections.are_crowded()) {
+            return Box::pin(async { Ok(Self(Err(Problem::overloaded()))) });
+        }
+        let bytes = Bytes::from_request(request, payload);
+        Box::pin(async { Ok(Self(read(bytes).await)) })
+    }
+}
+
+async fn read(bytes: impl Future<Output = Result<Bytes, actix_web::Error>>) -> Result<Bytes, Problem> {
+    let Ok(bytes) = timeout(BODY_TIMEOUT, bytes).await else {
+        let detail = format!("The body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+        return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail));
+    };
+    bytes.map_err(|error| match error.as_response_error().status_code() {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("The body is larger than {} bytes", super::MAX_BODY),
         ),
         _ => Problem::new(StatusCode::BAD_REQUEST, format!("The body cannot be read: {error}")),
-    })?;
+    })
+}
+
+/// A JSON object, whatever the content type says.
+pub(super) fn object(Body(body): Body) -> Result<Map<String, Value>, Problem> {
+    let body = body?;
     match serde_json::from_slice(&body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(Problem::field("body", "must be a JSON object")),

@@ -1,22 +1,47 @@
 //! `/tasks`: create, read, list, change and complete.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, LOCATION};
 use actix_web::web::{Bytes, Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::input::{Body, ListQuery};
 use super::problem::Problem;
 use super::{State, conditional, context, idempotency, input};
 use crate::store::{Mutation, Outcome};
 use crate::task::{Change, Task};
 
-type Body = Result<Bytes, actix_web::Error>;
-
 #[derive(Serialize)]
 struct TaskPage {
     items: Vec<Task>,
     next_cursor: Option<String>,
+}
+
+/// A page on its way, which keeps its memory until the client has taken it.
+struct PageBody {
+    json: Bytes,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl MessageBody for PageBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.json.len() as u64)
+    }
+
+    /// In pieces: what is given out here is copied, and waits a second time.
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let len = self.json.len().min(16 * 1024);
+        Poll::Ready((len > 0).then(|| Ok(self.json.split_to(len))))
+    }
 }
 
 pub(super) async fn create(request: HttpRequest, state: Data<State>, body: Body) -> HttpResponse {
@@ -90,13 +115,17 @@ pub(super) async fn list(
 ) -> HttpResponse {
     let page = async {
         let pairs = query.map_err(|error| Problem::field("query", error.to_string()))?;
-        let query = input::list_query(&pairs)?;
+        let ListQuery { filter, limit, after } = input::list_query(&pairs)?;
+        let memory = state.memory_for_tasks(limit).await?;
         // One more than asked for tells whether there is a next page.
-        let mut items = state.store.list(query.filter, query.after, query.limit + 1).await?;
-        let more = items.len() > query.limit;
-        items.truncate(query.limit);
+        let mut items = state.store.list(filter, after, limit + 1).await?;
+        let more = items.len() > limit;
+        items.truncate(limit);
         let next_cursor = items.last().filter(|_| more).map(|last| input::cursor(last.id));
-        Ok(HttpResponse::Ok().json(TaskPage { items, next_cursor }))
+        // Strings and numbers always serialise.
+        let json = serde_json::to_vec(&TaskPage { items, next_cursor }).unwrap_or_default();
+        let body = PageBody { json: json.into(), _memory: memory };
+        Ok(HttpResponse::Ok().content_type("application/json").body(body))
     };
     answer(&request, page.await)
 }

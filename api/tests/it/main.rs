@@ -10,6 +10,7 @@
 
 mod concurrency;
 mod description;
+mod hostile;
 mod http;
 mod idempotency;
 mod list;

@@ -26,16 +26,31 @@ fn command(state_dir: &Path) -> Command {
 }
 
 /// A running `task-api` with its log. Killed when dropped.
-struct Service {
+pub struct Service {
     child: Child,
-    url: String,
+    pub url: String,
     log: Arc<Mutex<Vec<String>>>,
-    client: Client,
+    pub client: Client,
 }
 
 impl Service {
-    async fn start(state_dir: &Path) -> Self {
-        let mut child = command(state_dir).stdout(Stdio::piped()).spawn().unwrap();
+    pub async fn start(state_dir: &Path) -> Self {
+        Self::spawn(&mut command(state_dir)).await
+    }
+
+    /// With its own limits of open files, of which it may raise the soft one.
+    pub async fn with_files(state_dir: &Path, soft: u64, hard: u64) -> Self {
+        let mut limited = Command::new("sh");
+        let script = "ulimit -S -n $0 && ulimit -H -n $1 && shift && exec \"$@\"";
+        let plain = command(state_dir);
+        limited.args(["-c", script, &soft.to_string(), &hard.to_string()]);
+        limited.arg(plain.get_program()).args(plain.get_args()).env_clear();
+        limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Self::spawn(&mut limited).await
+    }
+
+    async fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let writing = Arc::clone(&log);
@@ -52,11 +67,11 @@ impl Service {
     }
 
     /// The log lines that contain the text.
-    fn logged(&self, text: &str) -> Vec<String> {
+    pub fn logged(&self, text: &str) -> Vec<String> {
         self.log.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
@@ -75,11 +90,11 @@ impl Service {
         }
     }
 
-    fn post(&self, title: &str) -> reqwest::RequestBuilder {
+    pub fn post(&self, title: &str) -> reqwest::RequestBuilder {
         self.client.post(format!("{}/tasks", self.url)).body(json!({"title": title}).to_string())
     }
 
-    async fn get(&self, path: &str) -> (StatusCode, Value) {
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
         let response = self.client.get(format!("{}{path}", self.url)).send().await.unwrap();
         (response.status(), response.json().await.unwrap())
     }

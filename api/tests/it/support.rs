@@ -51,7 +51,7 @@ impl App {
         let relay = tokio::spawn(relay.run(draining));
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = http::State::new(store.clone(), relay_state);
+        let state = http::State::new(store.clone(), relay_state, http::MAX_CONNECTIONS);
         let server = http::server(listener, state, Duration::from_secs(5)).unwrap();
         let handle = server.handle();
         let serving = tokio::spawn(server);

@@ -1,0 +1,337 @@
+//! Connections, bounded in number, in time and in memory: what the HTTP server below leaves open.
+//!
+//! actix ends a connection whose first head is late. A later head, a client that does not read its answer,
+//! and a body that is not waited for any more it would wait for without end; and each connection may fill
+//! 128 KiB with a head alone. It would end idle connections too, but by a clock that stands still while it is
+//! busy: under load they would be cut before their time, and answers with them that are being taken slowly.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_http::error::DispatchError;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// From the beginning of a request to its answer: more than all that is waited for in between.
+    answer: Duration,
+    /// From an answer to the next request: more than proxies keep a connection that they may use again.
+    idle: Duration,
+    /// The same while most connections are in use.
+    short_idle: Duration,
+    /// To take an answer, once it has stopped to.
+    take: Duration,
+}
+
+const TIMES: Times = Times {
+    answer: Duration::from_secs(35),
+    idle: Duration::from_secs(75),
+    short_idle: Duration::from_secs(5),
+    take: Duration::from_secs(30),
+};
+/// Bytes that a connection may always hold: of requests that are not answered, or of answers not taken.
+const OWN_SHARE: usize = 16 * 1024;
+/// Bytes that all connections hold together. Above this none may exceed its own share.
+const HELD: usize = 64 << 20;
+/// Connections that are being refused at one time; further ones wait to be accepted.
+pub(super) const REFUSALS: usize = 64;
+/// Time for a client that is refused to take the answer.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 136\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+    \"detail\":\"Too many connections are open; try again soon\",\"instance\":\"\"}";
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// All connections of the process.
+#[derive(Debug)]
+pub(super) struct Connections {
+    most: usize,
+    times: Times,
+    open: AtomicUsize,
+    refused: AtomicU64,
+    held: AtomicUsize,
+}
+
+impl Connections {
+    /// At most `most` at one time.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            times: TIMES,
+            open: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+            held: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Whether to begin no more large bodies, so that those under way find room.
+    pub(super) fn are_crowded(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > HELD / 2
+    }
+
+    /// Takes the connection, or answers that there are too many.
+    pub(super) async fn admit(self: Arc<Self>, mut stream: TcpStream) -> Result<Connection, DispatchError> {
+        if self.open.fetch_add(1, Ordering::Relaxed) < self.most {
+            let due = Deadline::after(self.times.answer);
+            return Ok(Connection { stream, is_idle: false, due, take_by: None, held: 0, all: self });
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        // It is read on to the client's end: closed with bytes unread it would be reset, and the answer lost.
+        let refuse = async {
+            stream.write_all(BUSY).await?;
+            stream.shutdown().await?;
+            while stream.read(&mut [0; 1024]).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = timeout(REFUSAL_TIMEOUT, refuse).await;
+        Err(DispatchError::DisconnectTimeout)
+    }
+}
+
+/// A client's connection.
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Nothing came since the last answer.
+    is_idle: bool,
+    /// For the next request if it is idle, else for the answer.
+    due: Deadline,
+    /// While the client does not take what it is sent.
+    take_by: Option<Deadline>,
+    /// Bytes that came since the last answer, or that wait to be taken.
+    held: usize,
+    all: Arc<Connections>,
+}
+
+impl Connection {
+    fn hold(&mut self, bytes: usize) -> io::Result<()> {
+        let before = std::mem::replace(&mut self.held, bytes);
+        if bytes <= before {
+            self.all.held.fetch_sub(before - bytes, Ordering::Relaxed);
+            return Ok(());
+        }
+        let all = self.all.held.fetch_add(bytes - before, Ordering::Relaxed) + (bytes - before);
+        if all > HELD && bytes > OWN_SHARE {
+            return Err(io::Error::other("connections hold too much memory"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.hold(0);
+        self.all.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.due.has_passed(cx) {
+            // Not into the middle of an answer, and not unasked.
+            if self.take_by.is_none() && !self.is_idle {
+                let _ = self.stream.try_write(TOO_SLOW);
+            }
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if std::mem::take(&mut self.is_idle) {
+            let time = self.all.times.answer;
+            self.due.set(time);
+        }
+        let held = self.held + buf.filled().len() - before;
+        Poll::Ready(self.hold(held))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, buf) else {
+            self.hold(buf.len())?;
+            let time = self.all.times.take;
+            let late = self.take_by.get_or_insert_with(|| Deadline::after(time)).has_passed(cx);
+            return if late { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending };
+        };
+        let written = written?;
+        self.hold(0)?;
+        self.is_idle = true;
+        let (times, is_full) = (self.all.times, self.all.open.load(Ordering::Relaxed) > self.all.most / 2);
+        self.due.set(if is_full { times.short_idle } else { times.idle });
+        if written == buf.len() {
+            self.take_by = None;
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A moment that is set far more often than it comes: the timer is set anew only when it fires. Where the
+/// moment was drawn nearer meanwhile, that is noticed when the client next sends, or when the timer fires.
+struct Deadline {
+    at: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    fn after(time: Duration) -> Self {
+        Self { at: Instant::now() + time, timer: Box::pin(sleep(time)) }
+    }
+
+    fn set(&mut self, time: Duration) {
+        self.at = Instant::now() + time;
+    }
+
+    /// Whether it has passed; if not, the task is woken when it may have.
+    fn has_passed(&mut self, cx: &mut Context<'_>) -> bool {
+        while Instant::now() < self.at {
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            let at = self.at;
+            self.timer.as_mut().reset(at);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// At most `most`, with little time.
+    fn connections(most: usize) -> Arc<Connections> {
+        let ms = Duration::from_millis;
+        let times = Times { answer: ms(300), idle: ms(2_000), short_idle: ms(100), take: ms(200) };
+        Arc::new(Connections { times, ..Connections::new(most) })
+    }
+
+    /// The two ends of a connection that was admitted.
+    async fn pair(connections: &Arc<Connections>) -> (TcpStream, Connection) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        (client, Arc::clone(connections).admit(accepted).await.unwrap())
+    }
+
+    async fn to_the_end(mut client: TcpStream) -> String {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_request_that_trickles_is_ended_also_when_it_is_not_the_first() {
+        let connections = connections(10);
+        let (mut client, mut connection) = pair(&connections).await;
+        client.write_all(b"GET").await.unwrap();
+        connection.read_exact(&mut [0; 3]).await.unwrap();
+        connection.write_all(b"answer").await.unwrap();
+        let (reading, mut writing) = client.into_split();
+        let trickle = tokio::spawn(async move {
+            while writing.write_all(b"x").await.is_ok() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let begun = Instant::now();
+        let ended = loop {
+            if let Err(error) = connection.read_exact(&mut [0]).await {
+                break error;
+            }
+        };
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= connections.times.answer);
+        trickle.abort();
+        let mut told = [0; 200];
+        let read = reading.try_read(&mut told).unwrap();
+        assert_eq!(told[..read], [b"answer", TOO_SLOW].concat());
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_closed_without_a_word_and_sooner_where_many_are_open() {
+        let mut took = Vec::new();
+        for most in [10, 1] {
+            let connections = connections(most);
+            let (client, mut connection) = pair(&connections).await;
+            connection.write_all(b"answer").await.unwrap();
+            let begun = Instant::now();
+            let error = connection.read_exact(&mut [0]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            took.push(begun.elapsed());
+            drop(connection);
+            assert_eq!(to_the_end(client).await, "answer");
+            assert_eq!(connections.open.load(Ordering::Relaxed), 0);
+        }
+        let times = connections(1).times;
+        assert!(took[0] >= times.idle && took[1] >= times.short_idle && took[1] < took[0], "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_take_its_answer_is_left() {
+        let connections = connections(10);
+        let (_client, mut connection) = pair(&connections).await;
+        let (begun, answer) = (Instant::now(), vec![b'x'; 64 * 1024]);
+        let error = loop {
+            if let Err(error) = connection.write_all(&answer).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= connections.times.take);
+    }
+
+    #[tokio::test]
+    async fn where_all_hold_much_none_may_hold_more_than_its_share() {
+        let connections = connections(10);
+        let (mut small, mut small_connection) = pair(&connections).await;
+        let (_large, mut large_connection) = pair(&connections).await;
+        assert!(large_connection.hold(HELD).is_ok() && connections.are_crowded());
+        small.write_all(&[b'x'; OWN_SHARE + 1]).await.unwrap();
+        small_connection.read_exact(&mut [0; OWN_SHARE]).await.unwrap();
+        assert!(small_connection.read_exact(&mut [0]).await.is_err());
+        drop(large_connection);
+        assert!(!connections.are_crowded());
+        drop(small_connection);
+        assert_eq!(connections.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn one_too_many_is_answered_503() {
+        let connections = connections(1);
+        let (_client, _connection) = pair(&connections).await;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let (answer, refused) = tokio::join!(to_the_end(client), Arc::clone(&connections).admit(accepted));
+        assert!(refused.is_err());
+        assert_eq!(answer.as_bytes(), BUSY);
+        assert_eq!(connections.refused.load(Ordering::Relaxed), 1);
+    }
+}
