@@ -9,7 +9,7 @@
 //! - [`runtime`]: reads, decodes, deduplicates, handles, dead-letters and commits. You write a [`runtime::Handler`].
 //! - [`dlq`]: the record of an event that could not be handled.
 //! - [`topics`]: the three topics and their configs.
-//! - [`config`], [`logging`], [`shutdown`], [`state_dir`]: what every process needs.
+//! - [`config`], [`logging`], [`metrics`], [`shutdown`], [`state_dir`]: what every process needs.
 //!
 //! No crate below this one compiles or links C.
 
@@ -19,6 +19,7 @@ pub mod dlq;
 pub mod event;
 pub mod kafka;
 pub mod logging;
+pub mod metrics;
 pub mod offsets;
 #[cfg(any(test, fuzzing))]
 pub mod properties;

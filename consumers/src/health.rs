@@ -2,13 +2,13 @@
 //!
 //! None of them asks Kafka: they tell what the consumer knows.
 
-use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use actix_web::http::header::ContentType;
 use actix_web::{App, HttpResponse, HttpServer, web};
+use task_events::metrics::{CONTENT_TYPE, Text};
 use task_events::runtime::{PartitionState, Status};
 
 /// The consumer that is told about.
@@ -65,101 +65,60 @@ async fn readyz(subject: web::Data<Subject>) -> HttpResponse {
 }
 
 async fn metrics(subject: web::Data<Subject>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(render(&subject))
+    HttpResponse::Ok().content_type(CONTENT_TYPE).body(render(&subject))
 }
 
 /// The metrics in Prometheus's text format, under kafka-lag-exporter's names where it has them and under
 /// OpenTelemetry's messaging names where not.
 fn render(subject: &Subject) -> String {
-    let (group, topic) = (escape(&subject.group), escape(&subject.topic));
-    let mut text = String::new();
+    let (group, topic) = (subject.group.as_str(), subject.topic.as_str());
+    let mut text = Text::default();
     let report = subject.status.report();
-    let owned = report.partitions.iter().filter_map(|(partition, state)| match state {
-        PartitionState::Active { position, high_watermark, .. } => {
-            Some((partition, position, high_watermark))
-        }
-        _ => None,
-    });
-    let (mut lag, mut latest) = (String::new(), String::new());
-    for (partition, position, end) in owned {
-        line(
-            &mut lag,
-            &format!(
-                "kafka_consumergroup_group_lag{{group=\"{group}\",topic=\"{topic}\",partition=\"{partition}\"}}"
-            ),
-            end - position,
-        );
-        line(
-            &mut latest,
-            &format!("kafka_partition_latest_offset{{topic=\"{topic}\",partition=\"{partition}\"}}"),
-            end,
-        );
-    }
-    family(
-        &mut text,
-        "kafka_consumergroup_group_lag",
+    let owned = || {
+        report.partitions.iter().filter_map(|(partition, state)| match state {
+            PartitionState::Active { position, high_watermark, .. } => {
+                Some((partition.to_string(), position, high_watermark))
+            }
+            _ => None,
+        })
+    };
+    let name = "kafka_consumergroup_group_lag";
+    text.family(
+        name,
         "gauge",
         "Events that the group has yet to handle, in the partitions that this instance owns",
-        &lag,
     );
-    family(
-        &mut text,
-        "kafka_partition_latest_offset",
-        "gauge",
-        "The offset of the next event to come",
-        &latest,
-    );
+    for (partition, position, end) in owned() {
+        let labels = [("group", group), ("topic", topic), ("partition", partition.as_str())];
+        text.series(name, &labels, end - position);
+    }
+    let name = "kafka_partition_latest_offset";
+    text.family(name, "gauge", "The offset of the next event to come");
+    for (partition, _, end) in owned() {
+        text.series(name, &[("topic", topic), ("partition", partition.as_str())], end);
+    }
 
     let stats = subject.status.stats();
-    let ended = [
+    let common = [
+        ("messaging_system", "kafka"),
+        ("messaging_consumer_group_name", group),
+        ("messaging_destination_name", topic),
+    ];
+    let name = "messaging_client_consumed_messages_total";
+    text.family(name, "counter", "Events by how they ended, since the process started");
+    for (outcome, counter) in [
         ("handled", &stats.handled),
         ("duplicate", &stats.duplicates),
         ("not_of_interest", &stats.not_of_interest),
         ("dead_lettered", &stats.dead_lettered),
-    ];
-    let labels = format!(
-        "messaging_system=\"kafka\",messaging_consumer_group_name=\"{group}\",messaging_destination_name=\"{topic}\""
-    );
-    let mut consumed = String::new();
-    for (outcome, counter) in ended {
-        let name = format!("messaging_client_consumed_messages_total{{{labels},outcome=\"{outcome}\"}}");
-        line(&mut consumed, &name, counter.load(Ordering::Relaxed));
+    ] {
+        let labels = [common.as_slice(), &[("outcome", outcome)]].concat();
+        text.series(name, &labels, counter.load(Ordering::Relaxed));
     }
-    family(
-        &mut text,
-        "messaging_client_consumed_messages_total",
-        "counter",
-        "Events by how they ended, since the process started",
-        &consumed,
-    );
-    let mut retries = String::new();
-    line(
-        &mut retries,
-        &format!("messaging_process_retries_total{{{labels}}}"),
-        stats.retries.load(Ordering::Relaxed),
-    );
-    family(
-        &mut text,
-        "messaging_process_retries_total",
-        "counter",
-        "Tries to handle an event after its first",
-        &retries,
-    );
-    text
-}
-
-fn family(text: &mut String, name: &str, kind: &str, help: &str, lines: &str) {
-    // Writing to a String cannot fail.
-    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}");
-}
-
-fn line(text: &mut String, series: &str, value: impl std::fmt::Display) {
-    let _ = writeln!(text, "{series} {value}");
-}
-
-/// A label's value between its quotes.
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let name = "messaging_process_retries_total";
+    text.family(name, "counter", "Tries to handle an event after its first");
+    text.series(name, &common, stats.retries.load(Ordering::Relaxed));
+    text.finish()
 }
 
 #[cfg(test)]
