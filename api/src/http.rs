@@ -6,6 +6,7 @@ mod context;
 mod health;
 mod idempotency;
 mod input;
+mod metrics;
 mod openapi;
 mod problem;
 mod tasks;
@@ -31,6 +32,7 @@ use crate::relay::RelayState;
 use crate::store::Store;
 
 use connection::Connections;
+use metrics::Requests;
 pub use problem::Problem;
 
 /// Largest body, in bytes.
@@ -56,6 +58,7 @@ pub struct State {
     /// Idempotency keys of requests under way.
     running: Arc<Mutex<HashSet<String>>>,
     connections: Arc<Connections>,
+    requests: Arc<Requests>,
     /// KiB for pages of tasks that are read and sent.
     page_memory: Arc<Semaphore>,
 }
@@ -65,7 +68,7 @@ impl State {
     pub fn new(store: Store, relay: watch::Receiver<RelayState>, connections: usize) -> Self {
         let connections = Arc::new(Connections::new(connections));
         let page_memory = Arc::new(Semaphore::new(PAGES_KIB));
-        Self { store, relay, running: Arc::default(), connections, page_memory }
+        Self { store, relay, running: Arc::default(), connections, requests: Arc::default(), page_memory }
     }
 
     /// Waits for memory to read a page in, and to send it.
@@ -148,6 +151,12 @@ pub fn app(
         )
         .service(read_only("/healthz", web::get().to(health::live), web::head().to(health::live)))
         .service(read_only("/readyz", web::get().to(health::ready), web::head().to(health::ready)))
+        .service(read_only(
+            "/metrics",
+            web::get().to(metrics::exposition),
+            web::head().to(metrics::exposition),
+        ))
+        .service(read_only("/docs", web::get().to(openapi::page), web::head().to(openapi::page)))
         .service(read_only(
             "/openapi.json",
             web::get().to(openapi::document),

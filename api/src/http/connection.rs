@@ -77,6 +77,16 @@ impl Connections {
         self.most
     }
 
+    /// How many there are.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// How many were answered that there are too many.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Whether to begin no more large bodies, so that those under way find room.
     pub(super) fn are_crowded(&self) -> bool {
         self.held.load(Ordering::Relaxed) > HELD / 2
@@ -173,7 +183,7 @@ impl AsyncWrite for Connection {
         let written = written?;
         self.hold(0)?;
         self.is_idle = true;
-        let (times, is_full) = (self.all.times, self.all.open.load(Ordering::Relaxed) > self.all.most / 2);
+        let (times, is_full) = (self.all.times, self.all.open() > self.all.most / 2);
         self.due.set(if is_full { times.short_idle } else { times.idle });
         if written == buf.len() {
             self.take_by = None;
@@ -286,7 +296,7 @@ mod tests {
             took.push(begun.elapsed());
             drop(connection);
             assert_eq!(to_the_end(client).await, "answer");
-            assert_eq!(connections.open.load(Ordering::Relaxed), 0);
+            assert_eq!(connections.open(), 0);
         }
         let times = connections(1).times;
         assert!(took[0] >= times.idle && took[1] >= times.short_idle && took[1] < took[0], "{took:?}");
@@ -332,6 +342,6 @@ mod tests {
         let (answer, refused) = tokio::join!(to_the_end(client), Arc::clone(&connections).admit(accepted));
         assert!(refused.is_err());
         assert_eq!(answer.as_bytes(), BUSY);
-        assert_eq!(connections.refused.load(Ordering::Relaxed), 1);
+        assert_eq!(connections.refused(), 1);
     }
 }

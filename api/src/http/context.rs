@@ -1,5 +1,6 @@
 //! What every request has: a correlation id, and a line in the log.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -7,11 +8,13 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
+use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use log::Level;
 use task_events::logging::escape_control;
 use uuid::Uuid;
 
+use super::State;
 use super::problem::Problem;
 
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -59,8 +62,13 @@ pub(super) async fn around<B: MessageBody + 'static>(
     request.extensions_mut().insert(CorrelationId(id));
     // Copies: the router wants the request for itself.
     let (method, path) = (request.method().clone(), request.path().to_owned());
+    let requests = request.app_data::<Data<State>>().map(|state| Arc::clone(&state.requests));
+    let mut route = None;
     let mut result = match next.call(request).await {
-        Ok(response) => Ok(response.map_into_boxed_body()),
+        Ok(response) => {
+            route = response.request().match_pattern();
+            Ok(response.map_into_boxed_body())
+        }
         // An error of the framework itself, before a handler was reached.
         Err(error) => {
             let problem = Problem::new(error.as_response_error().status_code(), error.to_string());
@@ -74,9 +82,13 @@ pub(super) async fn around<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         headers.insert(CORRELATION_ID, value);
     }
-    let took_ms = started.elapsed().as_secs_f64() * 1_000.0;
+    let took = started.elapsed();
+    if let Some(requests) = requests {
+        requests.answered(&method, route, status, took);
+    }
+    let took_ms = took.as_secs_f64() * 1_000.0;
     // Probes come every few seconds for ever, and say nothing new.
-    let level = if matches!(path.as_str(), "/healthz" | "/readyz") && status.is_success() {
+    let level = if matches!(path.as_str(), "/healthz" | "/readyz" | "/metrics") && status.is_success() {
         Level::Debug
     } else {
         Level::Info

@@ -452,7 +452,7 @@ async fn head_is_get_without_the_body() {
     let dir = tempfile::tempdir().unwrap();
     let app = App::start(dir.path()).await;
     let task = format!("/tasks/{}", app.create("t").await["id"].as_str().unwrap());
-    for path in [task.as_str(), "/tasks", "/healthz", "/readyz", "/openapi.json"] {
+    for path in [task.as_str(), "/tasks", "/healthz", "/readyz", "/openapi.json", "/docs"] {
         let (get, head) = (app.call("GET", path).send().await, app.call("HEAD", path).send().await);
         assert_eq!(
             (head.status, head.header("content-length")),

@@ -14,6 +14,7 @@ mod hostile;
 mod http;
 mod idempotency;
 mod list;
+mod metrics;
 mod process;
 mod proxy;
 mod relay;

@@ -1,0 +1,155 @@
+//! What the process counts, for Prometheus, under OpenTelemetry's names where it has them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::{Method, StatusCode};
+use actix_web::web::Data;
+use chrono::Utc;
+use task_events::metrics::{CONTENT_TYPE, Text};
+
+use super::State;
+
+/// Upper bounds of the histogram's buckets in seconds: those that OpenTelemetry advises.
+const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// Requests that were answered, by method, route and status. Few: clients choose none of the three freely.
+#[derive(Debug, Default)]
+pub(super) struct Requests(Mutex<BTreeMap<(&'static str, String, u16), Durations>>);
+
+#[derive(Debug, Default)]
+struct Durations {
+    /// For each bucket, those that do not fit the one before.
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    seconds: f64,
+}
+
+impl Requests {
+    /// The route is the pattern that matched, if one did.
+    pub(super) fn answered(
+        &self,
+        method: &Method,
+        route: Option<String>,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        let method = match *method {
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            Method::POST => "POST",
+            Method::PATCH => "PATCH",
+            _ => "_OTHER",
+        };
+        let key = (method, route.unwrap_or_default(), status.as_u16());
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let durations = all.entry(key).or_default();
+        let seconds = took.as_secs_f64();
+        durations.count += 1;
+        durations.seconds += seconds;
+        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound);
+        if let Some(count) = bucket.and_then(|bucket| durations.buckets.get_mut(bucket)) {
+            *count += 1;
+        }
+    }
+
+    fn render(&self, text: &mut Text) {
+        const NAME: &str = "http_server_request_duration_seconds";
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        text.family(NAME, "histogram", "Requests by how long they took");
+        for ((method, route, status), durations) in all.iter() {
+            let status = status.to_string();
+            let labels = [
+                ("http_request_method", *method),
+                ("http_route", route.as_str()),
+                ("http_response_status_code", status.as_str()),
+            ];
+            let mut up_to = 0;
+            for (bound, count) in BUCKETS.iter().zip(durations.buckets) {
+                up_to += count;
+                let le = bound.to_string();
+                text.series(&format!("{NAME}_bucket"), &[&labels[..], &[("le", &le)]].concat(), up_to);
+            }
+            let all = [&labels[..], &[("le", "+Inf")]].concat();
+            text.series(&format!("{NAME}_bucket"), &all, durations.count);
+            text.series(&format!("{NAME}_sum"), &labels, durations.seconds);
+            text.series(&format!("{NAME}_count"), &labels, durations.count);
+        }
+        const SHED: &str = "task_api_shed_total";
+        text.family(SHED, "counter", "What was answered 503, since the process started");
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+        let shed = all.iter().filter(|((_, route, status), _)| *status == unavailable && route != "/readyz");
+        let shed: u64 = shed.map(|(_, durations)| durations.count).sum();
+        text.series(SHED, &[("what", "request")], shed);
+    }
+}
+
+/// All metrics. Asks the disk for the age of the oldest event; where that hangs, its series is left out.
+pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
+    let mut text = Text::default();
+    state.requests.render(&mut text);
+    text.series("task_api_shed_total", &[("what", "connection")], state.connections.refused());
+    text.single("http_server_open_connections", "gauge", "Connections of clients", state.connections.open());
+
+    let outbox = *state.store.outbox().borrow();
+    text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka", outbox.waiting);
+    if let Ok(oldest) = state.store.outbox_after(0, 1).await {
+        let age =
+            oldest.first().map_or(0, |oldest| (Utc::now() - oldest.event.occurred_at).num_milliseconds());
+        text.single(
+            "task_api_outbox_oldest_event_age_seconds",
+            "gauge",
+            "How long the oldest of them has waited",
+            Duration::from_millis(u64::try_from(age).unwrap_or(0)).as_secs_f64(),
+        );
+    }
+    const SENT: &str = "messaging_client_sent_messages_total";
+    text.family(SENT, "counter", "Events that Kafka has acknowledged, ever");
+    let sent = outbox.last_seq.saturating_sub(outbox.waiting);
+    text.series(SENT, &[("messaging_system", "kafka")], sent);
+    text.single(
+        "task_api_kafka_reachable",
+        "gauge",
+        "Whether the last call to Kafka succeeded",
+        u8::from(state.relay.borrow().reachable),
+    );
+    text.single(
+        "task_api_store_commits_total",
+        "counter",
+        "Transactions of the store, since the process started",
+        state.store.commits(),
+    );
+    text.single(
+        "task_api_store_writable",
+        "gauge",
+        "Whether the store takes changes",
+        u8::from(state.store.failure().is_none()),
+    );
+    HttpResponse::Ok().content_type(CONTENT_TYPE).body(text.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_each_request_in_all_buckets_that_it_fits() {
+        let requests = Requests::default();
+        for millis in [1, 5, 6, 20_000] {
+            let route = Some("/tasks".to_owned());
+            requests.answered(&Method::POST, route, StatusCode::CREATED, Duration::from_millis(millis));
+        }
+        let mut text = Text::default();
+        requests.render(&mut text);
+        let text = text.finish();
+        for (le, count) in [("0.005", 2), ("0.01", 3), ("1", 3), ("10", 3), ("+Inf", 4)] {
+            let labels =
+                "http_request_method=\"POST\",http_route=\"/tasks\",http_response_status_code=\"201\"";
+            let line =
+                format!("http_server_request_duration_seconds_bucket{{{labels},le=\"{le}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+}
