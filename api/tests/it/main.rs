@@ -8,6 +8,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod anything;
 mod concurrency;
 mod description;
 mod hostile;
