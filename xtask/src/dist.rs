@@ -31,11 +31,11 @@ pub fn run() -> Result<()> {
         fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
         for name in &all {
             let program = built.join(name);
-            let (kind, size) = static_build::check_static(&program)?;
+            let size = static_build::check_static(&program)?;
             let bytes = fs::read(&program).map_err(|error| cannot("read", &program, &error))?;
             fs::copy(&program, folder.join(name)).map_err(|error| cannot("copy", &program, &error))?;
             add_sum(&mut sums, &bytes, &format!("{}/{name}", platform.name))?;
-            println!("{}/{name}: {kind}, {:.1} MB", platform.name, size as f64 / 1e6);
+            println!("{}/{name}: static-pie, {:.1} MB", platform.name, size as f64 / 1e6);
         }
     }
     let bill = sbom::bill(&metadata, &all)?;
@@ -63,19 +63,35 @@ fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
 }
 
 /// The flags that keep this machine's paths out of a binary and a C toolchain out of its making.
-pub fn rust_flags(metadata: &Metadata) -> Result<Vec<String>> {
+pub fn rust_flags(metadata: &Metadata, target: &str) -> Result<Vec<String>> {
     let sysroot = cargo::output(std::process::Command::new("rustc").args(["--print", "sysroot"]))?;
     let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
     let home =
         home.ok_or_else(|| "neither CARGO_HOME nor a home folder is known; set CARGO_HOME".to_owned())?;
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    Ok(vec![
+    let sysroot = Path::new(sysroot.trim());
+    let mut flags = vec![
         remap(&metadata.workspace_root, "/task-events"),
         remap(&home, "/cargo"),
-        remap(Path::new(sysroot.trim()), "/rust"),
+        remap(sysroot, "/rust"),
         "-Clinker=rust-lld".to_owned(),
-    ])
+    ];
+    if target == shipped::MUSL_ARM {
+        flags.extend(static_pie(&sysroot.join("lib/rustlib").join(target).join("lib/self-contained")));
+    }
+    Ok(flags)
+}
+
+/// rustc links musl for ARM at a fixed address, though its own objects can do without. So they are named
+/// here: what starts a static-pie, `rcrt1.o`, in place of what starts a program at a fixed address.
+fn static_pie(objects: &Path) -> Vec<String> {
+    let named = ["rcrt1.o", "crti.o", "crtbeginS.o", "crtendS.o", "crtn.o"];
+    ["-Clink-self-contained=no".to_owned(), format!("-Lnative={}", objects.display())]
+        .into_iter()
+        .chain(["-pie", "--no-dynamic-linker", "-ztext"].map(|argument| format!("-Clink-arg={argument}")))
+        .chain(named.map(|object| format!("-Clink-arg={}", objects.join(object).display())))
+        .collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 /// The target of the static binaries.
 pub const MUSL: &str = "x86_64-unknown-linux-musl";
 
+/// The same for 64-bit ARM.
+pub const MUSL_ARM: &str = "aarch64-unknown-linux-musl";
+
 /// A platform that binaries are made for.
 pub struct Platform {
     /// As Rust calls it.
@@ -15,11 +18,16 @@ pub struct Platform {
     pub name: &'static str,
 }
 
+impl Platform {
+    /// The processor's, as Rust and qemu call it.
+    pub fn architecture(&self) -> &str {
+        self.target.split('-').next().unwrap_or_default()
+    }
+}
+
 /// All of them.
-pub const PLATFORMS: &[Platform] = &[
-    Platform { target: MUSL, name: "linux-amd64" },
-    Platform { target: "aarch64-unknown-linux-musl", name: "linux-arm64" },
-];
+pub const PLATFORMS: &[Platform] =
+    &[Platform { target: MUSL, name: "linux-amd64" }, Platform { target: MUSL_ARM, name: "linux-arm64" }];
 
 /// The target of a plain `cargo build`.
 pub const GNU: &str = "x86_64-unknown-linux-gnu";

@@ -4,23 +4,35 @@ use crate::Result;
 use crate::cargo::{self, Metadata};
 use crate::dist;
 use crate::elf;
-use crate::shipped::{self, BINARIES, DEMO_BINARIES, MUSL};
+use crate::shipped::{self, BINARIES, DEMO_BINARIES, MUSL, PLATFORMS, Platform};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Builds, checks and runs every binary.
+/// Builds, checks and runs every binary for every platform that can be run here.
 pub fn run() -> Result<()> {
     let metadata = Metadata::read(None, &[MUSL])?;
     let all = [BINARIES, DEMO_BINARIES].concat();
-    let folder = build(&metadata, &all, MUSL)?;
-    let chroot = Chroot::new(&metadata.target_directory.join("empty-root"))?;
-    for name in all {
-        let program = folder.join(name);
-        let (kind, size) = check_static(&program)?;
-        chroot.answers(&program, name)?;
-        println!("{name}: {kind}, {:.1} MB, runs in an empty chroot", size as f64 / 1e6);
+    for platform in PLATFORMS {
+        let Some(machine) = Machine::of(platform) else {
+            println!("{}: not built, since {} is not there to run it", platform.name, emulator(platform));
+            continue;
+        };
+        let folder = build(&metadata, &all, platform.target)?;
+        let chroot = Chroot::new(&metadata.target_directory.join("empty-root"), machine)?;
+        for name in &all {
+            let program = folder.join(name);
+            let size = check_static(&program)?;
+            chroot.answers(&program, name)?;
+            let with = chroot.machine.shown();
+            println!(
+                "{}/{name}: static-pie, {:.1} MB, runs in an empty chroot{with}",
+                platform.name,
+                size as f64 / 1e6
+            );
+        }
+        chroot.remove()?;
     }
-    chroot.remove()
+    Ok(())
 }
 
 /// Builds binaries as they are shipped, and returns the folder that they are in.
@@ -28,7 +40,7 @@ pub fn build(metadata: &Metadata, binaries: &[&str], target: &str) -> Result<Pat
     install_target(target)?;
     let mut command = cargo::cargo();
     command.args(["build", "--locked", "--release", "--target", target]);
-    command.env("CARGO_ENCODED_RUSTFLAGS", dist::rust_flags(metadata)?.join("\u{1f}"));
+    command.env("CARGO_ENCODED_RUSTFLAGS", dist::rust_flags(metadata, target)?.join("\u{1f}"));
     // Should the gate have missed a crate that compiles C: there is no C compiler in this build.
     command.env(format!("CC_{target}"), "no-C-in-this-build");
     for package in shipped::packages_of(metadata, binaries)? {
@@ -51,47 +63,89 @@ fn install_target(target: &str) -> Result<()> {
         .map_err(|error| format!("{error}; install Rust's standard library for {target}"))
 }
 
-/// Returns how it is linked, and its size.
-pub fn check_static(program: &Path) -> Result<(&'static str, usize)> {
+/// Wants a static-pie, and returns its size.
+pub fn check_static(program: &Path) -> Result<usize> {
     let shown = program.display();
     let file = std::fs::read(program).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     match elf::needs(&file) {
         None => Err(format!("{shown} is no 64-bit ELF file")),
-        Some(elf::Needs { loader: false, libraries: 0, pie }) => {
-            Ok((if pie { "static-pie" } else { "static" }, file.len()))
-        }
+        Some(elf::Needs { loader: false, libraries: 0, pie: true }) => Ok(file.len()),
+        Some(elf::Needs { loader: false, libraries: 0, pie: false }) => Err(format!(
+            "{shown} is linked for a fixed address; look at the linker's flags in xtask/src/dist.rs"
+        )),
         Some(needs) => {
             Err(format!("{shown} is not static ({needs:?}); look for a crate that links a system library"))
         }
     }
 }
 
-/// A folder that holds nothing but the program under test.
+/// The emulator's name in the chroot.
+const EMULATOR: &str = "emulator";
+
+/// What runs a platform's programs.
+enum Machine {
+    /// This one.
+    Own,
+    /// An emulator, itself a static program.
+    Emulated(PathBuf),
+}
+
+impl Machine {
+    /// `None`: nothing here does.
+    fn of(platform: &Platform) -> Option<Self> {
+        if platform.architecture() == std::env::consts::ARCH {
+            return Some(Self::Own);
+        }
+        let path = std::env::var_os("PATH")?;
+        let programs = std::env::split_paths(&path).map(|folder| folder.join(emulator(platform)));
+        programs.into_iter().find(|program| program.is_file()).map(Self::Emulated)
+    }
+
+    fn shown(&self) -> &'static str {
+        match self {
+            Self::Own => "",
+            Self::Emulated(_) => ", emulated",
+        }
+    }
+}
+
+/// The name of the program that runs a platform's programs elsewhere, as Debian's qemu-user-static has it.
+fn emulator(platform: &Platform) -> String {
+    format!("qemu-{}-static", platform.architecture())
+}
+
+/// A folder that holds nothing but the program under test, and what runs it if this machine cannot.
 struct Chroot {
     root: PathBuf,
+    machine: Machine,
     /// The command that changes root, up to the folder.
     enter: &'static [&'static str],
 }
 
 impl Chroot {
-    fn new(root: &Path) -> Result<Self> {
+    fn new(root: &Path, machine: Machine) -> Result<Self> {
         let is_root = cargo::output(Command::new("id").arg("-u"))?.trim() == "0";
         // Without root: as the root of a user namespace of its own.
         let enter: &[_] = if is_root { &["chroot"] } else { &["unshare", "--map-root-user", "chroot"] };
-        let chroot = Self { root: root.to_owned(), enter };
+        let chroot = Self { root: root.to_owned(), machine, enter };
         chroot.empty()?;
         Ok(chroot)
     }
 
     fn answers(&self, program: &Path, name: &str) -> Result<()> {
         self.empty()?;
-        std::fs::copy(program, self.root.join(name)).map_err(|error| {
-            format!("{} cannot be copied to {}: {error}", program.display(), self.root.display())
-        })?;
+        self.take(program, name)?;
+        if let Machine::Emulated(emulator) = &self.machine {
+            self.take(emulator, EMULATOR)?;
+        }
         for flag in ["--version", "--help"] {
             let (first, rest) = self.enter.split_first().unwrap_or((&"chroot", &[]));
             let mut command = Command::new(first);
-            command.args(rest).arg(&self.root).arg(format!("/{name}")).arg(flag);
+            command.args(rest).arg(&self.root);
+            if let Machine::Emulated(_) = self.machine {
+                command.arg(format!("/{EMULATOR}"));
+            }
+            command.arg(format!("/{name}")).arg(flag);
             // Where a user's PATH leaves out the folder that chroot is in.
             command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
             let said = cargo::output(&mut command).map_err(|error| {
@@ -102,6 +156,12 @@ impl Chroot {
             }
         }
         Ok(())
+    }
+
+    fn take(&self, program: &Path, name: &str) -> Result<()> {
+        std::fs::copy(program, self.root.join(name)).map(drop).map_err(|error| {
+            format!("{} cannot be copied to {}: {error}", program.display(), self.root.display())
+        })
     }
 
     fn empty(&self) -> Result<()> {
@@ -119,5 +179,37 @@ impl Chroot {
     fn remove_folder(&self) -> Result<()> {
         std::fs::remove_dir_all(&self.root)
             .map_err(|error| format!("{} cannot be emptied: {error}", self.root.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of an ELF file of a type (2: at a fixed address, 3: anywhere), with nothing behind it.
+    fn header(kind: u8) -> Vec<u8> {
+        let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+        header.resize(64, 0);
+        header[16] = kind;
+        header
+    }
+
+    #[test]
+    fn a_program_for_a_fixed_address_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        std::fs::write(&program, header(3)).unwrap();
+        assert_eq!(check_static(&program), Ok(64));
+        std::fs::write(&program, header(2)).unwrap();
+        let error = check_static(&program).unwrap_err();
+        assert!(error.contains("fixed address"), "{error}");
+    }
+
+    #[test]
+    fn each_platform_runs_here_or_on_the_emulator_of_its_processor() {
+        let emulators: Vec<_> = PLATFORMS.iter().map(emulator).collect();
+        assert_eq!(emulators, ["qemu-x86_64-static", "qemu-aarch64-static"]);
+        let own = PLATFORMS.iter().filter(|platform| matches!(Machine::of(platform), Some(Machine::Own)));
+        assert_eq!(own.count(), usize::from(cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))));
     }
 }
