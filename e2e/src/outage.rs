@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// A new event within this time of Kafka's return, on a machine that has nothing else to do. Tests grant
 /// more: they share theirs.
-const GRANTED: Duration = Duration::from_secs(10);
+const GRANTED: Duration = Duration::from_secs(5);
 /// Between two requests.
 const PACE: Duration = Duration::from_millis(250);
 

@@ -8,8 +8,9 @@
 
 /// Largest request that leaves in one write, with room for headers.
 const ONE_WRITE: usize = 7_500;
-/// Smallest request that does not wait: well over one loopback segment.
-const MANY_SEGMENTS: usize = 160 * 1024;
+/// Smallest request that does not wait: over one loopback segment, also where records are small and most of
+/// what is counted for them is not sent.
+const MANY_SEGMENTS: usize = 96 * 1024;
 /// Largest request: half of Kafka's default max.message.bytes.
 const LARGEST: usize = 512 * 1024;
 /// What a record costs on the wire beside its key, value and headers, at most.

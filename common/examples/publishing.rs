@@ -1,0 +1,93 @@
+//! Measures how long it takes to publish a batch of a given size: as one produce request of rskafka, and as
+//! the relay does it, through [`task_events::kafka::request_len`]. The first shows what the second avoids: a
+//! request of more than 8 KiB and less than some 64 KiB waits for a delayed acknowledgement.
+//!
+//! `cargo run --release -p task-events --example publishing`, on an embedded broker; with
+//! `KAFKA_BOOTSTRAP_SERVERS` on that Kafka, in a topic of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a measurement may fail loudly"
+)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use task_events::kafka::{Compression, Kafka, NewTopic, Partition, Record, request_len};
+use uuid::Uuid;
+
+const KIB: usize = 1024;
+const SIZES: [usize; 11] = [2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128];
+const RECORD_BYTES: usize = 400;
+/// Batches of each size and way; both take turns, so that a busy moment hits both.
+const ROUNDS: usize = 100;
+
+#[tokio::main]
+async fn main() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kafka, broker) = match std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
+        Ok(servers) => (Kafka::new(servers.split(',').map(str::to_owned).collect(), "publishing"), None),
+        Err(_) => {
+            let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+            let broker = devbroker::Broker::start(devbroker::Config::new(addr, folder.path())).await.unwrap();
+            (Kafka::new(vec![broker.addr().to_string()], "publishing"), Some(broker))
+        }
+    };
+    let name = format!("publishing-{}", Uuid::new_v4().simple());
+    let topic = NewTopic { name: name.clone(), partitions: 1, replication_factor: -1, configs: Vec::new() };
+    kafka.admin().create_topic(&topic).await.unwrap();
+    let (as_relay, at_once) = (kafka.partition(&name, 0), kafka.partition(&name, 0));
+    // Connections and the broker's caches.
+    for _ in 0..20 {
+        publish(&as_relay, batch(2 * KIB), request_len).await;
+        publish(&at_once, batch(2 * KIB), |sizes| sizes.len()).await;
+    }
+    println!("               as the relay does it          as one request");
+    println!("KiB  records   p50 ms  p99 ms  records/s   p50 ms  p99 ms  records/s");
+    for kib in SIZES {
+        let (mut relay, mut one) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            relay.push(publish(&as_relay, batch(kib * KIB), request_len).await);
+            one.push(publish(&at_once, batch(kib * KIB), |sizes| sizes.len()).await);
+        }
+        let records = batch(kib * KIB).len();
+        println!("{kib:3}  {records:7}{}{}", columns(relay, records), columns(one, records));
+    }
+    if let Some(broker) = broker {
+        broker.shutdown().await;
+    }
+}
+
+/// Records of that many bytes together, as many as a task's events would be.
+fn batch(bytes: usize) -> Vec<Record> {
+    let record = || Record {
+        key: Some(Uuid::now_v7().to_string().into_bytes()),
+        value: Some(vec![b'x'; RECORD_BYTES - 36]),
+        headers: BTreeMap::new(),
+        timestamp: chrono::Utc::now(),
+    };
+    std::iter::repeat_with(record).take((bytes / RECORD_BYTES).max(1)).collect()
+}
+
+/// Sends one request after another, each of as many records as `len` says of those that wait.
+async fn publish(partition: &Partition, mut records: Vec<Record>, len: fn(Vec<usize>) -> usize) -> Duration {
+    let start = Instant::now();
+    while !records.is_empty() {
+        let next = len(records.iter().map(Record::approximate_size).collect());
+        let rest = records.split_off(next);
+        partition.produce(records, Compression::NoCompression).await.unwrap();
+        records = rest;
+    }
+    start.elapsed()
+}
+
+fn columns(mut times: Vec<Duration>, records: usize) -> String {
+    times.sort_unstable();
+    let ms = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
+    let rate = (times.len() * records) as f64 / times.iter().sum::<Duration>().as_secs_f64();
+    format!("   {:6.2}  {:6.2}  {rate:9.0}", ms(50), ms(99))
+}

@@ -1,0 +1,66 @@
+//! A call whose answer was lost while Kafka was away ends soon after Kafka is back, not at its time-out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use task_events::kafka::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+/// Connections to the broker, but that those made while it is `away` stay silent for good.
+async fn gate(broker: SocketAddr, away: Arc<AtomicBool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            if away.load(Ordering::Relaxed) {
+                silent.push(client);
+                continue;
+            }
+            let mut server = TcpStream::connect(broker).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn what_was_lost_is_given_up_when_kafka_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = devbroker::Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path());
+    let broker = devbroker::Broker::start(config).await.unwrap();
+    let away = Arc::new(AtomicBool::new(true));
+    let kafka = Kafka::new(vec![gate(broker.addr(), Arc::clone(&away)).await.to_string()], "presence");
+
+    let start = Instant::now();
+    let asking = tokio::spawn({
+        let kafka = kafka.clone();
+        async move { kafka.topics().await }
+    });
+    sleep(Duration::from_secs(3)).await;
+    assert!(!asking.is_finished(), "nothing is given up while Kafka is away");
+    away.store(false, Ordering::Relaxed);
+    let error = asking.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("though Kafka is there again"), "{error}");
+    assert!(start.elapsed() < REQUEST_TIMEOUT, "{:?}", start.elapsed());
+    assert!(kafka.topics().await.unwrap().is_empty());
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn while_kafka_is_away_the_time_out_counts() {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+    let kafka =
+        Kafka::new(vec![gate(nowhere, Arc::new(AtomicBool::new(true))).await.to_string()], "presence");
+    let start = Instant::now();
+    let error = kafka.partition("task-events", 0).fetch(0, 1, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, KafkaError::Timeout { after, .. } if after == CONNECT_TIMEOUT), "{error}");
+    assert!(start.elapsed() >= CONNECT_TIMEOUT);
+}
