@@ -178,20 +178,9 @@ pub fn group_name(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::properties::All;
 
     use clap::CommandFactory;
-
-    #[derive(Debug, Parser)]
-    struct All {
-        #[command(flatten)]
-        kafka: KafkaArgs,
-        #[command(flatten)]
-        topics: TopicArgs,
-        #[command(flatten)]
-        lease: LeaseArgs,
-        #[command(flatten)]
-        log: LogArgs,
-    }
 
     fn refused(args: &[&str]) -> String {
         let error = All::try_parse_from(std::iter::once(&"x").chain(args)).unwrap_err();

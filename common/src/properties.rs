@@ -220,10 +220,11 @@ pub fn dlq(bytes: &[u8]) {
     }
 }
 
+/// All variables that services share.
 #[derive(Debug, Parser)]
-struct All {
+pub(crate) struct All {
     #[command(flatten)]
-    kafka: KafkaArgs,
+    pub(crate) kafka: KafkaArgs,
     #[command(flatten)]
     topics: TopicArgs,
     #[command(flatten)]
