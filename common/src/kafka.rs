@@ -26,7 +26,7 @@ use rskafka::client::{Client, ClientBuilder};
 
 use presence::Presence;
 
-pub use admin::{Admin, NewTopic, TopicOutcome};
+pub use admin::{Admin, Coordinator, NewTopic, TopicOutcome};
 pub use error::KafkaError;
 pub use partition::{Fetched, Partition};
 pub use partitioner::partition_for_key;

@@ -28,9 +28,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rskafka::record::Record;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::dedup::Dedup;
@@ -176,7 +176,9 @@ pub async fn run<H: Handler>(
         status,
         shutdown: shutdown.clone(),
     });
-    let mirror = AbortOnDrop(vec![tokio::spawn(mirror::run(Arc::clone(&shared))).abort_handle()]);
+    let (working, stopped) = oneshot::channel();
+    let mirror = tokio::spawn(mirror::run(Arc::clone(&shared), stopped));
+    let _mirror_ends_with_this = AbortOnDrop(vec![mirror.abort_handle()]);
     let mut workers = JoinSet::new();
     let mut started = 0;
     while !shutdown.is_requested() {
@@ -191,8 +193,10 @@ pub async fn run<H: Handler>(
         partitions = shutdown.or(grown).await.unwrap_or(started);
     }
     while workers.join_next().await.is_some() {}
-    drop(mirror);
-    mirror::last(&shared).await;
+    drop(working);
+    if timeout(mirror::LAST, mirror).await.is_err() {
+        log::debug!("the coordinator of group {} did not answer in time", shared.config.group);
+    }
     log::info!("group {} stopped: {}", shared.config.group, shared.status.stats());
 }
 

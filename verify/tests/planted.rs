@@ -125,6 +125,25 @@ impl Taken {
     }
 }
 
+/// Reads events as the audit service does.
+macro_rules! reads_as_audit {
+    () => {
+        type Message = Event;
+
+        fn decode(&self, record: &Record) -> Result<Event, Malformed> {
+            self.audit.decode(record)
+        }
+
+        fn dedup_id(&self, event: &Event) -> Option<Uuid> {
+            self.audit.dedup_id(event)
+        }
+
+        fn wants(&self, event: &Event) -> bool {
+            self.audit.wants(event)
+        }
+    };
+}
+
 /// The bug: it says that a batch is done, and does it when the next one is there.
 struct CommitsFirst {
     audit: Audit,
@@ -133,19 +152,7 @@ struct CommitsFirst {
 }
 
 impl Handler for CommitsFirst {
-    type Message = Event;
-
-    fn decode(&self, record: &Record) -> Result<Event, Malformed> {
-        self.audit.decode(record)
-    }
-
-    fn dedup_id(&self, event: &Event) -> Option<Uuid> {
-        self.audit.dedup_id(event)
-    }
-
-    fn wants(&self, _: &Event) -> bool {
-        true
-    }
+    reads_as_audit!();
 
     async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
         self.taken.push(Taken::of(delivery));
@@ -189,19 +196,7 @@ struct SkipsSync {
 }
 
 impl Handler for SkipsSync {
-    type Message = Event;
-
-    fn decode(&self, record: &Record) -> Result<Event, Malformed> {
-        self.audit.decode(record)
-    }
-
-    fn dedup_id(&self, event: &Event) -> Option<Uuid> {
-        self.audit.dedup_id(event)
-    }
-
-    fn wants(&self, _: &Event) -> bool {
-        true
-    }
+    reads_as_audit!();
 
     async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
         self.audit.handle(delivery).await

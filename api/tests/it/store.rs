@@ -123,34 +123,22 @@ async fn a_restart_keeps_everything() {
     let delivered = Delivered { seqs: vec![1, 2], positions: vec![(0, 17), (3, 4)] };
     store.delivered(delivered).await.unwrap();
 
-    for _ in 0..2 {
-        let before = (
+    let completed = Filter { status: Some(TaskStatus::Completed), owner_id: None };
+    let contents = async |store: &Store| {
+        let waiting = store.outbox_after(0, 10).await.unwrap().into_iter();
+        (
             store.list(Filter::default(), None, 10).await.unwrap(),
-            store
-                .list(Filter { status: Some(TaskStatus::Completed), owner_id: None }, None, 10)
-                .await
-                .unwrap(),
+            store.list(completed.clone(), None, 10).await.unwrap(),
             store.positions().await.unwrap(),
             *store.outbox().borrow(),
-        );
-        let waiting = store.outbox_after(0, 10).await.unwrap();
+            waiting.map(|entry| (entry.seq, entry.json, entry.traceparent)).collect::<Vec<_>>(),
+        )
+    };
+    for _ in 0..2 {
+        let before = contents(&store).await;
         close(store, writer).await;
         (store, writer) = Store::open(dir.path()).unwrap();
-        let after = (
-            store.list(Filter::default(), None, 10).await.unwrap(),
-            store
-                .list(Filter { status: Some(TaskStatus::Completed), owner_id: None }, None, 10)
-                .await
-                .unwrap(),
-            store.positions().await.unwrap(),
-            *store.outbox().borrow(),
-        );
-        assert_eq!(after, before);
-        let kept = store.outbox_after(0, 10).await.unwrap();
-        let parts = |entries: Vec<task_api::store::OutboxEntry>| {
-            entries.into_iter().map(|entry| (entry.seq, entry.json, entry.traceparent)).collect::<Vec<_>>()
-        };
-        assert_eq!(parts(kept), parts(waiting));
+        assert_eq!(contents(&store).await, before);
         assert_eq!(done(&store, with_key.clone()).await, first, "the answer under the key");
     }
     // A sequence number is never given twice, also where the outbox is empty.

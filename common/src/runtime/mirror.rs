@@ -5,61 +5,58 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::{Backoff, Shared};
-use crate::kafka::KafkaError;
+use crate::kafka::{Coordinator, KafkaError};
 
 const EVERY: Duration = Duration::from_secs(1);
+/// Time for the last of a group that stops.
+pub(super) const LAST: Duration = Duration::from_secs(1);
 
-/// Mirrors once, for a group that stops: else its last second would show as lag until the next start.
-pub(super) async fn last<H>(shared: &Shared<H>) {
-    let config = &shared.config;
-    let positions = shared.status.positions();
-    if positions.is_empty() {
-        return;
-    }
-    let commit = async {
-        let mut coordinator = config.kafka.admin().coordinator(&config.group).await?;
-        coordinator.commit(&config.topic, &positions).await
-    };
-    match timeout(EVERY, commit).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => log::debug!("{error}"),
-        Err(_) => log::debug!("the coordinator of group {} did not answer in time", config.group),
-    }
-}
-
-pub(super) async fn run<H>(shared: Arc<Shared<H>>) {
-    let config = &shared.config;
-    let mut mirrored = Vec::new();
-    let mut coordinator = None;
-    let mut backoff = Backoff::for_kafka();
+/// Mirrors until the work has stopped, and then what came last: else it would show as lag until the next
+/// start.
+pub(super) async fn run<H>(shared: Arc<Shared<H>>, mut stopped: oneshot::Receiver<()>) {
+    let mut mirror = Mirror::default();
+    let (mut backoff, mut pause) = (Backoff::for_kafka(), EVERY);
     loop {
-        sleep(EVERY).await;
-        let positions = shared.status.positions();
-        if positions == mirrored || positions.is_empty() {
-            continue;
-        }
-        let commit = async {
-            if coordinator.is_none() {
-                coordinator = Some(config.kafka.admin().coordinator(&config.group).await?);
-            }
-            match coordinator.as_mut() {
-                Some(coordinator) => coordinator.commit(&config.topic, &positions).await,
-                None => Ok::<(), KafkaError>(()),
-            }
-        };
-        match commit.await {
+        let is_last = timeout(pause, &mut stopped).await.is_ok();
+        pause = match mirror.commit(&shared).await {
             Ok(()) => {
-                mirrored = positions;
                 backoff = Backoff::for_kafka();
+                EVERY
             }
             Err(error) => {
                 log::debug!("{error}");
-                coordinator = None;
-                sleep(backoff.next_delay()).await;
+                backoff.next_delay()
             }
+        };
+        if is_last {
+            return;
         }
+    }
+}
+
+#[derive(Default)]
+struct Mirror {
+    coordinator: Option<Coordinator>,
+    positions: Vec<(i32, i64)>,
+}
+
+impl Mirror {
+    /// Tells the coordinator where the group is, if that is news.
+    async fn commit<H>(&mut self, shared: &Shared<H>) -> Result<(), KafkaError> {
+        let (config, positions) = (&shared.config, shared.status.positions());
+        if positions == self.positions || positions.is_empty() {
+            return Ok(());
+        }
+        let mut coordinator = match self.coordinator.take() {
+            Some(known) => known,
+            None => config.kafka.admin().coordinator(&config.group).await?,
+        };
+        coordinator.commit(&config.topic, &positions).await?;
+        (self.coordinator, self.positions) = (Some(coordinator), positions);
+        Ok(())
     }
 }
