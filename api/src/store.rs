@@ -22,6 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase};
+use task_events::disk::{Disk, FileSystem};
 use task_events::event::TaskEvent;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
@@ -180,8 +181,12 @@ impl Store {
     /// Opens the store in the folder, or makes it. Blocks. The handle is the writer's thread, which ends
     /// when all clones of the store are dropped.
     pub fn open(dir: &Path) -> Result<(Self, thread::JoinHandle<()>), StoreError> {
+        Self::open_on(Arc::new(FileSystem), dir)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Self, thread::JoinHandle<()>), StoreError> {
         let path = dir.join("tasks.redb");
-        let (database, outbox) = schema::open(&path).map_err(|error| {
+        let (database, outbox) = schema::open(&*disk, &path).map_err(|error| {
             StoreError::Unavailable(format!(
                 "{}: {error}; check that the folder can be written and has room",
                 path.display()
@@ -194,7 +199,7 @@ impl Store {
             commits: AtomicU64::new(0),
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = writer::Writer::new(path, Arc::clone(&shared));
+        let writer = writer::Writer::new(disk, path, Arc::clone(&shared));
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(jobs))

@@ -20,6 +20,8 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableM
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
+use crate::disk::{self, Disk, FileSystem};
+
 /// Id → when it was recorded, in milliseconds since 1970.
 const IDS: TableDefinition<[u8; 16], u64> = TableDefinition::new("ids");
 /// The same, the other way round.
@@ -58,6 +60,7 @@ pub struct Dedup(Arc<Store>);
 
 #[derive(Debug)]
 struct Store {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     retention: Retention,
     open: Mutex<Open>,
@@ -73,7 +76,12 @@ struct Open {
 impl Dedup {
     /// Opens the store, or makes it. Blocks.
     pub fn open(path: &Path, retention: Retention) -> Result<Self, DedupError> {
-        let store = Store { path: path.to_owned(), retention, open: Mutex::default() };
+        Self::open_on(Arc::new(FileSystem), path, retention)
+    }
+
+    /// As [`open`](Self::open), on that disk.
+    pub fn open_on(disk: Arc<dyn Disk>, path: &Path, retention: Retention) -> Result<Self, DedupError> {
+        let store = Store { disk, path: path.to_owned(), retention, open: Mutex::default() };
         drop(store.opened()?);
         Ok(Self(Arc::new(store)))
     }
@@ -189,7 +197,7 @@ impl Store {
         // A panic elsewhere leaves no half-done state here: redb's transactions are whole or not at all.
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.database.is_none() {
-            let fresh = create(&self.path).map_err(|error| self.error(error))?;
+            let fresh = create(&*self.disk, &self.path).map_err(|error| self.error(error))?;
             *open = Open { database: Some(fresh), not_durable: 0 };
         }
         Ok(open)
@@ -200,8 +208,8 @@ impl Store {
     }
 }
 
-fn create(path: &Path) -> Result<Database, redb::Error> {
-    let database = Database::builder().set_cache_size(CACHE).create(path)?;
+fn create(disk: &dyn Disk, path: &Path) -> Result<Database, redb::Error> {
+    let database = disk::open_or_create(disk, path, Database::builder().set_cache_size(CACHE))?;
     let mut write = database.begin_write()?;
     write.set_quick_repair(true);
     // Tables exist from the start, so that a read need not ask.

@@ -9,12 +9,14 @@
 //! - [`runtime`]: reads, decodes, deduplicates, handles, dead-letters and commits. You write a [`runtime::Handler`].
 //! - [`dlq`]: the record of an event that could not be handled.
 //! - [`topics`]: the three topics and their configs.
+//! - [`disk`]: what durable state asks of a file system.
 //! - [`config`], [`logging`], [`metrics`], [`shutdown`], [`state_dir`]: what every process needs.
 //!
 //! No crate below this one compiles or links C.
 
 pub mod config;
 pub mod dedup;
+pub mod disk;
 pub mod dlq;
 pub mod event;
 pub mod kafka;

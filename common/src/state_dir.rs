@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::disk::{Disk, FileSystem};
+
 /// A state folder that this process has locked. The lock ends with the value, or with the process.
 #[derive(Debug)]
 pub struct StateDir {
@@ -40,7 +42,7 @@ impl StateDir {
     pub fn open(root: &Path, name: &str) -> Result<Self, StateDirError> {
         let path = root.join(name);
         let io = |source| StateDirError::Io { path: path.clone(), source };
-        fs::create_dir_all(&path).map_err(io)?;
+        make(&path).map_err(io)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -65,6 +67,20 @@ impl StateDir {
     pub fn instance_id(&self) -> Uuid {
         self.instance_id
     }
+}
+
+/// Makes the folder and those above it. Their names have to survive a power cut: all state goes with them.
+fn make(path: &Path) -> io::Result<()> {
+    let new = new_names(path);
+    fs::create_dir_all(path)?;
+    new.into_iter().try_for_each(|name| FileSystem.sync_folder(name))
+}
+
+/// The names that may not be durable: those that are missing now, and the folder's own, since the process
+/// that made it may have died right after.
+fn new_names(path: &Path) -> Vec<&Path> {
+    let above = path.ancestors().skip(1).take_while(|name| name.file_name().is_some() && !name.exists());
+    std::iter::once(path).chain(above).collect()
 }
 
 /// The id kept in the folder, or a new one. A file that holds no uuid is replaced: the id only tells a
@@ -102,6 +118,15 @@ mod tests {
         drop(first);
         assert_eq!(StateDir::open(root.path(), "s").unwrap().instance_id(), id);
         assert_ne!(StateDir::open(root.path(), "other").unwrap().instance_id(), id);
+    }
+
+    #[test]
+    fn the_names_of_new_folders_are_made_durable() {
+        let root = tempfile::tempdir().unwrap();
+        let [there, missing] = [root.path().to_owned(), root.path().join("a/b")];
+        assert_eq!(new_names(&there.join("s")), [there.join("s")]);
+        assert_eq!(new_names(&missing.join("s")), [missing.join("s"), missing.clone(), there.join("a")]);
+        assert_eq!(new_names(Path::new("no/s")), [Path::new("no/s"), Path::new("no")]);
     }
 
     #[test]

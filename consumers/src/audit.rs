@@ -52,6 +52,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::Utc;
 use task_events::dedup::{Dedup, DedupError};
+use task_events::disk::{Disk, FileSystem};
 use task_events::event::{Event, Malformed, format_time};
 use task_events::kafka::Record;
 use task_events::logging::escape_control;
@@ -117,7 +118,7 @@ pub enum AuditError {
 /// Opens log and index, and brings them together. Blocks.
 pub fn open(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, AuditError> {
     let (file, length) = log::open(log)?;
-    let audit = Audit::recover(file, length, log, &state_dir.join("dedup"))?;
+    let audit = Audit::recover(Arc::new(FileSystem), file, length, log, &state_dir.join("dedup"))?;
     let index = audit.index();
     ::log::info!("Loaded {} previously seen events", index.len()?);
     let at_end = {
@@ -167,8 +168,14 @@ enum FlushError {
 }
 
 impl<S: Storage> Audit<S> {
-    fn recover(storage: S, length: u64, path: &Path, index_path: &Path) -> Result<Self, AuditError> {
-        let (index, extent) = recover(&storage, length, path, index_path)?;
+    fn recover(
+        disk: Arc<dyn Disk>,
+        storage: S,
+        length: u64,
+        path: &Path,
+        index_path: &Path,
+    ) -> Result<Self, AuditError> {
+        let (index, extent) = recover(&disk, &storage, length, path, index_path)?;
         let appender = Appender::new(storage);
         let writer = Writer { path: path.to_owned(), appender, extent, index, pending: VecDeque::new() };
         Ok(Self(Arc::new(Mutex::new(writer))))

@@ -1,6 +1,5 @@
 //! The tables of the store's file, and opening it.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use redb::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use task_events::disk::{self, Disk};
 
 use super::OutboxState;
 use crate::task::Task;
@@ -63,8 +63,8 @@ pub struct Delivered {
 }
 
 /// Opens the file, or makes it with all its tables.
-pub(super) fn open(path: &Path) -> Result<(Database, OutboxState), redb::Error> {
-    let database = Database::builder().set_cache_size(CACHE).create(path)?;
+pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<(Database, OutboxState), redb::Error> {
+    let database = disk::open_or_create(disk, path, Database::builder().set_cache_size(CACHE))?;
     if database.begin_read()?.open_table(ANSWERS_BY_EXPIRY).is_err() {
         let write = begin(&database)?;
         write.open_table(TASKS)?;
@@ -76,18 +76,14 @@ pub(super) fn open(path: &Path) -> Result<(Database, OutboxState), redb::Error> 
         write.open_table(ANSWERS)?;
         write.open_table(ANSWERS_BY_EXPIRY)?;
         write.commit()?;
-        // The file's name has to survive a power cut, too.
-        if let Some(dir) = path.parent() {
-            File::open(dir).and_then(|dir| dir.sync_all())?;
-        }
     }
     let outbox = outbox_state(&database)?;
     Ok((database, outbox))
 }
 
 /// Opens the file, which must be there: an empty one in its place would be a loss that nobody sees.
-pub(super) fn reopen(path: &Path) -> Result<(Database, OutboxState), redb::Error> {
-    let database = Database::builder().set_cache_size(CACHE).open(path)?;
+pub(super) fn reopen(disk: &dyn Disk, path: &Path) -> Result<(Database, OutboxState), redb::Error> {
+    let database = disk.open(path, Database::builder().set_cache_size(CACHE))?;
     let outbox = outbox_state(&database)?;
     Ok((database, outbox))
 }

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
+use task_events::disk::Disk;
 use tokio::sync::mpsc;
 
 use super::apply::{Tables, TaskIds};
@@ -23,13 +24,14 @@ const RETRY_EVERY: Duration = Duration::from_millis(250);
 const ROOM_MIB: usize = 16;
 
 pub(super) struct Writer {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     shared: Arc<Shared>,
 }
 
 impl Writer {
-    pub(super) fn new(path: PathBuf, shared: Arc<Shared>) -> Self {
-        Self { path, shared }
+    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, shared: Arc<Shared>) -> Self {
+        Self { disk, path, shared }
     }
 
     /// Runs until all senders are gone and all jobs are done.
@@ -124,7 +126,7 @@ impl Writer {
     fn reopen(&self, why: &str) -> bool {
         let mut database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = Err(why.to_owned());
-        let Ok((reopened, outbox)) = schema::reopen(&self.path) else { return false };
+        let Ok((reopened, outbox)) = schema::reopen(&*self.disk, &self.path) else { return false };
         *database = Ok(reopened);
         self.publish(outbox);
         true

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::AuditError;
 use super::line::MAX_LINE;
@@ -56,21 +56,7 @@ pub(super) fn open(path: &Path) -> Result<(File, u64), AuditError> {
     }
     // Asked again under the lock.
     let length = file.metadata().map_err(io)?.len();
-    if length == 0 {
-        // Its name has to be on disk before its first line is; it may also be left over from a crash
-        // between the two.
-        sync_folder(path).map_err(io)?;
-    }
     Ok((file, length))
-}
-
-/// Makes the names in the file's folder durable.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    File::open(folder)?.sync_all()
 }
 
 /// Appends; after a failure the next append starts over.

@@ -1,18 +1,19 @@
 //! Brings log and index together at the start: what the index lacks is read from the log, and what a crash
 //! left behind the last whole line is cut off and kept aside.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::Utc;
 use task_events::dedup::{Dedup, DedupError, Retention};
+use task_events::disk::Disk;
 use uuid::Uuid;
 
 use super::AuditError;
 use super::extent::Extent;
 use super::line::{self, MAX_LINE};
-use super::log::{Lines, MAX_UNSYNCED, Section, Storage, sync_folder};
+use super::log::{Lines, MAX_UNSYNCED, Section, Storage};
 
 /// Ids that are added to the index at once.
 const CHUNK: usize = 4_096;
@@ -34,13 +35,19 @@ enum Index {
 /// Opens the index and brings it level with the log of that length. Returns what is known of the log, its
 /// torn tail cut off.
 pub(super) fn recover<S: Storage>(
+    disk: &Arc<dyn Disk>,
     storage: &S,
     length: u64,
     path: &Path,
     index_path: &Path,
 ) -> Result<(Dedup, Extent), AuditError> {
     let io = |source| AuditError::Recover { path: path.to_owned(), source };
-    let (mut index, mut says) = open_index(storage, length, index_path).map_err(io)??;
+    if length == 0 {
+        // Its name has to be on disk before its first line is; it may also be left over from a crash
+        // between the two.
+        disk.sync_folder(path).map_err(io)?;
+    }
+    let (mut index, mut says) = open_index(disk, storage, length, index_path).map_err(io)??;
     let mut sound = 0;
     let start = match &mut says {
         Index::Covers(extent) => {
@@ -61,8 +68,8 @@ pub(super) fn recover<S: Storage>(
             );
             sound = *claimed;
             drop(index);
-            fs::remove_file(index_path).map_err(io)?;
-            index = open_dedup(index_path)?;
+            disk.remove(index_path).map_err(io)?;
+            index = open_dedup(disk, index_path)?;
             Extent::default()
         }
     };
@@ -76,7 +83,7 @@ pub(super) fn recover<S: Storage>(
         if damaged {
             return Err(AuditError::Damaged { path: path.to_owned(), at: invalid.at });
         }
-        cut(storage, path, invalid.at, length)?;
+        cut(&**disk, storage, path, invalid.at, length)?;
     }
     if extent.length > covered {
         settle(storage, covered, extent.length).map_err(io)?;
@@ -89,37 +96,38 @@ pub(super) fn recover<S: Storage>(
 
 /// Opens the index. One that cannot be read is moved aside: the log has all that it held.
 fn open_index<S: Storage>(
+    disk: &Arc<dyn Disk>,
     storage: &S,
     length: u64,
     path: &Path,
 ) -> io::Result<Result<(Dedup, Index), AuditError>> {
-    let opened = open_dedup(path).and_then(|index| {
+    let opened = open_dedup(disk, path).and_then(|index| {
         let says = what_index_says(&index, storage, length)?;
         Ok((index, says))
     });
     let error = match opened {
         Ok((index, says)) => return Ok(Ok((index, says?))),
-        Err(error) if !path.exists() => return Ok(Err(error.into())),
+        Err(error) if !disk.exists(path) => return Ok(Err(error.into())),
         Err(error) => error,
     };
     let aside = path.with_extension("unreadable");
-    fs::rename(path, &aside)?;
-    match open_dedup(path) {
+    disk.rename(path, &aside)?;
+    match open_dedup(disk, path) {
         Ok(index) => {
             let why = format!("{error}; moved to {}", aside.display());
             Ok(Ok((index, Index::Misfit { why, sound: 0 })))
         }
         // It is not the file: a full disk, say. Back to what was.
         Err(second) => {
-            let _ = fs::remove_file(path);
-            fs::rename(&aside, path)?;
+            let _ = disk.remove(path);
+            disk.rename(&aside, path)?;
             Ok(Err(second.into()))
         }
     }
 }
 
-fn open_dedup(path: &Path) -> Result<Dedup, DedupError> {
-    Dedup::open(path, Retention::ForeverRebuildable)
+fn open_dedup(disk: &Arc<dyn Disk>, path: &Path) -> Result<Dedup, DedupError> {
+    Dedup::open_on(Arc::clone(disk), path, Retention::ForeverRebuildable)
 }
 
 /// Compares index and log: the line that the mark names has to stand where it says.
@@ -267,14 +275,22 @@ fn settle<S: Storage>(storage: &S, covered: u64, length: u64) -> io::Result<()> 
 }
 
 /// Cuts off what follows `at`, and keeps it in a file of its own.
-fn cut<S: Storage>(storage: &S, path: &Path, at: u64, length: u64) -> Result<(), AuditError> {
+fn cut<S: Storage>(
+    disk: &dyn Disk,
+    storage: &S,
+    path: &Path,
+    at: u64,
+    length: u64,
+) -> Result<(), AuditError> {
     let mut name = path.as_os_str().to_owned();
     name.push(Utc::now().format(".torn-%Y%m%dT%H%M%S%.6fZ").to_string());
     let aside = PathBuf::from(name);
-    let kept = keep(storage, &aside, at, length);
+    let kept = disk
+        .write_new(&aside, &mut Section::new(storage, at, length))
+        .and_then(|()| disk.sync_folder(&aside));
     kept.map_err(|source| {
         // Half a copy is worth nothing, and the next start makes another.
-        let _ = fs::remove_file(&aside);
+        let _ = disk.remove(&aside);
         AuditError::KeepAside { path: path.to_owned(), aside: aside.clone(), source }
     })?;
     let io = |source| AuditError::Recover { path: path.to_owned(), source };
@@ -287,11 +303,4 @@ fn cut<S: Storage>(storage: &S, path: &Path, at: u64, length: u64) -> Result<(),
         aside.display()
     );
     Ok(())
-}
-
-fn keep<S: Storage>(storage: &S, aside: &Path, at: u64, length: u64) -> io::Result<()> {
-    let mut copy: File = OpenOptions::new().write(true).create_new(true).open(aside)?;
-    io::copy(&mut Section::new(storage, at, length), &mut copy)?;
-    copy.sync_all()?;
-    sync_folder(aside)
 }

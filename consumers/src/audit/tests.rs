@@ -30,7 +30,7 @@ impl Rig {
 
     fn try_open(&self) -> Result<Audit, AuditError> {
         let (file, length) = log::open(&self.log())?;
-        Audit::recover(file, length, &self.log(), &self.index())
+        Audit::recover(Arc::new(FileSystem), file, length, &self.log(), &self.index())
     }
 
     fn open(&self) -> Audit {
@@ -428,7 +428,7 @@ async fn failing(rig: &Rig) -> (Audit<Failing>, Arc<AtomicUsize>) {
     let left = Arc::new(AtomicUsize::new(usize::MAX));
     let (file, length) = log::open(&rig.log()).unwrap();
     let storage = Failing { file, left: Arc::clone(&left), unsynced: Mutex::default() };
-    let mut audit = Audit::recover(storage, length, &rig.log(), &rig.index()).unwrap();
+    let mut audit = Audit::recover(Arc::new(FileSystem), storage, length, &rig.log(), &rig.index()).unwrap();
     batch(&mut audit, &events(0..3)).await;
     (audit, left)
 }

@@ -1,0 +1,122 @@
+//! What durable state asks of a file system beside reading and writing: databases are opened, and names
+//! are made, moved, removed and made durable.
+//!
+//! Services use [`FileSystem`]. Tests put a recording in its place, which brings back every state that a
+//! power cut may leave.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::path::Path;
+
+use redb::{Builder, Database, DatabaseError};
+
+/// A file system.
+pub trait Disk: Debug + Send + Sync + 'static {
+    /// Opens a database, or makes it: see [`open_or_create`].
+    fn create(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError>;
+
+    /// Opens a database that is there.
+    fn open(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError>;
+
+    /// Whether there is a file of that name.
+    fn exists(&self, path: &Path) -> bool;
+
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Gives a file another name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Makes a file that was not there and writes it. The content is on disk when this returns, the name
+    /// after [`sync_folder`](Self::sync_folder).
+    fn write_new(&self, path: &Path, content: &mut dyn Read) -> io::Result<()>;
+
+    /// Makes the names in the file's folder durable.
+    fn sync_folder(&self, path: &Path) -> io::Result<()>;
+}
+
+/// Opens a database, or makes it. Its name is durable when this returns, also where the process that made
+/// it died before that.
+///
+/// A new one gets its name once it is whole: redb refuses a file whose making was cut short, and such a file
+/// would keep a service from ever starting again.
+pub fn open_or_create(disk: &dyn Disk, path: &Path, builder: &Builder) -> Result<Database, redb::Error> {
+    let database = if disk.exists(path) {
+        disk.create(path, builder)?
+    } else {
+        let fresh = path.with_extension("new");
+        if disk.exists(&fresh) {
+            disk.remove(&fresh)?;
+        }
+        let database = disk.create(&fresh, builder)?;
+        disk.rename(&fresh, path)?;
+        database
+    };
+    disk.sync_folder(path)?;
+    Ok(database)
+}
+
+/// The file system of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct FileSystem;
+
+impl Disk for FileSystem {
+    fn create(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError> {
+        builder.create(path)
+    }
+
+    fn open(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError> {
+        builder.open(path)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn write_new(&self, path: &Path, content: &mut dyn Read) -> io::Result<()> {
+        let mut file: File = OpenOptions::new().write(true).create_new(true).open(path)?;
+        io::copy(content, &mut file)?;
+        file.sync_all()
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_whose_making_was_cut_short_is_made_anew_and_one_that_is_there_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let cut_short = path.with_extension("new");
+        // What redb leaves when it dies between the file's length and its first page.
+        fs::write(&cut_short, [0; 4096]).unwrap();
+        assert!(FileSystem.create(&cut_short, &Builder::new()).is_err());
+
+        let table = redb::TableDefinition::<u64, u64>::new("table");
+        let database = open_or_create(&FileSystem, &path, &Builder::new()).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(table).unwrap().insert(1, 2).unwrap();
+        write.commit().unwrap();
+        drop(database);
+        assert!(!cut_short.exists());
+
+        let database = open_or_create(&FileSystem, &path, &Builder::new()).unwrap();
+        let read = redb::ReadableDatabase::begin_read(&database).unwrap();
+        assert_eq!(read.open_table(table).unwrap().get(1).unwrap().unwrap().value(), 2);
+    }
+}
