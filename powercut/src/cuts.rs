@@ -1,0 +1,318 @@
+//! The states that a cut may leave, made from the recording.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::SimDisk;
+use super::image::{Image, Op};
+
+/// What a disk writes whole or not at all, normally.
+const SECTOR: u64 = 512;
+/// States drawn by chance for each moment.
+const DRAWN: u64 = 6;
+
+/// One state that a power cut may leave.
+#[derive(Debug)]
+pub struct Cut {
+    /// The moment of the recording at which the power was cut: promises up to here have to hold.
+    pub at: usize,
+    /// Counts the cuts of this recording, from 0.
+    pub number: usize,
+    /// The disk as it is found afterwards.
+    pub disk: SimDisk,
+    what: String,
+    seed: u64,
+    /// States of second cuts, counted together; none within a second cut.
+    again: Option<Rc<Cell<usize>>>,
+}
+
+impl Cut {
+    /// Cuts the power once more, in the middle of all that was done to [`disk`](Self::disk) so far. Only
+    /// after every so many cuts; a third time never.
+    pub fn once_more(
+        &self,
+        every: usize,
+        check: impl FnMut(&Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Some(counter) = self.again.as_ref().filter(|_| self.number.is_multiple_of(every)) else {
+            return Ok(());
+        };
+        let tried = self.disk.cuts(self.seed, None, check);
+        let tried = tried.map_err(|found| format!("{found}\n  which came while it was opened again"))?;
+        counter.set(counter.get() + tried.states);
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cut {} at operation {}, {}", self.number, self.at, self.what)
+    }
+}
+
+/// How much was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    /// States, each another one than the others of its moment.
+    pub states: usize,
+    /// States after a second cut.
+    pub again: usize,
+    /// Operations of the recording that change something.
+    pub operations: usize,
+    /// Its syncs.
+    pub syncs: usize,
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { states, again, operations, syncs } = self;
+        write!(
+            f,
+            "{states} states of {operations} operations and {syncs} syncs, and {again} after a second cut"
+        )
+    }
+}
+
+/// A state in which something does not hold.
+#[derive(Debug)]
+pub struct Found {
+    /// What does not hold.
+    pub why: String,
+    cut: String,
+    disk: SimDisk,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n  after {}", self.why, self.cut)
+    }
+}
+
+impl Found {
+    /// Puts the files of that state into a folder, to be looked at.
+    pub fn keep(&self, folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        self.disk.names().iter().try_for_each(|name| {
+            let file = name.file_name().unwrap_or(name.as_os_str());
+            fs::write(folder.join(file), self.disk.read(name).unwrap_or_default())
+        })
+    }
+
+    /// Fails the test, and keeps the files.
+    pub fn raise(self) -> ! {
+        let folder = std::env::temp_dir().join(format!("powercut-{}", std::process::id()));
+        match self.keep(&folder) {
+            Ok(()) => panic!("{self}\n  the files of that state are in {}", folder.display()),
+            Err(error) => panic!("{self}\n  the files of that state cannot be kept: {error}"),
+        }
+    }
+}
+
+impl SimDisk {
+    /// Calls `check` with each state that a cut may leave, until it finds something.
+    pub fn each_cut(&self, seed: u64, check: impl FnMut(&Cut) -> Result<(), String>) -> Result<Tried, Found> {
+        let again = Rc::new(Cell::new(0));
+        let tried = self.cuts(seed, Some(&again), check)?;
+        Ok(Tried { again: again.get(), ..tried })
+    }
+
+    fn cuts(
+        &self,
+        seed: u64,
+        again: Option<&Rc<Cell<usize>>>,
+        mut check: impl FnMut(&Cut) -> Result<(), String>,
+    ) -> Result<Tried, Found> {
+        // A copy: the check may write to the disk that was recorded, and must not change what is tried.
+        let recording = self.recording().clone();
+        let journal = &recording.journal;
+        let syncs = journal.iter().filter(|op| op.is_sync()).count();
+        let operations = journal.len() - syncs;
+        let mut tried = Tried { states: 0, again: 0, operations, syncs };
+        let mut durable = recording.start;
+        // Files have their numbers from the start, so that operations can be applied in any choice.
+        durable.files.resize_with(recording.now.files.len(), Default::default);
+        let mut pending: Vec<&Op> = Vec::new();
+        for (at, op) in journal.iter().map(Some).chain([None]).enumerate() {
+            let ends = op.is_none_or(Op::is_sync);
+            if ends {
+                let window = Window { seed, at, durable: &durable, pending: &pending };
+                for (what, image) in window.states() {
+                    let disk = Self::found(image.clone());
+                    let cut = Cut { at, number: tried.states, disk, what, seed, again: again.cloned() };
+                    check(&cut).map_err(|why| Found {
+                        why,
+                        cut: format!("{cut} (seed {seed})"),
+                        disk: Self::found(image),
+                    })?;
+                    tried.states += 1;
+                }
+            }
+            match op {
+                Some(sync) if ends => pending.retain(|op| {
+                    let covered = op.is_covered_by(sync);
+                    if covered {
+                        op.apply(&mut durable);
+                    }
+                    !covered
+                }),
+                op => pending.extend(op),
+            }
+        }
+        Ok(tried)
+    }
+}
+
+/// A moment: what is durable, and what may be there or not.
+struct Window<'a> {
+    seed: u64,
+    at: usize,
+    durable: &'a Image,
+    pending: &'a [&'a Op],
+}
+
+impl Window<'_> {
+    /// All states of the moment, each once, with what is there of the pending operations.
+    fn states(&self) -> Vec<(String, Image)> {
+        let mut seen = HashSet::new();
+        let mut states = Vec::new();
+        let mut add = |what: String, image: Image| {
+            if seen.insert(image.difference(self.durable)) {
+                states.push((what, image));
+            }
+        };
+        let count = self.pending.len();
+        for n in 0..=count {
+            add(format!("the first {n} of {count} operations"), self.with(|index, _| index < n));
+        }
+        for (n, op) in self.pending.iter().enumerate() {
+            add(format!("without the {op}"), self.with(|index, _| index != n));
+            add(format!("only the {op}"), self.with(|index, _| index == n));
+        }
+        let files: HashSet<Option<usize>> = self.pending.iter().map(|op| op.file()).collect();
+        for file in files {
+            let name = file.map_or("names".to_owned(), |file| format!("file {file}"));
+            add(format!("all of {name}, nothing else"), self.with(|_, op| op.file() == file));
+            add(format!("nothing of {name}, all else"), self.with(|_, op| op.file() != file));
+        }
+        let mut dice = Dice(self.seed ^ ((self.at as u64) << 20));
+        for (n, op) in self.pending.iter().enumerate() {
+            if let Op::Write { file, at, bytes } = op {
+                let before = self.with(|index, _| index < n);
+                let last = n + 1 == count;
+                let ends = cuts_of(*at, bytes.len(), last, &mut dice);
+                for end in ends {
+                    let mut image = before.clone();
+                    image.files[*file].write(*at, &bytes[..end]);
+                    add(format!("up to byte {end} of the {op}"), image);
+                    let mut image = before.clone();
+                    image.files[*file].write(at + end as u64, &bytes[end..]);
+                    add(format!("up to the {op}, of that from byte {end}"), image);
+                }
+            }
+        }
+        if count > 0 {
+            for n in 0..DRAWN {
+                add(format!("a choice of sectors, number {n}"), self.drawn(&mut dice));
+            }
+        }
+        states
+    }
+
+    fn with(&self, chosen: impl Fn(usize, &Op) -> bool) -> Image {
+        let mut image = self.durable.clone();
+        for (index, op) in self.pending.iter().enumerate() {
+            if chosen(index, op) {
+                op.apply(&mut image);
+            }
+        }
+        image
+    }
+
+    /// Each sector as it was after some of the writes to it, or in the middle of one; lengths and names as
+    /// they were at some moment.
+    fn drawn(&self, dice: &mut Dice) -> Image {
+        let mut image = self.durable.clone();
+        let mut all = self.durable.clone();
+        // Sector → the index of the first operation that is not seen there.
+        let mut unseen: BTreeMap<(usize, u64), usize> = BTreeMap::new();
+        // File → the lengths that it had.
+        let mut lengths: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for (index, op) in self.pending.iter().enumerate() {
+            let before = op.file().map(|file| (file, all.files[file].len));
+            op.apply(&mut all);
+            if let Some((file, before)) = before {
+                let known = lengths.entry(file).or_insert_with(|| vec![before]);
+                known.push(all.files[file].len);
+                if matches!(op, Op::Write { .. }) && all.files[file].len > before {
+                    // An append can end anywhere.
+                    known.push(dice.between(before as usize, all.files[file].len as usize) as u64);
+                }
+            }
+            let Op::Write { file, at, bytes } = op else {
+                if dice.below(2) == 0 {
+                    op.apply(&mut image);
+                }
+                continue;
+            };
+            for piece in sectors(*at, bytes.len()) {
+                let sector = (*file, (at + piece.start as u64) / SECTOR);
+                let left = self.pending.len() - index;
+                let unseen = *unseen.entry(sector).or_insert_with(|| index + dice.below(left + 1));
+                if index < unseen {
+                    let torn = index + 1 == unseen && dice.below(8) == 0;
+                    let end = if torn { dice.between(piece.start, piece.end) } else { piece.end };
+                    image.files[*file].write(at + piece.start as u64, &bytes[piece.start..end]);
+                }
+            }
+        }
+        for (file, known) in lengths {
+            if dice.below(2) == 0 {
+                image.files[file].set_len(known[dice.below(known.len())]);
+            }
+        }
+        image
+    }
+}
+
+/// Where a write is torn: at a byte by chance, and for the last one at each sector, up to a bound.
+fn cuts_of(at: u64, len: usize, last: bool, dice: &mut Dice) -> Vec<usize> {
+    let mut ends = vec![dice.between(0, len)];
+    if last {
+        ends.extend(sectors(at, len).map(|piece| piece.end).filter(|end| *end < len).take(16));
+        ends.extend([1, len.saturating_sub(1)]);
+    }
+    ends
+}
+
+/// The ranges of the bytes that lie in one sector each.
+fn sectors(at: u64, len: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let left = (SECTOR - (at + start as u64) % SECTOR) as usize;
+        let piece = start..len.min(start + left);
+        start = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Chance from a seed (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % end.max(1) as u64) as usize
+    }
+
+    fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+}
