@@ -12,6 +12,8 @@
 //! 4. *Opening does not read the history.* Every commit saves what redb needs to open after a crash.
 
 mod apply;
+#[cfg(test)]
+mod power_cut;
 mod schema;
 mod writer;
 
