@@ -1,5 +1,7 @@
 //! Recovery at every point where a crash can hit, and what stands in the log afterwards.
 
+mod power_cut;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
