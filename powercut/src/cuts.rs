@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::{AddAssign, Range};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::SimDisk;
-use super::image::{Image, Op};
+use super::image::{Image, Op, settle};
 
 /// What a disk writes whole or not at all, normally.
 const SECTOR: u64 = 512;
@@ -56,7 +58,7 @@ impl fmt::Display for Cut {
 }
 
 /// How much was tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tried {
     /// States, each another one than the others of its moment.
     pub states: usize,
@@ -66,14 +68,27 @@ pub struct Tried {
     pub operations: usize,
     /// Its syncs.
     pub syncs: usize,
+    /// Time that it took.
+    pub took: Duration,
+}
+
+impl AddAssign for Tried {
+    fn add_assign(&mut self, other: Self) {
+        self.states += other.states;
+        self.again += other.again;
+        self.operations += other.operations;
+        self.syncs += other.syncs;
+        self.took += other.took;
+    }
 }
 
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { states, again, operations, syncs } = self;
+        let Self { states, again, operations, syncs, took } = self;
         write!(
             f,
-            "{states} states of {operations} operations and {syncs} syncs, and {again} after a second cut"
+            "{states} states of {operations} operations and {syncs} syncs, and {again} after a second cut, in {:.1} s",
+            took.as_secs_f32()
         )
     }
 }
@@ -116,9 +131,10 @@ impl Found {
 impl SimDisk {
     /// Calls `check` with each state that a cut may leave, until it finds something.
     pub fn each_cut(&self, seed: u64, check: impl FnMut(&Cut) -> Result<(), String>) -> Result<Tried, Found> {
+        let start = Instant::now();
         let again = Rc::new(Cell::new(0));
         let tried = self.cuts(seed, Some(&again), check)?;
-        Ok(Tried { again: again.get(), ..tried })
+        Ok(Tried { again: again.get(), took: start.elapsed(), ..tried })
     }
 
     fn cuts(
@@ -132,35 +148,27 @@ impl SimDisk {
         let journal = &recording.journal;
         let syncs = journal.iter().filter(|op| op.is_sync()).count();
         let operations = journal.len() - syncs;
-        let mut tried = Tried { states: 0, again: 0, operations, syncs };
-        let mut durable = recording.start;
-        // Files have their numbers from the start, so that operations can be applied in any choice.
-        durable.files.resize_with(recording.now.files.len(), Default::default);
-        let mut pending: Vec<&Op> = Vec::new();
+        let mut tried = Tried { operations, syncs, ..Tried::default() };
+        let mut durable = recording.start_with_all_files();
+        let mut pending = Vec::new();
         for (at, op) in journal.iter().map(Some).chain([None]).enumerate() {
-            let ends = op.is_none_or(Op::is_sync);
-            if ends {
-                let window = Window { seed, at, durable: &durable, pending: &pending };
-                for (what, image) in window.states() {
-                    let disk = Self::found(image.clone());
-                    let cut = Cut { at, number: tried.states, disk, what, seed, again: again.cloned() };
-                    check(&cut).map_err(|why| Found {
-                        why,
-                        cut: format!("{cut} (seed {seed})"),
-                        disk: Self::found(image),
-                    })?;
-                    tried.states += 1;
-                }
+            if let Some(change) = op.filter(|op| !op.is_sync()) {
+                pending.push(change.clone());
+                continue;
             }
-            match op {
-                Some(sync) if ends => pending.retain(|op| {
-                    let covered = op.is_covered_by(sync);
-                    if covered {
-                        op.apply(&mut durable);
-                    }
-                    !covered
-                }),
-                op => pending.extend(op),
+            let window = Window { seed, at, durable: &durable, pending: &pending };
+            for (what, image) in window.states() {
+                let disk = Self::found(image.clone());
+                let cut = Cut { at, number: tried.states, disk, what, seed, again: again.cloned() };
+                check(&cut).map_err(|why| Found {
+                    why,
+                    cut: format!("{cut} (seed {seed})"),
+                    disk: Self::found(image),
+                })?;
+                tried.states += 1;
+            }
+            if let Some(sync) = op {
+                settle(&mut pending, sync, &mut durable);
             }
         }
         Ok(tried)
@@ -172,7 +180,7 @@ struct Window<'a> {
     seed: u64,
     at: usize,
     durable: &'a Image,
-    pending: &'a [&'a Op],
+    pending: &'a [Op],
 }
 
 impl Window<'_> {
@@ -290,7 +298,7 @@ fn cuts_of(at: u64, len: usize, last: bool, dice: &mut Dice) -> Vec<usize> {
 }
 
 /// The ranges of the bytes that lie in one sector each.
-fn sectors(at: u64, len: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+fn sectors(at: u64, len: usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
         let left = (SECTOR - (at + start as u64) % SECTOR) as usize;

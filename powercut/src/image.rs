@@ -157,3 +157,14 @@ impl fmt::Display for Op {
         }
     }
 }
+
+/// Applies those of the pending operations that `sync` makes durable, and leaves the others.
+pub(crate) fn settle(pending: &mut Vec<Op>, sync: &Op, durable: &mut Image) {
+    pending.retain(|op| {
+        let covered = op.is_covered_by(sync);
+        if covered {
+            op.apply(durable);
+        }
+        !covered
+    });
+}

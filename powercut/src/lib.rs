@@ -76,6 +76,29 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(recording)))
     }
 
+    /// The disk as the next process finds it where one was killed at that moment and the power stayed: all
+    /// that was written is seen, and what was not synced may still be lost.
+    pub fn killed_at(&self, moment: usize) -> Self {
+        let recording = self.recording();
+        let mut start = recording.start_with_all_files();
+        let mut now = start.clone();
+        let mut journal = Vec::new();
+        for op in &recording.journal[..moment] {
+            op.apply(&mut now);
+            if op.is_sync() {
+                image::settle(&mut journal, op, &mut start);
+            } else {
+                journal.push(op.clone());
+            }
+        }
+        Self(Arc::new(Mutex::new(Recording {
+            start,
+            now,
+            journal,
+            lies_about: recording.lies_about.clone(),
+        })))
+    }
+
     /// The moment of the recording: what is promised now has to hold after each cut at this moment or later.
     pub fn now(&self) -> usize {
         self.recording().journal.len()
@@ -118,6 +141,13 @@ impl fmt::Debug for SimDisk {
 }
 
 impl Recording {
+    /// Files have their numbers from the start, so that operations can be applied in any choice.
+    fn start_with_all_files(&self) -> Image {
+        let mut start = self.start.clone();
+        start.files.resize_with(self.now.files.len(), Default::default);
+        start
+    }
+
     fn change(&mut self, op: Op) {
         op.apply(&mut self.now);
         self.journal.push(op);
