@@ -1,7 +1,6 @@
 //! Clients that mean harm, or do it: very many, very slow, deaf, or with far too much. All against the real
 //! process, whose memory is measured.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use reqwest::Client;
@@ -46,13 +45,6 @@ async fn sent(service: &Service, request: &[u8]) -> String {
     to_the_end(stream).await
 }
 
-/// Resident memory of the process in MiB.
-fn memory(service: &Service) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", service.pid().as_raw_nonzero())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
 /// An ordinary client creates and reads tasks, one after another, each promptly. Returns the longest wait.
 async fn ordinary_client(service: &Service) -> Duration {
     let mut longest = Duration::ZERO;
@@ -95,14 +87,14 @@ async fn ten_thousand_idle_and_slow_connections_harm_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(dir.path()).await;
     ordinary_client(&service).await;
-    let before = memory(&service);
+    let before = service.memory();
 
     let slow_body = b"POST /tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{\"title\": ";
     let idle = having_sent(&service, 4_000, b"").await;
     let slow_heads = having_sent(&service, 3_000, b"GET /tasks HTTP/1.1\r\nHost: h\r\nX-Slow: ").await;
     let slow_bodies = having_sent(&service, 3_000, slow_body).await;
     let longest = ordinary_client(&service).await;
-    let at_most = memory(&service);
+    let at_most = service.memory();
     println!(
         "{before} MiB before, {at_most} MiB with 10,000 connections; an ordinary client waited {longest:?}"
     );
@@ -198,7 +190,7 @@ async fn clients_that_do_not_read_cost_bounded_memory_and_harm_nobody() {
     let longest = ordinary_client(&service).await;
     let mut at_most = 0;
     for _ in 0..20 {
-        at_most = at_most.max(memory(&service));
+        at_most = at_most.max(service.memory());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     println!("{at_most} MiB with 200 deaf clients; an ordinary client waited {longest:?}");
@@ -239,7 +231,7 @@ async fn a_head_that_is_too_large_is_refused() {
 async fn a_flood_of_pipelined_requests_is_answered_in_order_and_costs_bounded_memory() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(dir.path()).await;
-    let before = memory(&service);
+    let before = service.memory();
     const REQUESTS: usize = 20_000;
     let (mut reading, mut writing) = connect(&service).await.into_split();
     let flood = tokio::spawn(async move {
@@ -250,7 +242,7 @@ async fn a_flood_of_pipelined_requests_is_answered_in_order_and_costs_bounded_me
         }
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let stalled = memory(&service);
+    let stalled = service.memory();
     assert!(stalled < before + 50, "{before} MiB, then {stalled} MiB");
     let mut answers = String::new();
     timeout(SOON, reading.read_to_string(&mut answers)).await.expect("not answered").unwrap();

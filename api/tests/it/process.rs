@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use task_api::store::{Filter, Store};
 use tokio::task::JoinSet;
 
+use crate::relay::Cluster;
+use crate::store::{create, done, load};
 use crate::support::{NO_KAFKA, eventually};
 
 fn command(state_dir: &Path) -> Command {
@@ -47,6 +49,17 @@ impl Service {
         limited.arg(plain.get_program()).args(plain.get_args()).env_clear();
         limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
         Self::spawn(&mut limited).await
+    }
+
+    async fn with_kafka(state_dir: &Path, kafka: &str) -> Self {
+        Self::spawn(command(state_dir).env("KAFKA_BOOTSTRAP_SERVERS", kafka)).await
+    }
+
+    /// Resident memory in MiB.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     }
 
     async fn spawn(command: &mut Command) -> Self {
@@ -247,6 +260,41 @@ async fn without_room_changes_are_refused_and_reads_go_on_until_there_is_room() 
     let stored = stored(dir.path()).await;
     assert!(is_in_order_within(&acknowledged, &stored));
     assert!(acknowledged.len() > 20 && stored.len() - acknowledged.len() <= 2, "what was refused");
+}
+
+/// The outbox may grow as far as the disk goes: the process takes no more memory for it, says how much waits,
+/// and delivers it in order once Kafka comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_outbox_takes_no_memory_is_reported_and_drains_in_order() {
+    const EVENTS: usize = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("task-api")).unwrap();
+    let (store, writer) = Store::open(&dir.path().join("task-api")).unwrap();
+    load(&store, 64, EVENTS.div_ceil(64), |store, _, _| async move {
+        done(&store, create(&"x".repeat(400))).await;
+    })
+    .await;
+    let waiting = store.outbox().borrow().waiting;
+    drop(store);
+    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+
+    let address = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let service = Service::with_kafka(dir.path(), &address.to_string()).await;
+    assert!(!service.logged(&format!("{waiting} events wait in the outbox")).is_empty());
+    assert_eq!(service.get("/readyz").await.1["outbox"]["waiting"], waiting);
+    let cluster = Cluster::at(address).await;
+    cluster.create_topic(1, &[]).await;
+    eventually("all of it is delivered", || async {
+        service.get("/readyz").await.1["outbox"]["waiting"] == 0
+    })
+    .await;
+    let at_most = service.memory();
+    println!("{at_most} MiB after {waiting} events");
+    assert!(at_most < 150, "{at_most} MiB");
+    let records = cluster.records(0).await;
+    assert_eq!(records.len() as u64, waiting);
+    // Ids rise with the commits.
+    assert!(records.is_sorted_by_key(|record| record.record.key.clone()));
 }
 
 fn run(command: &mut Command) -> Output {

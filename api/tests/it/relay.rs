@@ -23,7 +23,7 @@ use crate::store::{create, done};
 use crate::support::{App, TOPIC, eventually};
 
 /// A broker, perhaps behind a proxy, and a folder for the application.
-struct Cluster {
+pub struct Cluster {
     broker: Broker,
     address: SocketAddr,
     kafka: Kafka,
@@ -36,7 +36,7 @@ impl Cluster {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
 
-    async fn at(address: SocketAddr) -> Self {
+    pub async fn at(address: SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = start_broker(address, dir.path(), None).await;
         let address = broker.addr();
@@ -53,7 +53,7 @@ impl Cluster {
         Self { broker, address, kafka: Kafka::new(vec![address.to_string()], "test"), proxy, dir }
     }
 
-    async fn create_topic(&self, partitions: i32, configs: &[(&str, &str)]) {
+    pub async fn create_topic(&self, partitions: i32, configs: &[(&str, &str)]) {
         let configs = configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let topic = NewTopic { name: TOPIC.to_owned(), partitions, replication_factor: 1, configs };
         self.kafka.admin().create_topic(&topic).await.unwrap();
@@ -69,7 +69,7 @@ impl Cluster {
     }
 
     /// All records of a partition.
-    async fn records(&self, partition: i32) -> Vec<RecordAndOffset> {
+    pub async fn records(&self, partition: i32) -> Vec<RecordAndOffset> {
         let partition = self.kafka.partition(TOPIC, partition);
         let mut records = Vec::new();
         let mut next = 0;

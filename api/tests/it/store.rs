@@ -34,7 +34,7 @@ async fn close(store: Store, writer: std::thread::JoinHandle<()>) {
 }
 
 /// Runs `clients` tasks that each make the changes `0..each`.
-async fn load<F: Future<Output = ()> + Send + 'static>(
+pub async fn load<F: Future<Output = ()> + Send + 'static>(
     store: &Store,
     clients: usize,
     each: usize,
