@@ -250,9 +250,14 @@ mod tests {
         (client, Arc::clone(connections).admit(accepted).await.unwrap())
     }
 
+    /// What has to come to its end.
+    async fn soon<T>(work: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(30), work).await.expect("it does not end")
+    }
+
     async fn to_the_end(mut client: TcpStream) -> String {
         let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
+        soon(client.read_to_string(&mut answer)).await.unwrap();
         answer
     }
 
@@ -270,11 +275,14 @@ mod tests {
             }
         });
         let begun = Instant::now();
-        let ended = loop {
-            if let Err(error) = connection.read_exact(&mut [0]).await {
-                break error;
+        let ended = soon(async {
+            loop {
+                if let Err(error) = connection.read_exact(&mut [0]).await {
+                    break error;
+                }
             }
-        };
+        })
+        .await;
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
         assert!(begun.elapsed() >= connections.times.answer);
         trickle.abort();
@@ -291,7 +299,7 @@ mod tests {
             let (client, mut connection) = pair(&connections).await;
             connection.write_all(b"answer").await.unwrap();
             let begun = Instant::now();
-            let error = connection.read_exact(&mut [0]).await.unwrap_err();
+            let error = soon(connection.read_exact(&mut [0])).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             took.push(begun.elapsed());
             drop(connection);
@@ -307,11 +315,14 @@ mod tests {
         let connections = connections(10);
         let (_client, mut connection) = pair(&connections).await;
         let (begun, answer) = (Instant::now(), vec![b'x'; 64 * 1024]);
-        let error = loop {
-            if let Err(error) = connection.write_all(&answer).await {
-                break error;
+        let error = soon(async {
+            loop {
+                if let Err(error) = connection.write_all(&answer).await {
+                    break error;
+                }
             }
-        };
+        })
+        .await;
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(begun.elapsed() >= connections.times.take);
     }
