@@ -79,7 +79,7 @@ async fn publish(partition: &Partition, mut records: Vec<Record>, len: fn(Vec<us
     while !records.is_empty() {
         let next = len(records.iter().map(Record::approximate_size).collect());
         let rest = records.split_off(next);
-        partition.produce(records, Compression::NoCompression).await.unwrap();
+        partition.produce(&records, Compression::NoCompression).await.unwrap();
         records = rest;
     }
     start.elapsed()

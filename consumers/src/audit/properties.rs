@@ -13,7 +13,9 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use task_events::disk::FileSystem;
 use task_events::event::Event;
 use uuid::Uuid;
 
@@ -50,7 +52,7 @@ pub fn recovery(bytes: &[u8], folder: &Path) {
     let (path, index) = (folder.join("audit.log"), folder.join("dedup"));
     let open = || {
         let (file, length) = log::open(&path)?;
-        Audit::recover(file, length, &path, &index)
+        Audit::recover(Arc::new(FileSystem), file, length, &path, &index)
     };
     let (indexed, bytes) = damaged_log(bytes);
     fs::write(&path, &indexed).unwrap();
