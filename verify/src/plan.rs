@@ -80,8 +80,8 @@ impl Fault {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// A service that starts on a disk that fails ends at once, and nothing here starts it again: so where a
-    /// disk fails, its service is not killed.
+    /// A service that starts on a disk that fails ends at once: so where a disk fails, its service is not
+    /// killed.
     fn targets(self) -> &'static [Target] {
         match self {
             Self::KillApi | Self::PauseApi => &[Target::Api],

@@ -154,9 +154,15 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
         | Fault::NetDropReplies => {
             system.proxy.set(Mode::Pass, 100);
         }
-        Fault::FullAudit | Fault::EioAudit => system.audit_disk.iter().for_each(Disk::mend),
+        Fault::FullAudit | Fault::EioAudit => {
+            system.audit_disk.iter().for_each(Disk::mend);
+            supervise(&mut system.audits);
+        }
         Fault::FullStore | Fault::EioStore => system.store_disk.iter().for_each(Disk::mend),
-        Fault::EioState => system.state_disk.iter().for_each(Disk::mend),
+        Fault::EioState => {
+            system.state_disk.iter().for_each(Disk::mend);
+            supervise(&mut system.notifications);
+        }
         Fault::ClockBack | Fault::ClockForward => system.clock.iter().for_each(|clock| clock.set(0)),
     }
 }
@@ -172,6 +178,15 @@ fn heal(consumers: &mut [Consumer], name: Option<String>, how: impl FnOnce(&mut 
     let consumer = consumers.iter_mut().find(|consumer| Some(&consumer.name) == name.as_ref());
     if let Some(consumer) = consumer {
         how(&mut consumer.service);
+    }
+}
+
+/// Starts again what ended because it found a bad disk at its start, as a supervisor does.
+fn supervise(consumers: &mut [Consumer]) {
+    for consumer in consumers {
+        if consumer.service.has_ended() {
+            consumer.service.restart();
+        }
     }
 }
 
