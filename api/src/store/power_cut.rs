@@ -46,7 +46,7 @@ struct Run {
 }
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().build().unwrap()
+    Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 fn open(disk: &SimDisk) -> Result<(Store, thread::JoinHandle<()>), StoreError> {
