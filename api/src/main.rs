@@ -3,7 +3,7 @@
 use task_api::args::Args;
 use task_events::logging::exit_with;
 
-// musl copies and compares byte by byte: these take the place of its functions.
+// musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
 #[cfg(target_env = "musl")]
 use mem_functions as _;
 

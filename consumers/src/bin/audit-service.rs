@@ -4,7 +4,7 @@ use consumers::args::AuditArgs;
 use consumers::audit;
 use consumers::service::{self, Reads};
 
-// musl copies and compares byte by byte: these take the place of its functions.
+// musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
 #[cfg(target_env = "musl")]
 use mem_functions as _;
 
