@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use consumers::{audit, notification};
 use rustix::process::{Pid, Signal, kill_process};
 use task_events::dedup::Dedup;
@@ -87,6 +87,23 @@ impl World {
             records.extend(fetched.records);
         }
         records
+    }
+
+    /// How long before its last claim a group's records in the offsets topic end, by their own times.
+    pub async fn silence_before_the_last_claim(&self, group: &str) -> Duration {
+        let count = self.offsets.view().borrow().next_offset;
+        let mut said = Vec::new();
+        for record in self.read(OFFSETS, 0, count as usize).await {
+            let (key, value) = (record.record.key.unwrap(), record.record.value.unwrap_or_default());
+            if String::from_utf8(key).unwrap().starts_with(&format!("{group}/")) && !value.is_empty() {
+                let value: serde_json::Value = serde_json::from_slice(&value).unwrap();
+                let claimed = value.get("claimed_at");
+                let time = claimed.or(value.get("committed_at")).unwrap().as_str().unwrap();
+                said.push((claimed.is_some(), time.parse::<DateTime<Utc>>().unwrap()));
+            }
+        }
+        let claim = said.iter().rposition(|(is_claim, _)| *is_claim).unwrap();
+        (said[claim].1 - said[claim - 1].1).to_std().unwrap()
     }
 
     /// The committed position of a group.
