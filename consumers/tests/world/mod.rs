@@ -251,9 +251,10 @@ impl Running {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
-    /// Ends it without a release.
+    /// Ends it without a release. Its trigger stays: one that is dropped asks for an orderly stop.
     pub fn abort(self) {
         self.task.abort();
+        std::mem::forget(self.trigger);
     }
 }
 
