@@ -155,7 +155,8 @@ mod tests {
             for seed in [include_bytes!("../../../fuzz/seeds/audit_line/line").as_slice(), include_bytes!("../../../fuzz/seeds/event/archived")] {
                 let mut bytes = seed.to_vec();
                 let at = at.index(bytes.len());
-                bytes.splice(at..at + change.len() / 2, change.iter().copied()).for_each(drop);
+                let end = (at + change.len() / 2).min(bytes.len());
+                bytes.splice(at..end, change.iter().copied()).for_each(drop);
                 line(&bytes);
             }
         }
