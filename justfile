@@ -58,7 +58,7 @@ verify *args:
     cargo run --release -p verify -- run {{args}}
 
 # Check compose.yaml, the systemd units and the manifests; installs what that needs
-check-deploy:
+check-deploy: dist
     bash .ci/compose
     bash .ci/systemd
     bash .ci/manifests

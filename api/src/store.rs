@@ -253,9 +253,12 @@ impl Store {
         after: Option<Uuid>,
         limit: usize,
     ) -> Result<Vec<Task>, StoreError> {
-        let turn = timeout(self.patience, self.pages.acquire());
-        let _turn = turn.await.map_err(|_| StoreError::Overloaded)?;
-        self.read(move |database| list(database, &filter, after, limit)).await
+        let page = async {
+            // Never closed.
+            let _turn = self.pages.acquire().await;
+            self.read_or_reopen(move |database| list(database, &filter, after, limit)).await
+        };
+        timeout(self.patience, page).await.unwrap_or(Err(StoreError::Slow))
     }
 
     /// The first events in the outbox behind `seq`, at most `limit`.

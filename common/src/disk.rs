@@ -19,8 +19,9 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Opens a database that is there.
     fn open(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError>;
 
-    /// Whether there is a file of that name.
-    fn exists(&self, path: &Path) -> bool;
+    /// Whether there is anything of that name, be it a link that leads nowhere. A disk that does not say is an
+    /// error: what is there must not be taken for missing, and be replaced.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
 
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -42,11 +43,11 @@ pub trait Disk: Debug + Send + Sync + 'static {
 /// A new one gets its name once it is whole: redb refuses a file whose making was cut short, and such a file
 /// would keep a service from ever starting again.
 pub fn open_or_create(disk: &dyn Disk, path: &Path, builder: &Builder) -> Result<Database, redb::Error> {
-    let database = if disk.exists(path) {
+    let database = if disk.exists(path)? {
         disk.create(path, builder)?
     } else {
         let fresh = path.with_extension("new");
-        if disk.exists(&fresh) {
+        if disk.exists(&fresh)? {
             disk.remove(&fresh)?;
         }
         let database = disk.create(&fresh, builder)?;
@@ -70,8 +71,12 @@ impl Disk for FileSystem {
         builder.open(path)
     }
 
-    fn exists(&self, path: &Path) -> bool {
-        path.exists()
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        match fs::symlink_metadata(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -114,6 +119,12 @@ mod tests {
         write.commit().unwrap();
         drop(database);
         assert!(!cut_short.exists());
+
+        // A disk that is not mounted: its database is not replaced by an empty one.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("not-mounted/state"), &link).unwrap();
+        assert!(open_or_create(&FileSystem, &link, &Builder::new()).is_err());
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
 
         let database = open_or_create(&FileSystem, &path, &Builder::new()).unwrap();
         let read = redb::ReadableDatabase::begin_read(&database).unwrap();

@@ -71,9 +71,18 @@ impl StateDir {
 
 /// Makes the folder and those above it. Their names have to survive a power cut: all state goes with them.
 fn make(path: &Path) -> io::Result<()> {
-    let new = new_names(path);
+    let (was_there, new) = (path.exists(), new_names(path));
     fs::create_dir_all(path)?;
-    new.into_iter().try_for_each(|name| FileSystem.sync_folder(name))
+    new.into_iter().try_for_each(|name| match FileSystem.sync_folder(name) {
+        // In a folder of somebody else's, who made it and saw to its name: a volume, say.
+        Err(error) if was_there && may_be_anothers(&error) => Ok(()),
+        synced => synced,
+    })
+}
+
+fn may_be_anothers(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), PermissionDenied | InvalidInput | Unsupported)
 }
 
 /// The names that may not be durable: those that are missing now, and the folder's own, since the process

@@ -221,14 +221,14 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError> {
-        if !self.exists(path) {
+        if !self.exists(path)? {
             return Err(io::Error::from(io::ErrorKind::NotFound).into());
         }
         self.create(path, builder)
     }
 
-    fn exists(&self, path: &Path) -> bool {
-        self.recording().now.names.contains_key(path)
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.recording().now.names.contains_key(path))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -242,7 +242,7 @@ impl Disk for SimDisk {
     }
 
     fn write_new(&self, path: &Path, content: &mut dyn Read) -> io::Result<()> {
-        if self.exists(path) {
+        if self.exists(path)? {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let mut bytes = Vec::new();

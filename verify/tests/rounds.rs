@@ -26,7 +26,8 @@ async fn sound(plan: &Plan) -> Round {
     let round = round::run(plan, BrokerKind::from_env(), folder.path()).await.unwrap();
     assert!(
         round.report.is_sound(),
-        "{}: {}\nkept in {}",
+        "seed {}: {}: {}\nkept in {}; run this test again, its plan is its seed's",
+        plan.seed,
         plan.describe(),
         round.report,
         folder.keep().display()

@@ -24,20 +24,23 @@ struct Times {
     answer: Duration,
     /// From an answer to the next request: more than proxies keep a connection that they may use again.
     idle: Duration,
-    /// The same while most connections are in use.
+    /// The same while most connections are in use: more than a body, or the disk, is waited for, since a
+    /// request that came together with the one before it counts as none.
     short_idle: Duration,
     /// To take an answer, once it has stopped to.
     take: Duration,
 }
 
 const TIMES: Times = Times {
-    answer: Duration::from_secs(35),
+    answer: Duration::from_secs(45),
     idle: Duration::from_secs(75),
-    short_idle: Duration::from_secs(5),
+    short_idle: Duration::from_secs(15),
     take: Duration::from_secs(30),
 };
 /// Bytes that a connection may always hold: of requests that are not answered, or of answers not taken.
 const OWN_SHARE: usize = 16 * 1024;
+/// The most that one can hold: actix buffers that much of heads, and a body. What it throws away is counted, too.
+const MOST_HELD: usize = 128 * 1024 + super::MAX_BODY;
 /// Bytes that all connections hold together. Above this none may exceed its own share.
 const HELD: usize = 64 << 20;
 /// Connections that are being refused at one time; further ones wait to be accepted.
@@ -154,20 +157,24 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.due.has_passed(cx) {
-            // Not into the middle of an answer, and not unasked.
-            if self.take_by.is_none() && !self.is_idle {
-                let _ = self.stream.try_write(TOO_SLOW);
-            }
+        // Not into the middle of an answer, and not unasked.
+        let answer_is_late = self.due.has_passed(cx) && self.take_by.is_none();
+        if answer_is_late && !self.is_idle {
+            let _ = self.stream.try_write(TOO_SLOW);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        // What an idle client sends in the last moment is read all the same: unread it would be lost.
+        if read.is_pending() && answer_is_late {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        ready!(read)?;
         if std::mem::take(&mut self.is_idle) {
             let time = self.all.times.answer;
             self.due.set(time);
         }
-        let held = self.held + buf.filled().len() - before;
+        let held = (self.held + buf.filled().len() - before).min(MOST_HELD);
         Poll::Ready(self.hold(held))
     }
 }
@@ -185,8 +192,9 @@ impl AsyncWrite for Connection {
         self.is_idle = true;
         let (times, is_full) = (self.all.times, self.all.open() > self.all.most / 2);
         self.due.set(if is_full { times.short_idle } else { times.idle });
-        if written == buf.len() {
-            self.take_by = None;
+        if written == buf.len() && self.take_by.take().is_some() {
+            // The time of an idle client begins, and only reading looks at it.
+            cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(written))
     }
@@ -200,8 +208,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// A moment that is set far more often than it comes: the timer is set anew only when it fires. Where the
-/// moment was drawn nearer meanwhile, that is noticed when the client next sends, or when the timer fires.
+/// A moment that is set far more often than it comes: put off, the timer is set anew only when it fires.
 struct Deadline {
     at: Instant,
     timer: Pin<Box<Sleep>>,
@@ -214,6 +221,9 @@ impl Deadline {
 
     fn set(&mut self, time: Duration) {
         self.at = Instant::now() + time;
+        if self.at < self.timer.deadline() {
+            self.timer.as_mut().reset(self.at);
+        }
     }
 
     /// Whether it has passed; if not, the task is woken when it may have.
@@ -238,7 +248,7 @@ mod tests {
     /// At most `most`, with little time.
     fn connections(most: usize) -> Arc<Connections> {
         let ms = Duration::from_millis;
-        let times = Times { answer: ms(300), idle: ms(2_000), short_idle: ms(100), take: ms(200) };
+        let times = Times { answer: ms(2_000), idle: ms(2_000), short_idle: ms(100), take: ms(200) };
         Arc::new(Connections { times, ..Connections::new(most) })
     }
 

@@ -9,11 +9,15 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::web::Data;
 use chrono::Utc;
 use task_events::metrics::{CONTENT_TYPE, Text};
+use tokio::time::timeout;
 
 use super::State;
 
 /// Upper bounds of the histogram's buckets in seconds: those that OpenTelemetry advises.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// Time for the disk to tell the age of the oldest event: well within that of a scrape.
+const AGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Requests that were answered, by method, route and status. Few: clients choose none of the three freely.
 #[derive(Debug, Default)]
@@ -95,7 +99,7 @@ pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
 
     let outbox = *state.store.outbox().borrow();
     text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka", outbox.waiting);
-    if let Ok(oldest) = state.store.outbox_after(0, 1).await {
+    if let Ok(Ok(oldest)) = timeout(AGE_TIMEOUT, state.store.outbox_after(0, 1)).await {
         let age =
             oldest.first().map_or(0, |oldest| (Utc::now() - oldest.event.occurred_at).num_milliseconds());
         text.single(

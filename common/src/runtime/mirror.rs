@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Backoff, Shared};
+use super::Shared;
 use crate::kafka::{Coordinator, KafkaError};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -19,19 +19,11 @@ pub(super) const LAST: Duration = Duration::from_secs(1);
 /// start.
 pub(super) async fn run<H>(shared: Arc<Shared<H>>, mut stopped: oneshot::Receiver<()>) {
     let mut mirror = Mirror::default();
-    let (mut backoff, mut pause) = (Backoff::for_kafka(), EVERY);
     loop {
-        let is_last = timeout(pause, &mut stopped).await.is_ok();
-        pause = match mirror.commit(&shared).await {
-            Ok(()) => {
-                backoff = Backoff::for_kafka();
-                EVERY
-            }
-            Err(error) => {
-                log::debug!("{error}");
-                backoff.next_delay()
-            }
-        };
+        let is_last = timeout(EVERY, &mut stopped).await.is_ok();
+        if let Err(error) = mirror.commit(&shared).await {
+            log::debug!("{error}");
+        }
         if is_last {
             return;
         }

@@ -107,7 +107,7 @@ fn open_index<S: Storage>(
     });
     let error = match opened {
         Ok((index, says)) => return Ok(Ok((index, says?))),
-        Err(error) if !disk.exists(path) => return Ok(Err(error.into())),
+        Err(error) if disk.exists(path).is_ok_and(|there| !there) => return Ok(Err(error.into())),
         Err(error) => error,
     };
     let aside = path.with_extension("unreadable");
