@@ -48,7 +48,9 @@ impl SmallDisk {
 ///
 /// It is a loop device whose image lies on another: a file that is immutable (`chattr +i`) refuses writes,
 /// and the block device on it passes that on as EIO. Without a journal, which would turn its first failure
-/// into a file system that is read-only until it is mounted anew.
+/// into a file system that is read-only until it is mounted anew. And with `dioread_lock`: without it ext4
+/// marks new blocks as unwritten until their first write has succeeded, and where that one failed for good,
+/// however often they are written afterwards. What was synced then reads as zeros once it is read from disk.
 pub struct FailingDisk {
     // In this order: the disk is unmounted before what it lies on.
     disk: Mounted,
@@ -75,7 +77,7 @@ impl FailingDisk {
         let below = Mounted::new(&base, &["-o", "loop"])?;
         let image = below.path().join("image");
         make(&image)?;
-        let disk = Mounted::new(&image, &["-o", "loop,errors=continue"])?;
+        let disk = Mounted::new(&image, &["-o", "loop,errors=continue,dioread_lock"])?;
         Ok(Self { disk, below, kib, _folder: folder })
     }
 
