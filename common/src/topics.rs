@@ -8,6 +8,12 @@ const EVENTS_RETENTION_MS: &str = "604800000";
 /// Time that a dead letter waits for somebody to look at it: 30 days.
 const DLQ_RETENTION_MS: &str = "2592000000";
 
+/// The broker stores batches as they were produced, whatever compression.type the cluster has as its default.
+const AS_PRODUCED: (&str, &str) = ("compression.type", "producer");
+/// Retention counts from the append. By the producer's time, an event that waited in the outbox for longer
+/// than the retention would be deleted as soon as it is published.
+const BROKER_TIME: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
+
 /// The three topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics {
@@ -33,7 +39,12 @@ impl Topics {
             events: topic(
                 &names.task_events_topic,
                 partitions,
-                &[("cleanup.policy", "delete"), ("retention.ms", EVENTS_RETENTION_MS)],
+                &[
+                    ("cleanup.policy", "delete"),
+                    ("retention.ms", EVENTS_RETENTION_MS),
+                    AS_PRODUCED,
+                    BROKER_TIME,
+                ],
             ),
             // Every instance reads this topic from its start. Only closed segments are compacted, so the
             // open one is kept small and closed hourly, and cleaning begins early.
@@ -42,6 +53,7 @@ impl Topics {
                 1,
                 &[
                     ("cleanup.policy", "compact"),
+                    AS_PRODUCED,
                     ("segment.bytes", "8388608"),
                     ("segment.ms", "3600000"),
                     ("min.cleanable.dirty.ratio", "0.1"),
@@ -56,6 +68,8 @@ impl Topics {
                     ("cleanup.policy", "delete"),
                     ("retention.ms", DLQ_RETENTION_MS),
                     ("max.message.bytes", "4194304"),
+                    AS_PRODUCED,
+                    BROKER_TIME,
                 ],
             ),
         }

@@ -139,6 +139,10 @@ async fn topics_are_created_once_and_what_differs_is_said() {
     );
     for (topic, config, value) in [
         ("task-events", "retention.ms", "604800000"),
+        ("task-events", "message.timestamp.type", "LogAppendTime"),
+        ("task-events", "compression.type", "producer"),
+        ("task-events-offsets", "compression.type", "producer"),
+        ("task-events-dlq", "message.timestamp.type", "LogAppendTime"),
         ("task-events-offsets", "cleanup.policy", "compact"),
         ("task-events-dlq", "retention.ms", "2592000000"),
         ("task-events-dlq", "max.message.bytes", "4194304"),
