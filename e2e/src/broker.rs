@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Apache Kafka needs some 5 s to start, 12 s more after kill -9, and a multiple on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(120);
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Which broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl Broker {
     }
 }
 
-async fn is_ready(address: &str) -> bool {
+pub(crate) async fn is_ready(address: &str) -> bool {
     let Ok(client) = topic::connect(address).await else { return false };
     let topics = tokio::time::timeout(Duration::from_secs(5), client.list_topics()).await;
     matches!(topics, Ok(Ok(_)))
@@ -148,12 +148,15 @@ fn spawn(kind: Kind, folder: &Path, port: u16, advertised: u16) -> Process {
             let args = ["--addr", &addr, "--dir", &data, "--advertised", &advertised];
             Program::new("devbroker").args(&args).spawn()
         }
-        Kind::Kafka => {
-            let mut java = kafka_tools::java(&required_libs(), "512m");
-            java.arg("-Dorg.apache.logging.log4j.level=WARN").arg("kafka.Kafka").arg(properties_file(folder));
-            Process::spawn("kafka", &mut java)
-        }
+        Kind::Kafka => spawn_kafka("kafka", folder),
     }
+}
+
+/// Starts the Apache Kafka whose folder was formatted.
+pub(crate) fn spawn_kafka(name: &str, folder: &Path) -> Process {
+    let mut java = kafka_tools::java(&required_libs(), "512m");
+    java.arg("-Dorg.apache.logging.log4j.level=WARN").arg("kafka.Kafka").arg(properties_file(folder));
+    Process::spawn(name, &mut java)
 }
 
 fn required_libs() -> PathBuf {
@@ -169,46 +172,66 @@ fn properties_file(folder: &Path) -> PathBuf {
 /// Writes Kafka's configuration and makes its log folder.
 async fn format_storage(folder: &Path, port: u16, advertised: u16) {
     let controller = free_port();
-    let data = folder.join("data");
-    let properties = format!(
-        "process.roles=broker,controller\n\
-         node.id=1\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
-         controller.listener.names=CONTROLLER\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-         log.dirs={}\n\
-         # As Kafka does unless told otherwise: so a topic that is asked for by accident shows.\n\
-         auto.create.topics.enable=true\n\
-         # One broker: every internal topic has one replica, and few partitions to start quickly.\n\
-         offsets.topic.replication.factor=1\n\
-         offsets.topic.num.partitions=1\n\
-         transaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\n\
-         transaction.state.log.num.partitions=1\n\
-         share.coordinator.state.topic.replication.factor=1\n\
-         share.coordinator.state.topic.min.isr=1\n\
-         share.coordinator.state.topic.num.partitions=1\n\
-         group.initial.rebalance.delay.ms=0\n\
-         # Compaction within seconds: a segment is closed by the first write after a second, and\n\
-         # cleaned as soon as it is closed.\n\
-         log.roll.ms=1000\n\
-         log.cleaner.backoff.ms=200\n\
-         log.cleaner.min.cleanable.ratio=0.001\n\
-         log.cleaner.dedupe.buffer.size=4194304\n\
-         log.segment.delete.delay.ms=500\n\
-         log.retention.check.interval.ms=1000\n",
-        data.display()
-    );
-    let file = properties_file(folder);
-    std::fs::write(&file, properties).expect("server.properties");
+    let place = Node { id: 1, port, advertised, controller };
+    place.format(folder, &format!("1@127.0.0.1:{controller}"), 1).await;
+}
 
-    // Any id does: the cluster is this one process.
-    let cluster_id = "dGFzay1ldmVudHMtZTJlLQ";
-    let mut java = kafka_tools::java(&required_libs(), "128m");
-    java.args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]).arg(file);
-    let mut format = Process::spawn("kafka storage format", &mut java);
-    let status = format.wait_exit(START_LIMIT).await;
-    assert!(status.success(), "kafka storage format ended with {status}: {:?}", format.lines());
+/// One Apache Kafka, broker and controller, of one or several.
+pub(crate) struct Node {
+    pub(crate) id: i32,
+    pub(crate) port: u16,
+    /// The port that clients are told.
+    pub(crate) advertised: u16,
+    pub(crate) controller: u16,
+}
+
+impl Node {
+    /// Writes its configuration and makes its log folder. `replicas`: of each topic that says nothing else.
+    pub(crate) async fn format(&self, folder: &Path, voters: &str, replicas: usize) {
+        let Self { id, port, advertised, controller } = self;
+        let min_isr = replicas.div_ceil(2);
+        let properties = format!(
+            "process.roles=broker,controller\n\
+             node.id={id}\n\
+             controller.quorum.voters={voters}\n\
+             controller.listener.names=CONTROLLER\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             log.dirs={}\n\
+             # As Kafka does unless told otherwise: so a topic that is asked for by accident shows.\n\
+             auto.create.topics.enable=true\n\
+             # Internal topics have few partitions to start quickly.\n\
+             default.replication.factor={replicas}\n\
+             min.insync.replicas={min_isr}\n\
+             offsets.topic.replication.factor={replicas}\n\
+             offsets.topic.num.partitions=1\n\
+             transaction.state.log.replication.factor={replicas}\n\
+             transaction.state.log.min.isr={min_isr}\n\
+             transaction.state.log.num.partitions=1\n\
+             share.coordinator.state.topic.replication.factor={replicas}\n\
+             share.coordinator.state.topic.min.isr={min_isr}\n\
+             share.coordinator.state.topic.num.partitions=1\n\
+             group.initial.rebalance.delay.ms=0\n\
+             # Compaction within seconds: a segment is closed by the first write after a second, and\n\
+             # cleaned as soon as it is closed.\n\
+             log.roll.ms=1000\n\
+             log.cleaner.backoff.ms=200\n\
+             log.cleaner.min.cleanable.ratio=0.001\n\
+             log.cleaner.dedupe.buffer.size=4194304\n\
+             log.segment.delete.delay.ms=500\n\
+             log.retention.check.interval.ms=1000\n",
+            folder.join("data").display()
+        );
+        let file = properties_file(folder);
+        std::fs::write(&file, properties).expect("server.properties");
+
+        // Any id does, the same for all nodes.
+        let cluster_id = "dGFzay1ldmVudHMtZTJlLQ";
+        let mut java = kafka_tools::java(&required_libs(), "128m");
+        java.args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]).arg(file);
+        let mut format = Process::spawn("kafka storage format", &mut java);
+        let status = format.wait_exit(START_LIMIT).await;
+        assert!(status.success(), "kafka storage format ended with {status}: {:?}", format.lines());
+    }
 }

@@ -40,7 +40,9 @@ impl Change {
 pub struct Seen {
     /// Its id.
     pub event_id: String,
-    /// Where it stands in the topic.
+    /// The partition that it is in.
+    pub partition: i64,
+    /// Its offset there.
     pub offset: i64,
     /// What it tells.
     pub change: Change,
@@ -50,31 +52,33 @@ impl Seen {
     /// An event in the topic, or `None` for what is no event.
     pub fn in_topic(record: &TopicRecord) -> Option<Self> {
         let event: Value = serde_json::from_slice(record.record.value.as_deref()?).ok()?;
-        event["event_id"].is_string().then(|| Self::read(&event, record.offset))
+        event["event_id"].is_string().then(|| Self::read(&event, record.partition.into(), record.offset))
     }
 
     /// A line of the audit log.
     pub fn in_audit_log(line: &Value) -> Self {
-        Self::read(line, line["kafka"]["offset"].as_i64().expect("an offset"))
+        let number = |name: &str| line["kafka"][name].as_i64().unwrap_or_else(|| panic!("no {name}: {line}"));
+        Self::read(line, number("partition"), number("offset"))
     }
 
-    fn read(event: &Value, offset: i64) -> Self {
+    fn read(event: &Value, partition: i64, offset: i64) -> Self {
         let text = |name: &str| event[name].as_str().unwrap_or_else(|| panic!("no {name}: {event}"));
         let data = &event["data"];
         Self {
             event_id: text("event_id").to_owned(),
+            partition,
             offset,
             change: Change::from_fields(text("event_type"), &data["task_id"], data),
         }
     }
 }
 
-/// The three accounts of what happened. The topic has one partition.
+/// The three accounts of what happened.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     /// Answered 2xx; those of one task in the order of its answers.
     pub answered: Vec<Change>,
-    /// The topic, in its order.
+    /// The topic, partition by partition in its order.
     pub topic: Vec<Seen>,
     /// The audit log, in its order.
     pub audited: Vec<Seen>,
@@ -145,8 +149,11 @@ impl History {
             problems.push(format!("in the topic and not in the audit log: {seen:?}"));
         }
         if problems.is_empty() {
-            // The same events once each: so what differs now is their order, or what is said of them.
-            let pairs = self.topic.iter().zip(&self.audited);
+            // The same events once each: so what differs now is their order in a partition, or what is said
+            // of them. The sort is stable.
+            let mut audited: Vec<_> = self.audited.iter().collect();
+            audited.sort_by_key(|line| line.partition);
+            let pairs = self.topic.iter().zip(audited);
             let differ = pairs.filter(|(seen, line)| seen != line);
             problems.extend(differ.map(|(seen, line)| format!("{seen:?} was audited here as {line:?}")));
         }
@@ -176,7 +183,7 @@ mod tests {
     }
 
     fn seen(change: &Change, offset: i64) -> Seen {
-        Seen { event_id: format!("event {offset}"), offset, change: change.clone() }
+        Seen { event_id: format!("event {offset}"), partition: 0, offset, change: change.clone() }
     }
 
     fn problems(spoil: impl Fn(&mut History)) -> String {

@@ -18,6 +18,7 @@
 mod api;
 mod broker;
 mod clock;
+mod cluster;
 mod disk;
 mod event;
 mod history;
@@ -34,12 +35,13 @@ mod world;
 pub use api::{Api, id_of};
 pub use broker::{Broker, Kind};
 pub use clock::SteppedClock;
+pub use cluster::{Cluster, PartitionRow};
 pub use disk::{FailingDisk, SmallDisk};
 pub use event::Event;
 pub use history::{Change, History, Seen};
 pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools};
 pub use load::{Answers, Load};
-pub use net::{free_port, http};
+pub use net::{DroppingPort, free_port, http};
 pub use offsets::GroupOffsets;
 pub use outage::{Outage, Recovered};
 pub use process::Process;
@@ -47,7 +49,7 @@ pub use reqwest::{Method, StatusCode};
 pub use rustix::process::Signal;
 pub use service::{Program, Ran, Service};
 pub use topic::{TopicRecord, create_topic, delete_topic, produce, produce_compressed, read_topic, record};
-pub use world::{DLQ, EVENTS, LEASE, OFFSETS, SOON, World};
+pub use world::{Bootstrap, DLQ, EVENTS, LEASE, OFFSETS, SOON, World};
 
 use topic::topic_names;
 

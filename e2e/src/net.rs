@@ -1,6 +1,7 @@
 //! Ports and HTTP.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -24,6 +25,39 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no free port from {FIRST} to {}", FIRST + COUNT);
+}
+
+/// A port whose machine drops connection attempts without a word, as a firewall does.
+pub struct DroppingPort {
+    address: SocketAddr,
+    _listener: tokio::net::TcpListener,
+    /// They fill the queue of connections that nobody accepts; the system drops what comes after.
+    _waiting: Vec<TcpStream>,
+}
+
+impl DroppingPort {
+    /// Opens one on 127.0.0.1. To be called in an async runtime.
+    pub fn open() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], free_port()))).expect("a port");
+        let listener = socket.listen(1).expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let mut waiting = Vec::new();
+        loop {
+            match TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
+                Err(error) => panic!("{address}: {error}"),
+            }
+            assert!(waiting.len() < 16, "{address} accepts everything");
+        }
+        Self { address, _listener: listener, _waiting: waiting }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
 }
 
 /// An HTTP client that gives up after 10 s and asks no proxy.
