@@ -13,12 +13,23 @@ use std::time::Duration;
 use task_events::dedup::{Dedup, Retention};
 use task_events::event::{Event, Malformed};
 use task_events::kafka::{Kafka, Record};
-use task_events::runtime::{self, ConsumerConfig, Delivery, Handler, HandlerError, Status};
+use task_events::runtime::{self, ConsumerConfig, Delivery, Done, Handler, HandlerError, Service, Status};
 use task_events::shutdown;
 use task_events::state_dir::StateDir;
 use uuid::Uuid;
 
-struct Print;
+#[derive(Clone)]
+struct Print {
+    dedup: Dedup,
+}
+
+impl Service for Print {
+    type Handler = Self;
+
+    async fn open(&self, _: &str, _: i32) -> Result<Self, HandlerError> {
+        Ok(self.clone())
+    }
+}
 
 impl Handler for Print {
     type Message = Event;
@@ -38,6 +49,15 @@ impl Handler for Print {
     async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
         println!("{} at offset {}: {}", delivery.message.event_type, delivery.offset, delivery.message.data);
         Ok(())
+    }
+
+    async fn known(&mut self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
+        self.dedup.known(ids.to_vec()).await.map_err(|error| HandlerError::new("dedup", error))
+    }
+
+    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
+        let recorded = self.dedup.record(done.ids.to_vec(), None).await;
+        recorded.map_err(|error| HandlerError::new("dedup", error))
     }
 }
 
@@ -61,6 +81,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         host: "example".to_owned(),
         lease: Duration::from_secs(10),
     };
-    runtime::run(config, Print, Some(dedup), Status::default(), shutdown::on_signals()?).await;
+    runtime::run(config, Print { dedup }, Status::default(), shutdown::on_signals()?).await;
     Ok(())
 }

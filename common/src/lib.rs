@@ -6,7 +6,7 @@
 //! - [`kafka`]: rskafka with every call bounded in time, and the administrative calls that it lacks.
 //! - [`offsets`]: consumer offsets, ownership and leases in a compacted Kafka topic.
 //! - [`dedup`]: the ids of handled events, on disk.
-//! - [`runtime`]: reads, decodes, deduplicates, handles, dead-letters and commits. You write a [`runtime::Handler`].
+//! - [`runtime`]: reads, decodes, deduplicates, handles, dead-letters and commits. You write a [`runtime::Service`].
 //! - [`dlq`]: the record of an event that could not be handled.
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.

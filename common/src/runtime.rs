@@ -1,5 +1,6 @@
 //! The consumer runtime: one loop a partition that reads, decodes, deduplicates, handles, dead-letters
-//! and commits, as owner or as hot standby. What is done with an event is a [`Handler`].
+//! and commits, as owner or as hot standby. What is done with an event is a [`Handler`], which a [`Service`]
+//! makes for each partition: partitions share no lock, and one that waits holds up no other.
 //!
 //! ```text
 //! standby ── claim ──> own:  reader ──> batch: decode → dedup → handle (retries) → flush ──> committer
@@ -9,14 +10,15 @@
 //!
 //! # Invariants
 //!
-//! - *An offset is committed after its work.* A batch ends with [`Handler::flush`], then the dedup state,
-//!   then the progress that the committer may write. What failed is acknowledged by the DLQ before.
+//! - *An offset is committed after its work.* A batch ends with [`Handler::flush`], which keeps work and
+//!   dedup state, then the progress that the committer may write. What failed is acknowledged by the DLQ before.
 //! - *Every event ends as one of four*: handled, a duplicate, not wanted by this group, or in the DLQ.
 //! - *Only an owner with a valid lease handles*, checked before each event and before what was done is made
 //!   durable; it stops as well once it sees a newer claim. What it then has in hand is not committed.
 
 mod batch;
 mod committer;
+mod handler;
 mod mirror;
 mod reader;
 mod retry;
@@ -26,101 +28,23 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use rskafka::record::Record;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use crate::dedup::Dedup;
 use crate::dlq::DlqPublisher;
-use crate::event::Malformed;
 use crate::kafka::{Kafka, KafkaError};
 use crate::offsets::OffsetsLog;
 use crate::shutdown::Shutdown;
 use crate::topics::is_compacted;
 
+pub use handler::{Delivery, Done, Handler, HandlerError, OwnPosition, Service};
 pub use retry::Backoff;
 pub use status::{PartitionState, Stats, Status, StatusReport};
 
 /// How often a topic that grew is looked for.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
-
-/// What a group does with its events.
-pub trait Handler: Send + Sync + 'static {
-    /// An event, decoded.
-    type Message: Send + Sync + 'static;
-
-    /// Decodes a record. What is malformed goes straight to the DLQ.
-    fn decode(&self, record: &Record) -> Result<Self::Message, Malformed>;
-
-    /// The id under which a repeat of this event is known. `None`: repeats are not looked for.
-    fn dedup_id(&self, message: &Self::Message) -> Option<Uuid>;
-
-    /// Whether this group wants the event at all.
-    fn wants(&self, message: &Self::Message) -> bool;
-
-    /// Handles one event. An error is retried, then given up to the DLQ.
-    fn handle(
-        &mut self,
-        delivery: &Delivery<'_, Self::Message>,
-    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
-
-    /// Makes the work of all events since the last flush durable. Nothing is committed before it succeeds:
-    /// the runtime calls it again until it does, so a call after a failure has to do the whole of it.
-    ///
-    /// What it returns is kept with the dedup state, in the same transaction.
-    fn flush(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, HandlerError>> + Send {
-        async { Ok(None) }
-    }
-
-    /// Forgets the work of all events since the last flush: another owner does it, or this one again.
-    fn discard(&mut self) {}
-
-    /// An offset below which all is done, as the handler's own durable state says. Reading starts at the
-    /// later of this and the committed position.
-    ///
-    /// Like a committed position it holds for the topic as it was: in one that was deleted and made anew,
-    /// and has grown past it since, what stands below is not read.
-    fn resume_from(&self, _topic: &str, _partition: i32) -> Option<i64> {
-        None
-    }
-}
-
-/// An event, and where it stands.
-#[derive(Debug)]
-pub struct Delivery<'a, M> {
-    /// The event.
-    pub message: &'a M,
-    /// The record that it came in.
-    pub record: &'a Record,
-    /// Its topic.
-    pub topic: &'a str,
-    /// Its partition.
-    pub partition: i32,
-    /// Its offset.
-    pub offset: i64,
-    /// When the writer says that it was written.
-    pub timestamp: DateTime<Utc>,
-}
-
-/// Why an event was not handled, or its work not made durable.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct HandlerError {
-    /// The sort of error, for counting.
-    pub kind: &'static str,
-    /// The error, for people.
-    pub message: String,
-}
-
-impl HandlerError {
-    /// An error of that kind.
-    pub fn new(kind: &'static str, message: impl ToString) -> Self {
-        Self { kind, message: message.to_string() }
-    }
-}
 
 /// What a consumer reads, and as whom.
 #[derive(Debug, Clone)]
@@ -144,11 +68,10 @@ pub struct ConsumerConfig {
 }
 
 /// What the workers of all partitions share.
-struct Shared<H> {
+struct Shared<S> {
     config: ConsumerConfig,
     offsets: OffsetsLog,
-    handler: Mutex<H>,
-    dedup: Option<Dedup>,
+    service: S,
     dlq: Option<DlqPublisher>,
     status: Status,
     shutdown: Shutdown,
@@ -157,22 +80,15 @@ struct Shared<H> {
 /// Consumes until a stop is asked for; then finishes the event in hand, commits and releases.
 ///
 /// Waits for Kafka and for missing topics, says so once, and goes on by itself.
-pub async fn run<H: Handler>(
-    config: ConsumerConfig,
-    handler: H,
-    dedup: Option<Dedup>,
-    status: Status,
-    shutdown: Shutdown,
-) {
+pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status, shutdown: Shutdown) {
     let Some(mut partitions) = shutdown.or(wait_for_topics(&config, &status)).await else {
         return;
     };
     let shared = Arc::new(Shared {
         offsets: OffsetsLog::open(&config.kafka, &config.offsets_topic),
         dlq: config.dlq_topic.as_deref().map(|topic| DlqPublisher::new(config.kafka.clone(), topic)),
-        handler: Mutex::new(handler),
+        service,
         config,
-        dedup,
         status,
         shutdown: shutdown.clone(),
     });

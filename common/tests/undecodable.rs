@@ -19,7 +19,9 @@ use kafka_protocol::records::{
 use task_events::event::{Event, Malformed};
 use task_events::kafka::{Compression, Kafka, KafkaError, NewTopic, Record};
 use task_events::offsets::{Commit, OffsetsLog, Slot};
-use task_events::runtime::{self, ConsumerConfig, Delivery, Handler, HandlerError, PartitionState, Status};
+use task_events::runtime::{
+    self, ConsumerConfig, Delivery, Handler, HandlerError, PartitionState, Service, Status,
+};
 use task_events::shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -31,7 +33,16 @@ const OFFSETS: &str = "offsets";
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Remembers the offsets that it handled.
+#[derive(Clone)]
 struct Remember(Arc<Mutex<Vec<i64>>>);
+
+impl Service for Remember {
+    type Handler = Self;
+
+    async fn open(&self, _: &str, _: i32) -> Result<Self, HandlerError> {
+        Ok(self.clone())
+    }
+}
 
 impl Handler for Remember {
     type Message = Event;
@@ -39,10 +50,6 @@ impl Handler for Remember {
     fn decode(&self, _: &Record) -> Result<Event, Malformed> {
         let event = br#"{"event_id":"01900000-0000-7000-8000-000000000001","event_type":"other","occurred_at":"2026-01-15T10:30:00Z","data":{},"metadata":{"correlation_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","source":"x"}}"#;
         Event::decode(Some(event))
-    }
-
-    fn dedup_id(&self, _: &Event) -> Option<Uuid> {
-        None
     }
 
     fn wants(&self, _: &Event) -> bool {
@@ -155,7 +162,7 @@ async fn a_batch_that_cannot_be_decoded_waits_for_an_operator_and_no_longer() {
     let (stop, shutdown) = shutdown::channel();
     let status = Status::default();
     let consumer =
-        tokio::spawn(runtime::run(config, Remember(Arc::clone(&handled)), None, status.clone(), shutdown));
+        tokio::spawn(runtime::run(config, Remember(Arc::clone(&handled)), status.clone(), shutdown));
 
     let why =
         eventually("the partition says that it is stuck", || match status.report().partitions.get(&0) {

@@ -54,9 +54,9 @@ use chrono::Utc;
 use task_events::dedup::{Dedup, DedupError};
 use task_events::disk::{Disk, FileSystem};
 use task_events::event::{Event, Malformed, format_time};
-use task_events::kafka::Record;
+use task_events::kafka::{Position, Record};
 use task_events::logging::escape_control;
-use task_events::runtime::{Delivery, Handler, HandlerError};
+use task_events::runtime::{Delivery, Done, Handler, HandlerError, OwnPosition, Service};
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
@@ -129,12 +129,20 @@ pub fn open(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, AuditError> {
             }
         }
     };
-    Ok(Opened { handler: audit, dedup: Some(index), at_end: Box::new(at_end) })
+    Ok(Opened { service: audit, at_end: Box::new(at_end) })
 }
 
-/// Writes events to the audit log.
+/// Writes events to the audit log: the service, and the handler of one of its partitions. All share one
+/// writer; the lines that wait for a flush are each handler's own.
 #[derive(Debug)]
-pub struct Audit<S = File>(Arc<Mutex<Writer<S>>>);
+pub struct Audit<S = File> {
+    writer: Arc<Mutex<Writer<S>>>,
+    index: Dedup,
+    /// How far the log is in this handler's partition.
+    own: OwnPosition,
+    /// Lines that wait for the flush.
+    pending: VecDeque<Pending>,
+}
 
 #[derive(Debug)]
 struct Writer<S> {
@@ -143,11 +151,11 @@ struct Writer<S> {
     /// The log as far as it is synced.
     extent: Extent,
     index: Dedup,
-    /// Lines that wait for the flush.
+    /// The lines of the flush in progress.
     pending: VecDeque<Pending>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pending {
     event_id: Uuid,
     at: At<'static>,
@@ -177,16 +185,67 @@ impl<S: Storage> Audit<S> {
     ) -> Result<Self, AuditError> {
         let (index, extent) = recover(&disk, &storage, length, path, index_path)?;
         let appender = Appender::new(storage);
-        let writer = Writer { path: path.to_owned(), appender, extent, index, pending: VecDeque::new() };
-        Ok(Self(Arc::new(Mutex::new(writer))))
+        let writer = Writer {
+            path: path.to_owned(),
+            appender,
+            extent,
+            index: index.clone(),
+            pending: VecDeque::new(),
+        };
+        Ok(Self::with(Arc::new(Mutex::new(writer)), index, OwnPosition::Empty))
+    }
+
+    fn with(writer: Arc<Mutex<Writer<S>>>, index: Dedup, own: OwnPosition) -> Self {
+        Self { writer, index, own, pending: VecDeque::new() }
     }
 
     fn index(&self) -> Dedup {
-        self.writer().index.clone()
+        self.index.clone()
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer<S>> {
-        lock(&self.0)
+    /// Where to go on after the last line of a partition. Blocks.
+    #[cfg(test)]
+    fn resume_from(&self, topic: &str, partition: i32) -> Option<i64> {
+        lock(&self.writer).resume_from(topic, partition)
+    }
+
+    /// Runs work on the writer with the lines that wait, which keep waiting if it fails.
+    async fn with_writer<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Writer<S>) -> Result<T, FlushError> + Send + 'static,
+    ) -> Result<T, HandlerError> {
+        let (writer, pending) = (Arc::clone(&self.writer), self.pending.clone());
+        let worked = spawn_blocking(move || {
+            let mut writer = lock(&writer);
+            // What a failed flush left is in the queue of its handler.
+            writer.pending = pending;
+            work(&mut writer)
+        });
+        let worked = worked.await.map_err(|error| HandlerError::new("audit_log", error))?;
+        let worked = worked.map_err(|error| HandlerError::new("audit_log", error))?;
+        self.pending.clear();
+        Ok(worked)
+    }
+
+    /// Writes and syncs the lines that wait. Returns the mark for the index.
+    #[cfg(test)]
+    async fn write_lines(&mut self) -> Result<Option<Vec<u8>>, HandlerError> {
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        self.with_writer(Writer::flush).await
+    }
+}
+
+impl<S: Storage> Service for Audit<S> {
+    type Handler = Self;
+
+    async fn open(&self, topic: &str, partition: i32) -> Result<Self, HandlerError> {
+        let (writer, topic) = (Arc::clone(&self.writer), topic.to_owned());
+        let own = spawn_blocking(move || lock(&writer).resume_from(&topic, partition)).await;
+        let own = own.map_err(|error| HandlerError::new("audit_log", error))?;
+        let own = own.map_or(OwnPosition::Empty, |offset| OwnPosition::At(Position::at(offset)));
+        Ok(Self::with(Arc::clone(&self.writer), self.index.clone(), own))
     }
 }
 
@@ -222,31 +281,42 @@ impl<S: Storage> Handler for Audit<S> {
         let task_id = line::task_id(event, delivery.record.key.as_deref());
         let said =
             format!("AUDIT: {} - task_id={}", escape_control(&event.event_type), escape_control(&task_id));
-        self.writer().pending.push_back(Pending { event_id: event.event_id, at, bytes, said });
+        self.pending.push_back(Pending { event_id: event.event_id, at, bytes, said });
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<Option<Vec<u8>>, HandlerError> {
-        if self.writer().pending.is_empty() {
-            return Ok(None);
+    async fn known(&mut self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
+        self.index.known(ids.to_vec()).await.map_err(|error| HandlerError::new("audit_index", error))
+    }
+
+    async fn flush(&mut self, _: &Done<'_>) -> Result<(), HandlerError> {
+        if self.pending.is_empty() {
+            return Ok(());
         }
-        let writer = Arc::clone(&self.0);
-        let flushed = spawn_blocking(move || lock(&writer).flush()).await;
-        flushed
-            .map_err(|error| HandlerError::new("audit_log", error))?
-            .map_err(|error| HandlerError::new("audit_log", error))
+        self.with_writer(Writer::flush_and_record).await
     }
 
-    fn discard(&mut self) {
-        self.writer().pending.clear();
-    }
-
-    fn resume_from(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.writer().extent.last_offset(topic, partition).map(|offset| offset + 1)
+    fn own_position(&self) -> OwnPosition {
+        self.own
     }
 }
 
 impl<S: Storage> Writer<S> {
+    fn resume_from(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.extent.last_offset(topic, partition).map(|offset| offset + 1)
+    }
+
+    /// Writes and syncs all pending lines, then adds their ids to the index, with the log's new mark.
+    fn flush_and_record(&mut self) -> Result<(), FlushError> {
+        let ids: Vec<Uuid> = self.pending.iter().map(|line| line.event_id).collect();
+        if let Some(mark) = self.flush()? {
+            self.index
+                .record_blocking(&ids, &mark)
+                .map_err(|error| FlushError::CatchUp { path: self.path.clone(), source: error.into() })?;
+        }
+        Ok(())
+    }
+
     /// Writes and syncs all pending lines. Returns the mark of the log as it then is.
     fn flush(&mut self) -> Result<Option<Vec<u8>>, FlushError> {
         let lags = |source| FlushError::CatchUp { path: self.path.clone(), source };

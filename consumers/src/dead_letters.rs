@@ -8,9 +8,8 @@ use task_events::dlq::DlqRecord;
 use task_events::event::Malformed;
 use task_events::kafka::Record;
 use task_events::logging::escape_control;
-use task_events::runtime::{Delivery, Handler, HandlerError};
+use task_events::runtime::{Delivery, Handler, HandlerError, Service};
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use crate::service::Opened;
 
@@ -23,14 +22,22 @@ const UNKNOWN_GROUP: &str = "unknown";
 
 /// The service. It has no state but its offset.
 pub fn open() -> Opened<DeadLetters> {
-    let handler = DeadLetters::default();
-    let totals = handler.0.clone();
-    Opened { handler, dedup: None, at_end: Box::new(move || totals.log_if_changed()) }
+    let service = DeadLetters::default();
+    let totals = service.0.clone();
+    Opened { service, at_end: Box::new(move || totals.log_if_changed()) }
 }
 
-/// Logs and counts dead letters.
-#[derive(Debug, Default)]
+/// Logs and counts dead letters: the service, and the handler of each of its partitions.
+#[derive(Debug, Clone, Default)]
 pub struct DeadLetters(Totals);
+
+impl Service for DeadLetters {
+    type Handler = Self;
+
+    async fn open(&self, _: &str, _: i32) -> Result<Self, HandlerError> {
+        Ok(self.clone())
+    }
+}
 
 impl Handler for DeadLetters {
     /// What is no DLQ record is looked after as well: it has nowhere else to go.
@@ -38,10 +45,6 @@ impl Handler for DeadLetters {
 
     fn decode(&self, record: &Record) -> Result<Self::Message, Malformed> {
         Ok(DlqRecord::decode(record.value.as_deref()))
-    }
-
-    fn dedup_id(&self, _: &Self::Message) -> Option<Uuid> {
-        None
     }
 
     fn wants(&self, _: &Self::Message) -> bool {

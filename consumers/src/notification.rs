@@ -10,7 +10,7 @@ use task_events::dedup::{Dedup, DedupError, Retention};
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::Record;
 use task_events::logging::escape_control;
-use task_events::runtime::{Delivery, Handler, HandlerError};
+use task_events::runtime::{Delivery, Done, Handler, HandlerError, Service};
 use uuid::Uuid;
 
 use crate::service::Opened;
@@ -31,12 +31,22 @@ pub struct OpenError {
 /// Opens the service with its state in that folder. Blocks.
 pub fn open(state_dir: &Path) -> Result<Opened<Notifications>, OpenError> {
     let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
-    Ok(Opened { handler: Notifications, dedup: Some(dedup), at_end: Box::new(|| {}) })
+    Ok(Opened { service: Notifications { dedup }, at_end: Box::new(|| {}) })
 }
 
-/// Logs notifications.
-#[derive(Debug)]
-pub struct Notifications;
+/// Logs notifications: the service, and the handler of each of its partitions.
+#[derive(Debug, Clone)]
+pub struct Notifications {
+    dedup: Dedup,
+}
+
+impl Service for Notifications {
+    type Handler = Self;
+
+    async fn open(&self, _: &str, _: i32) -> Result<Self, HandlerError> {
+        Ok(self.clone())
+    }
+}
 
 impl Handler for Notifications {
     type Message = Event;
@@ -58,6 +68,18 @@ impl Handler for Notifications {
             log::info!("{text}");
         }
         Ok(())
+    }
+
+    async fn known(&mut self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
+        self.dedup.known(ids.to_vec()).await.map_err(|error| HandlerError::new("dedup", error))
+    }
+
+    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
+        if done.ids.is_empty() {
+            return Ok(());
+        }
+        let recorded = self.dedup.record(done.ids.to_vec(), None).await;
+        recorded.map_err(|error| HandlerError::new("dedup", error))
     }
 }
 
@@ -100,7 +122,9 @@ mod tests {
             r"NOTIFICATION: Task completed - 'Buy\nmilk' (ID: 00000000-0000-0000-0000-000000000000)"
         );
         let updated = read(&TaskEvent::task_updated(data, Uuid::nil()));
-        assert!(Notifications.wants(&created) && Notifications.wants(&completed));
-        assert!(!Notifications.wants(&updated) && text(&updated).is_none());
+        let folder = tempfile::tempdir().unwrap();
+        let notifications = open(folder.path()).unwrap().service;
+        assert!(notifications.wants(&created) && notifications.wants(&completed));
+        assert!(!notifications.wants(&updated) && text(&updated).is_none());
     }
 }

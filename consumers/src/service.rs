@@ -5,9 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use task_events::dedup::Dedup;
 use task_events::logging::{self, exit_with};
-use task_events::runtime::{self, ConsumerConfig, Handler, Status};
+use task_events::runtime::{self, ConsumerConfig, Service, Status};
 use task_events::shutdown::{self, Shutdown};
 use task_events::state_dir::StateDir;
 use tokio::task::spawn_blocking;
@@ -37,11 +36,9 @@ pub struct Reads {
 }
 
 /// A service whose durable state is open.
-pub struct Opened<H> {
+pub struct Opened<S> {
     /// What it does with events.
-    pub handler: H,
-    /// The ids of handled events, if repeats matter.
-    pub dedup: Option<Dedup>,
+    pub service: S,
     /// What is left to do after the last commit. Runs where it may block.
     pub at_end: Box<dyn FnOnce() + Send>,
 }
@@ -50,12 +47,12 @@ pub struct Opened<H> {
 /// line on stderr and exit code 1.
 ///
 /// `open` gets the service's state folder and may block: health answers meanwhile, and a signal ends it.
-pub fn run<H, E>(
+pub fn run<S, E>(
     args: &ConsumerArgs,
     reads: Reads,
-    open: impl FnOnce(&Path) -> Result<Opened<H>, E> + Send + 'static,
+    open: impl FnOnce(&Path) -> Result<Opened<S>, E> + Send + 'static,
 ) where
-    H: Handler,
+    S: Service,
     E: Display + Send + 'static,
 {
     if let Err(error) = logging::init(&args.log) {
@@ -70,13 +67,13 @@ pub fn run<H, E>(
     threads.shutdown_background();
 }
 
-async fn serve<H, E>(
+async fn serve<S, E>(
     args: &ConsumerArgs,
     reads: Reads,
     state: &StateDir,
-    open: impl FnOnce(&Path) -> Result<Opened<H>, E> + Send + 'static,
+    open: impl FnOnce(&Path) -> Result<Opened<S>, E> + Send + 'static,
 ) where
-    H: Handler,
+    S: Service,
     E: Display + Send + 'static,
 {
     let shutdown = shutdown::on_signals()
@@ -112,7 +109,7 @@ async fn serve<H, E>(
         host: host(),
         lease: args.lease.lease(),
     };
-    let consumer = runtime::run(config, opened.handler, opened.dedup, status, shutdown.clone());
+    let consumer = runtime::run(config, opened.service, status, shutdown.clone());
     tokio::select! {
         () = consumer => {
             if timeout(AT_END_LIMIT, spawn_blocking(opened.at_end)).await.is_err() {

@@ -93,7 +93,7 @@ async fn poison_goes_to_the_dlq_and_the_next_event_is_handled() {
     // The DLQ processor tells of each, and of what is no DLQ record at all.
     world.produce_to(DLQ, 0, vec![Some(b"nonsense".to_vec())], Compression::NoCompression).await;
     let opened = dead_letters::open();
-    let processor = Running::start(world.dlq_config("dlq8"), opened.handler, None);
+    let processor = Running::start(world.dlq_config("dlq8"), opened.service);
     wait_for("the DLQ processor at the end", || world.position_in(DLQ, "dlq8", 0) == Some(6)).await;
     processor.stop().await;
     (opened.at_end)();

@@ -17,9 +17,9 @@ use std::time::Duration;
 use consumers::audit::{self, Audit};
 use e2e::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
-use task_events::kafka::{Compression, Kafka, Record};
+use task_events::kafka::{Compression, Kafka, Position, Record};
 use task_events::offsets::{Commit, OffsetsLog, Slot};
-use task_events::runtime::{self, ConsumerConfig, Delivery, Handler, HandlerError, Status};
+use task_events::runtime::{self, ConsumerConfig, Delivery, Done, Handler, HandlerError, Service, Status};
 use task_events::shutdown;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -90,7 +90,8 @@ impl Consumer {
         };
         let (never, shutdown) = shutdown::channel();
         Self(tokio::spawn(async move {
-            runtime::run(config, handler, None, Status::default(), shutdown).await;
+            let service = Once(std::sync::Mutex::new(Some(handler)));
+            runtime::run(config, service, Status::default(), shutdown).await;
             drop(never);
         }))
     }
@@ -122,6 +123,18 @@ impl Taken {
             offset: self.offset,
             timestamp: self.record.timestamp,
         }
+    }
+}
+
+/// Makes its one handler when it is asked for the first time.
+struct Once<H>(std::sync::Mutex<Option<H>>);
+
+impl<H: Handler> Service for Once<H> {
+    type Handler = H;
+
+    async fn open(&self, _: &str, _: i32) -> Result<H, HandlerError> {
+        let handler = self.0.lock().unwrap().take();
+        handler.ok_or_else(|| HandlerError::new("test", "opened twice"))
     }
 }
 
@@ -159,12 +172,12 @@ impl Handler for CommitsFirst {
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<Option<Vec<u8>>, HandlerError> {
+    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
         for taken in std::mem::take(&mut self.promised) {
             self.audit.handle(&taken.delivery()).await?;
         }
         self.promised = std::mem::take(&mut self.taken);
-        self.audit.flush().await
+        self.audit.flush(done).await
     }
 }
 
@@ -174,7 +187,11 @@ async fn a_consumer_that_commits_first_is_reported() {
     let (_service, api) = world.start_api().await;
     let bootstrap = world.broker.bootstrap();
     let opened = audit::open(&world.audit_log_path(), &folder(&world, "state")).unwrap();
-    let handler = CommitsFirst { audit: opened.handler, taken: Vec::new(), promised: Vec::new() };
+    let handler = CommitsFirst {
+        audit: opened.service.open(EVENTS, 0).await.unwrap(),
+        taken: Vec::new(),
+        promised: Vec::new(),
+    };
     let consumer = Consumer::start(&bootstrap, handler);
     let requests = load(api.url(), Duration::from_secs(3)).await;
     let end = delivered(&world, &requests).await;
@@ -202,13 +219,13 @@ impl Handler for SkipsSync {
         self.audit.handle(delivery).await
     }
 
-    async fn flush(&mut self) -> Result<Option<Vec<u8>>, HandlerError> {
-        let flushed = self.audit.flush().await?;
+    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
+        self.audit.flush(done).await?;
         if self.syncs_left > 0 {
             self.syncs_left -= 1;
             self.synced.store(fs::metadata(&self.log).unwrap().len(), Ordering::Relaxed);
         }
-        Ok(flushed)
+        Ok(())
     }
 }
 
@@ -220,8 +237,12 @@ async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() {
     let log = world.audit_log_path();
     let opened = audit::open(&log, &folder(&world, "state")).unwrap();
     let synced = Arc::<AtomicU64>::default();
-    let handler =
-        SkipsSync { audit: opened.handler, log: log.clone(), syncs_left: 20, synced: synced.clone() };
+    let handler = SkipsSync {
+        audit: opened.service.open(EVENTS, 0).await.unwrap(),
+        log: log.clone(),
+        syncs_left: 20,
+        synced: synced.clone(),
+    };
     let consumer = Consumer::start(&bootstrap, handler);
     let mut requests = load(api.url(), Duration::from_secs(3)).await;
     let end = delivered(&world, &requests).await;
@@ -389,7 +410,8 @@ async fn a_zombie_that_goes_on_is_reported() {
         for taken in batch {
             audit.handle(&taken.delivery()).await.unwrap();
         }
-        audit.flush().await.unwrap();
+        let position = Position::at(batch.last().map_or(0, |taken| taken.offset + 1));
+        audit.flush(&Done { position, ids: &[] }).await.unwrap();
         // Times are told apart by microseconds.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -399,8 +421,8 @@ async fn a_zombie_that_goes_on_is_reported() {
     let (zombie_id, owner_id) = (Uuid::new_v4(), Uuid::new_v4());
     let limit = Duration::from_secs(10);
     let (zombie_log, owner_log) = (world.path("zombie.log"), world.path("owner.log"));
-    let mut zombie = audit::open(&zombie_log, &folder(&world, "zombie")).unwrap().handler;
-    let mut owner = audit::open(&owner_log, &folder(&world, "owner")).unwrap().handler;
+    let mut zombie = audit::open(&zombie_log, &folder(&world, "zombie")).unwrap().service;
+    let mut owner = audit::open(&owner_log, &folder(&world, "owner")).unwrap().service;
 
     let old = offsets.claim(&slot, zombie_id, "old", limit).await.unwrap().token;
     write(&mut zombie, &taken(0..10)).await;

@@ -5,31 +5,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rskafka::record::RecordAndOffset;
-use tokio::sync::{MutexGuard, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::committer::Lease;
 use super::retry::TRIES;
-use super::{Backoff, Delivery, Handler, HandlerError, PartitionState, Said, Shared, Status};
+use super::{Backoff, Delivery, Done, Handler, HandlerError, PartitionState, Said, Service, Shared, Status};
 use crate::dlq::Failure;
+use crate::kafka::Position;
 use crate::offsets::Slot;
 
 /// Turns true when handling has to end: another owner, or a stop.
 pub(super) type Halt = watch::Receiver<bool>;
 
-/// A batch in hand. The handler is held until the batch is durable or discarded, so that the work of two
-/// partitions does not mix.
-pub(super) struct Batch<'a, H: Handler> {
-    shared: &'a Arc<Shared<H>>,
-    slot: &'a Slot,
-    halt: &'a Halt,
-    lease: &'a Lease,
-    handler: MutexGuard<'a, H>,
+/// A batch in flight. What is handled of it is forgotten with the handler unless it is made durable.
+pub(super) struct Batch<'a, S: Service> {
+    pub(super) shared: &'a Arc<Shared<S>>,
+    pub(super) slot: &'a Slot,
+    pub(super) halt: &'a Halt,
+    pub(super) lease: &'a Lease,
+    pub(super) handler: &'a mut S::Handler,
 }
 
+/// A message of the service's handler.
+type MessageOf<S> = <<S as Service>::Handler as Handler>::Message;
+
 /// What was handled of a batch.
-pub(super) struct Done {
+pub(super) struct Outcome {
     /// The offset below which all work is done, though not yet durable.
     pub(super) offset: i64,
     handled: u64,
@@ -44,16 +47,7 @@ enum Ended {
     Halted,
 }
 
-impl<'a, H: Handler> Batch<'a, H> {
-    pub(super) async fn begin(
-        shared: &'a Arc<Shared<H>>,
-        slot: &'a Slot,
-        halt: &'a Halt,
-        lease: &'a Lease,
-    ) -> Self {
-        Self { shared, slot, halt, lease, handler: shared.handler.lock().await }
-    }
-
+impl<S: Service> Batch<'_, S> {
     /// Whether handling has to end: a halt, or a lease that ran out. The process may have been stopped for
     /// an hour between any two events, and another instance may have handled the next.
     fn must_end(&self) -> bool {
@@ -61,10 +55,11 @@ impl<'a, H: Handler> Batch<'a, H> {
     }
 
     /// Handles the records in order, as many as it may. `None` if there is nothing to make durable.
-    pub(super) async fn handle(&mut self, records: &[RecordAndOffset]) -> Option<Done> {
-        let stats = self.shared.status.stats();
+    pub(super) async fn handle(&mut self, records: &[RecordAndOffset]) -> Option<Outcome> {
+        let shared = Arc::clone(self.shared);
+        let stats = shared.status.stats();
         let messages: Vec<_> = records.iter().map(|record| self.handler.decode(&record.record)).collect();
-        let id_of = |message: &Result<H::Message, _>| {
+        let id_of = |message: &Result<MessageOf<S>, _>| {
             message.as_ref().ok().and_then(|message| self.handler.dedup_id(message))
         };
         let ids: Vec<Option<Uuid>> = messages.iter().map(id_of).collect();
@@ -105,28 +100,27 @@ impl<'a, H: Handler> Batch<'a, H> {
             }
             done = Some(record.offset + 1);
         }
-        done.map(|offset| Done { offset, handled, ids: handled_ids })
+        done.map(|offset| Outcome { offset, handled, ids: handled_ids })
     }
 
-    /// Gives the work up: another owner does it.
-    pub(super) fn discard(mut self) {
-        self.handler.discard();
-    }
-
-    async fn known(&self, ids: &[Option<Uuid>]) -> Option<Vec<bool>> {
-        let Some(dedup) = &self.shared.dedup else {
-            return Some(vec![false; ids.len()]);
-        };
-        // A nil id stands for "none": it is never recorded, so it is never known.
-        let asked: Vec<Uuid> = ids.iter().map(|id| id.unwrap_or_default()).collect();
-        self.until_done(flush_backoff(), || async {
-            dedup.known(asked.clone()).await.map_err(|error| HandlerError::new("dedup", error))
-        })
-        .await
+    /// Which of the ids were handled before. `None` if handling was halted before that is known.
+    async fn known(&mut self, ids: &[Option<Uuid>]) -> Option<Vec<bool>> {
+        let asked: Vec<Uuid> = ids.iter().copied().flatten().collect();
+        let mut known = Vec::new().into_iter();
+        if !asked.is_empty() {
+            let mut retries = Retries::new(flush_backoff());
+            known = loop {
+                match self.handler.known(&asked).await {
+                    Ok(known) => break known.into_iter(),
+                    Err(error) => retries.wait(self, &error).await?,
+                }
+            };
+        }
+        Some(ids.iter().map(|id| id.is_some() && known.next().unwrap_or(false)).collect())
     }
 
     /// Handles one event, with retries; gives it up to the DLQ after the last.
-    async fn handle_one(&mut self, record: &RecordAndOffset, message: &H::Message) -> Ended {
+    async fn handle_one(&mut self, record: &RecordAndOffset, message: &MessageOf<S>) -> Ended {
         let delivery = Delivery {
             message,
             record: &record.record,
@@ -168,11 +162,11 @@ impl<'a, H: Handler> Batch<'a, H> {
         let (topic, partition) = (self.slot.topic.as_str(), self.slot.partition);
         if let Some(dlq) = &self.shared.dlq {
             let failure = Failure { group: &self.slot.group, topic, partition, kind, message, retry_count };
-            let publish = || async {
-                dlq.publish(&failure, record).await.map_err(|error| HandlerError::new("dlq", error))
-            };
-            if self.until_done(Backoff::for_kafka(), publish).await.is_none() {
-                return false;
+            let mut retries = Retries::new(Backoff::for_kafka());
+            while let Err(error) = dlq.publish(&failure, record).await {
+                if retries.wait(self, &HandlerError::new("dlq", error)).await.is_none() {
+                    return false;
+                }
             }
             log::warn!(
                 "sent the event at {topic}/{partition} offset {} to {} ({kind})",
@@ -184,55 +178,17 @@ impl<'a, H: Handler> Batch<'a, H> {
         true
     }
 
-    /// Flushes the handler, then records the ids. False if a halt came before it succeeded.
-    pub(super) async fn make_durable(mut self, done: Done) -> bool {
-        let Done { handled, ids, .. } = done;
-        let mark;
-        let mut backoff = flush_backoff();
-        let mut said = Said::default();
-        loop {
-            match self.handler.flush().await {
-                Ok(flushed) => {
-                    mark = flushed;
-                    Status::count(&self.shared.status.stats().handled, handled);
-                    break;
-                }
-                Err(error) => {
-                    self.blocked(&mut said, &error);
-                    if self.halted_within(backoff.next_delay()).await {
-                        // Else the next flush, of another partition even, would write it.
-                        self.handler.discard();
-                        return false;
-                    }
-                }
+    /// Flushes the handler. False if a halt came before it succeeded.
+    pub(super) async fn make_durable(self, outcome: &Outcome) -> bool {
+        let done = Done { position: Position::at(outcome.offset), ids: &outcome.ids };
+        let mut retries = Retries::new(flush_backoff());
+        while let Err(error) = self.handler.flush(&done).await {
+            if retries.wait(&self, &error).await.is_none() {
+                return false;
             }
         }
-        let Some(dedup) = self.shared.dedup.as_ref().filter(|_| !ids.is_empty() || mark.is_some()) else {
-            return true;
-        };
-        let record = || async {
-            dedup.record(ids.clone(), mark.clone()).await.map_err(|error| HandlerError::new("dedup", error))
-        };
-        self.until_done(flush_backoff(), record).await.is_some()
-    }
-
-    /// Repeats the work until it succeeds. `None` if it was halted before.
-    async fn until_done<T, F>(&self, mut backoff: Backoff, mut work: impl FnMut() -> F) -> Option<T>
-    where
-        F: Future<Output = Result<T, HandlerError>>,
-    {
-        let mut said = Said::default();
-        loop {
-            match work().await {
-                Ok(value) => return Some(value),
-                Err(error) => {
-                    self.blocked(&mut said, &error);
-                    if self.halted_within(backoff.next_delay()).await {
-                        return None;
-                    }
-                }
-            }
-        }
+        Status::count(&self.shared.status.stats().handled, outcome.handled);
+        true
     }
 
     fn blocked(&self, said: &mut Said, error: &HandlerError) {
@@ -245,6 +201,24 @@ impl<'a, H: Handler> Batch<'a, H> {
     async fn halted_within(&self, delay: Duration) -> bool {
         let mut halt = self.halt.clone();
         timeout(delay, halt.wait_for(|halt| *halt)).await.is_ok()
+    }
+}
+
+/// The tries of work that has to succeed before anything else can be done.
+struct Retries {
+    backoff: Backoff,
+    said: Said,
+}
+
+impl Retries {
+    fn new(backoff: Backoff) -> Self {
+        Self { backoff, said: Said::default() }
+    }
+
+    /// Reports the failure and waits for the next try. `None` if handling was halted.
+    async fn wait<S: Service>(&mut self, batch: &Batch<'_, S>, error: &HandlerError) -> Option<()> {
+        batch.blocked(&mut self.said, error);
+        (!batch.halted_within(self.backoff.next_delay()).await).then_some(())
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::worker::owns;
-use super::{Backoff, Handler, Said, Shared};
+use super::{Backoff, Said, Service, Shared};
 use crate::kafka::KafkaError;
 use crate::offsets::{Commit, Slot};
 
@@ -17,8 +17,8 @@ const PACE: Duration = Duration::from_millis(20);
 /// Until when this instance may handle events, by its monotonic clock.
 pub(super) type Lease = watch::Receiver<Instant>;
 
-pub(super) struct Committer<H> {
-    pub(super) shared: Arc<Shared<H>>,
+pub(super) struct Committer<S> {
+    pub(super) shared: Arc<Shared<S>>,
     pub(super) slot: Slot,
     pub(super) token: i64,
     /// The offset below which all work is done.
@@ -28,7 +28,7 @@ pub(super) struct Committer<H> {
     pub(super) renewed: Instant,
 }
 
-impl<H: Handler> Committer<H> {
+impl<S: Service> Committer<S> {
     /// Commits as progress is made, and at least three times a lease. Ends by being dropped.
     pub(super) async fn run(mut self) {
         let every = self.shared.config.lease / 3;

@@ -17,7 +17,7 @@ pub(super) const LAST: Duration = Duration::from_secs(1);
 
 /// Mirrors until the work has stopped, and then what came last: else it would show as lag until the next
 /// start.
-pub(super) async fn run<H>(shared: Arc<Shared<H>>, mut stopped: oneshot::Receiver<()>) {
+pub(super) async fn run<S>(shared: Arc<Shared<S>>, mut stopped: oneshot::Receiver<()>) {
     let mut mirror = Mirror::default();
     loop {
         let is_last = timeout(EVERY, &mut stopped).await.is_ok();
@@ -38,7 +38,7 @@ struct Mirror {
 
 impl Mirror {
     /// Tells the coordinator where the group is, if that is news.
-    async fn commit<H>(&mut self, shared: &Shared<H>) -> Result<(), KafkaError> {
+    async fn commit<S>(&mut self, shared: &Shared<S>) -> Result<(), KafkaError> {
         let (config, positions) = (&shared.config, shared.status.positions());
         if positions == self.positions || positions.is_empty() {
             return Ok(());

@@ -9,7 +9,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::batch::{Batch, Halt};
 use super::committer::{Committer, Lease};
 use super::reader::{self, ReadAhead};
-use super::{AbortOnDrop, Backoff, Handler, PartitionState, Said, Shared};
+use super::{
+    AbortOnDrop, Backoff, Handler, HandlerError, OwnPosition, PartitionState, Said, Service, Shared,
+};
 use crate::kafka::{Fetched, KafkaError, OffsetAt};
 use crate::offsets::{Claimed, Commit, Slot, View};
 
@@ -23,7 +25,7 @@ const STUCK_RETRY: Duration = Duration::from_secs(60);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs one partition until a stop is asked for.
-pub(super) async fn run<H: Handler>(shared: Arc<Shared<H>>, partition: i32) {
+pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
     let slot = Slot { group: shared.config.group.clone(), topic: shared.config.topic.clone(), partition };
     let worker = Worker { shared, slot };
     let shutdown = worker.shared.shutdown.clone();
@@ -33,17 +35,18 @@ pub(super) async fn run<H: Handler>(shared: Arc<Shared<H>>, partition: i32) {
     while !shutdown.is_requested() {
         let claimed = async {
             worker.standby().await?;
-            worker.claim().await
+            let handler = worker.shared.service.open(&worker.slot.topic, partition).await?;
+            Ok::<_, Obstacle>((worker.claim().await?, handler))
         };
         let owned = match shutdown.or(claimed).await {
             None => return,
-            Some(Ok(claimed)) => worker.own(claimed).await,
-            Some(Err(error)) => Err(error),
+            Some(Ok((claimed, handler))) => worker.own(claimed, handler).await.map_err(Obstacle::Kafka),
+            Some(Err(obstacle)) => Err(obstacle),
         };
         match owned {
             Ok(()) => backoff = Backoff::for_kafka(),
-            Err(error) => {
-                let why = format!("{} waits for Kafka: {error}", worker.slot);
+            Err(obstacle) => {
+                let why = format!("{} {obstacle}", worker.slot);
                 said.warn(&why);
                 worker.set(PartitionState::Blocked { why });
                 if shutdown.or(sleep(backoff.next_delay())).await.is_none() {
@@ -54,12 +57,21 @@ pub(super) async fn run<H: Handler>(shared: Arc<Shared<H>>, partition: i32) {
     }
 }
 
-struct Worker<H> {
-    shared: Arc<Shared<H>>,
+/// Why a partition cannot be owned now.
+#[derive(Debug, thiserror::Error)]
+enum Obstacle {
+    #[error("waits for Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    #[error("cannot be opened, and is not claimed: {0}")]
+    Open(#[from] HandlerError),
+}
+
+struct Worker<S> {
+    shared: Arc<Shared<S>>,
     slot: Slot,
 }
 
-impl<H: Handler> Worker<H> {
+impl<S: Service> Worker<S> {
     fn set(&self, state: PartitionState) {
         self.shared.status.set(self.slot.partition, state);
     }
@@ -117,14 +129,13 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Handles events until a stop, or until another instance claims.
-    async fn own(&self, claimed: Claimed) -> Result<(), KafkaError> {
+    async fn own(&self, claimed: Claimed, handler: S::Handler) -> Result<(), KafkaError> {
         let config = &self.shared.config;
         let partition = config.kafka.partition(&config.topic, self.slot.partition);
         // The topic has been read past the claim: the position is what stands there, late commits included.
         let committed =
             self.shared.offsets.view().borrow().slot(&self.slot).and_then(|state| state.position());
-        let own_state = self.shared.handler.lock().await.resume_from(&config.topic, self.slot.partition);
-        let start = match committed.max(own_state) {
+        let start = match start(committed, handler.own_position()) {
             Some(start) => start,
             None => partition.offset(OffsetAt::Earliest).await?,
         };
@@ -148,8 +159,15 @@ impl<H: Handler> Worker<H> {
             tokio::spawn(halter).abort_handle(),
         ]);
 
-        let mut owner =
-            Owner { worker: self, token: claimed.token, progress, lease, halt, high_watermark: start };
+        let mut owner = Owner {
+            worker: self,
+            handler,
+            token: claimed.token,
+            progress,
+            lease,
+            halt,
+            high_watermark: start,
+        };
         owner.set_active(start);
         let stuck = owner.run(reader::spawn(partition, start)).await;
         drop(tasks);
@@ -211,11 +229,20 @@ struct Wait {
     until: Instant,
 }
 
+/// Where to read from: the lower of the committed position and the service's own. `None`: the earliest.
+fn start(committed: Option<i64>, own: OwnPosition) -> Option<i64> {
+    match own {
+        OwnPosition::NotKept => committed,
+        OwnPosition::Empty => None,
+        OwnPosition::At(own) => Some(committed.map_or(own.offset, |committed| committed.min(own.offset))),
+    }
+}
+
 pub(super) fn owns(view: &View, slot: &Slot, token: i64) -> bool {
     view.slot(slot).and_then(|state| state.owner()).is_some_and(|owner| owner.token == token)
 }
 
-async fn halt_on_claim_or_stop<H>(shared: Arc<Shared<H>>, slot: Slot, token: i64, halt: watch::Sender<bool>) {
+async fn halt_on_claim_or_stop<S>(shared: Arc<Shared<S>>, slot: Slot, token: i64, halt: watch::Sender<bool>) {
     let mut view = shared.offsets.view();
     let fenced = view.wait_for(|view| !owns(view, &slot, token));
     let _ = shared.shutdown.or(fenced).await;
@@ -223,8 +250,9 @@ async fn halt_on_claim_or_stop<H>(shared: Arc<Shared<H>>, slot: Slot, token: i64
 }
 
 /// An owner at work.
-struct Owner<'a, H: Handler> {
-    worker: &'a Worker<H>,
+struct Owner<'a, S: Service> {
+    worker: &'a Worker<S>,
+    handler: S::Handler,
     token: i64,
     progress: watch::Sender<i64>,
     lease: Lease,
@@ -232,7 +260,7 @@ struct Owner<'a, H: Handler> {
     high_watermark: i64,
 }
 
-impl<H: Handler> Owner<'_, H> {
+impl<S: Service> Owner<'_, S> {
     /// Handles what the reader brings, until halted or stuck.
     async fn run(&mut self, mut chunks: mpsc::Receiver<ReadAhead>) -> Option<Stuck> {
         let mut halted = self.halt.clone();
@@ -271,10 +299,15 @@ impl<H: Handler> Owner<'_, H> {
             self.lease_is_valid().await?;
             let worker = self.worker;
             let (halt, lease) = (self.halt.clone(), self.lease.clone());
-            let mut batch = Batch::begin(&worker.shared, &worker.slot, &halt, &lease).await;
+            let mut batch = Batch {
+                shared: &worker.shared,
+                slot: &worker.slot,
+                halt: &halt,
+                lease: &lease,
+                handler: &mut self.handler,
+            };
             let records = left.get(..BATCH).unwrap_or(left);
-            let Some(done) = batch.handle(records).await else {
-                batch.discard();
+            let Some(outcome) = batch.handle(records).await else {
                 if *self.halt.borrow() {
                     return None;
                 }
@@ -282,12 +315,16 @@ impl<H: Handler> Owner<'_, H> {
                 continue;
             };
             // The process may have been stopped for an hour with the batch in hand.
-            if self.lease_is_valid().await.is_none() {
-                batch.discard();
-                return None;
-            }
-            let offset = done.offset;
-            if !batch.make_durable(done).await {
+            self.lease_is_valid().await?;
+            let batch = Batch {
+                shared: &worker.shared,
+                slot: &worker.slot,
+                halt: &halt,
+                lease: &lease,
+                handler: &mut self.handler,
+            };
+            let offset = outcome.offset;
+            if !batch.make_durable(&outcome).await {
                 return None;
             }
             self.advance(offset);

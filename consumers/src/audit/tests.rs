@@ -106,7 +106,7 @@ async fn write<S: Storage>(
         audit.handle(&delivery).await.unwrap();
         ids.push(id(number));
     }
-    Ok((ids, audit.flush().await?))
+    Ok((ids, audit.write_lines().await?))
 }
 
 async fn batch<S: Storage>(audit: &mut Audit<S>, batch: &[(u64, i32, i64)]) {
@@ -308,9 +308,9 @@ async fn ids_that_stand_twice_in_a_foreign_log_do_not_make_the_index_new_each_ti
     fs::write(rig.log(), written.log.repeat(2)).unwrap();
     let mut audit = rig.open();
     assert_eq!(audit.index().len().unwrap(), EVENTS);
-    assert!(audit.writer().index_is_level().unwrap());
+    assert!(lock(&audit.writer).index_is_level().unwrap());
     batch(&mut audit, &events(EVENTS..EVENTS + 1)).await;
-    assert!(audit.writer().index_is_level().unwrap());
+    assert!(lock(&audit.writer).index_is_level().unwrap());
 }
 
 #[tokio::test]
@@ -349,11 +349,11 @@ async fn what_was_written_but_not_recorded_is_never_written_again() {
     batch(&mut audit, &events(0..3)).await;
     // The lease is lost between flush and record.
     write(&mut audit, &events(3..6)).await.unwrap();
-    audit.discard();
+    audit.pending.clear();
     // A producer's repeats of events that the index does not know, at later offsets.
     batch(&mut audit, &[(4, 0, 6), (6, 0, 7), (5, 0, 8)]).await;
     assert_eq!(rig.numbers(), (0..7).collect::<Vec<_>>());
-    assert!(audit.writer().index_is_level().unwrap());
+    assert!(lock(&audit.writer).index_is_level().unwrap());
 }
 
 #[tokio::test]
@@ -366,7 +366,7 @@ async fn an_index_that_lost_transactions_under_a_right_mark_is_found_out() {
     let at = At { topic: TOPIC.into(), partition: 0, offset: 6 };
     let line = render(&event(6), "", at.clone()).unwrap();
     let extent = {
-        let mut writer = audit.writer();
+        let mut writer = lock(&audit.writer);
         let end = writer.extent.length;
         writer.appender.append(&line, end).unwrap();
         writer.extent.add(id(6), &at, line.len());
@@ -446,11 +446,11 @@ async fn a_failed_write_or_sync_is_written_again_whole() {
         assert!(error.message.contains("audit.log"), "{error}");
         // Cutting back fails as well, then all goes through.
         left.store(0, Ordering::Relaxed);
-        audit.flush().await.unwrap_err();
-        let mark = audit.flush().await.unwrap();
+        audit.write_lines().await.unwrap_err();
+        let mark = audit.write_lines().await.unwrap();
         audit.index().record((3..6).map(id).collect(), mark).await.unwrap();
         assert_eq!(rig.numbers(), (0..6).collect::<Vec<_>>());
-        assert!(audit.writer().index_is_level().unwrap());
+        assert!(lock(&audit.writer).index_is_level().unwrap());
     }
 }
 
@@ -461,8 +461,8 @@ async fn a_failed_write_that_is_discarded_leaves_nothing_behind_what_comes_next(
         let (mut audit, left) = failing(&rig).await;
         left.store(operation, Ordering::Relaxed);
         write(&mut audit, &events(3..6)).await.unwrap_err();
-        audit.discard();
-        assert_eq!(audit.flush().await.unwrap(), None);
+        audit.pending.clear();
+        assert_eq!(audit.write_lines().await.unwrap(), None);
         batch(&mut audit, &[(9, 0, 9)]).await;
         assert_eq!(rig.numbers(), [0, 1, 2, 9]);
     }
@@ -496,13 +496,13 @@ async fn a_batch_beyond_the_bound_is_appended_in_parts() {
             Pending { event_id: id(n + 3), at, bytes, said: String::new() }
         })
         .collect();
-    audit.writer().pending = waiting;
+    audit.pending = waiting;
     // The second append fails after the first went through.
     left.store(2, Ordering::Relaxed);
-    audit.flush().await.unwrap_err();
-    assert_eq!(audit.writer().pending.len(), 2, "the first four are on disk");
-    let mark = audit.flush().await.unwrap();
+    audit.write_lines().await.unwrap_err();
+    assert_eq!(rig.numbers().len(), 3 + 4, "the first four are on disk");
+    let mark = audit.write_lines().await.unwrap();
     audit.index().record((3..9).map(id).collect(), mark).await.unwrap();
     assert_eq!(rig.numbers(), (0..9).collect::<Vec<_>>());
-    assert!(audit.writer().index_is_level().unwrap());
+    assert!(lock(&audit.writer).index_is_level().unwrap());
 }

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use consumers::{audit, notification};
 use rustix::process::{Pid, Signal, kill_process};
-use task_events::dedup::Dedup;
 use task_events::event::{TaskData, TaskEvent};
 use task_events::kafka::{Compression, Kafka, NewTopic, Record, RecordAndOffset};
 use task_events::offsets::{OffsetsLog, Slot};
-use task_events::runtime::{self, ConsumerConfig, Handler, PartitionState, Status};
+use task_events::runtime::{self, ConsumerConfig, PartitionState, Service, Status};
 use task_events::shutdown::{self, Trigger};
 use task_events::state_dir::StateDir;
 use tempfile::TempDir;
@@ -159,14 +158,14 @@ impl World {
         let state = StateDir::open(self.folder.path(), name).unwrap();
         let folder = state.path().to_owned();
         let opened = tokio::task::spawn_blocking(move || notification::open(&folder)).await.unwrap().unwrap();
-        Running::start(self.config(group, state.instance_id()), opened.handler, opened.dedup)
+        Running::start(self.config(group, state.instance_id()), opened.service)
     }
 
     pub async fn auditor(&self, group: &str) -> Running {
         let state = StateDir::open(self.folder.path(), group).unwrap();
         let (log, folder) = (self.log(group), state.path().to_owned());
         let opened = tokio::task::spawn_blocking(move || audit::open(&log, &folder)).await.unwrap().unwrap();
-        Running::start(self.config(group, state.instance_id()), opened.handler, opened.dedup)
+        Running::start(self.config(group, state.instance_id()), opened.service)
     }
 
     pub fn audit_command(&self, group: &str) -> Command {
@@ -232,10 +231,10 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start<H: Handler>(config: ConsumerConfig, handler: H, dedup: Option<Dedup>) -> Self {
+    pub fn start<S: Service>(config: ConsumerConfig, service: S) -> Self {
         let (trigger, shutdown) = shutdown::channel();
         let status = Status::default();
-        let task = tokio::spawn(runtime::run(config, handler, dedup, status.clone(), shutdown));
+        let task = tokio::spawn(runtime::run(config, service, status.clone(), shutdown));
         Self { status, trigger, task }
     }
 

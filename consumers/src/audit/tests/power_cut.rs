@@ -115,10 +115,11 @@ fn run(disk: &SimDisk, commit_first: bool) -> Vec<Commit> {
     })
 }
 
-/// Where reading starts with these positions committed.
-fn resume(audit: &Audit<SimFile>, committed: [usize; 2]) -> [usize; 2] {
+/// Where reading starts with these positions committed, and where it ends: beyond what the log holds.
+fn resume(audit: &Audit<SimFile>, committed: [usize; 2]) -> ([usize; 2], [usize; 2]) {
     let own = [0, 1].map(|partition| audit.resume_from(TOPIC, partition).unwrap_or(0) as usize);
-    [own[0].max(committed[0]), own[1].max(committed[1])]
+    let starts = [own[0].min(committed[0]), own[1].min(committed[1])];
+    (starts, own.map(|own| RECORDS.min(own + READ_ON)))
 }
 
 /// Handles what comes next.
@@ -154,8 +155,7 @@ fn check(cut: &Cut, before: &[u8], committed: [usize; 2]) -> Result<(), String> 
 
     // With the commits or, where these came late, without.
     let positions = if cut.number.is_multiple_of(2) { committed } else { [0; 2] };
-    let starts = resume(&audit, positions);
-    let ends = starts.map(|start| RECORDS.min(start + READ_ON));
+    let (starts, ends) = resume(&audit, positions);
     read_on(&mut audit, starts, ends);
     let written = numbers(&log_of(&cut.disk));
     for (partition, end) in ends.into_iter().enumerate() {
@@ -201,8 +201,7 @@ fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_built_on() {
         let killed = disk.killed_at(moment);
         let before = committed_at(moment, &commits, [0; 2]);
         let mut audit = open(&killed).unwrap();
-        let starts = resume(&audit, before);
-        let ends = starts.map(|start| RECORDS.min(start + READ_ON));
+        let (starts, ends) = resume(&audit, before);
         let commits_now = |positions: [usize; 2]| {
             [0, 1].map(|n| Commit { at: killed.now(), partition: n, position: positions[n] })
         };

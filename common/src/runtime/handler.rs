@@ -1,0 +1,137 @@
+//! What a service gives to the runtime: a [`Service`] that makes one [`Handler`] for each partition that
+//! this instance owns.
+//!
+//! # Contract
+//!
+//! - A handler belongs to one ownership of one partition. It is opened before the claim and dropped when
+//!   the ownership ends; handlers of different partitions run at the same time, and one that hangs holds up
+//!   no other. What they share (a log writer, a database) the service shares among them.
+//! - Dropping a handler forgets its work since the last flush. Dropping one of its futures, which happens
+//!   when another instance has claimed the partition or a stop is requested, may leave the work of that
+//!   call done or not done, but never half visible to another handler.
+//! - Calls must not block the thread: file work goes to `spawn_blocking`. A call may take as long as the
+//!   lease. One that hangs longer ends the renewals of the lease, and a standby takes over.
+//! - For a batch of records the order is: `decode`, `dedup_id` and `wants` for each, `known` once, `handle`
+//!   for each event in the order of offsets, `flush` once. Only then is the position committed.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::event::Malformed;
+use crate::kafka::{Position, Record};
+
+/// Makes the handlers of one service.
+pub trait Service: Send + Sync + 'static {
+    /// What handles the events of one partition.
+    type Handler: Handler;
+
+    /// Opens the handler of a partition that this instance is about to claim. After an error, or while it
+    /// hangs, nothing is claimed: an instance whose disk is broken leaves the partition to others.
+    fn open(
+        &self,
+        topic: &str,
+        partition: i32,
+    ) -> impl Future<Output = Result<Self::Handler, HandlerError>> + Send;
+}
+
+/// What a group does with the events of one partition.
+pub trait Handler: Send + Sync + 'static {
+    /// An event, decoded.
+    type Message: Send + Sync + 'static;
+
+    /// Decodes a record. What is malformed goes straight to the DLQ.
+    fn decode(&self, record: &Record) -> Result<Self::Message, Malformed>;
+
+    /// Whether this group wants the event at all.
+    fn wants(&self, message: &Self::Message) -> bool;
+
+    /// The id under which a repeat of this event is known. `None`: repeats are not looked for.
+    fn dedup_id(&self, _message: &Self::Message) -> Option<Uuid> {
+        None
+    }
+
+    /// Which of the ids were handled before; an answer for each, in the same order. Repeats within one
+    /// batch are found by the runtime.
+    fn known(&mut self, ids: &[Uuid]) -> impl Future<Output = Result<Vec<bool>, HandlerError>> + Send {
+        let none = vec![false; ids.len()];
+        async move { Ok(none) }
+    }
+
+    /// Handles one event. An error is retried, then given up to the DLQ.
+    fn handle(
+        &mut self,
+        delivery: &Delivery<'_, Self::Message>,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Makes the work of all events since the last flush durable, then remembers their ids. Nothing is
+    /// committed before it succeeds: the runtime calls it again until it does, so a call after a failure
+    /// has to do the whole of it.
+    ///
+    /// It is also called where no event was handled (duplicates, dead letters, events that are not
+    /// wanted), so that a service with a position of its own can keep `done.position`.
+    fn flush(&mut self, _done: &Done<'_>) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// How far this partition's work is done as the service's own durable state says, read when the handler
+    /// was opened. Reading starts at the lower of this and the committed position: what a restored backup
+    /// lacks is handled again, and so is what an operator moved the group back to.
+    fn own_position(&self) -> OwnPosition {
+        OwnPosition::NotKept
+    }
+}
+
+/// What has been done since the last flush.
+#[derive(Debug, Clone, Copy)]
+pub struct Done<'a> {
+    /// All below it has ended: handled, a duplicate, not wanted, or acknowledged by the DLQ.
+    pub position: Position,
+    /// The ids of the events that were handled since the last flush.
+    pub ids: &'a [Uuid],
+}
+
+/// A service's own durable position in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnPosition {
+    /// The service keeps none: the committed one alone counts.
+    NotKept,
+    /// The service keeps one, and has done nothing of this partition: reading starts at the earliest
+    /// record, whatever was committed.
+    Empty,
+    /// All below it is done and durable.
+    At(Position),
+}
+
+/// An event, and where it is stored.
+#[derive(Debug)]
+pub struct Delivery<'a, M> {
+    /// The event.
+    pub message: &'a M,
+    /// The record that it came in.
+    pub record: &'a Record,
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// When the writer says that it was written.
+    pub timestamp: DateTime<Utc>,
+}
+
+/// Why an event was not handled, or its work not made durable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct HandlerError {
+    /// The kind of error, for counting.
+    pub kind: &'static str,
+    /// The error, for people.
+    pub message: String,
+}
+
+impl HandlerError {
+    /// An error of that kind.
+    pub fn new(kind: &'static str, message: impl ToString) -> Self {
+        Self { kind, message: message.to_string() }
+    }
+}
