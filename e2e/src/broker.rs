@@ -173,7 +173,7 @@ fn properties_file(folder: &Path) -> PathBuf {
 async fn format_storage(folder: &Path, port: u16, advertised: u16) {
     let controller = free_port();
     let place = Node { id: 1, port, advertised, controller };
-    place.format(folder, &format!("1@127.0.0.1:{controller}"), 1).await;
+    place.format(folder, &format!("1@127.0.0.1:{controller}"), 1, &[]).await;
 }
 
 /// One Apache Kafka, broker and controller, of one or several.
@@ -187,9 +187,16 @@ pub(crate) struct Node {
 
 impl Node {
     /// Writes its configuration and makes its log folder. `replicas`: of each topic that says nothing else.
-    pub(crate) async fn format(&self, folder: &Path, voters: &str, replicas: usize) {
+    pub(crate) async fn format(
+        &self,
+        folder: &Path,
+        voters: &str,
+        replicas: usize,
+        settings: &[(&str, &str)],
+    ) {
         let Self { id, port, advertised, controller } = self;
         let min_isr = replicas.div_ceil(2);
+        let settings: String = settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         let properties = format!(
             "process.roles=broker,controller\n\
              node.id={id}\n\
@@ -220,7 +227,8 @@ impl Node {
              log.cleaner.min.cleanable.ratio=0.001\n\
              log.cleaner.dedupe.buffer.size=4194304\n\
              log.segment.delete.delay.ms=500\n\
-             log.retention.check.interval.ms=1000\n",
+             log.retention.check.interval.ms=1000\n\
+             {settings}",
             folder.join("data").display()
         );
         let file = properties_file(folder);

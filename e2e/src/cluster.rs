@@ -40,6 +40,11 @@ impl Cluster {
     /// Starts three brokers: replication factor 3, min.insync.replicas 2. `None`, written to standard error,
     /// where `E2E_BROKER` does not ask for Apache Kafka: the dev broker is always alone.
     pub async fn start() -> Option<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, each broker with these settings.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Option<Self> {
         if Kind::from_env() == Kind::Dev || kafka_libs().is_none() {
             eprintln!("E2E_BROKER is not kafka: nothing is tried on a cluster");
             return None;
@@ -54,7 +59,7 @@ impl Cluster {
         for node in &nodes {
             let folder = folder.path().join(node.id.to_string());
             std::fs::create_dir(&folder).expect("a folder for a broker");
-            node.format(&folder, &voters.join(","), nodes.len()).await;
+            node.format(&folder, &voters.join(","), nodes.len(), settings).await;
             let process = spawn_broker(node.id, &folder);
             brokers.insert(node.id, Member { process, port: node.port, folder });
         }

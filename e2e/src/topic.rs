@@ -121,7 +121,8 @@ async fn produce_as(bootstrap: &str, topic: &str, records: Vec<Record>, how: Com
 /// Whether a broker answers, and if not, why.
 pub(crate) async fn connect(bootstrap: &str) -> Result<Client, String> {
     let backoff = BackoffConfig { max_backoff: Duration::from_millis(500), ..BackoffConfig::default() };
-    let client = ClientBuilder::new(vec![bootstrap.to_owned()]).backoff_config(backoff).build();
+    let addresses = bootstrap.split(',').map(str::to_owned).collect();
+    let client = ClientBuilder::new(addresses).backoff_config(backoff).build();
     match tokio::time::timeout(LIMIT, client).await {
         Ok(Ok(client)) => Ok(client),
         Ok(Err(error)) => Err(format!("{bootstrap}: {error}")),
