@@ -76,13 +76,20 @@ impl KafkaTools {
             format!("headers.separator={HEADER}"),
             format!("null.literal={NULL}"),
         ];
+        let formatter_property = if self.is_kafka_3() { "--property" } else { "--formatter-property" };
         let count = count.to_string();
         let quiet = quiet.as_millis().to_string();
         let mut args = vec!["--topic", topic, "--partition", "0", "--offset", "earliest"];
         args.extend(["--max-messages", &count, "--timeout-ms", &quiet]);
-        args.extend(properties.iter().flat_map(|property| ["--formatter-property", property]));
+        args.extend(properties.iter().flat_map(|property| [formatter_property, property]));
         let said = self.run("org.apache.kafka.tools.consumer.ConsoleConsumer", &args).await;
         said.lines().map(|line| read_record(line).unwrap_or_else(|| panic!("no record: {line:?}"))).collect()
+    }
+
+    /// Kafka 4 has renamed some of its options.
+    fn is_kafka_3(&self) -> bool {
+        let jars = std::fs::read_dir(&self.libs).expect("the folder of Kafka's jars");
+        jars.flatten().any(|jar| jar.file_name().to_string_lossy().starts_with("kafka-clients-3."))
     }
 
     /// `kafka-consumer-groups.sh --describe --group GROUP`. No rows: the group has committed nothing.

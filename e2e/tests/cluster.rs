@@ -158,6 +158,10 @@ async fn a_broker_that_is_down_takes_only_its_own_partitions_with_it() {
     let partitions: HashSet<_> =
         audited.iter().skip(before).map(|line| line["kafka"]["partition"].as_i64().unwrap()).collect();
     assert_eq!(partitions, HashSet::from([1, 2, 4, 5]), "the healthy partitions, and only they, went on");
+    // Four of six; a half of that, as the machine is shared.
+    let least = load.created() / 3;
+    let lines = audited.len() - before;
+    assert!(lines >= least, "{lines} events were audited while {} tasks were created", load.created());
     system.world.broker.restart(1).await;
     system.check(load).await;
 }
@@ -176,8 +180,10 @@ async fn the_address_that_was_configured_may_go_away() {
     let _audit = world.program("audit-service").env("KAFKA_BOOTSTRAP_SERVERS", &one).start();
     audited(&world, &client, "before").await;
     world.broker.kill9(1);
-    for n in 0..3 {
+    // Longer than anything that was asked before may be remembered.
+    for n in 0..15 {
         audited(&world, &client, &format!("after {n}")).await;
+        sleep(Duration::from_secs(1)).await;
     }
 }
 
