@@ -266,13 +266,27 @@ fn open_locked(dir: &Path, lock: File) -> io::Result<State> {
         }
         Err(error) => return Err(error),
     };
+    let start = next_start(&dir.join("starts"))?;
     Ok(State {
         cluster_id,
-        topics: topics::Topics::open(&dir.join("topics"))?,
+        topics: topics::Topics::open(&dir.join("topics"), start)?,
         groups: groups::Groups::open(&dir.join("committed-offsets"))?,
         producer_ids: producer_ids::ProducerIds::open(dir.join("next-producer-id"))?,
         lock,
     })
+}
+
+/// Counts this start of the broker: 1 for the first one.
+fn next_start(file: &Path) -> io::Result<i32> {
+    let before = match fs::read_to_string(file) {
+        // One that cannot be read counts from 1 again; the epochs in the logs rise all the same.
+        Ok(text) => text.trim().parse().unwrap_or(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    let start: i32 = i32::saturating_add(before, 1);
+    durable::replace(file, start.to_string().as_bytes())?;
+    Ok(start)
 }
 
 fn advertised(addr: SocketAddr) -> (String, u16) {

@@ -150,7 +150,7 @@ pub fn segment(bytes: &[u8], folder: &Path) {
     for start in ["first", "second"] {
         let mut next_offset = 0;
         let segment =
-            Segment::open_active(path.clone(), 0, |header| next_offset = header.next_offset()).unwrap();
+            Segment::open_active(path.clone(), 0, |header, _| next_offset = header.next_offset()).unwrap();
         let extent = segment.extent();
         assert_eq!(fs::read(&path).unwrap(), &log[..whole], "{start} start");
         assert_eq!((extent.size, extent.next_offset), (whole as u64, next_offset));

@@ -71,13 +71,18 @@ impl Topic {
         self.partitions.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn open(dir: PathBuf, name: String) -> io::Result<Self> {
+    pub fn partition(&self, index: i32) -> Option<Arc<Partition>> {
+        let partitions = self.partitions.read().unwrap_or_else(PoisonError::into_inner);
+        partitions.get(usize::try_from(index).ok()?).cloned()
+    }
+
+    fn open(dir: PathBuf, name: String, start: i32) -> io::Result<Self> {
         let meta: Meta = serde_json::from_slice(&fs::read(dir.join(META_FILE))?)?;
         let config = Arc::new(TopicConfig::new(meta.configs).map_err(io::Error::other)?);
         let partitions = (0..meta.partitions)
             .map(|index| {
                 let dir = dir.join(index.to_string());
-                Partition::open(&dir, &name, index, config.clone()).map(Arc::new)
+                Partition::open(&dir, &name, index, config.clone(), start).map(Arc::new)
             })
             .collect::<io::Result<_>>()?;
         Ok(Self { name, id: meta.id, dir, config: RwLock::new(config), partitions: RwLock::new(partitions) })
@@ -93,13 +98,16 @@ impl Topic {
 #[derive(Debug)]
 pub(crate) struct Topics {
     dir: PathBuf,
+    /// The number of this start of the broker, which leader epochs rise with.
+    start: i32,
     by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
     changing: Mutex<()>,
 }
 
 impl Topics {
-    /// Opens every topic under `dir`, recovering each partition. Blocking.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    /// Opens every topic under `dir`, recovering each partition. `start` is the number of this start
+    /// of the broker. Blocking.
+    pub fn open(dir: &Path, start: i32) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let mut by_name = BTreeMap::new();
         for entry in fs::read_dir(dir)? {
@@ -110,11 +118,11 @@ impl Topics {
                 fs::remove_dir_all(&path)?;
                 continue;
             }
-            let topic = Topic::open(path.clone(), name.clone())
+            let topic = Topic::open(path.clone(), name.clone(), start)
                 .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
             by_name.insert(name, Arc::new(topic));
         }
-        Ok(Self { dir: dir.to_owned(), by_name: RwLock::new(by_name), changing: Mutex::new(()) })
+        Ok(Self { dir: dir.to_owned(), start, by_name: RwLock::new(by_name), changing: Mutex::new(()) })
     }
 
     /// Every topic, by name.
@@ -131,9 +139,7 @@ impl Topics {
     }
 
     pub fn partition(&self, name: &str, index: i32) -> Option<Arc<Partition>> {
-        let topic = self.get(name)?;
-        let partitions = topic.partitions.read().unwrap_or_else(PoisonError::into_inner);
-        partitions.get(usize::try_from(index).ok()?).cloned()
+        self.get(name)?.partition(index)
     }
 
     fn read_names<T>(&self, read: impl FnOnce(&BTreeMap<String, Arc<Topic>>) -> T) -> T {
@@ -173,7 +179,7 @@ impl Topics {
         let unfinished = self.dir.join(format!("~{id}"));
         fs::create_dir(&unfinished)?;
         for index in 0..partitions {
-            Partition::create_files(&unfinished.join(index.to_string()))?;
+            Partition::create_files(&unfinished.join(index.to_string()), self.start)?;
         }
         let meta = Meta { id, partitions, configs: config.overrides };
         let bytes = serde_json::to_vec_pretty(&meta).map_err(io::Error::other)?;
@@ -181,7 +187,7 @@ impl Topics {
         let dir = self.dir.join(name);
         fs::rename(&unfinished, &dir)?;
         durable::sync_dir(&self.dir)?;
-        let topic = Arc::new(Topic::open(dir, name.to_owned())?);
+        let topic = Arc::new(Topic::open(dir, name.to_owned(), self.start)?);
         self.by_name.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), topic.clone());
         Ok(Some(topic))
     }
@@ -228,9 +234,9 @@ impl Topics {
             // Left by an earlier try that did not get as far as topic.json.
             match fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => Partition::create_files(&dir)?,
+                _ => Partition::create_files(&dir, self.start)?,
             }
-            let opened = Partition::open(&dir, name, index, config.clone())?;
+            let opened = Partition::open(&dir, name, index, config.clone(), self.start)?;
             partitions.push(Arc::new(opened));
         }
         topic.write_meta(count, &config)?;

@@ -14,7 +14,7 @@ use kafka_protocol::messages::{
 };
 use uuid::Uuid;
 
-use super::{APIS, LEADER_EPOCH, NODE_ID, blocking, text, topic_name};
+use super::{APIS, NODE_ID, blocking, text, topic_name};
 use crate::Shared;
 use crate::config::check_topic_name;
 use crate::topics::Topic;
@@ -103,7 +103,7 @@ fn described(topic: &Topic, version: i16) -> MetadataResponseTopic {
         MetadataResponsePartition::default()
             .with_partition_index(partition.index)
             .with_leader_id(NODE_ID)
-            .with_leader_epoch(if version >= 7 { LEADER_EPOCH } else { -1 })
+            .with_leader_epoch(if version >= 7 { partition.leader_epoch() } else { -1 })
             .with_replica_nodes(vec![NODE_ID])
             .with_isr_nodes(vec![NODE_ID])
     });

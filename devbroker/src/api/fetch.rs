@@ -1,4 +1,4 @@
-//! Fetch, with long poll.
+//! Fetch, with long poll, by topic name (up to version 12) or by topic id.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,34 +6,55 @@ use std::task::Poll;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, TopicName};
+use kafka_protocol::messages::fetch_response::{
+    AbortedTransaction, EpochEndOffset, FetchableTopicResponse, PartitionData,
+};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId, TopicName};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::blocking;
+use super::{CONSUMER, READ_COMMITTED, blocking};
 use crate::Shared;
-use crate::log::partition::{Partition, Progress};
+use crate::log::epochs::EpochEnd;
+use crate::log::partition::{Isolation, Partition, Progress};
 
 /// Kafka's `fetch.max.bytes` of a broker: most bytes in one answer.
 const MAX_BYTES: i32 = 55 << 20;
 /// Fetch sessions are not kept: an answer with session 0 makes clients send whole requests.
 const NO_SESSION: i32 = 0;
+/// From this version on topics are named by their ids.
+const BY_ID: i16 = 13;
+
+/// A topic of the request, and how many partitions of it were asked for.
+struct TopicPart {
+    name: TopicName,
+    id: Uuid,
+    count: usize,
+}
 
 /// One partition of the request.
 #[derive(Clone)]
 struct Wanted {
-    partition: Option<Arc<Partition>>,
+    partition: Result<Arc<Partition>, ResponseError>,
     index: i32,
     offset: i64,
     max_bytes: usize,
+    /// The leader epoch that the client believes in, and that of the record before `offset`.
+    leader_epoch: i32,
+    last_epoch: i32,
+    isolation: Isolation,
 }
 
 /// What was found for it.
+#[derive(Default)]
 struct Found {
     code: i16,
-    high_watermark: i64,
+    progress: Option<Progress>,
     log_start: i64,
+    diverging: Option<EpochEnd>,
+    /// Producer id and first offset.
+    aborted: Option<Vec<(i64, i64)>>,
     bytes: Vec<u8>,
 }
 
@@ -46,17 +67,14 @@ pub(crate) async fn fetch(shared: &Arc<Shared>, version: i16, request: FetchRequ
     let deadline = Instant::now() + max_wait;
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0);
     let max_bytes = usize::try_from(request.max_bytes.min(MAX_BYTES)).unwrap_or(0);
-    let (names, wanted) = resolve(shared, request);
-    let mut watches: Vec<_> = wanted
-        .iter()
-        .filter_map(|wanted| wanted.partition.as_ref())
-        .map(|partition| partition.watch())
-        .collect();
+    let (topics, wanted) = resolve(shared, version, request);
+    let mut watches: Vec<_> =
+        wanted.iter().filter_map(|wanted| wanted.partition.as_ref().ok()).map(|p| p.watch()).collect();
     let found = loop {
-        let appended: u64 = watches.iter_mut().map(seen).sum();
+        let before: Vec<Progress> = watches.iter_mut().map(seen).collect();
         let found = read(&wanted, max_bytes).await;
         let total: usize = found.iter().map(|found| found.bytes.len()).sum();
-        let failed = found.iter().any(|found| found.code != 0);
+        let failed = found.iter().any(|found| found.code != 0 || found.diverging.is_some());
         if total >= min_bytes || failed || wanted.is_empty() || Instant::now() >= deadline {
             break found;
         }
@@ -64,9 +82,8 @@ pub(crate) async fn fetch(shared: &Arc<Shared>, version: i16, request: FetchRequ
         let enough = async {
             loop {
                 any_change(&mut watches).await;
-                let now: u64 = watches.iter_mut().map(seen).sum();
-                let mut partitions = wanted.iter().flat_map(|wanted| &wanted.partition);
-                if now - appended >= missing || partitions.any(|partition| partition.is_deleted()) {
+                let now: Vec<Progress> = watches.iter_mut().map(seen).collect();
+                if is_worth_a_look(&wanted, &before, &now, missing) {
                     return;
                 }
             }
@@ -74,26 +91,59 @@ pub(crate) async fn fetch(shared: &Arc<Shared>, version: i16, request: FetchRequ
         // When the time is over, the next round reads what there is.
         let _ = tokio::time::timeout_at(deadline, enough).await;
     };
-    respond(version, names, &wanted, found)
+    respond(version, topics, &wanted, found)
 }
 
-fn resolve(shared: &Shared, request: FetchRequest) -> (Vec<(TopicName, usize)>, Vec<Wanted>) {
-    let mut names = Vec::new();
+fn resolve(shared: &Shared, version: i16, request: FetchRequest) -> (Vec<TopicPart>, Vec<Wanted>) {
+    let replica = match version {
+        ..15 => request.replica_id,
+        _ => request.replica_state.replica_id,
+    };
+    let isolation = match (replica, request.isolation_level) {
+        (CONSUMER, READ_COMMITTED) => Isolation::Committed,
+        (CONSUMER, _) => Isolation::Uncommitted,
+        _ => Isolation::LogEnd,
+    };
+    let mut topics = Vec::new();
     let mut wanted = Vec::new();
     for topic in request.topics {
-        names.push((topic.topic.clone(), topic.partitions.len()));
+        let known = match version {
+            ..BY_ID => shared.topics.get(&topic.topic).ok_or(ResponseError::UnknownTopicOrPartition),
+            _ => shared.topics.by_id(topic.topic_id).ok_or(ResponseError::UnknownTopicId),
+        };
+        let partition = |index: i32| {
+            let known = known.as_ref().map_err(|error| *error)?;
+            known.partition(index).ok_or(ResponseError::UnknownTopicOrPartition)
+        };
+        topics.push(TopicPart { name: topic.topic, id: topic.topic_id, count: topic.partitions.len() });
         wanted.extend(topic.partitions.into_iter().map(|asked| Wanted {
-            partition: shared.topics.partition(&topic.topic, asked.partition),
+            partition: partition(asked.partition),
             index: asked.partition,
             offset: asked.fetch_offset,
             max_bytes: usize::try_from(asked.partition_max_bytes).unwrap_or(0),
+            leader_epoch: asked.current_leader_epoch,
+            last_epoch: if version >= 12 { asked.last_fetched_epoch } else { -1 },
+            isolation,
         }));
     }
-    (names, wanted)
+    (topics, wanted)
 }
 
-fn seen(watch: &mut watch::Receiver<Progress>) -> u64 {
-    watch.borrow_and_update().appended_bytes
+fn seen(watch: &mut watch::Receiver<Progress>) -> Progress {
+    *watch.borrow_and_update()
+}
+
+/// Whether there may be enough to answer: bytes, a transaction that ended, or an error.
+fn is_worth_a_look(wanted: &[Wanted], before: &[Progress], now: &[Progress], missing: u64) -> bool {
+    let pairs = || before.iter().zip(now);
+    let appended: u64 = pairs().map(|(before, now)| now.appended_bytes - before.appended_bytes).sum();
+    let mut partitions = wanted.iter().filter_map(|wanted| wanted.partition.as_ref().ok());
+    let moved = |(before, now): (&Progress, &Progress)| {
+        // The bytes below it were counted when they were appended.
+        let ended = now.last_stable - before.last_stable > now.log_end - before.log_end;
+        ended || now.leader_epoch != before.leader_epoch
+    };
+    appended >= missing || pairs().any(moved) || partitions.any(|partition| partition.is_deleted())
 }
 
 /// Waits until one of the partitions has news.
@@ -112,7 +162,7 @@ async fn any_change(watches: &mut [watch::Receiver<Progress>]) {
 async fn read(wanted: &[Wanted], max_bytes: usize) -> Vec<Found> {
     let waiting_at_end = |wanted: &Wanted| {
         let partition = wanted.partition.as_ref();
-        partition.is_some_and(|partition| partition.high_watermark() == wanted.offset)
+        partition.is_ok_and(|partition| partition.progress().end(wanted.isolation) == wanted.offset)
     };
     if wanted.iter().all(waiting_at_end) {
         // Nothing to read from disk: spare the hop to a blocking thread.
@@ -130,19 +180,7 @@ fn read_now(wanted: &[Wanted], max_bytes: usize) -> Vec<Found> {
     let mut empty = true;
     let mut all = Vec::with_capacity(wanted.len());
     for asked in wanted {
-        let found = match &asked.partition {
-            Some(partition) if !partition.is_deleted() => {
-                let read = partition.read(asked.offset, asked.max_bytes.min(left), empty);
-                read.map(|read| Found {
-                    code: 0,
-                    high_watermark: partition.high_watermark(),
-                    log_start: partition.log_start(),
-                    bytes: read.bytes,
-                })
-            }
-            _ => Err(ResponseError::UnknownTopicOrPartition),
-        };
-        let found = found.unwrap_or_else(Found::error);
+        let found = read_one(asked, left, empty).unwrap_or_else(Found::error);
         left = left.saturating_sub(found.bytes.len());
         empty &= found.bytes.is_empty();
         all.push(found);
@@ -150,35 +188,79 @@ fn read_now(wanted: &[Wanted], max_bytes: usize) -> Vec<Found> {
     all
 }
 
+fn read_one(asked: &Wanted, left: usize, empty: bool) -> Result<Found, ResponseError> {
+    let partition = asked.partition.as_ref().map_err(|error| *error)?;
+    if partition.is_deleted() {
+        return Err(ResponseError::UnknownTopicOrPartition);
+    }
+    partition.check_leader_epoch(asked.leader_epoch)?;
+    let progress = partition.progress();
+    let found = Found { progress: Some(progress), log_start: partition.log_start(), ..Found::default() };
+    if let Some(end) = diverging(partition, asked)? {
+        return Ok(Found { diverging: Some(end), ..found });
+    }
+    let bytes = partition.read(asked.offset, asked.max_bytes.min(left), empty, asked.isolation)?;
+    let aborted = (asked.isolation == Isolation::Committed).then(|| {
+        let until = progress.last_stable;
+        let aborted = if bytes.is_empty() { Vec::new() } else { partition.aborted(asked.offset, until) };
+        aborted.into_iter().map(|aborted| (aborted.producer_id, aborted.first_offset)).collect()
+    });
+    Ok(Found { bytes, aborted, ..found })
+}
+
+/// Where the client's log and this one part, when the record that it fetched last is not here.
+fn diverging(partition: &Partition, asked: &Wanted) -> Result<Option<EpochEnd>, ResponseError> {
+    if asked.last_epoch < 0 {
+        return Ok(None);
+    }
+    let end = partition.epoch_end(asked.last_epoch).ok_or(ResponseError::OffsetOutOfRange)?;
+    if asked.offset < partition.log_start() {
+        return Err(ResponseError::OffsetOutOfRange);
+    }
+    Ok((end.epoch < asked.last_epoch || end.offset < asked.offset).then_some(end))
+}
+
 impl Found {
     fn error(error: ResponseError) -> Self {
-        Self { code: error.code(), high_watermark: -1, log_start: -1, bytes: Vec::new() }
+        Self { code: error.code(), log_start: -1, ..Self::default() }
     }
 }
 
-fn respond(
-    version: i16,
-    names: Vec<(TopicName, usize)>,
-    wanted: &[Wanted],
-    found: Vec<Found>,
-) -> FetchResponse {
-    let mut partitions = wanted.iter().zip(found).map(|(wanted, found)| {
-        let data = PartitionData::default()
-            .with_partition_index(wanted.index)
-            .with_error_code(found.code)
-            .with_high_watermark(found.high_watermark)
-            .with_last_stable_offset(found.high_watermark)
-            .with_records(Some(found.bytes.into()));
+fn respond(version: i16, topics: Vec<TopicPart>, wanted: &[Wanted], found: Vec<Found>) -> FetchResponse {
+    let mut partitions =
+        wanted.iter().zip(found).map(|(wanted, found)| partition(version, wanted.index, found));
+    let topics = topics.into_iter().map(|topic| {
+        let response = FetchableTopicResponse::default()
+            .with_partitions(partitions.by_ref().take(topic.count).collect());
         match version {
-            ..5 => data,
-            5..11 => data.with_log_start_offset(found.log_start),
-            _ => data.with_log_start_offset(found.log_start).with_preferred_read_replica(BrokerId(-1)),
+            ..BY_ID => response.with_topic(topic.name),
+            _ => response.with_topic_id(topic.id),
         }
     });
-    let topics = names.into_iter().map(|(name, count)| {
-        FetchableTopicResponse::default()
-            .with_topic(name)
-            .with_partitions(partitions.by_ref().take(count).collect())
-    });
     FetchResponse::default().with_responses(topics.collect())
+}
+
+fn partition(version: i16, index: i32, found: Found) -> PartitionData {
+    let aborted = |(producer_id, first_offset)| {
+        AbortedTransaction::default()
+            .with_producer_id(ProducerId(producer_id))
+            .with_first_offset(first_offset)
+    };
+    let mut data = PartitionData::default()
+        .with_partition_index(index)
+        .with_error_code(found.code)
+        .with_high_watermark(found.progress.map_or(-1, |progress| progress.high_watermark))
+        .with_last_stable_offset(found.progress.map_or(-1, |progress| progress.last_stable))
+        .with_aborted_transactions(found.aborted.map(|all| all.into_iter().map(aborted).collect()))
+        .with_records(Some(found.bytes.into()));
+    if version >= 5 {
+        data.log_start_offset = found.log_start;
+    }
+    if version >= 11 {
+        data.preferred_read_replica = BrokerId(-1);
+    }
+    if let Some(end) = found.diverging {
+        data.diverging_epoch = EpochEndOffset::default().with_epoch(end.epoch).with_end_offset(end.offset);
+    }
+    data
 }

@@ -24,8 +24,9 @@ use crate::wire::{decode_body, decode_header, encode_response};
 
 /// This node's id; it leads every partition and coordinates every group.
 const NODE_ID: BrokerId = BrokerId(1);
-/// Leader epoch of every partition: the leader never changes.
-const LEADER_EPOCH: i32 = 0;
+/// The replica id of a consumer, and the isolation level of one that wants no aborted records.
+const CONSUMER: BrokerId = BrokerId(-1);
+const READ_COMMITTED: i8 = 1;
 
 /// An API with its first and last version.
 pub(crate) type Api = (ApiKey, i16, i16);
@@ -33,7 +34,7 @@ pub(crate) type Api = (ApiKey, i16, i16);
 /// Everything that is answered. The contract suite covers each version of each line.
 pub(crate) const APIS: &[Api] = &[
     (ApiKey::Produce, 3, 11),
-    (ApiKey::Fetch, 4, 12),
+    (ApiKey::Fetch, 4, 18),
     (ApiKey::ListOffsets, 1, 7),
     (ApiKey::Metadata, 0, 12),
     (ApiKey::OffsetCommit, 2, 8),
@@ -50,6 +51,7 @@ pub(crate) const APIS: &[Api] = &[
     (ApiKey::DeleteTopics, 1, 6),
     (ApiKey::DeleteRecords, 0, 2),
     (ApiKey::InitProducerId, 0, 4),
+    (ApiKey::OffsetForLeaderEpoch, 2, 4),
     (ApiKey::DescribeConfigs, 1, 4),
     (ApiKey::CreatePartitions, 0, 3),
     (ApiKey::DeleteGroups, 0, 2),
@@ -127,6 +129,7 @@ impl Incoming {
             }
             ApiKey::Fetch => answer!(r => fetch::fetch(shared, version, r).await),
             ApiKey::ListOffsets => answer!(r => offsets::list_offsets(shared, version, r).await),
+            ApiKey::OffsetForLeaderEpoch => answer!(r => offsets::epoch_ends(shared, r)),
             ApiKey::DeleteRecords => answer!(r => offsets::delete_records(shared, r).await),
             ApiKey::Metadata => answer!(r => cluster::metadata(shared, version, r).await),
             ApiKey::FindCoordinator => answer!(r => coordinator::find(shared, version, r)),

@@ -15,10 +15,10 @@ use kafka_protocol::messages::{
 };
 use uuid::Uuid;
 
-use super::{blocking, configs, text};
+use super::{blocking, configs, text, topic_name};
 use crate::Shared;
 use crate::config::TopicConfig;
-use crate::topics::Refusal;
+use crate::topics::{Refusal, Topic};
 
 /// CreateTopics; every topic succeeds or fails on its own.
 pub(crate) async fn create(
@@ -137,7 +137,9 @@ pub(crate) async fn delete(
             result = result.with_topic_id(topic.topic_id);
         }
         responses.push(match deleted {
-            Ok(id) if version >= 6 => result.with_topic_id(id),
+            Ok(deleted) if version >= 6 => {
+                result.with_name(Some(topic_name(&deleted.name))).with_topic_id(deleted.id)
+            }
             Ok(_) => result,
             Err(refusal) => {
                 let message = (version >= 5).then(|| text(refusal.message));
@@ -148,7 +150,7 @@ pub(crate) async fn delete(
     DeleteTopicsResponse::default().with_responses(responses)
 }
 
-async fn delete_one(shared: &Arc<Shared>, asked: &DeleteTopicState) -> Result<Uuid, Refusal> {
+async fn delete_one(shared: &Arc<Shared>, asked: &DeleteTopicState) -> Result<Arc<Topic>, Refusal> {
     let name = match &asked.name {
         Some(name) => name.to_string(),
         None => match shared.topics.by_id(asked.topic_id) {
@@ -163,7 +165,7 @@ async fn delete_one(shared: &Arc<Shared>, asked: &DeleteTopicState) -> Result<Uu
     let deleted = blocking(move || {
         let topic = owned.topics.delete(&name)?;
         owned.groups.offsets().delete_topic(&name)?;
-        Ok::<_, Refusal>(topic.id)
+        Ok::<_, Refusal>(topic)
     });
     deleted.await.map_err(|error| Refusal::new(error, "file work ended early"))?
 }

@@ -19,8 +19,8 @@ const MAX_UNFOLDED_BYTES: u64 = 128 << 20;
 const MAX_SNAPPY_RATIO: usize = 22;
 
 const LOG_APPEND_TIME: i16 = 1 << 3;
-const TRANSACTIONAL: i16 = 1 << 4;
-const CONTROL: i16 = 1 << 5;
+pub(crate) const TRANSACTIONAL: i16 = 1 << 4;
+pub(crate) const CONTROL: i16 = 1 << 5;
 const DELETE_HORIZON: i16 = 1 << 6;
 
 /// Why a batch cannot be read or taken.
@@ -50,6 +50,7 @@ pub(crate) struct BatchHeader {
     pub base_offset: i64,
     /// Bytes after the prefix.
     pub length: i32,
+    pub leader_epoch: i32,
     pub magic: i8,
     pub crc: u32,
     pub attributes: i16,
@@ -68,10 +69,10 @@ impl BatchHeader {
     pub fn parse(mut bytes: &[u8]) -> Option<Self> {
         let base_offset = bytes.try_get_i64().ok()?;
         let length = bytes.try_get_i32().ok()?;
-        let _leader_epoch = bytes.try_get_i32().ok()?;
         let header = Self {
             base_offset,
             length,
+            leader_epoch: bytes.try_get_i32().ok()?,
             magic: bytes.try_get_i8().ok()?,
             crc: bytes.try_get_u32().ok()?,
             attributes: bytes.try_get_i16().ok()?,
@@ -146,10 +147,10 @@ pub(crate) fn crc_matches(header: &BatchHeader, batch: &[u8]) -> bool {
     batch.get(CRC_FROM..).is_some_and(|covered| crc32c::crc32c(covered) == header.crc)
 }
 
-/// Writes base offset and leader epoch 0 into a batch; the CRC stays right.
-pub(crate) fn set_base_offset(batch: &mut [u8], base_offset: i64) {
+/// Writes base offset and leader epoch into a batch; the CRC stays right.
+pub(crate) fn set_place(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
     put(batch, 0, &base_offset.to_be_bytes());
-    put(batch, PREFIX_BYTES, &0i32.to_be_bytes());
+    put(batch, PREFIX_BYTES, &leader_epoch.to_be_bytes());
 }
 
 /// Stamps a batch with the broker's time, as `message.timestamp.type=LogAppendTime` wants.
@@ -159,7 +160,7 @@ pub(crate) fn set_log_append_time(batch: &mut [u8], attributes: i16, now_ms: i64
     set_crc(batch);
 }
 
-fn set_crc(batch: &mut [u8]) {
+pub(crate) fn set_crc(batch: &mut [u8]) {
     let crc = crc32c::crc32c(batch.get(CRC_FROM..).unwrap_or_default());
     put(batch, 17, &crc.to_be_bytes());
 }

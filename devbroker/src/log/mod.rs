@@ -1,9 +1,15 @@
 //! The log: batches in segments in partitions, written by one thread, read by position.
 
+mod append;
 pub(crate) mod batch;
 pub(crate) mod compaction;
+pub(crate) mod epochs;
+pub(crate) mod marker;
 pub(crate) mod partition;
-mod producers;
+pub(crate) mod producers;
+mod read;
+mod recovery;
 pub(crate) mod retention;
 pub(crate) mod segment;
+mod state;
 pub(crate) mod writer;

@@ -159,17 +159,17 @@ impl Segment {
             });
         }
         log::warn!("index of {} is missing or stale, rebuilding it", path.display());
-        let segment = Self::open_active(path, base_offset, |_| {})?;
+        let segment = Self::open_active(path, base_offset, |_, _| {})?;
         segment.close()?;
         Ok(segment)
     }
 
     /// Opens the last segment: every batch is read and checked, and whatever follows the last
-    /// whole one is cut off (it was never acknowledged). `each` sees every batch header.
+    /// whole one is cut off (it was never acknowledged). `each` sees every batch.
     pub fn open_active(
         path: PathBuf,
         base_offset: i64,
-        mut each: impl FnMut(&BatchHeader),
+        mut each: impl FnMut(&BatchHeader, &[u8]),
     ) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let length = file.metadata()?.len();
@@ -181,7 +181,7 @@ impl Segment {
             if header.base_offset < extent.next_offset || !batch::crc_matches(&header, &bytes) {
                 break;
             }
-            each(&header);
+            each(&header, &bytes);
             note(&mut entries, &extent, &header);
             extent = extent.with(&header, bytes.len() as u64);
         }

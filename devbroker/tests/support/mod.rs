@@ -17,6 +17,8 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{
@@ -128,6 +130,23 @@ impl Wire {
         }
     }
 
+    /// What Metadata says of a topic.
+    pub async fn metadata(&mut self, name: &str) -> MetadataResponseTopic {
+        let topic = MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let request =
+            MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false);
+        self.call(12, &request).await.topics[0].clone()
+    }
+
+    pub async fn topic_id(&mut self, name: &str) -> uuid::Uuid {
+        self.metadata(name).await.topic_id
+    }
+
+    /// The leader epoch of partition 0.
+    pub async fn leader_epoch(&mut self, name: &str) -> i32 {
+        self.metadata(name).await.partitions[0].leader_epoch
+    }
+
     /// Produces to partition 0 with acks=all; the base offset.
     pub async fn produce(&mut self, topic: &str, records: &[Record]) -> i64 {
         let batch = encode(records, Compression::None);
@@ -205,6 +224,12 @@ pub fn fetch(topic: &str, offset: i64, min_bytes: i32, max_wait_ms: i32, max_byt
         .with_max_bytes(max_bytes)
         .with_session_epoch(-1)
         .with_topics(vec![topic])
+}
+
+/// The same fetch for versions that name topics by id; the older ones go by the name.
+pub fn with_topic_id(mut request: FetchRequest, id: uuid::Uuid) -> FetchRequest {
+    request.topics[0].topic_id = id;
+    request
 }
 
 pub fn list_offsets(topic: &str, timestamp: i64) -> ListOffsetsRequest {
