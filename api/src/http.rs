@@ -1,18 +1,22 @@
 //! The HTTP face of the store: routes, and what every request goes through.
 
+mod authority;
 mod conditional;
 mod connection;
 mod context;
+mod guard;
 mod health;
 mod idempotency;
+mod index;
 mod input;
 mod metrics;
 mod openapi;
 mod problem;
+mod query;
 mod tasks;
 
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
@@ -22,8 +26,10 @@ use actix_http::{HttpService, KeepAlive};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, Server, ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::http::header::ALLOW;
 use actix_web::middleware::from_fn;
-use actix_web::{App, Error, web};
+use actix_web::{App, Error, FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, web};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
@@ -32,6 +38,8 @@ use crate::relay::RelayState;
 use crate::store::Store;
 
 use connection::Connections;
+pub use guard::AllowedHosts;
+use guard::Hosts;
 use metrics::Requests;
 pub use problem::Problem;
 
@@ -58,17 +66,31 @@ pub struct State {
     /// Idempotency keys of requests under way.
     running: Arc<Mutex<HashSet<String>>>,
     connections: Arc<Connections>,
+    hosts: Hosts,
     requests: Arc<Requests>,
     /// KiB for pages of tasks that are read and sent.
     page_memory: Arc<Semaphore>,
 }
 
 impl State {
-    /// What the handlers need. At most `connections` are open at one time; further ones are answered 503.
-    pub fn new(store: Store, relay: watch::Receiver<RelayState>, connections: usize) -> Self {
-        let connections = Arc::new(Connections::new(connections));
-        let page_memory = Arc::new(Semaphore::new(PAGES_KIB));
-        Self { store, relay, running: Arc::default(), connections, requests: Arc::default(), page_memory }
+    /// What the handlers of a server on the address `bound` need. At most `connections` are open at one
+    /// time; further ones are answered 503.
+    pub fn new(
+        store: Store,
+        relay: watch::Receiver<RelayState>,
+        connections: usize,
+        bound: IpAddr,
+        allowed_hosts: AllowedHosts,
+    ) -> Self {
+        Self {
+            store,
+            relay,
+            running: Arc::default(),
+            connections: Arc::new(Connections::new(connections)),
+            hosts: Hosts::new(bound, allowed_hosts),
+            requests: Arc::default(),
+            page_memory: Arc::new(Semaphore::new(PAGES_KIB)),
+        }
     }
 
     /// Waits for memory to read a page in, and to send it.
@@ -131,41 +153,50 @@ pub fn app(
         .app_data(web::Data::new(state))
         .app_data(web::PayloadConfig::new(MAX_BODY))
         .service(
-            web::resource("/tasks")
+            resource("/tasks", "GET, HEAD, OPTIONS, POST")
                 .route(web::post().to(tasks::create))
                 .route(web::get().to(tasks::list))
-                .route(web::head().to(tasks::list))
-                .default_service(problem::method_not_allowed("GET, HEAD, POST")),
+                .route(web::head().to(tasks::list)),
         )
         .service(
-            web::resource("/tasks/{id}")
+            resource("/tasks/{id}", "GET, HEAD, OPTIONS, PATCH")
                 .route(web::get().to(tasks::get))
                 .route(web::head().to(tasks::get))
-                .route(web::patch().to(tasks::patch))
-                .default_service(problem::method_not_allowed("GET, HEAD, PATCH")),
+                .route(web::patch().to(tasks::patch)),
         )
-        .service(
-            web::resource("/tasks/{id}/complete")
-                .route(web::post().to(tasks::complete))
-                .default_service(problem::method_not_allowed("POST")),
-        )
-        .service(read_only("/healthz", web::get().to(health::live), web::head().to(health::live)))
-        .service(read_only("/readyz", web::get().to(health::ready), web::head().to(health::ready)))
-        .service(read_only(
-            "/metrics",
-            web::get().to(metrics::exposition),
-            web::head().to(metrics::exposition),
-        ))
-        .service(read_only("/docs", web::get().to(openapi::page), web::head().to(openapi::page)))
-        .service(read_only(
-            "/openapi.json",
-            web::get().to(openapi::document),
-            web::head().to(openapi::document),
-        ))
-        .default_service(web::to(problem::no_such_path))
+        .service(resource("/tasks/{id}/complete", "OPTIONS, POST").route(web::post().to(tasks::complete)))
+        .service(read_only("/", index::index))
+        .service(read_only("/healthz", health::live))
+        .service(read_only("/readyz", health::ready))
+        .service(read_only("/metrics", metrics::exposition))
+        .service(read_only("/docs", openapi::page))
+        .service(read_only("/openapi.json", openapi::document))
+        .default_service(web::to(no_such_path))
         .wrap(from_fn(context::around))
 }
 
-fn read_only(path: &str, get: actix_web::Route, head: actix_web::Route) -> actix_web::Resource {
-    web::resource(path).route(get).route(head).default_service(problem::method_not_allowed("GET, HEAD"))
+/// A path with the methods that it has: OPTIONS says which, and any other one is 405.
+fn resource(path: &str, allow: &'static str) -> Resource {
+    let options = move || async move { HttpResponse::NoContent().insert_header((ALLOW, allow)).finish() };
+    web::resource(path)
+        .route(web::method(Method::OPTIONS).to(options))
+        .default_service(problem::method_not_allowed(allow))
+}
+
+/// HEAD is answered wherever GET is.
+fn read_only<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args> + Clone,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    resource(path, "GET, HEAD, OPTIONS").route(web::get().to(handler.clone())).route(web::head().to(handler))
+}
+
+/// What is none of our paths: 404, or for `OPTIONS *` the methods of the whole server.
+async fn no_such_path(request: HttpRequest) -> HttpResponse {
+    if request.method() == Method::OPTIONS && request.path() == "*" {
+        return HttpResponse::NoContent().insert_header((ALLOW, "GET, HEAD, OPTIONS, PATCH, POST")).finish();
+    }
+    problem::no_such_path(&request)
 }

@@ -10,3 +10,4 @@ pub mod relay;
 pub mod service;
 pub mod store;
 pub mod task;
+pub mod title;

@@ -75,7 +75,7 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
 
     let local = listener.local_addr()?;
     let connections = http::MAX_CONNECTIONS.min(files().saturating_sub(RESERVED_FILES));
-    let state = http::State::new(store, relay_state, connections.max(1));
+    let state = http::State::new(store, relay_state, connections.max(1), local.ip(), args.allowed_hosts);
     let server = http::server(listener, state, REQUESTS_TIMEOUT)?;
     log::info!("listening on http://{local}");
     let handle = server.handle();

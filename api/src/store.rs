@@ -90,6 +90,16 @@ pub enum IfMatch {
     Versions(Vec<u64>),
 }
 
+impl IfMatch {
+    /// Whether a task of this version may be changed.
+    pub fn allows(&self, version: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Versions(versions) => versions.contains(&version),
+        }
+    }
+}
+
 /// A key that names a request, so that it can be sent twice and done once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {

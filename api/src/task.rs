@@ -5,9 +5,6 @@ use serde::{Deserialize, Serialize};
 use task_events::event::{TaskData, serialize_time};
 use uuid::Uuid;
 
-/// Longest title, in characters, after trimming.
-pub const MAX_TITLE: usize = 500;
-
 /// How far a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,7 +50,7 @@ impl TaskStatus {
 pub struct Task {
     /// Version 7: sorts by creation.
     pub id: Uuid,
-    /// 1 to [`MAX_TITLE`] characters.
+    /// Valid by [`title::parse`](crate::title::parse).
     pub title: String,
     /// How far it is.
     pub status: TaskStatus,

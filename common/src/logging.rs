@@ -67,12 +67,12 @@ fn json_line(message: String, record: &Record<'_>) -> String {
 
 /// Escapes control characters, so that a title cannot forge a log line or drive a terminal.
 pub fn escape_control(text: &str) -> std::borrow::Cow<'_, str> {
-    if !text.contains(is_unsafe) {
+    if !text.contains(is_control) {
         return text.into();
     }
     let mut escaped = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if is_unsafe(c) {
+        if is_control(c) {
             escaped.extend(c.escape_default());
         } else {
             escaped.push(c);
@@ -81,8 +81,8 @@ pub fn escape_control(text: &str) -> std::borrow::Cow<'_, str> {
     escaped.into()
 }
 
-/// Control characters, and the marks that end a line or turn its direction in a terminal.
-fn is_unsafe(c: char) -> bool {
+/// Control characters, and the marks that end a line or change its direction in a terminal.
+pub fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -1,7 +1,7 @@
 //! Entity tags: a task's version, so that a caller changes only what it has seen (RFC 9110, section 13).
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderMap, IF_MATCH, IF_NONE_MATCH};
+use actix_web::http::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 
 use super::problem::Problem;
 use crate::store::IfMatch;
@@ -10,37 +10,86 @@ pub(super) fn etag(version: u64) -> String {
     format!("\"{version}\"")
 }
 
-/// The versions that `If-Match` allows; `None` without the header. A tag that we never gave matches nothing.
-pub(super) fn if_match(headers: &HeaderMap) -> Option<IfMatch> {
-    let mut values = headers.get_all(IF_MATCH).peekable();
-    values.peek()?;
-    let tags: Vec<&str> =
-        values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect();
-    if tags.iter().any(|tag| tag.trim() == "*") {
-        return Some(IfMatch::Any);
+/// The versions that `If-Match` allows; `None` without the header. A tag that we never gave matches nothing;
+/// what is no tag at all is 400, since its sender means something else than it says.
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Problem> {
+    let Some(list) = list(headers, IF_MATCH) else { return Ok(None) };
+    match list.as_deref().and_then(Tags::parse) {
+        Some(Tags::Any) => Ok(Some(IfMatch::Any)),
+        // A weak tag never matches: If-Match compares strongly.
+        Some(Tags::List(tags)) => {
+            let strong = tags.iter().filter(|tag| !tag.is_weak);
+            Ok(Some(IfMatch::Versions(strong.filter_map(|tag| version(tag.opaque)).collect())))
+        }
+        None => {
+            let detail = "If-Match must be the ETag of the task with its double quotes, as in: If-Match: \"1\" \
+                (or several with commas, or *)";
+            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+        }
     }
-    // A weak tag never matches: If-Match compares strongly.
-    Some(IfMatch::Versions(tags.into_iter().filter_map(version).collect()))
 }
 
-/// Whether `If-None-Match` says that the caller has this version already.
+/// Whether `If-None-Match` says that the caller has this version already. What is no list of tags does not.
 pub(super) fn has_it_already(headers: &HeaderMap, current: u64) -> bool {
-    let values = headers.get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|tag| {
-        let tag = tag.trim();
-        tag == "*" || version(tag.strip_prefix("W/").unwrap_or(tag)) == Some(current)
-    })
+    match list(headers, IF_NONE_MATCH).flatten().as_deref().and_then(Tags::parse) {
+        Some(Tags::Any) => true,
+        Some(Tags::List(tags)) => tags.iter().any(|tag| version(tag.opaque) == Some(current)),
+        None => false,
+    }
 }
 
-fn version(tag: &str) -> Option<u64> {
-    let version = tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
-    // A tag is compared by its characters: "+1" and "01" are none that we gave.
-    Some(version).filter(|version| etag(*version) == tag.trim())
-}
-
+/// What is answered where the current version is none of those that are asked for.
 pub(super) fn stale(current: u64) -> Problem {
     let detail = format!("The task has version {current}, which is none of those in If-Match");
     Problem::new(StatusCode::PRECONDITION_FAILED, detail)
+}
+
+/// All lines of the header as one list; the inner `None` where it is not ASCII.
+fn list(headers: &HeaderMap, name: HeaderName) -> Option<Option<String>> {
+    let lines: Vec<_> = headers.get_all(name).map(|line| line.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| lines.into_iter().collect::<Option<Vec<_>>>().map(|lines| lines.join(",")))
+}
+
+enum Tags<'h> {
+    Any,
+    List(Vec<Tag<'h>>),
+}
+
+struct Tag<'h> {
+    is_weak: bool,
+    opaque: &'h str,
+}
+
+impl<'h> Tags<'h> {
+    /// `*`, or at least one entity tag.
+    fn parse(text: &'h str) -> Option<Self> {
+        if text.trim() == "*" {
+            return Some(Self::Any);
+        }
+        let (mut tags, mut rest) = (Vec::new(), text);
+        loop {
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            if rest.is_empty() {
+                return (!tags.is_empty()).then_some(Self::List(tags));
+            }
+            let (is_weak, quoted) = match rest.strip_prefix("W/") {
+                Some(quoted) => (true, quoted),
+                None => (false, rest),
+            };
+            let (opaque, after) = quoted.strip_prefix('"')?.split_once('"')?;
+            let after = after.trim_start_matches([' ', '\t']);
+            if opaque.contains([' ', '\t']) || !(after.is_empty() || after.starts_with(',')) {
+                return None;
+            }
+            tags.push(Tag { is_weak, opaque });
+            rest = after;
+        }
+    }
+}
+
+fn version(opaque: &str) -> Option<u64> {
+    // A tag is compared by its characters: "+1" and "01" are none that we gave.
+    opaque.parse().ok().filter(|version: &u64| version.to_string() == opaque)
 }
 
 #[cfg(test)]
@@ -48,24 +97,64 @@ mod tests {
     use super::*;
     use actix_web::http::header::HeaderValue;
 
-    fn headers(value: &str) -> HeaderMap {
+    fn headers(lines: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(IF_MATCH, HeaderValue::from_str(value).unwrap());
-        headers.insert(IF_NONE_MATCH, HeaderValue::from_str(value).unwrap());
+        for line in lines {
+            headers.append(IF_MATCH, HeaderValue::from_str(line).unwrap());
+            headers.append(IF_NONE_MATCH, HeaderValue::from_str(line).unwrap());
+        }
         headers
     }
 
     #[test]
     fn tags_are_read_as_rfc_9110_says() {
-        assert_eq!(if_match(&HeaderMap::new()), None);
-        assert_eq!(if_match(&headers("*")), Some(IfMatch::Any));
-        assert_eq!(if_match(&headers("\"1\", \"3\"")), Some(IfMatch::Versions(vec![1, 3])));
-        assert_eq!(if_match(&headers("W/\"1\"")), Some(IfMatch::Versions(vec![])));
-        assert_eq!(if_match(&headers("1")), Some(IfMatch::Versions(vec![])));
-        assert!(has_it_already(&headers("W/\"7\""), 7) && has_it_already(&headers("*"), 7));
-        assert!(!has_it_already(&headers("\"6\""), 7));
-        for never_given in ["\"+1\"", "\"01\"", "\" 1\"", "'1'"] {
-            assert_eq!(if_match(&headers(never_given)), Some(IfMatch::Versions(vec![])), "{never_given}");
+        let versions = |lines: &[&str]| match if_match(&headers(lines)) {
+            Ok(Some(IfMatch::Versions(versions))) => versions,
+            other => panic!("{lines:?}: {other:?}"),
+        };
+        assert_eq!(if_match(&HeaderMap::new()), Ok(None));
+        assert_eq!(if_match(&headers(&[" * "])), Ok(Some(IfMatch::Any)));
+        assert_eq!(versions(&["\"1\", \"3\""]), [1, 3]);
+        assert_eq!(versions(&["\"1\"", ",\"3\" ,, W/\"4\","]), [1, 3]);
+        for never_given in [
+            "W/\"1\"",
+            "\"+1\"",
+            "\"01\"",
+            "\"\"",
+            "\"x\"",
+            "\"a,b\"",
+            "\"1-gzip\"",
+            "\"18446744073709551616\"",
+        ] {
+            assert!(versions(&[never_given]).is_empty(), "{never_given}");
+        }
+        assert!(has_it_already(&headers(&["W/\"7\""]), 7) && has_it_already(&headers(&["*"]), 7));
+        assert!(has_it_already(&headers(&["\"6\"", "W/\"5\", \"7\""]), 7));
+        assert!(!has_it_already(&headers(&["\"6\""]), 7) && !has_it_already(&headers(&["7"]), 7));
+    }
+
+    #[test]
+    fn what_is_no_tag_is_refused_with_an_example() {
+        for wrong in [
+            "1",
+            "'1'",
+            "",
+            ",",
+            "\"1",
+            "1\"",
+            "\"1\" \"2\"",
+            "\"1\"2",
+            "*, \"1\"",
+            "w/\"1\"",
+            "W/1",
+            "\" 1\"",
+            "\"1\", 2",
+        ] {
+            let problem = if_match(&headers(&[wrong])).unwrap_err();
+            assert!(
+                problem.to_string().starts_with("400 ") && problem.to_string().contains("If-Match: \"1\""),
+                "{wrong}"
+            );
         }
     }
 }

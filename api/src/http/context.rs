@@ -1,6 +1,5 @@
 //! What every request has: a correlation id, and a line in the log.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -14,8 +13,8 @@ use log::Level;
 use task_events::logging::escape_control;
 use uuid::Uuid;
 
-use super::State;
 use super::problem::Problem;
+use super::{State, guard};
 
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
@@ -29,7 +28,7 @@ pub(super) fn correlation_id(request: &HttpRequest) -> Uuid {
 
 /// The caller's W3C trace context, if it has the form of one: passed on as it came.
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
+    let text = only(headers, HeaderName::from_static("traceparent"))?.to_str().ok()?;
     let parts: Vec<&str> = text.split('-').collect();
     let is_hex = |part: &str, len: usize| {
         part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -41,6 +40,8 @@ pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
                 && (rest.is_empty() || *version != "00")
                 && is_hex(trace, 32)
                 && is_hex(span, 16)
+                // All zeros stand for an invalid trace or span.
+                && [*trace, *span].iter().all(|id| id.bytes().any(|b| b != b'0'))
                 && is_hex(flags, 2)
                 && text.len() <= 256 =>
         {
@@ -50,6 +51,12 @@ pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
     }
 }
 
+/// The header's value, if it is given once: of two, none is the one that is meant.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name);
+    values.next().filter(|_| values.next().is_none())
+}
+
 /// Wraps every request.
 pub(super) async fn around<B: MessageBody + 'static>(
     request: ServiceRequest,
@@ -57,14 +64,19 @@ pub(super) async fn around<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
     let given =
-        request.headers().get(CORRELATION_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        only(request.headers(), CORRELATION_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let id = given.unwrap_or_else(Uuid::new_v4);
     request.extensions_mut().insert(CorrelationId(id));
     // Copies: the router wants the request for itself.
     let (method, path) = (request.method().clone(), request.path().to_owned());
-    let requests = request.app_data::<Data<State>>().map(|state| Arc::clone(&state.requests));
+    let state = request.app_data::<Data<State>>().cloned();
+    let refused = state.as_ref().and_then(|state| guard::check(&request, &state.hosts).err());
     let mut route = None;
-    let mut result = match next.call(request).await {
+    let answered = match refused {
+        Some(problem) => Ok(request.into_response(problem.respond(&path).map_into_right_body())),
+        None => next.call(request).await.map(ServiceResponse::map_into_left_body),
+    };
+    let mut result = match answered {
         Ok(response) => {
             route = response.request().match_pattern();
             Ok(response.map_into_boxed_body())
@@ -83,8 +95,8 @@ pub(super) async fn around<B: MessageBody + 'static>(
         headers.insert(CORRELATION_ID, value);
     }
     let took = started.elapsed();
-    if let Some(requests) = requests {
-        requests.answered(&method, route, status, took);
+    if let Some(state) = state {
+        state.requests.answered(&method, route, status, took);
     }
     let took_ms = took.as_secs_f64() * 1_000.0;
     // Probes come every few seconds for ever, and say nothing new.
@@ -121,6 +133,8 @@ mod tests {
             "00",
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
         ] {
             assert!(!passed_on(wrong), "{wrong}");
         }

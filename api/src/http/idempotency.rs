@@ -11,21 +11,34 @@ use actix_web::http::header::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
-use crate::store::IdempotencyKey;
+use crate::store::{IdempotencyKey, IfMatch};
 use crate::task::Change;
 
 const HEADER: &str = "idempotency-key";
 
-/// The caller's key with the fingerprint of what it asks for; `None` without the header.
-pub(super) fn key(headers: &HeaderMap, change: &Change) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(value) = headers.get(HEADER) else { return Ok(None) };
+/// The caller's key with the fingerprint of what it asks for, and under which condition; `None` without the
+/// header.
+pub(super) fn key(
+    headers: &HeaderMap,
+    change: &Change,
+    if_match: Option<&IfMatch>,
+) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut values = headers.get_all(HEADER);
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::field("Idempotency-Key", "must be given once"));
+    }
     let key = value.to_str().map(str::trim).unwrap_or_default();
     if key.is_empty() || key.len() > 255 {
         return Err(Problem::field("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
     }
     let asked = serde_json::to_vec(change)
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-    let fingerprint = Sha256::digest(&asked).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut digest = Sha256::new_with_prefix(&asked);
+    if let Some(if_match) = if_match {
+        digest.update(format!("{if_match:?}"));
+    }
+    let fingerprint = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Some(IdempotencyKey { key: key.to_owned(), fingerprint }))
 }
 

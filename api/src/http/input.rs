@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
+use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpRequest};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -16,7 +17,8 @@ use uuid::Uuid;
 use super::State;
 use super::problem::{FieldError, Problem};
 use crate::store::Filter;
-use crate::task::{MAX_TITLE, NewTask, TaskPatch, TaskStatus};
+use crate::task::{NewTask, TaskPatch, TaskStatus};
+use crate::title;
 
 /// Tasks of a page if the caller does not say.
 const DEFAULT_LIMIT: usize = 50;
@@ -34,22 +36,10 @@ pub(super) struct ListQuery {
     pub(super) after: Option<Uuid>,
 }
 
-/// The id of a task. What is no uuid names no task.
+/// The id of a task, in any form of a uuid: in either case, and also without hyphens, in braces or as a URN, as
+/// everywhere else. What is no uuid names no task.
 pub(super) fn task_id(text: &str) -> Result<Uuid, Problem> {
-    // Only the form that we write: others would be a second URL for the same task.
-    text.parse().ok().filter(|id: &Uuid| id.to_string() == text).ok_or_else(Problem::task_not_found)
-}
-
-/// A web page of another origin can send any text blindly, but not as JSON: that it has to ask for first.
-pub(super) fn refuse_blind_posts(request: &HttpRequest) -> Result<(), Problem> {
-    let content_type =
-        request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if request.headers().contains_key(ORIGIN) && !essence.eq_ignore_ascii_case("application/json") {
-        let detail = "A request with an Origin header must have the content type application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    }
-    Ok(())
+    text.parse().map_err(|_| Problem::task_not_found())
 }
 
 /// The body, once all of it is there.
@@ -87,23 +77,69 @@ async fn read(bytes: impl Future<Output = Result<Bytes, actix_web::Error>>) -> R
     })
 }
 
-/// A JSON object, whatever the content type says.
-pub(super) fn object(Body(body): Body) -> Result<Map<String, Value>, Problem> {
-    let body = body?;
-    match serde_json::from_slice(&body) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(Problem::field("body", "must be a JSON object")),
-        Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}"))),
+/// The fields of a JSON object in their order, each name as often as it is given.
+struct Object(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor)
     }
 }
 
-/// Collects what is wrong with the fields of an object.
-struct Fields {
+struct ObjectVisitor;
+
+impl<'de> Visitor<'de> for ObjectVisitor {
+    type Value = Object;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = map.next_entry()? {
+            fields.push(field);
+        }
+        Ok(Object(fields))
+    }
+}
+
+/// The fields of a JSON object, whatever the content type says.
+pub(super) fn object(Body(body): Body) -> Result<Fields, Problem> {
+    let body = body?;
+    let not_json = |error: serde_json::Error| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}"))
+    };
+    match serde_json::from_slice(&body) {
+        Ok(Object(fields)) => Ok(Fields::new(fields)),
+        Err(error) if error.is_data() => match serde_json::from_slice::<Value>(&body) {
+            Ok(_) => Err(Problem::field("body", "must be a JSON object")),
+            Err(error) => Err(not_json(error)),
+        },
+        Err(error) => Err(not_json(error)),
+    }
+}
+
+/// The fields of an object, and what is wrong with them.
+pub(super) struct Fields {
     rest: Map<String, Value>,
     errors: Vec<FieldError>,
 }
 
 impl Fields {
+    fn new(fields: Vec<(String, Value)>) -> Self {
+        let (mut rest, mut errors) = (Map::new(), Vec::new());
+        for (name, value) in fields {
+            if rest.contains_key(&name) {
+                // Which of the two is meant, nobody can say.
+                errors.push(FieldError::new(&name, "is given more than once"));
+            } else {
+                rest.insert(name, value);
+            }
+        }
+        Self { rest, errors }
+    }
+
     fn wrong<T>(&mut self, field: &str, message: &str) -> Option<T> {
         self.errors.push(FieldError::new(field, message));
         None
@@ -112,7 +148,7 @@ impl Fields {
     /// The title, if the field is there.
     fn title(&mut self) -> Option<String> {
         match self.rest.remove("title")? {
-            Value::String(text) => match check_title(&text) {
+            Value::String(text) => match title::parse(&text) {
                 Ok(title) => Some(title),
                 Err(message) => self.wrong("title", &message),
             },
@@ -152,32 +188,16 @@ impl Fields {
 
 const STATUSES: &str = "must be pending, in_progress or completed";
 
-fn check_title(text: &str) -> Result<String, String> {
-    let title = text.trim();
-    if title.is_empty() {
-        return Err("must not be empty".to_owned());
-    }
-    if title.chars().count() > MAX_TITLE {
-        return Err(format!("must be at most {MAX_TITLE} characters"));
-    }
-    if title.contains(char::is_control) {
-        return Err("must not contain control characters".to_owned());
-    }
-    Ok(title.to_owned())
-}
-
 /// `{"title", "owner_id"?}`
-pub(super) fn new_task(fields: Map<String, Value>) -> Result<NewTask, Problem> {
-    let missing = !fields.contains_key("title");
-    let mut fields = Fields { rest: fields, errors: Vec::new() };
+pub(super) fn new_task(mut fields: Fields) -> Result<NewTask, Problem> {
+    let missing = !fields.rest.contains_key("title");
     let title = if missing { fields.wrong("title", "is required") } else { fields.title() };
     let owner_id = fields.owner_id();
     fields.finish(title.map(|title| NewTask { title, owner_id }))
 }
 
 /// `{"title"?, "status"?}`
-pub(super) fn task_patch(fields: Map<String, Value>) -> Result<TaskPatch, Problem> {
-    let mut fields = Fields { rest: fields, errors: Vec::new() };
+pub(super) fn task_patch(mut fields: Fields) -> Result<TaskPatch, Problem> {
     let patch = TaskPatch { title: fields.title(), status: fields.status() };
     fields.finish(Some(patch))
 }

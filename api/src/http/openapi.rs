@@ -19,6 +19,6 @@ pub(super) async fn page() -> HttpResponse {
         .body(PAGE)
 }
 
-/// The page's own script and style, and calls of this server.
-const CONTENT_POLICY: &str =
+/// A page's own script and style, and calls of this server.
+pub(super) const CONTENT_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use actix_web::{HttpRequest, HttpResponse, Route, web};
 use serde::Serialize;
 
@@ -15,8 +15,8 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     errors: Vec<FieldError>,
-    allow: Option<&'static str>,
-    retry_after: Option<u32>,
+    /// What else the answer says, for programs.
+    header: Option<(HeaderName, &'static str)>,
 }
 
 /// What is wrong with one field.
@@ -47,7 +47,11 @@ impl FieldError {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), allow: None, retry_after: None }
+        Self { status, detail: detail.into(), errors: Vec::new(), header: None }
+    }
+
+    pub(super) fn with_header(self, name: HeaderName, value: &'static str) -> Self {
+        Self { header: Some((name, value)), ..self }
     }
 
     pub(super) fn task_not_found() -> Self {
@@ -82,11 +86,8 @@ impl Problem {
         };
         let mut response = HttpResponse::build(self.status);
         response.insert_header((CONTENT_TYPE, "application/problem+json"));
-        if let Some(allow) = self.allow {
-            response.insert_header((ALLOW, allow));
-        }
-        if let Some(seconds) = self.retry_after {
-            response.insert_header((RETRY_AFTER, seconds.to_string()));
+        if let Some((name, value)) = &self.header {
+            response.insert_header((name.clone(), *value));
         }
         // Strings and numbers always serialise.
         response.body(serde_json::to_vec(&body).unwrap_or_default())
@@ -118,7 +119,7 @@ impl From<StoreError> for Problem {
                 "The store cannot be used at the moment; the change may or may not have been made"
             }
         };
-        Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "1")
     }
 }
 
@@ -126,12 +127,11 @@ impl From<StoreError> for Problem {
 pub(super) fn method_not_allowed(allow: &'static str) -> Route {
     web::to(move |request: HttpRequest| async move {
         let detail = format!("{} is not allowed here, only {allow}", request.method());
-        Problem { allow: Some(allow), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
-            .respond(request.path())
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(ALLOW, allow).respond(request.path())
     })
 }
 
 /// 404 for a path that is none of ours.
-pub(super) async fn no_such_path(request: HttpRequest) -> HttpResponse {
+pub(super) fn no_such_path(request: &HttpRequest) -> HttpResponse {
     Problem::new(StatusCode::NOT_FOUND, "No such path; see /openapi.json").respond(request.path())
 }

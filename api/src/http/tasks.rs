@@ -7,14 +7,14 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, LOCATION};
-use actix_web::web::{Bytes, Data, Path, Query};
+use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::input::{Body, ListQuery};
 use super::problem::Problem;
-use super::{State, conditional, context, idempotency, input};
+use super::{State, conditional, context, idempotency, input, query};
 use crate::store::{Mutation, Outcome};
 use crate::task::{Change, Task};
 
@@ -46,7 +46,7 @@ impl MessageBody for PageBody {
 
 pub(super) async fn create(request: HttpRequest, state: Data<State>, body: Body) -> HttpResponse {
     let change = || -> Result<_, Problem> {
-        input::refuse_blind_posts(&request)?;
+        query::none(request.query_string())?;
         Ok(Change::Create(input::new_task(input::object(body)?)?))
     };
     answer(
@@ -69,8 +69,8 @@ pub(super) async fn patch(
     body: Body,
 ) -> HttpResponse {
     let change = || -> Result<_, Problem> {
-        input::refuse_blind_posts(&request)?;
         let id = input::task_id(&id)?;
+        query::none(request.query_string())?;
         Ok(Change::Patch(id, input::task_patch(input::object(body)?)?))
     };
     answer(
@@ -81,8 +81,9 @@ pub(super) async fn patch(
 
 pub(super) async fn complete(request: HttpRequest, state: Data<State>, id: Path<String>) -> HttpResponse {
     let change = || -> Result<_, Problem> {
-        input::refuse_blind_posts(&request)?;
-        Ok(Change::Complete(input::task_id(&id)?))
+        let id = input::task_id(&id)?;
+        query::none(request.query_string())?;
+        Ok(Change::Complete(id))
     };
     answer(
         &request,
@@ -93,7 +94,13 @@ pub(super) async fn complete(request: HttpRequest, state: Data<State>, id: Path<
 pub(super) async fn get(request: HttpRequest, state: Data<State>, id: Path<String>) -> HttpResponse {
     let found = async {
         let id = input::task_id(&id)?;
-        state.store.task(id).await?.ok_or_else(Problem::task_not_found)
+        query::none(request.query_string())?;
+        let if_match = conditional::if_match(request.headers())?;
+        let task = state.store.task(id).await?.ok_or_else(Problem::task_not_found)?;
+        if if_match.is_some_and(|if_match| !if_match.allows(task.version)) {
+            return Err(conditional::stale(task.version));
+        }
+        Ok(task)
     };
     answer(
         &request,
@@ -108,13 +115,9 @@ pub(super) async fn get(request: HttpRequest, state: Data<State>, id: Path<Strin
     )
 }
 
-pub(super) async fn list(
-    request: HttpRequest,
-    state: Data<State>,
-    query: Result<Query<Vec<(String, String)>>, actix_web::Error>,
-) -> HttpResponse {
+pub(super) async fn list(request: HttpRequest, state: Data<State>) -> HttpResponse {
     let page = async {
-        let pairs = query.map_err(|error| Problem::field("query", error.to_string()))?;
+        let pairs = query::parse(request.query_string())?;
         let ListQuery { filter, limit, after } = input::list_query(&pairs)?;
         let memory = state.memory_for_tasks(limit).await?;
         // One more than asked for tells whether there is a next page.
@@ -137,12 +140,13 @@ async fn mutate(
     change: Result<Change, Problem>,
 ) -> Result<Task, Problem> {
     let change = change?;
-    let idempotency = idempotency::key(request.headers(), &change)?;
+    let if_match = conditional::if_match(request.headers())?;
+    let idempotency = idempotency::key(request.headers(), &change, if_match.as_ref())?;
     let _running =
         idempotency.as_ref().map(|key| idempotency::Running::begin(&state.running, &key.key)).transpose()?;
     let mutation = Mutation {
         change,
-        if_match: conditional::if_match(request.headers()),
+        if_match,
         idempotency,
         correlation_id: context::correlation_id(request),
         traceparent: context::traceparent(request.headers()),

@@ -10,7 +10,7 @@ use super::schema::{
     ANSWERS, ANSWERS_BY_EXPIRY, BY_OWNER, BY_STATUS, Delivered, LAST_SEQ, OUTBOX, OutboxValue, POSITIONS,
     StoredAnswer, TASKS, from_json, read_task, to_json,
 };
-use super::{IfMatch, Mutation, OutboxState, Outcome};
+use super::{Mutation, OutboxState, Outcome};
 use crate::task::{Change, Task, TaskPatch, TaskStatus};
 
 /// How long an answer is kept under its idempotency key.
@@ -120,9 +120,7 @@ impl<'t> Tables<'t> {
         else {
             return Ok(Outcome::NotFound);
         };
-        if let Some(IfMatch::Versions(versions)) = &mutation.if_match
-            && !versions.contains(&before.version)
-        {
+        if mutation.if_match.as_ref().is_some_and(|if_match| !if_match.allows(before.version)) {
             return Ok(Outcome::VersionMismatch { current: before.version });
         }
         let mut task = before.clone();

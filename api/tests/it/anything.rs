@@ -1,23 +1,27 @@
 //! Whatever is sent is answered: any bytes as body, any JSON, any path, query and header. Never a 5xx, an
 //! error is always problem details, and what is answered 2xx is what was asked for.
 
+use std::net::Ipv4Addr;
+
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{HOST, HeaderName, HeaderValue};
 use actix_web::http::{Method, Uri};
 use actix_web::test::{TestRequest, init_service, read_body, try_call_service};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Map, Value, json};
-use task_api::http::{State, app};
+use task_api::http::{AllowedHosts, State, app};
 use task_api::relay::RelayState;
 use task_api::store::Store;
+use task_api::title;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", "PURGE"];
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
+    "/",
     "/tasks",
     "/tasks/ID",
     "/tasks/ID/complete",
@@ -27,7 +31,11 @@ const PATHS: [&str; 8] = [
     "/docs",
     "/openapi.json",
 ];
-const HEADERS: [&str; 8] = [
+const HEADERS: [&str; 12] = [
+    "accept",
+    "content-encoding",
+    "host",
+    "sec-fetch-site",
     "idempotency-key",
     "if-match",
     "if-none-match",
@@ -132,6 +140,7 @@ async fn send<B: MessageBody>(
 ) -> Option<(u16, String, Vec<u8>)> {
     let uri: Uri = request.path.parse().ok()?;
     let mut sent = TestRequest::with_uri(&uri.to_string())
+        .append_header((HOST, "localhost"))
         .method(Method::from_bytes(request.method.as_bytes()).unwrap());
     for (name, value) in &request.headers {
         let value = HeaderValue::from_bytes(value).ok()?;
@@ -159,13 +168,13 @@ async fn send<B: MessageBody>(
 /// What a request to create a task asks for, if it is one that has to be done.
 fn asked(body: &[u8]) -> Option<(String, Option<Uuid>)> {
     let Value::Object(mut fields) = serde_json::from_slice(body).ok()? else { return None };
-    let title = fields.remove("title")?.as_str()?.trim().to_owned();
+    let title = title::parse(fields.remove("title")?.as_str()?).ok()?;
     let owner = match fields.remove("owner_id") {
         None | Some(Value::Null) => None,
         Some(owner) => Some(owner.as_str()?.parse().ok()?),
     };
-    let is_valid = (1..=500).contains(&title.chars().count()) && !title.contains(char::is_control);
-    (is_valid && fields.is_empty()).then_some((title, owner))
+    assert!((1..=500).contains(&title.chars().count()) && !title.contains(char::is_control), "{title:?}");
+    fields.is_empty().then_some((title, owner))
 }
 
 #[test]
@@ -174,7 +183,8 @@ fn whatever_is_sent_is_answered_and_done_as_asked_or_refused() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (store, writer) = Store::open(dir.path()).unwrap();
     let (_relay, relay) = watch::channel(RelayState::default());
-    let service = runtime.block_on(init_service(app(State::new(store.clone(), relay, 10))));
+    let state = State::new(store.clone(), relay, 10, Ipv4Addr::LOCALHOST.into(), AllowedHosts::default());
+    let service = runtime.block_on(init_service(app(state)));
     let new =
         |body: Vec<u8>| Request { method: "POST", path: "/tasks".to_owned(), headers: Vec::new(), body };
     let first = runtime.block_on(send(&service, &new(b"{\"title\":\"t\"}".to_vec()))).unwrap();

@@ -89,9 +89,10 @@ async fn ten_thousand_idle_and_slow_connections_harm_nobody() {
     ordinary_client(&service).await;
     let before = service.memory();
 
-    let slow_body = b"POST /tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{\"title\": ";
+    let slow_body = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{\"title\": ";
     let idle = having_sent(&service, 4_000, b"").await;
-    let slow_heads = having_sent(&service, 3_000, b"GET /tasks HTTP/1.1\r\nHost: h\r\nX-Slow: ").await;
+    let slow_heads =
+        having_sent(&service, 3_000, b"GET /tasks HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").await;
     let slow_bodies = having_sent(&service, 3_000, slow_body).await;
     let longest = ordinary_client(&service).await;
     let at_most = service.memory();
@@ -114,7 +115,7 @@ async fn ten_thousand_idle_and_slow_connections_harm_nobody() {
 async fn trickle(service: &Service, framing: &str, part: &'static [u8]) {
     let begun = Instant::now();
     let mut stream = connect(service).await;
-    let head = format!("POST /tasks HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n");
+    let head = format!("POST /tasks HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let (mut reading, mut writing) = stream.into_split();
     let trickle = tokio::spawn(async move {
@@ -152,14 +153,15 @@ async fn with_few_files_it_takes_what_it_can_and_refuses_the_rest_at_once() {
     // 300 files of which 200 are not for clients.
     let service = Service::with_files(dir.path(), 100, 300).await;
     let taken = having_sent(&service, 110, b"GET /tasks HTTP/1.1\r\n").await;
-    let healthz = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let healthz = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     eventually("all places are taken", || async {
         sent(&service, healthz).await.starts_with("HTTP/1.1 503 ")
     })
     .await;
     for _ in 0..5 {
         let begun = Instant::now();
-        let refused = sent(&service, b"POST /tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}").await;
+        let refused =
+            sent(&service, b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}").await;
         let (head, body) = refused.split_once("\r\n\r\n").expect(&refused);
         assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("retry-after: 1"), "{refused}");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{refused}");
@@ -185,7 +187,7 @@ async fn clients_that_do_not_read_cost_bounded_memory_and_harm_nobody() {
     for _ in 0..200 {
         assert_eq!(service.post(&wide).send().await.unwrap().status(), 201);
     }
-    let page = b"GET /tasks?limit=200 HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20);
+    let page = b"GET /tasks?limit=200 HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(20);
     let deaf = having_sent(&service, 200, &page).await;
     let longest = ordinary_client(&service).await;
     let mut at_most = 0;
@@ -204,16 +206,23 @@ async fn clients_that_do_not_read_cost_bounded_memory_and_harm_nobody() {
 async fn a_head_that_is_too_large_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(dir.path()).await;
-    let head =
-        |headers: &str| format!("GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{headers}\r\n");
+    let head = |headers: &str| {
+        format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+    };
     let many = |count: usize| head(&"X-Many: x\r\n".repeat(count));
     for (request, status) in [
         (many(50), 200),
         (many(200), 431),
         (head(&format!("X-Long: {}\r\n", "x".repeat(60_000))), 200),
         (head(&format!("X-Long: {}\r\n", "x".repeat(200_000))), 431),
-        (format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(200_000)), 431),
-        (format!("GET /tasks/{} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "x".repeat(60_000)), 404),
+        (format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(200_000)), 431),
+        (
+            format!(
+                "GET /tasks/{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                "x".repeat(60_000)
+            ),
+            404,
+        ),
     ] {
         let answer = sent(&service, request.as_bytes()).await;
         assert!(
@@ -237,7 +246,7 @@ async fn a_flood_of_pipelined_requests_is_answered_in_order_and_costs_bounded_me
     let flood = tokio::spawn(async move {
         for number in 0..REQUESTS {
             let last = if number + 1 == REQUESTS { "Connection: close\r\n" } else { "" };
-            let request = format!("GET /nowhere/{number} HTTP/1.1\r\nHost: h\r\n{last}\r\n");
+            let request = format!("GET /nowhere/{number} HTTP/1.1\r\nHost: localhost\r\n{last}\r\n");
             writing.write_all(request.as_bytes()).await.unwrap();
         }
     });

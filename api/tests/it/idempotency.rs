@@ -72,6 +72,12 @@ async fn a_refused_request_leaves_its_key_free() {
         done.without_request(),
         "not stale: it is the same request"
     );
+    // With another condition it is another request.
+    for other in ["\"2\"", "*", "\"1\", \"2\""] {
+        patch(other).await.refused(422, &["Idempotency-Key"]);
+    }
+    let unconditional = app.call("PATCH", &path).header("idempotency-key", "p");
+    unconditional.json(&json!({"title": "u"})).await.refused(422, &["Idempotency-Key"]);
     app.stop().await;
 }
 
@@ -89,6 +95,8 @@ async fn a_key_has_1_to_255_visible_characters() {
             app.call("POST", "/tasks").header("idempotency-key", &key).json(&json!({"title": "t"})).await;
         answer.refused(422, &["Idempotency-Key"]);
     }
+    let twice = app.call("POST", "/tasks").header("idempotency-key", "a").header("idempotency-key", "a");
+    twice.json(&json!({"title": "t"})).await.refused(422, &["Idempotency-Key"]);
     assert_eq!(app.events().await.len(), 2);
     app.stop().await;
 }

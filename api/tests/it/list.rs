@@ -80,6 +80,13 @@ async fn a_wrong_parameter_is_named() {
         ("sort=title", vec!["sort"]),
         ("limit=0&status=x&owner_id=y&cursor=z&a=b", vec!["limit", "status", "owner_id", "cursor", "a"]),
         ("status=%ff", vec!["status"]),
+        ("status=%zz", vec!["status"]),
+        ("limit=1%", vec!["limit"]),
+        ("limit=5&limit=5", vec!["limit"]),
+        ("status=pending&status=completed", vec!["status"]),
+        ("status=&status=completed", vec!["status"]),
+        ("limit=1&cursor=x&lim%69t=2", vec!["limit"]),
+        ("x=1&x=2", vec!["x"]),
     ] {
         app.call("GET", &format!("/tasks?{query}")).send().await.refused(422, &fields);
     }

@@ -9,6 +9,7 @@
 )]
 
 mod anything;
+mod browser;
 mod concurrency;
 mod description;
 mod hostile;

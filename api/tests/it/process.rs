@@ -329,6 +329,7 @@ fn a_bad_value_is_one_line_that_names_the_variable() {
     let dir = tempfile::tempdir().unwrap();
     for (variable, values) in [
         ("PORT", ["eight", "65536"]),
+        ("ALLOWED_HOSTS", ["tasks.example.org:443", "a,*"]),
         ("LOG_LEVEL", ["loud", ""]),
         ("LOG_FORMAT", ["xml", ""]),
         ("KAFKA_BOOTSTRAP_SERVERS", ["nonsense", "a:1,b"]),
@@ -380,6 +381,7 @@ fn help_names_every_variable_and_version_the_version() {
     for variable in [
         "HOST",
         "PORT",
+        "ALLOWED_HOSTS",
         "KAFKA_BOOTSTRAP_SERVERS",
         "TASK_EVENTS_TOPIC",
         "STATE_DIR",

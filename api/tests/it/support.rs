@@ -1,6 +1,6 @@
 //! The application in this process, and a client that holds every answer against the API's description.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -44,6 +44,11 @@ impl App {
     }
 
     pub async fn with_kafka(dir: &Path, kafka: &str) -> Self {
+        Self::bound(dir, kafka, Ipv4Addr::LOCALHOST.into(), "").await
+    }
+
+    /// As if it were bound to the address, and with those names in ALLOWED_HOSTS.
+    pub async fn bound(dir: &Path, kafka: &str, bound: IpAddr, allowed_hosts: &str) -> Self {
         let (store, writer) = Store::open(dir).unwrap();
         let relay = Relay::new(store.clone(), Kafka::new(vec![kafka.to_owned()], "test"), TOPIC);
         let relay_state = relay.state();
@@ -51,7 +56,9 @@ impl App {
         let relay = tokio::spawn(relay.run(draining));
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = http::State::new(store.clone(), relay_state, http::MAX_CONNECTIONS);
+        let allowed_hosts = http::AllowedHosts::parse(allowed_hosts).unwrap();
+        let most = http::MAX_CONNECTIONS;
+        let state = http::State::new(store.clone(), relay_state, most, bound, allowed_hosts);
         let server = http::server(listener, state, Duration::from_secs(5)).unwrap();
         let handle = server.handle();
         let serving = tokio::spawn(server);
