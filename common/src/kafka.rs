@@ -14,6 +14,7 @@ mod partition;
 mod partitioner;
 mod position;
 mod presence;
+pub mod records;
 mod requests;
 mod sasl;
 mod wire;
