@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use clap::{CommandFactory, Parser};
 use rskafka::record::RecordAndOffset;
@@ -22,6 +23,7 @@ use crate::config::{self, KafkaArgs, LeaseArgs, LogArgs, TopicArgs};
 use crate::dlq::{DlqRecord, Failure};
 use crate::event::{Event, TaskData, TaskEvent};
 use crate::kafka::Record;
+use crate::kafka::records::{self, Batch, BatchBuilder, Batches, ConsumerRecord, HEADER_BYTES, Limits};
 use crate::offsets::fold::Fold;
 use crate::offsets::{Claim, Commit, Key, OffsetsRecord, Slot, parse, render_key};
 
@@ -192,6 +194,75 @@ fn fold(log: &Log) -> Fold {
     fold
 }
 
+/// Any bytes are walked as a fetch answer: each offset comes once and in order, as a record or in a range that
+/// cannot be read, and reading always gets on. The rest of the bytes, sealed as a batch, can be written again,
+/// all of its records or some, each at its offset and time.
+pub fn batch(bytes: &[u8]) {
+    fetch_answer(bytes, 3);
+    let Some((&keep, bytes)) = bytes.split_first() else { return };
+    let mut sealed = bytes.to_vec();
+    sealed.resize(sealed.len().max(HEADER_BYTES), 0);
+    records::seal(&mut sealed);
+    fetch_answer(&sealed, 0);
+    let Some(batch) = Batch::of(sealed.into()) else { return };
+    let header = *batch.header().unwrap();
+    let Ok(records) = batch.records_within(FUZZ_LIMITS).collect::<Result<Vec<_>, _>>() else { return };
+    let some: Vec<_> = records
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| keep >> (n % 8) & 1 == 0)
+        .map(|(_, record)| record.clone())
+        .collect();
+    for (kept, horizon) in [(&records, None), (&some, None), (&some, Some(17))] {
+        let mut builder = BatchBuilder::replacing(&header, horizon).unwrap();
+        kept.iter().for_each(|record| builder.push(record.clone()));
+        let again = Batch::of(builder.build().unwrap().into()).unwrap();
+        let read = again.header().unwrap();
+        assert_eq!((read.base_offset, again.next_offset()), (header.base_offset, header.next_offset()));
+        assert_eq!(read.delete_horizon(), horizon);
+        let found: Vec<_> = again.records().collect::<Result<_, _>>().unwrap();
+        // Times whose distance exceeds 64 bits do not fit a delta.
+        let timeless = |record: &ConsumerRecord| ConsumerRecord { timestamp: 0, ..record.clone() };
+        let extreme = |record: &ConsumerRecord| record.timestamp.unsigned_abs() > 1 << 60;
+        if kept.iter().any(extreme) {
+            let timeless = |records: &[ConsumerRecord]| records.iter().map(timeless).collect::<Vec<_>>();
+            assert_eq!(timeless(&found), timeless(kept));
+        } else {
+            assert_eq!(&found, kept);
+        }
+    }
+}
+
+/// Small, so that a fuzzer reaches them and is not slowed down by bombs.
+const FUZZ_LIMITS: Limits = Limits { record_bytes: 64 << 10, batch_bytes: 1 << 20 };
+
+fn fetch_answer(bytes: &[u8], fetch_offset: i64) {
+    let mut position = fetch_offset;
+    let mut batches = Batches::new(Bytes::copy_from_slice(bytes), fetch_offset);
+    while let Some(batch) = batches.next() {
+        assert!(batch.first_offset() >= position && batch.next_offset() > batch.first_offset());
+        let _ = batch.marker();
+        position = batch.first_offset();
+        for record in batch.records_within(FUZZ_LIMITS) {
+            let (first, last) = match record {
+                Ok(record) => {
+                    assert_eq!(record.headers.iter().count(), record.headers.len());
+                    (record.offset, record.offset)
+                }
+                Err(range) => (range.first_offset, range.last_offset),
+            };
+            assert!(position <= first && first <= last && last <= batch.last_offset());
+            position = last + 1;
+        }
+        assert!(position <= batch.next_offset());
+        position = batch.next_offset();
+        assert_eq!(position, batches.position());
+    }
+    if let Some(cut) = batches.cut() {
+        assert!(cut.unreadable().next_offset() > position);
+    }
+}
+
 /// A DLQ record gives back the bytes that it was made of, and what else was said; any other bytes are read
 /// or refused.
 pub fn dlq(bytes: &[u8]) {
@@ -307,6 +378,25 @@ mod tests {
         prop_oneof![vec(any::<u8>(), 0..300), vec(piece, 0..30).prop_map(|pieces| pieces.concat())]
     }
 
+    const BATCH_SEEDS: [&[u8]; 6] = [
+        include_bytes!("../../fuzz/seeds/batch/two-records"),
+        include_bytes!("../../fuzz/seeds/batch/gzip"),
+        include_bytes!("../../fuzz/seeds/batch/snappy"),
+        include_bytes!("../../fuzz/seeds/batch/xerial"),
+        include_bytes!("../../fuzz/seeds/batch/lz4"),
+        include_bytes!("../../fuzz/seeds/batch/zstd"),
+    ];
+
+    #[test]
+    fn each_seed_is_a_batch_of_two_records() {
+        for seed in BATCH_SEEDS {
+            let mut bytes = seed[1..].to_vec();
+            records::seal(&mut bytes);
+            let batch = Batch::of(bytes.into()).unwrap();
+            assert_eq!(batch.records().filter_map(Result::ok).count(), 2);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -332,6 +422,24 @@ mod tests {
         #[test]
         fn any_offsets_log_says_the_same_compacted(bytes in vec(any::<u8>(), 0..300)) {
             offsets_fold(&bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_read_as_batches(bytes in vec(any::<u8>(), 0..300)) {
+            batch(&bytes);
+        }
+
+        #[test]
+        fn any_change_of_a_batch_is_read(
+            seed in proptest::sample::select(BATCH_SEEDS.to_vec()),
+            at in any::<proptest::sample::Index>(),
+            change in vec(any::<u8>(), 1..9),
+        ) {
+            let mut bytes = seed.to_vec();
+            let at = at.index(bytes.len());
+            let end = (at + change.len()).min(bytes.len());
+            bytes.splice(at..end, change).for_each(drop);
+            batch(&bytes);
         }
 
         #[test]

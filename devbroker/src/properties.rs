@@ -18,11 +18,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use task_events::kafka::records::{self, BatchHeader, HEADER_BYTES};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use crate::api::{APIS, Client, answer};
-use crate::log::batch::{self, BatchHeader, HEADER_BYTES, PREFIX_BYTES};
 use crate::log::segment::{Segment, log_name};
 use crate::{Broker, Config};
 
@@ -86,54 +86,10 @@ impl Frames {
     }
 }
 
-/// Bytes that are taken for a batch can be split into their records and written again, all or some of them,
-/// with each record at its offset and time.
-pub fn batch(bytes: &[u8]) {
-    let _ = BatchHeader::parse(bytes);
-    let Some((&keep, bytes)) = bytes.split_first() else { return };
-    let sealed = sealed(bytes.to_vec());
-    let Some(header) = BatchHeader::parse(&sealed) else { return };
-    assert!(batch::crc_matches(&header, &sealed) && header.size() == sealed.len());
-    let Ok(unfolded) = batch::unfold(&header, &sealed) else { return };
-    let Ok(records) = batch::records(&unfolded, header.count) else { return };
-    let some: Vec<_> = records
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| keep >> (n % 8) & 1 == 0)
-        .map(|(_, record)| *record)
-        .collect();
-    for (kept, horizon) in [(&records, None), (&some, None), (&some, Some(17))] {
-        let Ok(again) = batch::rewrite(&header, &sealed, kept, horizon) else { continue };
-        let read = BatchHeader::parse(&again).unwrap();
-        assert!(batch::crc_matches(&read, &again) && read.size() == again.len());
-        assert_eq!((read.base_offset, read.next_offset()), (header.base_offset, header.next_offset()));
-        assert_eq!(read.delete_horizon(), horizon);
-        let unfolded = batch::unfold(&read, &again).unwrap();
-        let found = batch::records(&unfolded, read.count).unwrap();
-        assert_eq!(found.len(), kept.len());
-        for (found, kept) in found.iter().zip(kept) {
-            assert_eq!((found.key, found.is_tombstone), (kept.key, kept.is_tombstone));
-            assert_eq!(read.offset_of(found), header.offset_of(kept));
-            // Times beyond what 64 bits hold stop at their end.
-            if header.first_timestamp.unsigned_abs() < 1 << 60
-                && kept.timestamp_delta.unsigned_abs() < 1 << 60
-            {
-                assert_eq!(
-                    read.first_timestamp.saturating_add(found.timestamp_delta),
-                    header.first_timestamp.saturating_add(kept.timestamp_delta)
-                );
-            }
-        }
-    }
-}
-
 /// The batch with the length and checksum that fit its bytes: no fuzzer guesses a checksum.
 fn sealed(mut batch: Vec<u8>) -> Vec<u8> {
     batch.resize(batch.len().max(HEADER_BYTES), 0);
-    let length = i32::try_from(batch.len() - PREFIX_BYTES).unwrap();
-    batch[8..12].copy_from_slice(&length.to_be_bytes());
-    let crc = crc32c::crc32c(&batch[21..]);
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    records::seal(&mut batch);
     batch
 }
 
@@ -178,7 +134,7 @@ fn whole_batches(log: &[u8]) -> usize {
     let (mut size, mut next) = (0, 0);
     while let Some(header) = BatchHeader::parse(&log[size..]) {
         let Some(batch) = log.get(size..size + header.size()) else { break };
-        if header.base_offset < next || !batch::crc_matches(&header, batch) {
+        if header.base_offset < next || !records::crc_matches(&header, batch) {
             break;
         }
         (size, next) = (size + header.size(), header.next_offset());
@@ -223,28 +179,6 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    fn seed() -> Vec<u8> {
-        include_bytes!("../../fuzz/seeds/batch/two-records").to_vec()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn any_bytes_are_a_batch_or_none(bytes in vec(any::<u8>(), 0..200)) {
-            batch(&bytes);
-        }
-
-        #[test]
-        fn any_change_of_a_batch_is_a_batch_or_none(at in any::<proptest::sample::Index>(), change in vec(any::<u8>(), 1..9)) {
-            let mut bytes = seed();
-            let at = at.index(bytes.len());
-            let end = (at + change.len()).min(bytes.len());
-            bytes.splice(at..end, change).for_each(drop);
-            batch(&bytes);
-        }
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -253,24 +187,5 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             segment(&bytes, folder.path());
         }
-    }
-
-    #[test]
-    fn the_seed_is_a_batch() {
-        let batch = sealed(seed()[1..].to_vec());
-        let header = BatchHeader::parse(&batch).unwrap();
-        let unfolded = batch::unfold(&header, &batch).unwrap();
-        assert_eq!(batch::records(&unfolded, header.count).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn snappy_that_claims_more_than_it_can_hold_is_refused_before_memory_is_reserved() {
-        // 100 MiB in 8 bytes.
-        let mut bytes = vec![0; HEADER_BYTES];
-        bytes[22] = 2;
-        bytes.extend_from_slice(&[0x80, 0x80, 0x80, 0x32, 0, 0, 0, 0]);
-        let bytes = sealed(bytes);
-        let header = BatchHeader::parse(&bytes).unwrap();
-        assert!(batch::unfold(&header, &bytes).is_err());
     }
 }

@@ -44,7 +44,8 @@ async fn the_last_value_of_each_key_stays_at_its_offset() {
     let broker = start(dir.path()).await;
     let mut wire = wire(&broker).await;
     wire.create_topic("t", &[("cleanup.policy", "compact"), ("segment.bytes", "2000")]).await;
-    let codecs = [Compression::None, Compression::Gzip, Compression::Snappy];
+    let codecs =
+        [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
     for (round, codec) in (0..30).zip(codecs.into_iter().cycle()) {
         let records = ["a", "b", "c", "d"].map(|key| {
             let key = if key == "d" { format!("d{round}") } else { key.to_owned() };

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| devbroker::properties::batch(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| task_events::properties::batch(bytes));

@@ -26,7 +26,7 @@ mod zstd;
 
 pub use batch::{Batch, Batches, CutBatch};
 pub use compression::Codec;
-pub use encode::{BatchBuilder, EncodeError, ProducerState, seal, set_base_offset, set_log_append_time};
+pub use encode::{BatchBuilder, EncodeError, ProducerState, seal, set_log_append_time, set_place};
 pub use header::{BatchHeader, HEADER_BYTES, PREFIX_BYTES, crc_matches};
 pub use reader::Records;
 pub use record::{ConsumerRecord, Header, Headers};

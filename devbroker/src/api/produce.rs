@@ -8,11 +8,11 @@ use kafka_protocol::messages::produce_response::{
     PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProducerId};
+use task_events::kafka::records::{Batch, BatchHeader, UnreadableReason, crc_matches};
 use tokio::sync::oneshot;
 
 use super::blocking;
 use crate::config::TopicConfig;
-use crate::log::batch::{self, BatchHeader};
 use crate::log::partition::{Appended, Partition};
 use crate::{Shared, now_ms};
 
@@ -91,15 +91,18 @@ impl Queued {
     }
 }
 
+/// Where a batch says its format.
+const MAGIC_AT: usize = 16;
+
 /// What Kafka checks before it appends: one whole batch, its CRC, its size, its records.
 fn check(records: &Bytes, config: &TopicConfig) -> Result<BatchHeader, ResponseError> {
     if records.is_empty() {
         return Err(ResponseError::InvalidRecord);
     }
-    let header = BatchHeader::parse(records).ok_or(ResponseError::CorruptMessage)?;
-    if header.magic != 2 {
+    if records.get(MAGIC_AT).is_some_and(|magic| *magic != 2) {
         return Err(ResponseError::InvalidRecord);
     }
+    let header = BatchHeader::parse(records).ok_or(ResponseError::CorruptMessage)?;
     if header.size() < records.len() {
         return Err(ResponseError::InvalidRecord);
     }
@@ -109,7 +112,7 @@ fn check(records: &Bytes, config: &TopicConfig) -> Result<BatchHeader, ResponseE
     if header.size() > config.max_message_bytes {
         return Err(ResponseError::MessageTooLarge);
     }
-    if !batch::crc_matches(&header, records) {
+    if !crc_matches(&header, records) {
         return Err(ResponseError::CorruptMessage);
     }
     if header.is_transactional() {
@@ -122,22 +125,28 @@ fn check(records: &Bytes, config: &TopicConfig) -> Result<BatchHeader, ResponseE
     if !config.log_append_time && header.max_timestamp > latest {
         return Err(ResponseError::InvalidTimestamp);
     }
-    // Compressed records are unfolded only where compaction will need their keys.
+    // Compressed records are read only where compaction will need their keys.
     if config.compact || !header.is_compressed() {
         check_records(&header, records, config.compact)?;
     }
     Ok(header)
 }
 
-fn check_records(header: &BatchHeader, bytes: &[u8], keys: bool) -> Result<(), ResponseError> {
-    let unfolded = batch::unfold(header, bytes)?;
-    let records = batch::records(&unfolded, header.count)?;
-    for (expected, record) in (0..).zip(&records) {
-        if record.offset_delta != expected || (keys && record.key.is_none()) {
+fn check_records(header: &BatchHeader, bytes: &Bytes, keys: bool) -> Result<(), ResponseError> {
+    let batch = Batch::of(bytes.clone()).ok_or(ResponseError::InvalidRecord)?;
+    let mut next_offset = header.base_offset;
+    for record in batch.records() {
+        let record = record.map_err(|unreadable| match unreadable.reason {
+            UnreadableReason::UnknownCodec { .. } => ResponseError::UnsupportedCompressionType,
+            UnreadableReason::Decompression { .. } => ResponseError::CorruptMessage,
+            _ => ResponseError::InvalidRecord,
+        })?;
+        if record.offset != next_offset || (keys && record.key.is_none()) {
             return Err(ResponseError::InvalidRecord);
         }
+        next_offset += 1;
     }
-    Ok(())
+    if next_offset == header.next_offset() { Ok(()) } else { Err(ResponseError::InvalidRecord) }
 }
 
 /// InitProducerId for idempotent producers; a transactional one is refused.

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 
 use kafka_protocol::error::ResponseError;
+use task_events::kafka::records::{self, BatchHeader};
 
-use super::batch::{self, BatchHeader};
 use super::marker;
 use super::partition::{Appended, Partition, Writer};
 use super::segment::{Extent, Segment, log_name};
@@ -56,10 +56,10 @@ impl Partition {
         }
         header.base_offset = writer.written.next_offset;
         header.leader_epoch = self.leader_epoch();
-        batch::set_place(bytes, header.base_offset, header.leader_epoch);
+        records::set_place(bytes, header.base_offset, header.leader_epoch);
         let mut log_append_time = -1;
         if config.log_append_time {
-            batch::set_log_append_time(bytes, header.attributes, now);
+            records::set_log_append_time(bytes, header.attributes, now);
             header.max_timestamp = now;
             log_append_time = now;
         }

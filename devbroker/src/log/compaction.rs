@@ -16,9 +16,10 @@ use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use task_events::kafka::records::{Batch, BatchBuilder, BatchHeader, ConsumerRecord, EncodeError};
 
-use super::batch::{self, BatchHeader};
 use super::partition::{COMPACTING_DIR, Partition};
 use super::segment::{Segment, log_name};
 use crate::config::TopicConfig;
@@ -167,7 +168,7 @@ impl Keys {
                     if keys.last.len() >= MAX_KEYS {
                         return Ok(keys);
                     }
-                    keys.add(&header, &segment.read(position, header.size())?);
+                    keys.add(segment.read(position, header.size())?);
                     keys.until = header.next_offset();
                 }
                 position += header.size() as u64;
@@ -182,13 +183,10 @@ impl Keys {
         half(&self.seeds.0) << 64 | half(&self.seeds.1)
     }
 
-    fn add(&mut self, header: &BatchHeader, bytes: &[u8]) {
-        let Ok(unfolded) = batch::unfold(header, bytes) else {
-            return;
-        };
-        for record in batch::records(&unfolded, header.count).unwrap_or_default() {
+    fn add(&mut self, bytes: Vec<u8>) {
+        for record in records(&bytes.into()).unwrap_or_default() {
             if let Some(key) = record.key {
-                self.last.insert(self.hash(key), header.offset_of(&record));
+                self.last.insert(self.hash(&key), record.offset);
             }
         }
     }
@@ -220,7 +218,7 @@ fn replace(partition: &Partition, group: &[Arc<Segment>], run: &mut Run) -> io::
         while let Some(header) = segment.header_at(position)? {
             let bytes = segment.read(position, header.size())?;
             position += bytes.len() as u64;
-            if let Some(bytes) = run.clean(&header, bytes)
+            if let Some(bytes) = run.clean(&header, bytes.into())
                 && let Some(header) = BatchHeader::parse(&bytes)
             {
                 extent = cleaned.write(&extent, &header, &bytes)?;
@@ -248,47 +246,60 @@ fn replace(partition: &Partition, group: &[Arc<Segment>], run: &mut Run) -> io::
 
 impl Run {
     /// What stays of a batch; `None` when nothing does.
-    fn clean(&mut self, header: &BatchHeader, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        // A batch that cannot be read (lz4, zstd) or lies beyond the map stays whole.
-        if header.base_offset >= self.keys.until || !header.is_readable() {
+    fn clean(&mut self, header: &BatchHeader, bytes: Bytes) -> Option<Bytes> {
+        // A batch that cannot be read or lies beyond the map stays whole.
+        if header.base_offset >= self.keys.until {
             return Some(bytes);
         }
-        let Ok(unfolded) = batch::unfold(header, &bytes) else {
-            return Some(bytes);
-        };
-        let Ok(records) = batch::records(&unfolded, header.count) else {
+        let Some(records) = records(&bytes) else {
             return Some(bytes);
         };
         let horizon = header.delete_horizon();
         let may_drop_tombstones = horizon.is_some_and(|horizon| horizon <= self.now_ms);
-        let mut kept = records.clone();
+        let count = records.len();
+        let mut kept = records;
         kept.retain(|record| {
-            let offset = header.offset_of(record);
-            let Some(key) = record.key else {
+            let Some(key) = &record.key else {
                 return false;
             };
-            offset >= self.log_start
-                && !self.keys.supersede(key, offset)
-                && !(record.is_tombstone && may_drop_tombstones)
+            record.offset >= self.log_start
+                && !self.keys.supersede(key, record.offset)
+                && !(record.value.is_none() && may_drop_tombstones)
         });
         if kept.is_empty() {
             return None;
         }
-        let has_tombstone = kept.iter().any(|record| record.is_tombstone);
+        let has_tombstone = kept.iter().any(|record| record.value.is_none());
         let new_horizon = has_tombstone.then(|| horizon.unwrap_or(self.horizon));
         if let Some(horizon) = new_horizon {
             let earliest = self.next_horizon.map_or(horizon, |next| next.min(horizon));
             self.next_horizon = Some(earliest);
         }
-        if kept.len() == records.len() && new_horizon == horizon {
+        if kept.len() == count && new_horizon == horizon {
             return Some(bytes);
         }
-        match batch::rewrite(header, &bytes, &kept, new_horizon) {
-            Ok(rewritten) => Some(rewritten),
+        match rewrite(header, kept, new_horizon) {
+            Ok(rewritten) => Some(rewritten.into()),
             Err(error) => {
                 log::warn!("kept the batch at offset {} as it is: {error}", header.base_offset);
                 Some(bytes)
             }
         }
     }
+}
+
+/// All records of a batch; none when one of them cannot be read.
+fn records(batch: &Bytes) -> Option<Vec<ConsumerRecord>> {
+    Batch::of(batch.clone())?.records().collect::<Result<_, _>>().ok()
+}
+
+/// The batch with only the records in `kept`.
+fn rewrite(
+    header: &BatchHeader,
+    kept: Vec<ConsumerRecord>,
+    delete_horizon: Option<i64>,
+) -> Result<Vec<u8>, EncodeError> {
+    let mut builder = BatchBuilder::replacing(header, delete_horizon)?;
+    kept.into_iter().for_each(|record| builder.push(record));
+    builder.build()
 }

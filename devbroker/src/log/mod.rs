@@ -1,7 +1,6 @@
 //! The log: batches in segments in partitions, written by one thread, read by position.
 
 mod append;
-pub(crate) mod batch;
 pub(crate) mod compaction;
 pub(crate) mod epochs;
 pub(crate) mod marker;

@@ -9,8 +9,8 @@ use std::collections::{HashMap, VecDeque};
 
 use kafka_protocol::error::ResponseError;
 use serde::{Deserialize, Serialize};
+use task_events::kafka::records::BatchHeader;
 
-use super::batch::BatchHeader;
 use super::marker::Outcome;
 
 /// Kafka remembers the last five batches of an idempotent producer to answer retries.

@@ -2,9 +2,10 @@
 
 use std::io;
 
+use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
+use task_events::kafka::records::{Batch, BatchHeader};
 
-use super::batch::{self, BatchHeader};
 use super::partition::{Isolation, Partition, TimedOffset};
 
 impl Partition {
@@ -105,12 +106,13 @@ fn whole_batches(bytes: &[u8], end: i64) -> usize {
     size
 }
 
-/// Timestamp and offset of each record; of the batch as a whole when its codec is not readable.
+/// Timestamp and offset of each record; of the batch as a whole when it cannot be read.
 fn timed_offsets(header: &BatchHeader, bytes: &[u8]) -> Vec<TimedOffset> {
     let at = |timestamp, offset| TimedOffset { timestamp, offset, leader_epoch: header.leader_epoch };
-    let each = batch::unfold(header, bytes).and_then(|unfolded| {
-        let records = batch::records(&unfolded, header.count)?;
-        Ok(records.iter().map(|record| at(header.timestamp_of(record), header.offset_of(record))).collect())
-    });
-    each.unwrap_or_else(|_| vec![at(header.max_timestamp, header.base_offset)])
+    Batch::of(Bytes::copy_from_slice(bytes))
+        .and_then(|batch| {
+            let each = batch.records().map(|record| record.map(|record| at(record.timestamp, record.offset)));
+            each.collect::<Result<_, _>>().ok()
+        })
+        .unwrap_or_else(|| vec![at(header.max_timestamp, header.base_offset)])
 }

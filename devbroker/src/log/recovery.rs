@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, Mutex, RwLock};
 
+use task_events::kafka::records::BatchHeader;
 use tokio::sync::watch;
 
-use super::batch::BatchHeader;
 use super::compaction::CompactionState;
 use super::marker;
 use super::partition::{COMPACTING_DIR, Leadership, Partition, Progress, Writer, read_log_start};

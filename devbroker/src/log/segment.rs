@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use bytes::{Buf, BufMut};
-
-use super::batch::{self, BatchHeader, HEADER_BYTES};
+use task_events::kafka::records::{BatchHeader, HEADER_BYTES, crc_matches};
 
 /// A new index entry every so many bytes of log.
 const INDEX_EVERY_BYTES: u64 = 16 * 1024;
@@ -178,7 +177,7 @@ impl Segment {
         while let Some(header) = read_header(&file, extent.size, length)? {
             let mut bytes = vec![0; header.size()];
             file.read_exact_at(&mut bytes, extent.size)?;
-            if header.base_offset < extent.next_offset || !batch::crc_matches(&header, &bytes) {
+            if header.base_offset < extent.next_offset || !crc_matches(&header, &bytes) {
                 break;
             }
             each(&header, &bytes);

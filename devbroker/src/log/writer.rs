@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use kafka_protocol::error::ResponseError;
+use task_events::kafka::records::BatchHeader;
 use tokio::sync::{mpsc, oneshot};
 
-use super::batch::BatchHeader;
 use super::partition::{Appended, Partition};
 
 /// Appends that may wait; a full queue slows the connections down.

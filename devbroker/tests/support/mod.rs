@@ -297,8 +297,32 @@ fn fold(plain: &[u8], codec: Compression) -> Vec<u8> {
             folded
         }
         Compression::Snappy => snap::raw::Encoder::new().compress_vec(plain).unwrap(),
-        _ => plain.to_vec(),
+        Compression::Lz4 => {
+            use std::io::Write;
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(plain).unwrap();
+            encoder.finish().unwrap()
+        }
+        Compression::Zstd => {
+            ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest)
+        }
+        Compression::None => plain.to_vec(),
     }
+}
+
+/// As a raw block, which [`fold`] writes, or in Java's chunks, which the broker writes.
+fn unfold_snappy(folded: &[u8]) -> Result<Vec<u8>, snap::Error> {
+    let Some(mut chunks) = folded.strip_prefix(b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01") else {
+        return snap::raw::Decoder::new().decompress_vec(folded);
+    };
+    let mut plain = Vec::new();
+    while !chunks.is_empty() {
+        let (chunk, rest) =
+            chunks[4..].split_at(u32::from_be_bytes(chunks[..4].try_into().unwrap()) as usize);
+        plain.extend(snap::raw::Decoder::new().decompress_vec(chunk)?);
+        chunks = rest;
+    }
+    Ok(plain)
 }
 
 pub fn decode(mut batches: Bytes) -> Vec<Record> {
@@ -310,8 +334,18 @@ pub fn decode(mut batches: Bytes) -> Vec<Record> {
                 flate2::read::GzDecoder::new(folded.as_ref()).read_to_end(&mut plain)?;
                 plain
             }
-            Compression::Snappy => snap::raw::Decoder::new().decompress_vec(folded)?,
-            _ => folded.to_vec(),
+            Compression::Snappy => unfold_snappy(folded)?,
+            Compression::Lz4 => {
+                let mut plain = Vec::new();
+                lz4_flex::frame::FrameDecoder::new(folded.as_ref()).read_to_end(&mut plain)?;
+                plain
+            }
+            Compression::Zstd => {
+                let mut plain = Vec::new();
+                ruzstd::decoding::StreamingDecoder::new(folded.as_ref())?.read_to_end(&mut plain)?;
+                plain
+            }
+            Compression::None => folded.to_vec(),
         };
         Ok(Bytes::from(plain))
     };

@@ -187,7 +187,7 @@ impl Batches {
         let Some(header) = BatchHeader::read(&bytes) else {
             return unreadable(self.position, self.offset_before_next().unwrap_or(base_offset), malformed);
         };
-        let reason = match header.check() {
+        let reason = match header.check().and_then(|()| header.check_count()) {
             Err(reason) => reason,
             Ok(()) if !crc_matches(&header, &bytes) => UnreadableReason::Checksum,
             Ok(()) => {

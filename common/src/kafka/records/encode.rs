@@ -188,7 +188,7 @@ impl BatchBuilder {
                 return Err(EncodeError::Offset(record.offset));
             }
             next_delta = delta + 1;
-            put_record(&mut payload, record, record.timestamp.wrapping_sub(header.base_timestamp), delta);
+            put_record(&mut payload, record, record.timestamp.saturating_sub(header.base_timestamp), delta);
         }
         let last_offset = self.last_offset.unwrap_or(header.base_offset + (next_delta - 1).max(0));
         let last_delta = last_offset.saturating_sub(header.base_offset);
@@ -238,7 +238,7 @@ fn put_header(out: &mut Vec<u8>, header: &BatchHeader) {
 }
 
 /// Writes base offset and leader epoch into a batch, as a broker does that appends it. The CRC stays right.
-pub fn set_base_offset(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
+pub fn set_place(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
     put(batch, 0, &base_offset.to_be_bytes());
     put(batch, PREFIX_BYTES, &leader_epoch.to_be_bytes());
 }

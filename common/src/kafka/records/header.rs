@@ -54,7 +54,7 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// The header at the start of `bytes`; `None` when it is cut or contradicts itself.
+    /// The header at the start of `bytes`; `None` when it is cut or is none.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         Self::read(bytes).filter(|header| header.check().is_ok())
     }
@@ -78,7 +78,7 @@ impl BatchHeader {
         })
     }
 
-    /// Whether the fields agree with each other.
+    /// Whether the fields are those of a batch.
     pub(super) fn check(&self) -> Result<(), UnreadableReason> {
         let malformed = |what| Err(UnreadableReason::Malformed(what));
         match self.magic {
@@ -95,8 +95,13 @@ impl BatchHeader {
         if self.last_offset() == i64::MAX {
             return malformed("its last offset exceeds 64 bits");
         }
+        Ok(())
+    }
+
+    /// Whether its offsets are enough for its records.
+    pub(super) fn check_count(&self) -> Result<(), UnreadableReason> {
         if self.count < 0 || i64::from(self.count) > i64::from(self.last_offset_delta) + 1 {
-            return malformed("the number of records does not fit its offsets");
+            return Err(UnreadableReason::Malformed("the number of records does not fit its offsets"));
         }
         Ok(())
     }
