@@ -1,15 +1,28 @@
 //! Topics seen through a plain Kafka client that has nothing to do with the system's own.
 
 use crate::eventually;
+use crate::wire::{Wire, expect_ok, name};
+use bytes::{Buf, Bytes};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{BrokerId, FetchRequest, ListOffsetsRequest};
+use kafka_protocol::records::{Compression as Codec, RecordBatchDecoder};
 use rskafka::BackoffConfig;
-use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
+use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::time::Duration;
 
 /// For one call. The client itself would wait for ever on a broker that is paused.
 const LIMIT: Duration = Duration::from_secs(20);
+
+const FETCH_BYTES: i32 = 10_000_000;
+const FETCH: i16 = 11;
+const LIST_OFFSETS: i16 = 3;
+/// How ListOffsets is asked for the start of the log.
+const EARLIEST: i64 = -2;
 
 /// A record as it stands in a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,21 +63,125 @@ pub async fn read_topic(bootstrap: &str, topic: &str) -> Vec<TopicRecord> {
 
     let mut all = Vec::new();
     for partition in partitions {
-        read_partition(&partition_client(&client, topic, partition).await, partition, &mut all).await;
+        read_partition(bootstrap, topic, partition, &mut all).await;
     }
     all
 }
 
-async fn read_partition(client: &PartitionClient, partition: i32, all: &mut Vec<TopicRecord>) {
-    let mut next = within("the first offset", client.get_offset(OffsetAt::Earliest)).await;
-    let end = within("the last offset", client.get_offset(OffsetAt::Latest)).await;
-    while next < end {
-        let (records, _) = within("a fetch", client.fetch_records(next, 1..10_000_000, 1000)).await;
-        // Compaction can leave nothing to return at an offset.
-        next = records.last().map_or(next + 1, |last| last.offset + 1);
-        let before_end = records.into_iter().filter(|one| one.offset < end);
-        all.extend(before_end.map(|one| TopicRecord { partition, offset: one.offset, record: one.record }));
+/// Reads a partition as a consumer with read_committed does: what was aborted, or not yet committed, is left
+/// out. It shares no code with the system's own reader. Batches in a codec other than gzip are left out as well:
+/// neither the system nor this harness writes any.
+async fn read_partition(bootstrap: &str, topic: &str, partition: i32, all: &mut Vec<TopicRecord>) {
+    let mut leader = Wire::connect_leader(bootstrap, topic, partition).await;
+    let mut next = first_offset(&mut leader, topic, partition).await;
+    // Of producers whose transaction has not ended, so far as the log was read.
+    let mut open: HashMap<i64, Vec<(i64, Record)>> = HashMap::new();
+    let mut found: Vec<(i64, Record)> = Vec::new();
+    let mut empty = 0;
+    loop {
+        let (mut batches, end) = fetch(&mut leader, topic, partition, next).await;
+        // Compaction may have left nothing at the end of the log.
+        empty = if batches.is_empty() { empty + 1 } else { 0 };
+        if empty == 3 {
+            break;
+        }
+        while let Some((batch, after)) = next_batch(&mut batches) {
+            if after > next {
+                read_batch(batch, next, &mut open, &mut found);
+                next = after;
+            }
+        }
+        if next >= end {
+            break;
+        }
     }
+    found.sort_by_key(|(offset, _)| *offset);
+    all.extend(found.into_iter().map(|(offset, record)| TopicRecord { partition, offset, record }));
+}
+
+/// Cuts the first whole batch off: its bytes, and the offset after it.
+fn next_batch(batches: &mut Bytes) -> Option<(Bytes, i64)> {
+    let mut header = batches.get(..61)?;
+    let base = header.get_i64();
+    let size = 12 + usize::try_from(header.get_i32()).expect("the size of a batch");
+    if batches.len() < size {
+        return None;
+    }
+    header.advance(11);
+    let last_delta = i64::from(header.get_i32());
+    Some((batches.split_to(size), base + last_delta + 1))
+}
+
+fn read_batch(
+    mut batch: Bytes,
+    from: i64,
+    open: &mut HashMap<i64, Vec<(i64, Record)>>,
+    found: &mut Vec<(i64, Record)>,
+) {
+    let unzip = |packed: &mut Bytes, codec| match codec {
+        Codec::None => Ok(packed.split_to(packed.len())),
+        Codec::Gzip => {
+            let mut unpacked = Vec::new();
+            flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked)?;
+            Ok(Bytes::from(unpacked))
+        }
+        _ => Err(std::io::Error::other("another codec").into()),
+    };
+    let Ok(records) = RecordBatchDecoder::decode_with_custom_compression(&mut batch, Some(unzip)) else {
+        return;
+    };
+    for record in records.records {
+        if record.control {
+            // Version and type, 0 for an abort and 1 for a commit.
+            let commits = record.key.as_deref().is_some_and(|key| key.get(3) == Some(&1));
+            let ended = open.remove(&record.producer_id).unwrap_or_default();
+            found.extend(ended.into_iter().filter(|_| commits));
+        } else if record.offset >= from {
+            let read = (record.offset, plain(&record));
+            if record.transactional { open.entry(record.producer_id).or_default() } else { &mut *found }
+                .push(read);
+        }
+    }
+}
+
+fn plain(record: &kafka_protocol::records::Record) -> Record {
+    let headers =
+        record.headers.iter().filter_map(|(name, value)| Some((name.to_string(), value.as_ref()?.to_vec())));
+    Record {
+        key: record.key.as_ref().map(|key| key.to_vec()),
+        value: record.value.as_ref().map(|value| value.to_vec()),
+        headers: headers.collect(),
+        timestamp: chrono::DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default(),
+    }
+}
+
+async fn first_offset(leader: &mut Wire, topic: &str, partition: i32) -> i64 {
+    let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(EARLIEST);
+    let topics = vec![ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked])];
+    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
+    let answer = leader.call(LIST_OFFSETS, &request).await;
+    let answer = answer.topics.iter().flat_map(|topic| &topic.partitions).next().expect("an answer");
+    expect_ok("the first offset", answer.error_code);
+    answer.offset
+}
+
+/// Batches from there on, and where the log ends.
+async fn fetch(leader: &mut Wire, topic: &str, partition: i32, from: i64) -> (Bytes, i64) {
+    let asked = FetchPartition::default()
+        .with_partition(partition)
+        .with_fetch_offset(from)
+        .with_partition_max_bytes(FETCH_BYTES);
+    let topics = vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![asked])];
+    let request = FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_max_wait_ms(500)
+        .with_min_bytes(1)
+        .with_max_bytes(FETCH_BYTES)
+        .with_topics(topics);
+    let answer = leader.call(FETCH, &request).await;
+    let answer = answer.responses.into_iter().flat_map(|topic| topic.partitions).next().expect("an answer");
+    expect_ok("a fetch", answer.error_code);
+    (answer.records.unwrap_or_default(), answer.high_watermark)
 }
 
 /// The names of all topics.

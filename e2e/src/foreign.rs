@@ -1,0 +1,191 @@
+//! Another producer on the same topics: with transactions, and with records of forms that this system never
+//! writes.
+
+use crate::eventually;
+use crate::wire::{Wire, expect_ok, name, text};
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::indexmap::IndexMap;
+use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    AddPartitionsToTxnRequest, EndTxnRequest, FindCoordinatorRequest, InitProducerIdRequest, ProduceRequest,
+    ProducerId, TransactionalId,
+};
+use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::records::{
+    Compression, NO_PARTITION_LEADER_EPOCH, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+use std::time::Duration;
+
+const FIND_COORDINATOR: i16 = 3;
+const INIT_PRODUCER_ID: i16 = 2;
+const ADD_PARTITIONS: i16 = 1;
+const END: i16 = 1;
+const PRODUCE: i16 = 8;
+/// Kafka's number for a transactional id in FindCoordinator.
+const TRANSACTION: i8 = 1;
+/// The first transaction of a broker has its topic made first.
+const COORDINATOR_LIMIT: Duration = Duration::from_secs(60);
+/// Until Kafka aborts a transaction that its producer has left open: longer than any test.
+const TIMEOUT_MS: i32 = 600_000;
+/// Coordinator not available, coordinator load in progress, not coordinator, and concurrent transactions.
+const NOT_YET: [i16; 4] = [15, 14, 16, 51];
+
+/// A transaction on one partition, open until it is ended.
+pub struct Transaction {
+    id: StrBytes,
+    producer: ProducerId,
+    epoch: i16,
+    sequence: i32,
+    topic: String,
+    partition: i32,
+    coordinator: Wire,
+    leader: Wire,
+}
+
+impl Transaction {
+    /// Opens one. A transaction of the same id that is still open is aborted.
+    pub async fn begin(bootstrap: &str, id: &str, topic: &str, partition: i32) -> Self {
+        let find = FindCoordinatorRequest::default().with_key(text(id)).with_key_type(TRANSACTION);
+        let init = InitProducerIdRequest::default()
+            .with_transactional_id(Some(TransactionalId(text(id))))
+            .with_transaction_timeout_ms(TIMEOUT_MS);
+        let begun = async || {
+            let found = Wire::connect_any(bootstrap).await.call(FIND_COORDINATOR, &find).await;
+            if NOT_YET.contains(&found.error_code) {
+                return None;
+            }
+            expect_ok("find the coordinator of transactions", found.error_code);
+            let mut coordinator = Wire::connect(&format!("{}:{}", found.host, found.port)).await;
+            let answer = coordinator.call(INIT_PRODUCER_ID, &init).await;
+            if NOT_YET.contains(&answer.error_code) {
+                return None;
+            }
+            expect_ok("ask for a producer id", answer.error_code);
+            Some((coordinator, answer.producer_id, answer.producer_epoch))
+        };
+        let (mut coordinator, producer, epoch) =
+            eventually("a coordinator of transactions", COORDINATOR_LIMIT, begun).await;
+        let add = AddPartitionsToTxnRequest::default()
+            .with_v3_and_below_transactional_id(TransactionalId(text(id)))
+            .with_v3_and_below_producer_id(producer)
+            .with_v3_and_below_producer_epoch(epoch)
+            .with_v3_and_below_topics(vec![
+                AddPartitionsToTxnTopic::default().with_name(name(topic)).with_partitions(vec![partition]),
+            ]);
+        eventually("a partition in the transaction", COORDINATOR_LIMIT, async || {
+            let answer = coordinator.call(ADD_PARTITIONS, &add).await;
+            let results = answer.results_by_topic_v3_and_below.iter();
+            let codes: Vec<_> = results
+                .flat_map(|one| &one.results_by_partition)
+                .map(|one| one.partition_error_code)
+                .collect();
+            if codes.iter().any(|code| NOT_YET.contains(code)) {
+                return None;
+            }
+            codes.iter().for_each(|code| expect_ok("add a partition to a transaction", *code));
+            Some(())
+        })
+        .await;
+        let leader = Wire::connect_leader(bootstrap, topic, partition).await;
+        let id = text(id);
+        let topic = topic.to_owned();
+        Self { id, producer, epoch, sequence: 0, topic, partition, coordinator, leader }
+    }
+
+    /// Writes these values in one batch, with the key `foreign`, and returns the offset of the first.
+    pub async fn send(&mut self, values: &[&[u8]]) -> i64 {
+        let records: Vec<_> = values
+            .iter()
+            .zip(self.sequence..)
+            .map(|(value, sequence)| Record {
+                transactional: true,
+                producer_id: self.producer.0,
+                producer_epoch: self.epoch,
+                sequence,
+                ..plain(Some(b"foreign"), Some(value), &[])
+            })
+            .collect();
+        self.sequence += i32::try_from(values.len()).expect("few values");
+        let id = Some(TransactionalId(self.id.clone()));
+        write(&mut self.leader, &self.topic, self.partition, records, id).await
+    }
+
+    /// Commits what was sent.
+    pub async fn commit(self) {
+        self.end(true).await;
+    }
+
+    /// Aborts what was sent.
+    pub async fn abort(self) {
+        self.end(false).await;
+    }
+
+    async fn end(mut self, commits: bool) {
+        let request = EndTxnRequest::default()
+            .with_transactional_id(TransactionalId(self.id.clone()))
+            .with_producer_id(self.producer)
+            .with_producer_epoch(self.epoch)
+            .with_committed(commits);
+        let answer = self.coordinator.call(END, &request).await;
+        expect_ok("end a transaction", answer.error_code);
+    }
+}
+
+/// Writes one record with these headers, which may have no value, and returns its offset.
+pub async fn produce_with_headers(
+    bootstrap: &str,
+    topic: &str,
+    value: &[u8],
+    headers: &[(&str, Option<&[u8]>)],
+) -> i64 {
+    let mut leader = Wire::connect_leader(bootstrap, topic, 0).await;
+    write(&mut leader, topic, 0, vec![plain(Some(b"foreign"), Some(value), headers)], None).await
+}
+
+fn plain(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]) -> Record {
+    let headers: IndexMap<_, _> =
+        headers.iter().map(|(name, value)| (text(name), value.map(Bytes::copy_from_slice))).collect();
+    Record {
+        transactional: false,
+        control: false,
+        delete_horizon: false,
+        partition_leader_epoch: NO_PARTITION_LEADER_EPOCH,
+        producer_id: -1,
+        producer_epoch: -1,
+        timestamp_type: TimestampType::Creation,
+        offset: 0,
+        sequence: -1,
+        timestamp: chrono::Utc::now().timestamp_millis(),
+        key: key.map(Bytes::copy_from_slice),
+        value: value.map(Bytes::copy_from_slice),
+        headers,
+    }
+}
+
+async fn write(
+    leader: &mut Wire,
+    topic: &str,
+    partition: i32,
+    mut records: Vec<Record>,
+    transaction: Option<TransactionalId>,
+) -> i64 {
+    for (record, offset) in records.iter_mut().zip(0..) {
+        record.offset = offset;
+    }
+    let mut batch = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut batch, &records, &options).expect("a batch");
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
+    let data = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
+    let request = ProduceRequest::default()
+        .with_transactional_id(transaction)
+        .with_acks(-1)
+        .with_timeout_ms(10_000)
+        .with_topic_data(vec![data]);
+    let answer = leader.call(PRODUCE, &request).await;
+    let answer = answer.responses.iter().flat_map(|topic| &topic.partition_responses).next();
+    let answer = answer.expect("an answer for the partition");
+    expect_ok("a foreign produce", answer.error_code);
+    answer.base_offset
+}
