@@ -1,54 +1,91 @@
 //! Kafka, with every call bounded in time.
 //!
-//! [`Partition`] is rskafka's partition client made safe to leave alone: rskafka waits for ever on a
-//! frozen broker, retries inside by itself (a produce would be sent twice), and keeps a broken
-//! connection. Here each call has a time-out and is tried once; after a failure the connection is dropped
-//! and the next call makes a new one. What to do after a failure is the caller's decision. A call that
-//! waits for what was lost while Kafka was away ends soon after Kafka is back ([`presence`]).
+//! **Reading** is this crate's own, on the wire messages of kafka-protocol: [`TopicReader`] follows the
+//! partitions of a topic as Kafka's consumer does, [`Kafka::read_range`] reads a part of one once, and
+//! [`Kafka::list_offset`] and [`Kafka::topic`] say where a log begins and ends, and who leads it.
 //!
-//! [`Admin`] speaks the calls that rskafka lacks: topic configs and the group coordinator.
+//! **Producing** is rskafka's partition client made safe to leave alone ([`Partition`]): rskafka waits for
+//! ever on a frozen broker, retries inside by itself (a produce would be sent twice), and keeps a broken
+//! connection. Here each call has a time limit and is tried once; after a failure the connection is dropped
+//! and the next call makes a new one. What to do after a failure is the caller's decision.
+//!
+//! [`Admin`] creates topics and speaks with group coordinators.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `connection`, `versions`, `sasl` | one connection: frames, versions, login |
+//! | `cluster`, `race` | which brokers there are; any of them answers |
+//! | `metadata`, `leader`, `list_offsets`, `epochs`, `admin` | one question each |
+//! | `presence` | what a call waits for can no longer come |
+//! | `fetch`, `fetcher` | one Fetch; one broker's fetches |
+//! | `position`, `follow`, `reader`, `range` | one partition's life; what a caller sees of it |
+//! | `records` | record batches |
+//! | `partition`, `partitioner`, `requests` | producing |
 
 mod admin;
+mod cluster;
+mod connection;
+mod epochs;
 mod error;
+mod fetch;
+mod fetcher;
+mod follow;
+mod leader;
+mod list_offsets;
+mod metadata;
 mod partition;
 mod partitioner;
 mod position;
 mod presence;
+mod race;
+mod range;
+mod reader;
 pub mod records;
 mod requests;
 mod sasl;
-mod wire;
+mod versions;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rskafka::BackoffConfig;
 use rskafka::client::{Client, ClientBuilder};
 
+use cluster::Cluster;
 use presence::Presence;
 
 pub use admin::{Admin, Coordinator, NewTopic, TopicOutcome};
 pub use error::KafkaError;
-pub use partition::{Fetched, Partition};
+pub use fetch::{Fetched, Isolation};
+pub use list_offsets::OffsetAt;
+pub use metadata::{PartitionInfo, TopicInfo};
+pub use partition::{Chunk, Partition};
 pub use partitioner::partition_for_key;
-pub use position::Position;
+pub use position::{Jump, JumpReason, Position};
+pub use range::RangeReader;
+pub use reader::{PartitionReader, ReadEvent, TopicReader};
+pub use records::{Batch, ConsumerRecord, Headers, Unreadable};
 pub use requests::request_len;
-pub use rskafka::client::partition::{Compression, OffsetAt};
+pub use rskafka::client::partition::Compression;
+pub use rskafka::record::Record as ProducerRecord;
 pub use rskafka::record::{Record, RecordAndOffset};
 pub use sasl::{Password, Sasl, SaslMechanism};
 
-/// Time for a connection: resolving, connecting, asking for metadata.
+/// Time for a connection: resolving, connecting, negotiating, logging in.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a request, beyond the time that a fetch may wait at the broker.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes connections. Cheap to clone; holds none itself.
+/// A future without its type: calls nest deeply, which the compiler bounds.
+pub(crate) type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A cluster, as one process knows it. Cheap to clone: all clones share what they have found out.
 #[derive(Debug, Clone)]
 pub struct Kafka {
-    bootstrap: Arc<[String]>,
+    bootstrap: Arc<[Arc<str>]>,
     client_id: Arc<str>,
     sasl: Option<Arc<Sasl>>,
+    cluster: Arc<Cluster>,
     presence: Arc<Presence>,
 }
 
@@ -57,9 +94,10 @@ impl Kafka {
     /// broker's logs and quotas.
     pub fn new(bootstrap: Vec<String>, client_id: &str) -> Self {
         Self {
-            bootstrap: bootstrap.into(),
+            bootstrap: bootstrap.into_iter().map(Arc::from).collect(),
             client_id: client_id.into(),
             sasl: None,
+            cluster: Arc::default(),
             presence: Arc::default(),
         }
     }
@@ -74,8 +112,7 @@ impl Kafka {
         self.bootstrap.join(",")
     }
 
-    /// A handle to a partition. Connects on first use, with a connection of its own: a produce behind a
-    /// long-polling fetch on the same connection would wait for it.
+    /// A handle to a partition. Connects on first use, with a connection of its own.
     pub fn partition(&self, topic: &str, partition: i32) -> Partition {
         Partition::new(self.clone(), topic, partition)
     }
@@ -85,21 +122,10 @@ impl Kafka {
         Admin::new(self.clone())
     }
 
-    /// The number of partitions of a topic.
-    pub async fn partition_count(&self, topic: &str) -> Result<i32, KafkaError> {
-        let topics = self.admin().topics().await?;
-        topics.get(topic).copied().ok_or_else(|| KafkaError::unknown_topic(topic))
-    }
-
-    /// The names and partition counts of all topics, through one connection.
-    pub async fn topics(&self) -> Result<BTreeMap<String, i32>, KafkaError> {
-        self.admin().topics().await
-    }
-
     async fn client(&self) -> Result<Client, rskafka::client::error::Error> {
-        let builder = ClientBuilder::new(self.bootstrap.to_vec())
-            .client_id(Arc::clone(&self.client_id))
-            .backoff_config(no_retries());
+        let bootstrap = self.bootstrap.iter().map(ToString::to_string).collect();
+        let builder =
+            ClientBuilder::new(bootstrap).client_id(Arc::clone(&self.client_id)).backoff_config(no_retries());
         match &self.sasl {
             Some(sasl) => builder.sasl_config(sasl.for_rskafka()).build().await,
             None => builder.build().await,

@@ -1,4 +1,4 @@
-//! A call whose answer was lost while Kafka was away ends soon after Kafka is back, not at its time-out.
+//! A call that was made while Kafka was away is answered soon after Kafka is back.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use task_events::kafka::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
+use task_events::kafka::{CONNECT_TIMEOUT, Kafka, KafkaError};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -32,7 +32,7 @@ async fn gate(broker: SocketAddr, away: Arc<AtomicBool>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn what_was_lost_is_given_up_when_kafka_is_back() {
+async fn what_was_lost_is_sent_again_when_kafka_is_back() {
     let folder = tempfile::tempdir().unwrap();
     let config = devbroker::Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path());
     let broker = devbroker::Broker::start(config).await.unwrap();
@@ -44,13 +44,11 @@ async fn what_was_lost_is_given_up_when_kafka_is_back() {
         let kafka = kafka.clone();
         async move { kafka.topics().await }
     });
-    sleep(Duration::from_secs(3)).await;
+    sleep(Duration::from_secs(1)).await;
     assert!(!asking.is_finished(), "nothing is given up while Kafka is away");
     away.store(false, Ordering::Relaxed);
-    let error = asking.await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("though Kafka is there again"), "{error}");
-    assert!(start.elapsed() < REQUEST_TIMEOUT, "{:?}", start.elapsed());
-    assert!(kafka.topics().await.unwrap().is_empty());
+    assert!(asking.await.unwrap().unwrap().is_empty());
+    assert!(start.elapsed() < CONNECT_TIMEOUT, "{:?}", start.elapsed());
     broker.shutdown().await;
 }
 
@@ -60,7 +58,7 @@ async fn while_kafka_is_away_the_time_out_counts() {
     let kafka =
         Kafka::new(vec![gate(nowhere, Arc::new(AtomicBool::new(true))).await.to_string()], "presence");
     let start = Instant::now();
-    let error = kafka.partition("task-events", 0).fetch(0, 1, Duration::ZERO).await.unwrap_err();
+    let error = kafka.topic("task-events").await.unwrap_err();
     assert!(matches!(error, KafkaError::Timeout { after, .. } if after == CONNECT_TIMEOUT), "{error}");
     assert!(start.elapsed() >= CONNECT_TIMEOUT);
 }

@@ -2,31 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DescribeConfigsRequest, FetchRequest, FindCoordinatorRequest, GroupId,
-    MetadataRequest, MetadataResponse, OffsetCommitRequest, TopicName,
+    CreateTopicsRequest, DescribeConfigsRequest, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
+    OffsetCommitRequest, OffsetCommitResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
+use tokio::time::sleep;
+use uuid::Uuid;
 
-use super::wire::Connection;
-use super::{Kafka, KafkaError};
+use super::connection::Connection;
+use super::fetch::{self, Call, Isolation, Outcome, Wanted};
+use super::leader::refused;
+use super::metadata::{address, text};
+use super::{Kafka, KafkaError, REQUEST_TIMEOUT};
 
-// Versions that Kafka 2.4 and later speak. One each: nothing here needs what a newer one adds.
-const METADATA: i16 = 9;
-const CREATE_TOPICS: i16 = 5;
-const DESCRIBE_CONFIGS: i16 = 3;
-const FIND_COORDINATOR: i16 = 3;
-const OFFSET_COMMIT: i16 = 8;
-const FETCH: i16 = 11;
-
+/// How soon a coordinator that is being elected is asked for again.
+const COORDINATOR_RETRY: Duration = Duration::from_millis(200);
+/// Newest OffsetCommit that names topics by their names.
+const NEWEST_OFFSET_COMMIT: i16 = 9;
 /// Kafka's number for a topic among config resources.
 const TOPIC_RESOURCE: i8 = 2;
 
@@ -63,14 +65,9 @@ impl Admin {
         Self { kafka }
     }
 
-    /// The topics and their partition counts. Creates none.
+    /// The topics and their partition counts.
     pub async fn topics(&self) -> Result<BTreeMap<String, i32>, KafkaError> {
-        let (_, metadata) = self.metadata().await?;
-        let counts = metadata.topics.into_iter().filter_map(|topic| {
-            let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-            Some((topic.name?.to_string(), count)).filter(|_| topic.error_code == 0)
-        });
-        Ok(counts.collect())
+        self.kafka.topics().await
     }
 
     /// Creates a topic, unless it exists.
@@ -87,7 +84,7 @@ impl Admin {
                 .with_configs(configs.collect()),
         ]);
         let mut controller = self.controller().await?;
-        let response = controller.call(&name, CREATE_TOPICS, &request).await?;
+        let response = controller.call(&name, &request).await?;
         let result = response
             .topics
             .first()
@@ -114,8 +111,7 @@ impl Admin {
                 .with_resource_name(text(topic))
                 .with_configuration_keys(Some(vec![text(config)])),
         ]);
-        let (mut broker, _) = self.any_broker().await?;
-        let response = broker.call(&name, DESCRIBE_CONFIGS, &request).await?;
+        let (response, _) = self.kafka.ask_any(&name, request).await?;
         let result = response
             .results
             .into_iter()
@@ -137,19 +133,34 @@ impl Admin {
     /// Connects to the broker that keeps the group's offsets.
     pub async fn coordinator(&self, group: &str) -> Result<Coordinator, KafkaError> {
         let name = format!("find the coordinator of group {group}");
-        let request = FindCoordinatorRequest::default().with_key(text(group)).with_key_type(0);
-        let (mut broker, _) = self.any_broker().await?;
-        let response = broker.call(&name, FIND_COORDINATOR, &request).await?;
-        if let Some(error) = ResponseError::try_from_code(response.error_code) {
-            return Err(KafkaError::failed(name, error));
+        let mut found = self.find_coordinator(&name, group).await;
+        if matches!(found, Err(Unfound::NotYet(_))) {
+            // The topic that the coordinators keep is created with the first group that is asked for.
+            sleep(COORDINATOR_RETRY).await;
+            found = self.find_coordinator(&name, group).await;
         }
-        let address = address(&response.host, response.port);
-        let connection = Connection::open(&address, &self.kafka).await?;
-        Ok(Coordinator { connection, group: group.to_owned() })
+        let address = found.map_err(Unfound::into_error)?;
+        let connection = self.kafka.connect(&address).await?;
+        Ok(Coordinator { connection, kafka: self.kafka.clone(), group: group.to_owned() })
     }
 
-    /// The offset after the last whole batch of one fetch of `max_bytes` at `offset`, whatever is in them:
-    /// records that cannot be decoded, or none, after compaction. With 1 byte it is one batch.
+    async fn find_coordinator(&self, name: &str, group: &str) -> Result<Arc<str>, Unfound> {
+        // The first version in which several are asked for at once.
+        const BATCHED: i16 = 4;
+        let one = FindCoordinatorRequest::default().with_key(text(group)).with_key_type(0);
+        let request =
+            FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![text(group)]);
+        let any = self.kafka.any_connection().await.map_err(Unfound::Failed)?;
+        let mut connection = any;
+        let version = connection.versions().pick::<FindCoordinatorRequest>();
+        let version = version.map_err(|error| Unfound::Failed(KafkaError::failed(name, error)))?;
+        let request = if version >= BATCHED { request } else { one };
+        let response =
+            connection.call_as(name, version, &request, REQUEST_TIMEOUT).await.map_err(Unfound::Failed)?;
+        coordinator_address(name, response)
+    }
+
+    /// The offset after the last whole batch of one fetch of `max_bytes` at `offset`, whatever is in them.
     pub(super) async fn offset_after_batches(
         &self,
         topic: &str,
@@ -158,79 +169,80 @@ impl Admin {
         max_bytes: i32,
     ) -> Result<i64, KafkaError> {
         let name = format!("fetch batch headers from {topic}/{partition}");
-        let request =
-            FetchRequest::default().with_replica_id(BrokerId(-1)).with_max_bytes(max_bytes).with_topics(
-                vec![FetchTopic::default().with_topic(TopicName(text(topic))).with_partitions(vec![
-                    FetchPartition::default()
-                        .with_partition(partition)
-                        .with_fetch_offset(offset)
-                        .with_partition_max_bytes(max_bytes),
-                ])],
-            );
-        let mut leader = self.leader(topic, partition).await?;
-        let response = leader.call(&name, FETCH, &request).await?;
-        let data = response
-            .responses
-            .into_iter()
-            .flat_map(|topic| topic.partitions)
-            .next()
-            .ok_or_else(|| KafkaError::failed(&name, "the broker answered for no partition"))?;
-        if let Some(error) = ResponseError::try_from_code(data.error_code) {
-            return Err(KafkaError::failed(name, error));
+        let wanted =
+            Wanted { partition, topic_id: Uuid::nil(), offset, leader_epoch: -1, last_epoch: -1, max_bytes };
+        let call = Call {
+            topic: topic.to_owned(),
+            topic_id: Uuid::nil(),
+            isolation: Isolation::Uncommitted,
+            max_wait_ms: 0,
+            max_bytes,
+        };
+        let leader = self.kafka.leader(topic, partition).await?;
+        let mut leader = self.kafka.connect(&leader.address).await?;
+        let request = fetch::request(&call, 11, std::slice::from_ref(&wanted));
+        let response = leader.call_as(&name, 11, &request, REQUEST_TIMEOUT).await?;
+        let data = fetch::by_partition(response).into_iter().next();
+        let data = data.ok_or_else(|| KafkaError::failed(&name, "the broker answered for no partition"))?;
+        let high_watermark = data.high_watermark;
+        match fetch::read(data, &wanted, Isolation::Uncommitted, true) {
+            Outcome::Fetched(fetched) if fetched.next_offset > offset => Ok(fetched.next_offset),
+            // Nothing at all below the high watermark: the rest of the log was compacted away.
+            Outcome::Fetched(_) => Ok(high_watermark.max(offset)),
+            Outcome::Refused(code) => Err(refused(&name, topic, code)),
+            other => Err(KafkaError::failed(name, format!("{other:?}"))),
         }
-        let records = data.records.unwrap_or_default();
-        // Nothing at all below the high watermark: the rest of the log was compacted away.
-        Ok(offset_after_batches(&records, offset).unwrap_or(data.high_watermark).max(offset))
-    }
-
-    async fn leader(&self, topic: &str, partition: i32) -> Result<Connection, KafkaError> {
-        let (_, metadata) = self.metadata().await?;
-        let leader = metadata
-            .topics
-            .iter()
-            .find(|known| known.name.as_ref().is_some_and(|name| name.as_str() == topic))
-            .and_then(|known| known.partitions.iter().find(|known| known.partition_index == partition))
-            .map(|known| known.leader_id)
-            .ok_or_else(|| KafkaError::unknown_topic(topic))?;
-        self.broker(&metadata, leader).await
     }
 
     async fn controller(&self) -> Result<Connection, KafkaError> {
-        let (_, metadata) = self.metadata().await?;
-        self.broker(&metadata, metadata.controller_id).await
+        self.kafka.metadata("ask for the controller", Some(Vec::new())).await?;
+        let id = self.kafka.cluster.state().controller;
+        let id = id.ok_or_else(|| KafkaError::failed("ask for the controller", "none is elected"))?;
+        self.kafka.connect(&self.kafka.address_of(id)?).await
     }
+}
 
-    async fn broker(&self, metadata: &MetadataResponse, id: BrokerId) -> Result<Connection, KafkaError> {
-        let broker =
-            metadata.brokers.iter().find(|broker| broker.node_id == id).ok_or_else(|| {
-                KafkaError::failed("ask for metadata", format!("broker {} is not up", id.0))
-            })?;
-        Connection::open(&address(&broker.host, broker.port), &self.kafka).await
-    }
+/// Why no coordinator was found.
+enum Unfound {
+    /// It is being elected.
+    NotYet(KafkaError),
+    Failed(KafkaError),
+}
 
-    async fn metadata(&self) -> Result<(Connection, MetadataResponse), KafkaError> {
-        let (mut broker, address) = self.any_broker().await?;
-        let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
-        let metadata = broker.call(&format!("ask {address} for metadata"), METADATA, &request).await?;
-        Ok((broker, metadata))
-    }
-
-    /// The first bootstrap broker that takes a connection.
-    async fn any_broker(&self) -> Result<(Connection, String), KafkaError> {
-        let mut last = KafkaError::failed("connect to Kafka", "no bootstrap broker is configured");
-        for address in self.kafka.bootstrap.iter() {
-            match Connection::open(address, &self.kafka).await {
-                Ok(connection) => return Ok((connection, address.clone())),
-                Err(error) => last = error,
-            }
+impl Unfound {
+    fn into_error(self) -> KafkaError {
+        match self {
+            Self::NotYet(error) | Self::Failed(error) => error,
         }
-        Err(last)
     }
+}
+
+fn coordinator_address(name: &str, response: FindCoordinatorResponse) -> Result<Arc<str>, Unfound> {
+    let (code, host, port) = match response.coordinators.into_iter().next() {
+        Some(found) => (found.error_code, found.host, found.port),
+        None => (response.error_code, response.host, response.port),
+    };
+    match ResponseError::try_from_code(code) {
+        None => Ok(address(&host, port).into()),
+        Some(code) if is_moving(code) => Err(Unfound::NotYet(KafkaError::failed(name, code))),
+        Some(code) => Err(Unfound::Failed(KafkaError::failed(name, code))),
+    }
+}
+
+/// Whether the coordinator is being elected, or was by now.
+fn is_moving(code: ResponseError) -> bool {
+    matches!(
+        code,
+        ResponseError::CoordinatorNotAvailable
+            | ResponseError::NotCoordinator
+            | ResponseError::CoordinatorLoadInProgress
+    )
 }
 
 /// The broker that keeps a group's offsets.
 pub struct Coordinator {
     connection: Connection,
+    kafka: Kafka,
     group: String,
 }
 
@@ -260,68 +272,30 @@ impl Coordinator {
                     .with_name(TopicName(text(topic)))
                     .with_partitions(partitions.collect()),
             ]);
-        let response = self.connection.call(&name, OFFSET_COMMIT, &request).await?;
-        let codes =
-            response.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
-        match codes.into_iter().find_map(ResponseError::try_from_code) {
-            None => Ok(()),
-            Some(error) => Err(KafkaError::failed(name, error)),
+        let response = self.commit_once(&name, &request).await?;
+        if error_of(&response).is_some_and(is_moving) {
+            sleep(COORDINATOR_RETRY).await;
+            self.connection = self.kafka.admin().coordinator(&self.group).await?.connection;
+            let response = self.commit_once(&name, &request).await?;
+            return error_of(&response).map_or(Ok(()), |code| Err(KafkaError::failed(name, code)));
         }
+        error_of(&response).map_or(Ok(()), |code| Err(KafkaError::failed(name, code)))
+    }
+
+    async fn commit_once(
+        &mut self,
+        name: &str,
+        request: &OffsetCommitRequest,
+    ) -> Result<OffsetCommitResponse, KafkaError> {
+        // Later versions name the topic by its id.
+        let version = self.connection.versions().pick_within::<OffsetCommitRequest>(2, NEWEST_OFFSET_COMMIT);
+        let version = version.map_err(|error| KafkaError::failed(name, error))?;
+        self.connection.call_as(name, version, request, REQUEST_TIMEOUT).await
     }
 }
 
-fn text(value: &str) -> StrBytes {
-    StrBytes::from_string(value.to_owned())
-}
-
-fn address(host: &str, port: i32) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// The offset after the last whole record batch in `records`, if one starts there.
-///
-/// A batch: base offset (i64), length of what follows (i32), …, last offset delta (i32 at byte 23); see
-/// <https://kafka.apache.org/documentation/#recordbatch>.
-fn offset_after_batches(mut records: &[u8], offset: i64) -> Option<i64> {
-    let mut next = None;
-    while let (Some(base), Some(length), Some(delta)) =
-        (field(records, 0), field(records, 8), field(records, 23))
-    {
-        let base = i64::from_be_bytes(base);
-        let after = base + i64::from(i32::from_be_bytes(delta)) + 1;
-        let size = usize::try_from(i32::from_be_bytes(length)).ok()? + 12;
-        let Some(rest) = records.get(size..) else { break };
-        if after > offset {
-            next = Some(after);
-        }
-        records = rest;
-    }
-    next
-}
-
-fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at + N)?.try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch(base: i64, delta: i32) -> Vec<u8> {
-        let mut bytes = base.to_be_bytes().to_vec();
-        bytes.extend(49i32.to_be_bytes());
-        bytes.extend([0; 11]);
-        bytes.extend(delta.to_be_bytes());
-        bytes.resize(61, 0);
-        bytes
-    }
-
-    #[test]
-    fn empty_batches_are_stepped_over() {
-        let two = [batch(10, 4), batch(15, 0)].concat();
-        assert_eq!(offset_after_batches(&two, 12), Some(16));
-        assert_eq!(offset_after_batches(&two[..100], 12), Some(15), "a cut batch does not count");
-        assert_eq!(offset_after_batches(&two[..20], 12), None);
-        assert_eq!(offset_after_batches(&[0xff; 200], 12), None, "garbage ends the walk");
-    }
+fn error_of(response: &OffsetCommitResponse) -> Option<ResponseError> {
+    let mut codes =
+        response.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
+    codes.find_map(ResponseError::try_from_code)
 }

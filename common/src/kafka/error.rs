@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use rskafka::client::error::{Error as ClientError, ProtocolError, RequestError};
 
+use super::position::Jump;
+
 /// A call to Kafka that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
@@ -13,6 +15,24 @@ pub enum KafkaError {
     UnknownTopic {
         /// The topic.
         topic: String,
+    },
+    /// The topic has fewer partitions.
+    #[error("topic {topic} has no partition {partition}: it has {count}, numbered from 0")]
+    UnknownPartition {
+        /// The topic.
+        topic: String,
+        /// The partition's number.
+        partition: i32,
+        /// How many it has.
+        count: usize,
+    },
+    /// The log does not go on at the offset that was to be read.
+    #[error("{call}: {jump}")]
+    Jumped {
+        /// The call and what it was about.
+        call: String,
+        /// From where to where, and why.
+        jump: Jump,
     },
     /// The offset is below the log's start or beyond its end.
     #[error("{call}: offset out of range")]

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rskafka::client::error::Error as ClientError;
-use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
+use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
 use rskafka::record::{Record, RecordAndOffset};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::list_offsets::OffsetAt;
 use super::presence::{GRACE, PRODUCE_GRACE};
 use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
 
@@ -35,7 +36,7 @@ pub struct Partition {
 
 /// What a fetch brought.
 #[derive(Debug)]
-pub struct Fetched {
+pub struct Chunk {
     /// The records from the offset on, in order; their offsets may have gaps.
     pub records: Vec<RecordAndOffset>,
     /// The offset after the last record that all replicas have.
@@ -91,7 +92,8 @@ impl Partition {
         let mut timed = true;
         loop {
             let call = |client: Arc<PartitionClient>| async move { client.produce(batch, compression).await };
-            match self.call("produce to", limit, PRODUCE_GRACE, call).await {
+            // Boxed: rskafka's futures nest deeply, which the compiler bounds.
+            match Box::pin(self.call("produce to", limit, PRODUCE_GRACE, call)).await {
                 Err(refused @ KafkaError::InvalidTimestamp { .. }) if timed => {
                     if !self.times_refused.swap(true, Ordering::Relaxed) {
                         log::warn!("{refused}; they are written without");
@@ -114,12 +116,7 @@ impl Partition {
     ///
     /// [`KafkaError::Undecodable`] is about the batch that stands at `offset`: what can be read before one
     /// that cannot is returned first.
-    pub async fn fetch(
-        &self,
-        offset: i64,
-        max_bytes: i32,
-        max_wait: Duration,
-    ) -> Result<Fetched, KafkaError> {
+    pub async fn fetch(&self, offset: i64, max_bytes: i32, max_wait: Duration) -> Result<Chunk, KafkaError> {
         match self.fetch_once(offset, max_bytes, max_wait).await {
             // rskafka gives up the whole answer: so one batch alone.
             Err(KafkaError::Undecodable { .. }) => self.fetch_once(offset, 1, max_wait).await,
@@ -127,12 +124,7 @@ impl Partition {
         }
     }
 
-    async fn fetch_once(
-        &self,
-        offset: i64,
-        max_bytes: i32,
-        max_wait: Duration,
-    ) -> Result<Fetched, KafkaError> {
+    async fn fetch_once(&self, offset: i64, max_bytes: i32, max_wait: Duration) -> Result<Chunk, KafkaError> {
         let wait_ms = i32::try_from(max_wait.as_millis()).unwrap_or(i32::MAX);
         let (records, high_watermark) = self
             .call("fetch from", max_wait + REQUEST_TIMEOUT, GRACE, |client| async move {
@@ -147,7 +139,7 @@ impl Partition {
             }
             None => offset,
         };
-        Ok(Fetched { records, high_watermark, next_offset })
+        Ok(Chunk { records, high_watermark, next_offset })
     }
 
     /// The offset after the one batch that stands at `offset`, whatever is in it. For those who can do
@@ -160,11 +152,9 @@ impl Partition {
         self.kafka.admin().offset_after_batches(&self.topic, self.partition, offset, max_bytes).await
     }
 
-    /// The offset of the first record still kept, of the next record to come, or of the first record at or
-    /// after a time.
+    /// An offset of the partition, asked of its leader on a connection of its own.
     pub async fn offset(&self, at: OffsetAt) -> Result<i64, KafkaError> {
-        let ask = |client: Arc<PartitionClient>| async move { client.get_offset(at).await };
-        self.call("list offsets of", REQUEST_TIMEOUT, GRACE, ask).await
+        self.kafka.list_offset(&self.topic, self.partition, at).await
     }
 
     /// Runs one call on the connection. A failure that leaves its state unknown drops it. Should Kafka be
@@ -229,7 +219,11 @@ impl Partition {
         match connected {
             Ok(Ok(Some(client))) => Ok(client),
             Ok(Ok(None)) => Err(KafkaError::unknown_topic(&self.topic)),
-            Ok(Err(error)) => Err(KafkaError::from_client(name(), &self.topic, &error)),
+            Ok(Err(error)) => Err(match KafkaError::from_client(name(), &self.topic, &error) {
+                // What cannot be read here is an answer about the cluster, and no batch of the topic.
+                KafkaError::Undecodable { call, detail } => KafkaError::failed(call, detail),
+                error => error,
+            }),
             Err(_) => Err(KafkaError::Timeout { call: name(), after: CONNECT_TIMEOUT }),
         }
     }

@@ -1,40 +1,36 @@
-//! Notices that Kafka, having been away, is there again, so that no call waits on for what can no longer
-//! come.
+//! Notices that what a call waits for can no longer come: another broker leads now, or Kafka was away and is
+//! there again.
 //!
-//! A request or its answer may be lost with the network, and only the call's time-out tells; so does a
-//! connection attempt wait for longer and longer until it is tried anew. Kafka may be back long before. A
-//! call that waits for longer than usual therefore asks the brokers beside it, each time through a
-//! connection of its own. When they answer after they did not, what is on its way gets a little time still;
-//! what is not answered then is given up, and the caller tries again with what it knows how to do.
+//! A broker that hangs takes connections and requests and answers none, and a request or its answer may be
+//! lost with the network: only the call's time limit would tell. So a call that waits for longer than usual
+//! asks, beside it, the brokers for the partition's leader ([`Kafka::leader_changed`]), or whether any of them
+//! answers after none did ([`Kafka::returned`]). Then what is on its way gets a little time still, and what is
+//! not answered then is given up; the caller tries again with what it knows how to do.
 //!
-//! A broker that answers others all the while, but not this call, is not away: then the time-out counts.
+//! A broker that answers others all the while, but not this call, is not away: then the time limit counts.
 
 use std::time::Duration;
 
-use kafka_protocol::messages::ApiVersionsRequest;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Kafka;
-use super::wire::Connection;
+use super::{BoxFuture, Kafka};
 
-/// A call that waits longer than this asks whether Kafka is there.
+/// A call that waits longer than this asks.
 const USUAL: Duration = Duration::from_secs(1);
-/// Time for a connection to be accepted, and for an answer on it. Both are short for a broker that is there,
-/// and nothing is lost by asking in vain.
-const ACCEPTED: Duration = Duration::from_millis(500);
-const ANSWERED: Duration = Duration::from_secs(1);
+/// Time for an answer: short for a broker that is there, and nothing is lost by asking in vain.
+const ANSWERED: Duration = Duration::from_millis(1_500);
 /// How soon a broker that is away is asked again, and one that is there.
 const AGAIN_AWAY: Duration = Duration::from_millis(100);
 const AGAIN_THERE: Duration = Duration::from_secs(1);
+/// How often the leader is asked for.
+const LEADER_CHECK: Duration = Duration::from_millis(250);
 /// That it was away is known for so long after it was last asked.
 const KNOWN: Duration = Duration::from_secs(3);
 /// Time for what is on its way, once Kafka is there again.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
 /// The same for a produce, which has to be looked for when it is given up.
 pub(super) const PRODUCE_GRACE: Duration = Duration::from_millis(750);
-
-const API_VERSIONS: i16 = 0;
 
 /// What the calls of one process have found out together.
 #[derive(Debug, Default)]
@@ -46,19 +42,42 @@ pub(super) struct Presence {
 }
 
 impl Kafka {
-    /// Ends when Kafka came back during the wait, and had `grace` to answer what it was asked before.
-    pub(super) async fn returned(&self, grace: Duration) {
-        let mut returns = self.presence.returns.subscribe();
-        let ask = async {
-            sleep(USUAL).await;
-            self.ask_until_it_returns().await;
+    /// Ends when the partition is led by another broker than in the leader epoch `epoch`, or by the same
+    /// one in a later epoch. Starts to ask after a second: for who waits for an answer of the leader.
+    ///
+    /// Where brokers have no leader epochs (-1), it ends when the leader is another than when it began.
+    pub async fn leader_changed(&self, topic: &str, partition: i32, epoch: i32) {
+        let leader_now = || async {
+            let info = self.topic_within(topic, LEADER_CHECK).await.ok()?;
+            let partition = info.partition(partition)?;
+            Some((partition.leader?, partition.leader_epoch))
         };
-        tokio::select! {
-            // The sender is this value's own.
-            _ = returns.changed() => {}
-            () = ask => {}
+        let known = self.cluster.state().leader_of(topic, partition);
+        sleep(USUAL).await;
+        loop {
+            match leader_now().await {
+                Some((_, now)) if epoch >= 0 && now > epoch => return,
+                Some((leader, _)) if epoch < 0 && known.is_some_and(|known| known != leader) => return,
+                _ => sleep(LEADER_CHECK).await,
+            }
         }
-        sleep(grace).await;
+    }
+
+    /// Ends when Kafka came back during the wait, and had `grace` to answer what it was asked before.
+    pub(super) fn returned(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut returns = self.presence.returns.subscribe();
+            let ask = async {
+                sleep(USUAL).await;
+                self.ask_until_it_returns().await;
+            };
+            tokio::select! {
+                // The sender is this value's own.
+                _ = returns.changed() => {}
+                () = ask => {}
+            }
+            sleep(grace).await;
+        })
     }
 
     async fn ask_until_it_returns(&self) {
@@ -78,18 +97,8 @@ impl Kafka {
         }
     }
 
-    /// Whether any of the brokers answers. No login is needed for what is asked.
+    /// Whether any of the brokers answers, on a new connection.
     async fn answers(&self) -> bool {
-        for address in self.bootstrap.iter() {
-            let Ok(Ok(mut connection)) = timeout(ACCEPTED, Connection::connect(address, self)).await else {
-                continue;
-            };
-            let request = ApiVersionsRequest::default();
-            let asked = timeout(ANSWERED, connection.exchange(API_VERSIONS, &request)).await;
-            if matches!(asked, Ok(Ok(_))) {
-                return true;
-            }
-        }
-        false
+        timeout(ANSWERED, self.any_connection()).await.is_ok_and(|connected| connected.is_ok())
     }
 }

@@ -11,11 +11,11 @@ use rsasl::config::SASLConfig;
 use rsasl::prelude::{Mechname, SASLClient};
 use rskafka::client::{Credentials, SaslConfig};
 
-use super::KafkaError;
-use super::wire::Connection;
+use super::connection::Connection;
+use super::{KafkaError, REQUEST_TIMEOUT};
 
+/// From this version on the login follows as Kafka's own requests.
 const SASL_HANDSHAKE: i16 = 1;
-const SASL_AUTHENTICATE: i16 = 2;
 
 /// How the password is proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -69,15 +69,29 @@ impl Sasl {
     }
 
     /// Logs in on a connection that was just opened.
-    pub(super) async fn log_in(&self, connection: &mut Connection, address: &str) -> Result<(), KafkaError> {
+    pub(super) async fn log_in(&self, connection: &mut Connection) -> Result<(), KafkaError> {
         let mechanism = self.mechanism.name();
-        let name = format!("log in at {address} as {} with {mechanism}", self.username);
+        let name = format!("log in as {} with {mechanism}", self.username);
         let handshake = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
-        let answer = connection.call(&name, SASL_HANDSHAKE, &handshake).await?;
-        if let Some(error) = ResponseError::try_from_code(answer.error_code) {
-            let offered: Vec<_> = answer.mechanisms.iter().map(|offered| offered.as_str()).collect();
-            let detail = format!("{error}, the broker offers {}", offered.join(", "));
-            return Err(KafkaError::failed(name, detail));
+        let answer = connection.call_as(&name, SASL_HANDSHAKE, &handshake, REQUEST_TIMEOUT).await?;
+        let offered: Vec<_> = answer.mechanisms.iter().map(|offered| offered.as_str()).collect();
+        let refused =
+            |why: String| Err(KafkaError::failed(format!("{name} at {}", connection.address()), why));
+        match ResponseError::try_from_code(answer.error_code) {
+            None => {}
+            Some(ResponseError::IllegalSaslState) => {
+                return refused("this listener expects no login: unset KAFKA_SASL_USERNAME, or use the port of a SASL listener".to_owned());
+            }
+            Some(ResponseError::UnsupportedSaslMechanism) if offered.is_empty() => {
+                return refused("the broker has no SASL mechanism enabled: use the port of a SASL listener, or unset KAFKA_SASL_USERNAME".to_owned());
+            }
+            Some(ResponseError::UnsupportedSaslMechanism) => {
+                return refused(format!(
+                    "the broker offers {}: set KAFKA_SASL_MECHANISM to one of them",
+                    offered.join(", ")
+                ));
+            }
+            Some(error) => return refused(error.to_string()),
         }
 
         let mut session = self.session().map_err(|error| KafkaError::failed(&name, error))?;
@@ -89,7 +103,7 @@ impl Sasl {
                 .map_err(|error| KafkaError::failed(&name, error))?;
             if state.has_sent_message() {
                 let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into());
-                let answer = connection.call(&name, SASL_AUTHENTICATE, &request).await?;
+                let answer = connection.call(&name, &request).await?;
                 if let Some(error) = ResponseError::try_from_code(answer.error_code) {
                     let said = answer.error_message.map(|message| message.to_string());
                     return Err(KafkaError::failed(name, said.unwrap_or_else(|| error.to_string())));

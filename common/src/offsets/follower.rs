@@ -1,24 +1,32 @@
 //! Reads the offsets topic from its start and follows it.
+//!
+//! It reads uncommitted: the records of this system are in no transaction, so that the last stable offset,
+//! which an open transaction of anybody holds back, means nothing here. Records of transactions, batches
+//! that cannot be read and records of another form are skipped with a warning. Nothing that is in the topic
+//! stops it.
+//!
+//! When the topic was created again, lost its end or its start, what was read counts no longer: the fold
+//! starts anew from the first record, and [`View::lives`] rises.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rskafka::record::RecordAndOffset;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::fold::{Fold, SlotState};
 use super::record::{OffsetsRecord, Slot, parse};
-use crate::kafka::{Fetched, Kafka, KafkaError, OffsetAt, Partition};
+use crate::kafka::{
+    Batch, ConsumerRecord, Fetched, Isolation, JumpReason, Kafka, KafkaError, OffsetAt, Position, ReadEvent,
+    TopicReader,
+};
 
-/// How long a fetch waits at the broker where there is nothing new.
-const POLL: Duration = Duration::from_millis(500);
-/// After this long without an answer, what the follower knows may be old.
-const CONTACT_GAP: Duration = Duration::from_secs(2);
-const FETCH_BYTES: i32 = 1024 * 1024;
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_millis(500);
+/// After this long without an answer, what the follower knows may be old. One comes each half second.
+const CONTACT_GAP: Duration = Duration::from_millis(2_500);
+/// How soon the start of the topic is asked for again.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// What is known of the offsets topic.
 #[derive(Debug, Default)]
@@ -29,6 +37,11 @@ pub struct View {
     pub next_offset: i64,
     /// What the last fetch failed with, until one succeeds.
     pub failure: Option<KafkaError>,
+    /// The id of the topic, as far as known.
+    pub topic_id: Option<Uuid>,
+    /// How often the topic turned out to be another one, or to have lost records that were read: every claim
+    /// of before is void.
+    pub lives: u64,
     seen: HashMap<Slot, Instant>,
     contact_since: Option<Instant>,
     last_contact: Option<Instant>,
@@ -49,23 +62,35 @@ impl View {
 
     fn apply(&mut self, fetched: Fetched, topic: &str) {
         let now = Instant::now();
-        if self.last_contact.is_none_or(|last| now - last > POLL + CONTACT_GAP) {
+        if self.last_contact.is_none_or(|last| now - last > CONTACT_GAP) {
             self.contact_since = Some(now);
         }
         self.last_contact = Some(now);
         self.failure = None;
-        for record in fetched.records {
-            self.apply_record(record, topic, now);
+        for batch in &fetched.batches {
+            self.apply_batch(batch, topic, now);
         }
         self.next_offset = fetched.next_offset;
     }
 
-    fn apply_record(
-        &mut self,
-        RecordAndOffset { record, offset }: RecordAndOffset,
-        topic: &str,
-        now: Instant,
-    ) {
+    fn apply_batch(&mut self, batch: &Batch, topic: &str, now: Instant) {
+        let (first, last) = (batch.first_offset(), batch.last_offset());
+        if batch.header().is_some_and(|header| header.is_transactional()) {
+            log::warn!(
+                "skipped offsets {first} to {last} of {topic}/0: written in a transaction, so not by this system"
+            );
+            return;
+        }
+        for record in batch.records() {
+            match record {
+                Ok(record) => self.apply_record(&record, topic, now),
+                Err(unreadable) => log::warn!("skipped in {topic}/0: {unreadable}"),
+            }
+        }
+    }
+
+    fn apply_record(&mut self, record: &ConsumerRecord, topic: &str, now: Instant) {
+        let offset = record.offset;
         match parse(record.key.as_deref(), record.value.as_deref()) {
             Ok(parsed) => {
                 let (slot, token) = match &parsed {
@@ -82,10 +107,12 @@ impl View {
         }
     }
 
-    /// The topic was made anew or lost its start: what was known of it counts no longer.
-    fn forget(&mut self) {
+    /// The topic was created again or lost records: what was known of it counts no longer.
+    fn forget(&mut self, next_offset: i64) {
         self.fold = Fold::default();
         self.seen.clear();
+        self.next_offset = next_offset;
+        self.lives += 1;
     }
 }
 
@@ -100,7 +127,7 @@ impl Follower {
     /// Starts to read the topic.
     pub fn spawn(kafka: &Kafka, topic: &str) -> Self {
         let (sender, view) = watch::channel(View::default());
-        let task = tokio::spawn(follow(kafka.partition(topic, 0), sender));
+        let task = tokio::spawn(follow(kafka.clone(), topic.to_owned(), sender));
         Self { view, task }
     }
 
@@ -116,37 +143,48 @@ impl Drop for Follower {
     }
 }
 
-async fn follow(reader: Partition, view: watch::Sender<View>) {
-    let mut position: Option<i64> = None;
-    let mut backoff = FIRST_BACKOFF;
+async fn follow(kafka: Kafka, topic: String, view: watch::Sender<View>) {
     loop {
-        match read(&reader, position).await {
-            Ok(fetched) => {
-                position = Some(fetched.next_offset);
-                backoff = FIRST_BACKOFF;
-                view.send_modify(|view| view.apply(fetched, reader.topic()));
-            }
-            Err(KafkaError::OffsetOutOfRange { .. }) => {
-                log::warn!("the start of topic {} has moved: reading it anew", reader.topic());
-                position = None;
-                view.send_modify(View::forget);
-            }
-            Err(error) => {
-                if view.borrow().failure.is_none() {
-                    log::warn!("cannot follow the offsets topic, will try again: {error}");
+        let start = first_offset(&kafka, &topic, &view).await;
+        let position = Position { topic_id: view.borrow().topic_id, ..Position::at(start) };
+        let mut reader =
+            TopicReader::with_isolation(&kafka, &topic, Isolation::Uncommitted).partition(0, position);
+        loop {
+            match reader.next().await {
+                ReadEvent::Fetched(fetched) => view.send_modify(|view| {
+                    view.topic_id = fetched.topic_id.or(view.topic_id);
+                    view.apply(fetched, &topic);
+                }),
+                ReadEvent::Failing(error) => failed(&view, error),
+                ReadEvent::Jumped(jump) => {
+                    log::warn!("{topic}/0: {jump}; every claim and commit that was read before is void");
+                    view.send_modify(|view| {
+                        view.topic_id = jump.topic_id;
+                        view.forget(jump.to);
+                    });
+                    // Reading goes on where the log was cut: what is before has to be read again.
+                    if matches!(jump.reason, JumpReason::Truncated) {
+                        break;
+                    }
                 }
-                view.send_modify(|view| view.failure = Some(error));
-                sleep(backoff).await;
-                backoff = (backoff * 2).min(MAX_BACKOFF);
             }
         }
     }
 }
 
-async fn read(reader: &Partition, position: Option<i64>) -> Result<Fetched, KafkaError> {
-    let position = match position {
-        Some(position) => position,
-        None => reader.offset(OffsetAt::Earliest).await?,
-    };
-    reader.fetch(position, FETCH_BYTES, POLL).await
+async fn first_offset(kafka: &Kafka, topic: &str, view: &watch::Sender<View>) -> i64 {
+    loop {
+        match kafka.list_offset(topic, 0, OffsetAt::Earliest).await {
+            Ok(offset) => return offset,
+            Err(error) => failed(view, error),
+        }
+        sleep(RETRY_AFTER).await;
+    }
+}
+
+fn failed(view: &watch::Sender<View>, error: KafkaError) {
+    if view.borrow().failure.is_none() {
+        log::warn!("cannot follow the offsets topic, will try again: {error}");
+    }
+    view.send_modify(|view| view.failure = Some(error));
 }

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::{Backoff, Said};
-use crate::kafka::{Fetched, KafkaError, OffsetAt, Partition};
+use crate::kafka::{Chunk as Fetched, KafkaError, OffsetAt, Partition};
 
 /// Bytes of a fetch, at most about; some 1,500 events.
 const FETCH_BYTES: i32 = 1024 * 1024;

@@ -12,7 +12,7 @@ use super::reader::{self, ReadAhead};
 use super::{
     AbortOnDrop, Backoff, Handler, HandlerError, OwnPosition, PartitionState, Said, Service, Shared,
 };
-use crate::kafka::{Fetched, KafkaError, OffsetAt};
+use crate::kafka::{Chunk as Fetched, KafkaError, OffsetAt};
 use crate::offsets::{Claimed, Commit, Slot, View};
 
 /// Records handled between two looks at the lease.

@@ -177,7 +177,7 @@ fn partitions(topic: &str, count: i32, wanted: Option<i32>) -> Result<Vec<i32>, 
 
 /// The first offset at or after a time; negative where there is none.
 async fn offset_at(partition: &Partition, time: DateTime<Utc>) -> Result<i64, KafkaError> {
-    partition.offset(OffsetAt::Timestamp(time)).await
+    partition.offset(OffsetAt::Time(time.timestamp_millis())).await
 }
 
 /// The offset that the target means in a log of that range.
