@@ -14,9 +14,10 @@ static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
     let args: Args = task_events::config::parse();
-    if let Err(error) = task_events::logging::init(&args.log) {
-        exit_with(error);
-    }
+    let _last_lines = match task_events::logging::init(&args.log) {
+        Ok(last_lines) => last_lines,
+        Err(error) => exit_with(format_args!("cannot start logging: {error}")),
+    };
     if let Err(error) = task_api::service::run(args) {
         exit_with(error);
     }

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser};
 
 use crate::kafka::{Kafka, Password, Sasl, SaslMechanism};
-use crate::logging::{LogFormat, escape_control};
+use crate::logging::{LogFormat, escape_control, exit_saying};
 
 /// How to reach Kafka.
 #[derive(Debug, Clone, Args)]
@@ -106,10 +106,7 @@ pub fn parse<T: Parser>() -> T {
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             error.exit()
         }
-        Err(error) => {
-            eprintln!("{}", one_line(&error, &T::command()));
-            std::process::exit(2)
-        }
+        Err(error) => exit_saying(&one_line(&error, &T::command()), 2),
     }
 }
 

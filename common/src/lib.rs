@@ -10,6 +10,7 @@
 //! - [`dlq`]: the record of an event that could not be handled.
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
+//! - [`output`]: lines on stdout that block nobody.
 //! - [`config`], [`logging`], [`metrics`], [`shutdown`], [`state_dir`]: what every process needs.
 //!
 //! No crate below this one compiles or links C.
@@ -23,6 +24,7 @@ pub mod kafka;
 pub mod logging;
 pub mod metrics;
 pub mod offsets;
+pub mod output;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod runtime;

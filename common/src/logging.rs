@@ -1,13 +1,32 @@
 //! Log lines on stdout: text for people, JSON for machines.
+//!
+//! Logging never blocks, and nothing that happens to stdout or stderr ends the process: lines go through
+//! [`output`](crate::output), which drops and counts what nobody reads.
 
-use std::io::{self, Write};
+use std::cell::Cell;
+use std::fmt::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{self, PanicHookInfo};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use chrono::Utc;
-use log::{LevelFilter, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 
 use crate::config::LogArgs;
 use crate::event::format_time;
+use crate::metrics::Text;
+use crate::output::{Dropped, Output, write_within};
+
+/// Time for the last lines of a process that ends.
+const LAST_LINES: Duration = Duration::from_millis(300);
+/// Time for a line on stderr.
+const STDERR_LIMIT: Duration = Duration::from_millis(500);
+
+/// What writes stdout, once logging has started.
+static STDOUT: OnceLock<Output> = OnceLock::new();
 
 /// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,17 +37,29 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    time: String,
-    level: &'a str,
-    target: &'a str,
-    message: String,
+impl LogFormat {
+    /// A line of this form, without its end. For what is written in the form of the log without being of it.
+    pub fn line<'a>(self, level: Level, target: &'a str, message: &'a dyn fmt::Display) -> impl fmt::Display {
+        Line { format: self, level, target, message }
+    }
 }
 
-/// Starts logging. To be called once, before anything logs.
-pub fn init(args: &LogArgs) -> Result<(), fern::InitError> {
+/// Waits, when it is dropped, for the last lines to be written, though not for long.
+#[derive(Debug)]
+#[must_use = "the last lines of the process are lost without it"]
+pub struct LastLines(());
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Starts logging. To be called once, before anything logs. What it returns is to be kept until `main` ends.
+pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
     let format = args.log_format;
+    let notice = move |dropped: &Dropped| format!("{}\n", format.line(Level::Warn, module_path!(), dropped));
+    let output = Output::start(io::stdout().as_fd().try_clone_to_owned()?, "stdout", notice)?;
     fern::Dispatch::new()
         .level(args.log_level)
         // What the HTTP and DNS layers say at debug drowns our own lines.
@@ -40,29 +71,103 @@ pub fn init(args: &LogArgs) -> Result<(), fern::InitError> {
             "rskafka",
             if args.log_level == LevelFilter::Trace { LevelFilter::Trace } else { LevelFilter::Off },
         )
-        .format(move |out, message, record| match format {
-            LogFormat::Text => out.finish(format_args!("{}", text_line(&message.to_string(), record))),
-            LogFormat::Json => out.finish(format_args!("{}", json_line(message.to_string(), record))),
+        .format(move |out, message, record| {
+            out.finish(format_args!("{}", format.line(record.level(), record.target(), message)))
         })
-        .chain(io::stdout())
+        .chain(Box::new(Lines(STDOUT.get_or_init(|| output).clone())) as Box<dyn Log>)
         .apply()?;
-    Ok(())
+    panic::set_hook(Box::new(log_panic));
+    Ok(LastLines(()))
 }
 
-fn text_line(message: &str, record: &Record<'_>) -> String {
-    let target = record.target();
-    format!("{} {:5} {target}: {}", format_time(Utc::now()), record.level(), escape_control(message))
+/// What writes stdout. `None` before logging has started.
+pub fn stdout() -> Option<Output> {
+    STDOUT.get().cloned()
 }
 
-fn json_line(message: String, record: &Record<'_>) -> String {
-    let line = JsonLine {
-        time: format_time(Utc::now()),
-        level: record.level().as_str(),
-        target: record.target(),
-        message,
-    };
-    // Strings always serialise; the fallback keeps the message all the same.
-    serde_json::to_string(&line).unwrap_or(line.message)
+/// Adds what logging counts to a process's metrics.
+pub fn render_metrics(text: &mut Text) {
+    text.single(
+        "log_lines_dropped_total",
+        "counter",
+        "Log lines that stdout did not take, since the process started",
+        STDOUT.get().map_or(0, Output::dropped),
+    );
+}
+
+/// Waits for the log lines so far to be written, though not for long. False if they are not.
+pub fn flush() -> bool {
+    STDOUT.get().is_none_or(|output| output.flush(LAST_LINES))
+}
+
+/// Fern's way into the output.
+struct Lines(Output);
+
+thread_local! {
+    /// The memory of the last line: a line then costs no allocation.
+    static LAST_LINE: Cell<String> = const { Cell::new(String::new()) };
+}
+
+impl Log for Lines {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // Empty where a value logs while it is formatted, or while its thread ends.
+        let mut line = LAST_LINE.try_with(Cell::take).unwrap_or_default();
+        line.clear();
+        // An error is that of a value which cannot be formatted: what there is of the line is written.
+        let _ = writeln!(line, "{}", record.args());
+        self.0.log(line.as_bytes());
+        let _ = LAST_LINE.try_with(|last| last.set(line));
+    }
+
+    fn flush(&self) {
+        flush();
+    }
+}
+
+struct Line<'a> {
+    format: LogFormat,
+    level: Level,
+    target: &'a str,
+    message: &'a dyn fmt::Display,
+}
+
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    time: &'a str,
+    level: &'a str,
+    target: &'a str,
+    message: fmt::Arguments<'a>,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { format, level, target, message } = self;
+        let time = format_time(Utc::now());
+        match format {
+            LogFormat::Text => {
+                write!(f, "{time} {level:5} {target}: ")?;
+                write!(Escaping(f), "{message}")
+            }
+            LogFormat::Json => {
+                let message = format_args!("{message}");
+                let line = JsonLine { time: &time, level: level.as_str(), target, message };
+                f.write_str(&serde_json::to_string(&line).map_err(|_| fmt::Error)?)
+            }
+        }
+    }
+}
+
+/// Escapes what is written through it.
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write_str(&escape_control(text))
+    }
 }
 
 /// Escapes control characters, so that a title cannot forge a log line or drive a terminal.
@@ -87,9 +192,34 @@ pub fn is_control(c: char) -> bool {
 }
 
 /// Ends the process with one line on stderr. The single way out of a binary whose start failed.
-pub fn exit_with(error: impl std::fmt::Display) -> ! {
-    let _ = writeln!(io::stderr(), "error: {}", escape_control(&error.to_string()));
-    std::process::exit(1)
+pub fn exit_with(error: impl fmt::Display) -> ! {
+    exit_saying(&format!("error: {error}"), 1)
+}
+
+/// Ends the process with that line on stderr and that exit code, whoever reads stderr, or does not.
+pub fn exit_saying(line: &str, code: i32) -> ! {
+    flush();
+    to_stderr(line);
+    std::process::exit(code)
+}
+
+/// Writes a line to stderr, if that is taken within a moment.
+fn to_stderr(line: &str) {
+    // Nobody is left to be told of a stderr that nobody reads.
+    let _ =
+        write_within(io::stderr().as_fd(), format!("{}\n", escape_control(line)).as_bytes(), STDERR_LIMIT);
+}
+
+/// One log line for a panic. Where that is not written, the same on stderr: an abort may follow.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let line = format!("thread {} panicked at {place}: {message}", thread.name().unwrap_or("without a name"));
+    log::error!("{line}");
+    if !log::log_enabled!(Level::Error) || !flush() {
+        to_stderr(&format!("error: {line}"));
+    }
 }
 
 #[cfg(test)]
@@ -104,10 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_is_one_json_object() {
-        let record = Record::builder().level(log::Level::Warn).target("t").build();
-        let line: serde_json::Value =
-            serde_json::from_str(&json_line("a \"b\"\n".to_owned(), &record)).unwrap();
+    fn a_line_has_the_form_that_was_asked_for() {
+        let line = LogFormat::Json.line(Level::Warn, "t", &"a \"b\"\n").to_string();
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!((line["level"].as_str(), line["message"].as_str()), (Some("WARN"), Some("a \"b\"\n")));
+        let line = LogFormat::Text.line(Level::Info, "t", &format_args!("a{}", '\n')).to_string();
+        assert!(line.ends_with("Z INFO  t: a\\n"), "{line}");
     }
 }

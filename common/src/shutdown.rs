@@ -1,9 +1,20 @@
 //! One word that everything waits for: stop.
 //!
-//! The first SIGINT or SIGTERM asks for an orderly stop; the second ends the process at once.
+//! The first SIGINT or SIGTERM asks for an orderly stop; a second one ends the process at once. The same signal
+//! within a moment is the same wish: GNU timeout, for one, signals both the process and its group.
+
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::logging;
+
+/// The same signal within this time of the first is the same wish. A person needs longer for the second.
+const SAME_WISH: Duration = Duration::from_millis(500);
+/// The exit code after a second signal: that of a shell's command that SIGINT ended.
+const EXIT_AT_ONCE: i32 = 130;
 
 /// Told to every task. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -48,7 +59,7 @@ impl Shutdown {
     }
 }
 
-/// A [`Shutdown`] that SIGINT and SIGTERM trigger. A second signal exits with 130 at once.
+/// A [`Shutdown`] that SIGINT and SIGTERM trigger. A second signal exits with 130.
 pub fn on_signals() -> std::io::Result<Shutdown> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -61,11 +72,16 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
             }
         };
         let first = next().await;
+        let first_at = Instant::now();
         log::info!("{first}: stopping in order; a second signal stops at once");
         trigger.stop();
-        let second = next().await;
-        log::warn!("{second} again: stopping at once");
-        std::process::exit(130)
+        let mut again = next().await;
+        while again == first && first_at.elapsed() < SAME_WISH {
+            again = next().await;
+        }
+        log::warn!("{again} again: stopping at once");
+        logging::flush();
+        std::process::exit(EXIT_AT_ONCE)
     });
     Ok(shutdown)
 }

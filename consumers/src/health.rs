@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use actix_web::http::header::ContentType;
 use actix_web::{App, HttpResponse, HttpServer, web};
+use task_events::logging;
 use task_events::metrics::{CONTENT_TYPE, Text};
 use task_events::runtime::{PartitionState, Status};
 
@@ -118,6 +119,7 @@ fn render(subject: &Subject) -> String {
     let name = "messaging_process_retries_total";
     text.family(name, "counter", "Tries to handle an event after its first");
     text.series(name, &common, stats.retries.load(Ordering::Relaxed));
+    logging::render_metrics(&mut text);
     text.finish()
 }
 
@@ -134,7 +136,7 @@ mod tests {
         assert!(text.contains("outcome=\"handled\"} 3\n"), "{text}");
         assert!(text.contains("messaging_consumer_group_name=\"a\\\"b\""), "{text}");
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let name = line.split('{').next().unwrap();
+            let name = line.split(['{', ' ']).next().unwrap();
             assert!(text.contains(&format!("# TYPE {name} ")), "{line}");
         }
     }

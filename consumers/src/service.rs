@@ -55,9 +55,8 @@ pub fn run<S, E>(
     S: Service,
     E: Display + Send + 'static,
 {
-    if let Err(error) = logging::init(&args.log) {
-        exit_with(format_args!("cannot start logging: {error}"));
-    }
+    let _last_lines = logging::init(&args.log)
+        .unwrap_or_else(|error| exit_with(format_args!("cannot start logging: {error}")));
     let state = StateDir::open(&args.state.state_dir, &reads.group).unwrap_or_else(|error| exit_with(error));
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     let threads =

@@ -8,6 +8,7 @@ use actix_web::HttpResponse;
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::Data;
 use chrono::Utc;
+use task_events::logging;
 use task_events::metrics::{CONTENT_TYPE, Text};
 use tokio::time::timeout;
 
@@ -131,6 +132,7 @@ pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
         "Whether the store takes changes",
         u8::from(state.store.failure().is_none()),
     );
+    logging::render_metrics(&mut text);
     HttpResponse::Ok().content_type(CONTENT_TYPE).body(text.finish())
 }
 
