@@ -7,18 +7,13 @@ use std::time::Duration;
 use actix_web::HttpResponse;
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::Data;
-use chrono::Utc;
 use task_events::logging;
 use task_events::metrics::{CONTENT_TYPE, Text};
-use tokio::time::timeout;
 
-use super::State;
+use super::{State, health};
 
 /// Upper bounds of the histogram's buckets in seconds: those that OpenTelemetry advises.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-
-/// Time for the disk to tell the age of the oldest event: well within that of a scrape.
-const AGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Requests that were answered, by method, route and status. Few: clients choose none of the three freely.
 #[derive(Debug, Default)]
@@ -100,14 +95,12 @@ pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
 
     let outbox = *state.store.outbox().borrow();
     text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka", outbox.waiting);
-    if let Ok(Ok(oldest)) = timeout(AGE_TIMEOUT, state.store.outbox_after(0, 1)).await {
-        let age =
-            oldest.first().map_or(0, |oldest| (Utc::now() - oldest.event.occurred_at).num_milliseconds());
+    if let Some(age) = health::oldest_age(&state.store).await {
         text.single(
             "task_api_outbox_oldest_event_age_seconds",
             "gauge",
             "How long the oldest of them has waited",
-            Duration::from_millis(u64::try_from(age).unwrap_or(0)).as_secs_f64(),
+            age.as_secs_f64(),
         );
     }
     const SENT: &str = "messaging_client_sent_messages_total";
@@ -131,6 +124,12 @@ pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
         "gauge",
         "Whether the store takes changes",
         u8::from(state.store.failure().is_none()),
+    );
+    text.single(
+        "task_api_store_unreadable_values",
+        "gauge",
+        "Stored values that were found to be damaged, since the process started",
+        state.store.unreadable_values(),
     );
     logging::render_metrics(&mut text);
     HttpResponse::Ok().content_type(CONTENT_TYPE).body(text.finish())

@@ -113,10 +113,22 @@ impl actix_web::ResponseError for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let detail = match &error {
-            StoreError::Overloaded => "Too many requests are under way; try again soon",
-            StoreError::Slow => "The disk does not answer in time; a change may or may not have been made",
+            StoreError::Overloaded => "Too many requests are under way; try again soon".to_owned(),
+            StoreError::Slow => {
+                "The disk does not answer in time; a change may or may not have been made".to_owned()
+            }
+            StoreError::Refused(failure) => {
+                format!("The store cannot be written: {}. Nothing was changed", failure.remedy())
+            }
             StoreError::Unavailable(_) => {
-                "The store cannot be used at the moment; the change may or may not have been made"
+                "The store cannot be used at the moment; the change may or may not have been made".to_owned()
+            }
+            StoreError::Unreadable(unreadable) => {
+                let detail = format!(
+                    "Damaged: {} cannot be read in the store, as the log says. Nothing was changed",
+                    unreadable.what()
+                );
+                return Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
             }
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "1")

@@ -120,13 +120,10 @@ pub(super) async fn list(request: HttpRequest, state: Data<State>) -> HttpRespon
         let pairs = query::parse(request.query_string())?;
         let ListQuery { filter, limit, after } = input::list_query(&pairs)?;
         let memory = state.memory_for_tasks(limit).await?;
-        // One more than asked for tells whether there is a next page.
-        let mut items = state.store.list(filter, after, limit + 1).await?;
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next_cursor = items.last().filter(|_| more).map(|last| input::cursor(last.id));
+        let page = state.store.list(filter, after, limit).await?;
+        let next_cursor = page.next.map(input::cursor);
         // Strings and numbers always serialise.
-        let json = serde_json::to_vec(&TaskPage { items, next_cursor }).unwrap_or_default();
+        let json = serde_json::to_vec(&TaskPage { items: page.tasks, next_cursor }).unwrap_or_default();
         let body = PageBody { json: json.into(), _memory: memory };
         Ok(HttpResponse::Ok().content_type("application/json").body(body))
     };

@@ -8,15 +8,30 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::schema::{
     ANSWERS, ANSWERS_BY_EXPIRY, BY_OWNER, BY_STATUS, Delivered, LAST_SEQ, OUTBOX, OutboxValue, POSITIONS,
-    StoredAnswer, TASKS, from_json, read_task, to_json,
+    StoredAnswer, TASKS, read_answer, read_task, to_json,
 };
-use super::{Mutation, OutboxState, Outcome};
+use super::{Mutation, OutboxState, Outcome, Unreadable};
 use crate::task::{Change, Task, TaskPatch, TaskStatus};
 
 /// How long an answer is kept under its idempotency key.
 const KEEP_ANSWER_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Expired answers removed for each mutation, so that the work is spread.
 const FORGET_PER_MUTATION: usize = 2;
+
+/// Why a change was not made: it alone, or the transaction failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChangeError {
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error(transparent)]
+    Transaction(#[from] redb::Error),
+}
+
+impl From<redb::StorageError> for ChangeError {
+    fn from(error: redb::StorageError) -> Self {
+        Self::Transaction(error.into())
+    }
+}
 
 /// The tables, opened once for a whole batch.
 pub(super) struct Tables<'t> {
@@ -65,13 +80,14 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Makes a change, or says why not. Nothing is written unless the outcome is `Done`.
+    /// Makes a change, or says why not. Nothing is written of it unless the outcome is `Done`: whatever may be
+    /// unreadable is read first.
     pub(super) fn mutate(
         &mut self,
         mutation: &Mutation,
         ids: &TaskIds,
         now: DateTime<Utc>,
-    ) -> Result<Outcome, redb::Error> {
+    ) -> Result<Outcome, ChangeError> {
         let now_ms = u64::try_from(now.timestamp_millis()).unwrap_or(0);
         self.forget_expired(now_ms)?;
         if let Some(outcome) = self.answered_before(mutation, now_ms)? {
@@ -114,12 +130,9 @@ impl<'t> Tables<'t> {
         completing: bool,
         mutation: &Mutation,
         now: DateTime<Utc>,
-    ) -> Result<Outcome, redb::Error> {
-        let Some(before) =
-            self.tasks.get(id.into_bytes())?.map(|task| read_task(task.value())).transpose()?
-        else {
-            return Ok(Outcome::NotFound);
-        };
+    ) -> Result<Outcome, ChangeError> {
+        let stored = self.tasks.get(id.into_bytes())?.map(|task| read_task(id, task.value()));
+        let Some(before) = stored.transpose()? else { return Ok(Outcome::NotFound) };
         if mutation.if_match.as_ref().is_some_and(|if_match| !if_match.allows(before.version)) {
             return Ok(Outcome::VersionMismatch { current: before.version });
         }
@@ -176,10 +189,10 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn answered_before(&self, mutation: &Mutation, now_ms: u64) -> Result<Option<Outcome>, redb::Error> {
+    fn answered_before(&self, mutation: &Mutation, now_ms: u64) -> Result<Option<Outcome>, ChangeError> {
         let Some(idempotency) = &mutation.idempotency else { return Ok(None) };
         let Some(stored) = self.answers.get(idempotency.key.as_str())? else { return Ok(None) };
-        let stored: StoredAnswer = from_json(stored.value())?;
+        let stored = read_answer(&idempotency.key, stored.value())?;
         Ok(match stored {
             expired if expired.expires_ms <= now_ms => None,
             same if same.fingerprint == idempotency.fingerprint => Some(Outcome::Done(same.task)),
@@ -209,13 +222,10 @@ impl<'t> Tables<'t> {
                 break;
             }
             self.answers_by_expiry.remove((expires_ms, key.as_str()))?;
-            // The key may have been used again since: then its answer expires later.
-            let stored = self
-                .answers
-                .get(key.as_str())?
-                .map(|stored| from_json::<StoredAnswer>(stored.value()))
-                .transpose()?;
-            if stored.is_some_and(|stored| stored.expires_ms <= now_ms) {
+            // The key may have been used again since: then its answer expires later. One that cannot be read
+            // has no other time to go.
+            let stored = self.answers.get(key.as_str())?.map(|stored| read_answer(&key, stored.value()));
+            if stored.is_some_and(|stored| stored.map_or(true, |stored| stored.expires_ms <= now_ms)) {
                 self.answers.remove(key.as_str())?;
             }
         }

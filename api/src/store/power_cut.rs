@@ -7,10 +7,11 @@ use powercut::{Cut, Found, SimDisk, Tried};
 use redb::ReadableTable;
 use task_events::event::EventType;
 use tokio::runtime::{Builder, Runtime};
+use uuid::Uuid;
 
-use super::schema::{ANSWERS, ANSWERS_BY_EXPIRY, LAST_SEQ, StoredAnswer};
+use super::schema::{ANSWERS, ANSWERS_BY_EXPIRY, BY_OWNER, BY_STATUS, LAST_SEQ, StoredAnswer, TASKS};
 use super::*;
-use crate::task::{NewTask, TaskPatch};
+use crate::task::{Change, NewTask, Task, TaskPatch, TaskStatus};
 
 const FOLDER: &str = "/state";
 const SEED: u64 = 1;
@@ -172,7 +173,8 @@ impl Stored {
         };
         for entry in read.open_table(TASKS)?.iter()? {
             let (id, task) = entry?;
-            stored.tasks.insert(Uuid::from_bytes(id.value()), schema::read_task(task.value())?);
+            let id = Uuid::from_bytes(id.value());
+            stored.tasks.insert(id, schema::read_task(id, task.value()).unwrap());
         }
         for entry in read.open_table(BY_STATUS)?.iter()? {
             stored.by_status.insert(entry?.0.value());
@@ -182,12 +184,13 @@ impl Stored {
         }
         for entry in read.open_table(OUTBOX)?.iter()? {
             let (seq, value) = entry?;
-            let value: OutboxValue = schema::from_json(value.value())?;
-            stored.outbox.insert(seq.value(), value.event.get().as_bytes().to_vec());
+            let entry = schema::read_outbox(seq.value(), value.value()).unwrap();
+            stored.outbox.insert(entry.seq, entry.json);
         }
         for entry in read.open_table(ANSWERS)?.iter()? {
             let (key, answer) = entry?;
-            stored.answers.insert(key.value().to_owned(), schema::from_json(answer.value())?);
+            let answer = schema::read_answer(key.value(), answer.value()).unwrap();
+            stored.answers.insert(key.value().to_owned(), answer);
         }
         for entry in read.open_table(ANSWERS_BY_EXPIRY)?.iter()? {
             let (entry, _) = entry?;

@@ -10,8 +10,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use task_events::disk::{self, Disk};
+use uuid::Uuid;
 
-use super::OutboxState;
+use super::failure::Unreadable;
+use super::{OutboxEntry, OutboxState};
 use crate::task::Task;
 
 /// Memory that redb may use for pages, in bytes. Half of it takes what a transaction changes; four times as
@@ -116,14 +118,25 @@ pub(super) fn last_task(database: &Database) -> Result<Option<[u8; 16]>, redb::E
     Ok(tasks.last()?.map(|(id, _)| id.value()))
 }
 
-pub(super) fn read_task(json: &[u8]) -> Result<Task, redb::Error> {
-    from_json(json)
+pub(super) fn read_task(id: Uuid, json: &[u8]) -> Result<Task, Unreadable> {
+    decode(|| format!("task {id}"), json)
 }
 
-/// What this program wrote it can read; if not, the file is damaged.
-pub(super) fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, redb::Error> {
-    serde_json::from_slice(json)
-        .map_err(|error| redb::Error::Corrupted(format!("a stored value cannot be read: {error}")))
+pub(super) fn read_outbox(seq: u64, json: &[u8]) -> Result<OutboxEntry, Unreadable> {
+    let what = || format!("event {seq} of the outbox");
+    let value: OutboxValue = decode(what, json)?;
+    let json = value.event.get().as_bytes().to_vec();
+    let event = decode(what, &json)?;
+    Ok(OutboxEntry { seq, event, json, traceparent: value.traceparent })
+}
+
+pub(super) fn read_answer(key: &str, json: &[u8]) -> Result<StoredAnswer, Unreadable> {
+    decode(|| format!("the answer under the Idempotency-Key {key:?}"), json)
+}
+
+/// What this program wrote it can read; if not, the value is damaged.
+fn decode<T: DeserializeOwned>(what: impl FnOnce() -> String, json: &[u8]) -> Result<T, Unreadable> {
+    serde_json::from_slice(json).map_err(|error| Unreadable::new(what(), error))
 }
 
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, redb::Error> {

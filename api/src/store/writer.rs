@@ -6,22 +6,25 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use task_events::disk::Disk;
 use tokio::sync::mpsc;
 
-use super::apply::{Tables, TaskIds};
-use super::{Job, OutboxState, Outcome, Shared, StoreError, schema};
+use super::apply::{ChangeError, Tables, TaskIds};
+use super::failure::{NEEDED_MIB, free_mib};
+use super::{Job, OutboxState, Outcome, Shared, StoreError, Unreadable, WriteFailure, schema};
 
 /// Jobs in one transaction, at most.
 const BATCH: usize = 1_024;
 /// Time between two attempts to write again after a failure.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
-/// Free space that the store wants before it takes changes again after a failure, in MiB: more than the
-/// largest batch takes. With less, a small attempt would succeed and the next batch fail, again and again.
-const ROOM_MIB: usize = 16;
+/// How often it is logged that changes are still refused.
+const REMIND_EVERY: Duration = Duration::from_secs(60);
+
+/// What became of a change whose transaction was committed.
+type MutationResult = Result<Outcome, Unreadable>;
 
 pub(super) struct Writer {
     disk: Arc<dyn Disk>,
@@ -39,9 +42,15 @@ impl Writer {
         let mut ids = self.task_ids();
         let mut batch = Vec::with_capacity(BATCH);
         while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-            match self.commit(&batch, &ids) {
+            self.set_writing_since(Some(Instant::now()));
+            let committed = self.commit(&batch, &ids);
+            self.set_writing_since(None);
+            match committed {
                 Ok(outcomes) => {
                     for (job, outcome) in batch.drain(..).zip(outcomes) {
+                        if let Some(Err(unreadable)) = &outcome {
+                            self.shared.report(unreadable);
+                        }
                         job.finish(outcome);
                     }
                 }
@@ -54,7 +63,7 @@ impl Writer {
     }
 
     /// One transaction, on disk when this returns: an outcome for each job that asks for one.
-    fn commit(&self, batch: &[Job], ids: &TaskIds) -> Result<Vec<Option<Outcome>>, redb::Error> {
+    fn commit(&self, batch: &[Job], ids: &TaskIds) -> Result<Vec<Option<MutationResult>>, redb::Error> {
         let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().map_err(|why| redb::Error::Corrupted(why.clone()))?;
         let write = schema::begin(database)?;
@@ -62,7 +71,11 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(batch.len());
         for job in batch {
             outcomes.push(match job {
-                Job::Mutate(mutation, _) => Some(tables.mutate(mutation, ids, now())?),
+                Job::Mutate(mutation, _) => match tables.mutate(mutation, ids, now()) {
+                    Ok(outcome) => Some(Ok(outcome)),
+                    Err(ChangeError::Unreadable(unreadable)) => Some(Err(unreadable)),
+                    Err(ChangeError::Transaction(error)) => return Err(error),
+                },
                 Job::Delivered(delivered, _) => {
                     tables.delivered(delivered)?;
                     None
@@ -91,11 +104,13 @@ impl Writer {
     /// work as soon as the file is open; changes are refused meanwhile.
     fn recover(&self, jobs: &mut mpsc::Receiver<Job>, failed: &mut Vec<Job>, error: &redb::Error) {
         let why = format!("{}: {error}", self.path.display());
-        self.set_failure(Some(why.clone()));
-        log::error!("the store cannot be written, changes are refused until it can: {why}");
+        let (began, mut reminded) = (Instant::now(), Instant::now());
+        log::error!("the store cannot be written: {}", self.refuse_changes(&why));
         let mut open = self.reopen(&why);
         // Only now: who asked for a check reads again at once.
-        self.refuse(failed.drain(..), &why);
+        for job in failed.drain(..) {
+            job.refuse(StoreError::Unavailable(why.clone()));
+        }
         loop {
             open = open || self.reopen(&why);
             if open && has_room(&self.path) {
@@ -108,17 +123,21 @@ impl Writer {
             // The writer's own thread: nothing else runs here.
             #[allow(clippy::disallowed_methods)]
             thread::sleep(RETRY_EVERY);
-            let mut waiting = Vec::new();
-            while let Ok(job) = jobs.try_recv() {
-                waiting.push(job);
+            let failure = self.refuse_changes(&why);
+            if reminded.elapsed() >= REMIND_EVERY {
+                log::warn!("the store cannot be written since {} s: {failure}", began.elapsed().as_secs());
+                reminded = Instant::now();
             }
-            self.refuse(waiting.into_iter(), &why);
+            while let Ok(job) = jobs.try_recv() {
+                job.refuse(StoreError::Refused(failure.clone()));
+            }
             if jobs.is_closed() {
                 return;
             }
         }
-        self.set_failure(None);
-        log::info!("the store can be written again");
+        *self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let free = free_mib(&self.path).map_or(String::new(), |free| format!(", {free} MiB are free"));
+        log::info!("the store can be written again after {:.1} s{free}", began.elapsed().as_secs_f64());
     }
 
     /// Closes the file and opens it again. Readers hold the lock for one read each; those that come
@@ -138,15 +157,15 @@ impl Writer {
         guard.as_ref().is_ok_and(|database| schema::touch(database).is_ok())
     }
 
-    fn set_failure(&self, why: Option<String>) {
-        *self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    /// From now on changes are refused, with the free space as it is now.
+    fn refuse_changes(&self, why: &str) -> WriteFailure {
+        let failure = WriteFailure::new(why, &self.path);
+        *self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
+        failure
     }
 
-    fn refuse(&self, jobs: impl Iterator<Item = Job>, why: &str) {
-        let error = StoreError::Unavailable(why.to_owned());
-        for job in jobs {
-            job.refuse(error.clone());
-        }
+    fn set_writing_since(&self, since: Option<Instant>) {
+        *self.shared.writing_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 }
 
@@ -161,7 +180,7 @@ fn has_room(path: &Path) -> bool {
     let fill = || -> io::Result<()> {
         let mut file = File::create(&scratch)?;
         let chunk = vec![0; 1 << 20];
-        for _ in 0..ROOM_MIB {
+        for _ in 0..NEEDED_MIB {
             file.write_all(&chunk)?;
         }
         file.sync_data()
@@ -172,10 +191,10 @@ fn has_room(path: &Path) -> bool {
 }
 
 impl Job {
-    fn finish(self, outcome: Option<Outcome>) {
+    fn finish(self, outcome: Option<MutationResult>) {
         // A caller that went away is no error: the change stands.
         match (self, outcome) {
-            (Self::Mutate(_, reply), Some(outcome)) => drop(reply.send(Ok(outcome))),
+            (Self::Mutate(_, reply), Some(outcome)) => drop(reply.send(outcome.map_err(StoreError::from))),
             (Self::Delivered(_, reply) | Self::Check(reply), _) => drop(reply.send(Ok(()))),
             (Self::Mutate(_, reply), None) => {
                 drop(reply.send(Err(StoreError::Unavailable("no outcome".to_owned()))))

@@ -178,6 +178,7 @@ fn has_type(value: &Value, name: &str) -> bool {
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
         "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
         "object" => value.is_object(),
         "array" => value.is_array(),
         other => panic!("type {other}"),

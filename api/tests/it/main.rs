@@ -11,6 +11,7 @@
 mod anything;
 mod browser;
 mod concurrency;
+mod damaged;
 mod description;
 mod hostile;
 mod http;

@@ -141,7 +141,7 @@ impl Drop for Service {
 /// Ids of the tasks in the store of a service that has ended; each has its event.
 async fn stored(state_dir: &Path) -> Vec<String> {
     let (store, writer) = Store::open(&state_dir.join("task-api")).unwrap();
-    let tasks = store.list(Filter::default(), None, usize::MAX).await.unwrap();
+    let tasks = store.list(Filter::default(), None, usize::MAX).await.unwrap().tasks;
     let events = store.outbox_after(0, usize::MAX).await.unwrap();
     let told: Vec<_> = events.iter().map(|entry| entry.event.data.task_id).collect();
     assert_eq!(told, tasks.iter().map(|task| task.id).collect::<Vec<_>>(), "each once, in order");
@@ -216,6 +216,11 @@ fn limit_files(service: &Service, bytes: Option<u64>) {
     prlimit(Some(service.pid()), Resource::Fsize, limit).unwrap();
 }
 
+/// How much space is needed, and how much there is.
+fn says_what_is_needed(text: &str) -> bool {
+    text.contains("16 MiB of free space") && text.contains(" MiB are free now")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_room_changes_are_refused_and_reads_go_on_until_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
@@ -243,11 +248,16 @@ async fn without_room_changes_are_refused_and_reads_go_on_until_there_is_room() 
         while Instant::now() < until {
             let (status, page) = service.get("/tasks?limit=1").await;
             assert_eq!((status, page["items"].as_array().unwrap().len()), (StatusCode::OK, 1));
-            assert!(!keep(service.post(&title).send().await.unwrap()).await);
-            assert_eq!(service.get("/readyz").await.0, 503);
+            let refused = service.post(&title).send().await.unwrap().json::<Value>().await.unwrap();
+            assert!(says_what_is_needed(refused["detail"].as_str().unwrap()), "{refused}");
+            let (status, ready) = service.get("/readyz").await;
+            assert_eq!(status, 503);
+            assert!(says_what_is_needed(ready["store_failure"].as_str().unwrap()), "{ready}");
             assert_eq!(service.get("/healthz").await.0, 200);
         }
-        assert_eq!(service.logged("the store cannot be written").len(), round, "one line each time");
+        let logged = service.logged("the store cannot be written");
+        assert_eq!(logged.len(), round, "one line each time");
+        assert!(logged.iter().all(|line| says_what_is_needed(line)), "{logged:?}");
         assert_eq!(service.logged("the store can be written again").len(), round - 1);
         limit_files(&service, None);
         eventually("it recovers by itself", || async { service.get("/readyz").await.0 == 200 }).await;

@@ -284,7 +284,7 @@ async fn under_load_no_fault_makes_an_event_stand_twice() {
         creating.join_all().await;
         all_delivered(&app).await;
     }
-    let listed = app.store.list(task_api::store::Filter::default(), None, usize::MAX).await.unwrap();
+    let listed = app.store.list(task_api::store::Filter::default(), None, usize::MAX).await.unwrap().tasks;
     let mut found = Vec::new();
     for number in 0..2 {
         let ids: Vec<Uuid> = cluster

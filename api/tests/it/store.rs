@@ -76,7 +76,7 @@ async fn the_outbox_has_the_order_of_the_commits() {
         .map(|entry| entry.event.data.task_id)
         .collect();
     assert!(created.is_sorted(), "ids rise with the commits");
-    let listed = store.list(Filter::default(), None, usize::MAX).await.unwrap();
+    let listed = store.list(Filter::default(), None, usize::MAX).await.unwrap().tasks;
     assert_eq!(listed.iter().map(|task| task.id).collect::<Vec<_>>(), created);
 
     let mut told: HashMap<Uuid, Vec<(EventType, String)>> = HashMap::new();
@@ -171,7 +171,7 @@ async fn what_the_queue_cannot_hold_is_refused_and_the_rest_is_done() {
         }
     }
     assert!(refused > 0 && stored.len() >= 4_096, "{refused} refused, {} stored", stored.len());
-    let listed = store.list(Filter::default(), None, usize::MAX).await.unwrap();
+    let listed = store.list(Filter::default(), None, usize::MAX).await.unwrap().tasks;
     assert_eq!(listed.into_iter().map(|task| task.id).collect::<HashSet<_>>(), stored);
     close(store, writer).await;
 }
