@@ -1,6 +1,6 @@
 //! **A Kafka broker for demos and tests. Never for production.**
 //!
-//! One process, one node, no replication, no security, no transactions. It speaks enough of
+//! One process, one node, no replication, no security. It speaks enough of
 //! Kafka's protocol for rskafka, librdkafka and Kafka's own console tools, keeps its records in
 //! plain files, and acknowledges a produce only after `fdatasync`. See `README.md` beside this
 //! crate for the APIs, the file format and what differs from Kafka.
@@ -19,12 +19,14 @@ mod api;
 mod config;
 mod durable;
 mod groups;
+mod journal;
 mod log;
 mod producer_ids;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 mod server;
 mod topics;
+mod transactions;
 mod wire;
 
 use std::fs::{self, File, TryLockError};
@@ -45,7 +47,7 @@ use crate::log::retention;
 
 /// A power cut may take offsets that were committed within this time.
 const OFFSETS_SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// How exactly session and rebalance time-outs are kept.
+/// How exactly session, rebalance and transaction time-outs are kept.
 const GROUP_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Label for humans: the first log line and the help text carry it.
@@ -133,6 +135,7 @@ pub(crate) struct Shared {
     topics: topics::Topics,
     groups: groups::Groups,
     producer_ids: producer_ids::ProducerIds,
+    transactions: transactions::Transactions,
     writer: log::writer::WriterHandle,
     /// Held open: its lock keeps other processes out of the data folder.
     _lock: File,
@@ -177,6 +180,7 @@ impl Broker {
             topics: state.topics,
             groups: state.groups,
             producer_ids: state.producer_ids,
+            transactions: state.transactions,
             writer,
             _lock: state.lock,
         });
@@ -241,6 +245,7 @@ struct State {
     topics: topics::Topics,
     groups: groups::Groups,
     producer_ids: producer_ids::ProducerIds,
+    transactions: transactions::Transactions,
     lock: File,
 }
 
@@ -272,6 +277,7 @@ fn open_locked(dir: &Path, lock: File) -> io::Result<State> {
         topics: topics::Topics::open(&dir.join("topics"), start)?,
         groups: groups::Groups::open(&dir.join("committed-offsets"))?,
         producer_ids: producer_ids::ProducerIds::open(dir.join("next-producer-id"))?,
+        transactions: transactions::Transactions::open(&dir.join("transactions"))?,
         lock,
     })
 }
@@ -309,14 +315,18 @@ async fn keep_clean(shared: Arc<Shared>, interval: Duration, mut stop: watch::Re
     }
 }
 
-/// Syncs committed offsets and drops group members that went silent, until `stop`.
+/// Syncs committed offsets, drops group members that went silent and ends transactions that
+/// nobody else does, until `stop`.
 async fn keep_groups(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut sync = tokio::time::interval(OFFSETS_SYNC_INTERVAL);
     let mut sweep = tokio::time::interval(GROUP_SWEEP_INTERVAL);
     loop {
         tokio::select! {
             _ = sync.tick() => shared.sync_offsets().await,
-            _ = sweep.tick() => shared.groups.sweep(Instant::now()),
+            _ = sweep.tick() => {
+                shared.groups.sweep(Instant::now());
+                api::transactions::sweep(&shared).await;
+            }
             () = stopped(&mut stop) => return,
         }
     }

@@ -9,7 +9,7 @@ use devbroker::{Broker, Config};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Kafka broker for DEMOS AND TESTS. NEVER FOR PRODUCTION: one node, no replication, no
-/// security, no transactions.
+/// security.
 #[derive(Parser)]
 #[command(name = "devbroker", version)]
 struct Args {

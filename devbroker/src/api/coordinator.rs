@@ -21,26 +21,27 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{NODE_ID, blocking, text, topic_name};
+use super::{NODE_ID, blocking, error_code, text, topic_name};
 use crate::Shared;
 use crate::groups::offsets::Committed;
 
 const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
 /// Kafka's `offset.metadata.max.bytes`.
 const MAX_METADATA_BYTES: usize = 4096;
 
-/// FindCoordinator: always this broker, and only for groups.
+/// FindCoordinator: always this broker, for groups and for transactions.
 pub(crate) fn find(
     shared: &Shared,
     version: i16,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
-    let is_group = request.key_type == GROUP;
-    let error_code = match is_group {
+    let is_known = matches!(request.key_type, GROUP | TRANSACTION);
+    let error_code = match is_known {
         true => 0,
-        false => ResponseError::CoordinatorNotAvailable.code(),
+        false => ResponseError::InvalidRequest.code(),
     };
-    let why = (!is_group).then(|| text("transactions are not supported"));
+    let why = (!is_known).then(|| text("only groups and transactions have coordinators here"));
     if version >= 4 {
         let coordinators = request.coordinator_keys.into_iter().map(|key| {
             Coordinator::default()
@@ -121,16 +122,28 @@ pub(crate) async fn offset_commit(
     OffsetCommitResponse::default().with_topics(topics)
 }
 
-/// A topic's partitions with what is committed for them.
-type Topics = Vec<(TopicName, Vec<(i32, Option<Committed>)>)>;
+/// A partition with what is committed for it.
+type Entry = (i32, Result<Option<Committed>, ResponseError>);
+/// Topics with their partitions.
+type Topics = Vec<(TopicName, Vec<Entry>)>;
 
-/// Committed offsets of a group: of the partitions asked for, or of all.
-fn committed(shared: &Shared, group: &str, asked: Option<Vec<(TopicName, Vec<i32>)>>) -> Topics {
+/// Committed offsets of a group: of the partitions asked for, or of all. With `stable`, one that
+/// an open transaction is about to replace is an error.
+fn committed(
+    shared: &Shared,
+    group: &str,
+    asked: Option<Vec<(TopicName, Vec<i32>)>>,
+    stable: bool,
+) -> Topics {
     let offsets = shared.groups.offsets();
+    let checked = |topic: &str, partition, committed| {
+        let is_pending = stable && shared.transactions.has_pending_offset(group, topic, partition);
+        if is_pending { Err(ResponseError::UnstableOffsetCommit) } else { Ok(committed) }
+    };
     let Some(asked) = asked else {
         let mut topics: Topics = Vec::new();
         for ((topic, partition), committed) in offsets.of_group(group) {
-            let entry = (partition, Some(committed));
+            let entry = (partition, checked(&topic, partition, Some(committed)));
             match topics.last_mut() {
                 Some((name, partitions)) if **name == *topic => partitions.push(entry),
                 _ => topics.push((topic_name(&topic), vec![entry])),
@@ -139,7 +152,8 @@ fn committed(shared: &Shared, group: &str, asked: Option<Vec<(TopicName, Vec<i32
         return topics;
     };
     let of_topic = |(topic, partitions): (TopicName, Vec<i32>)| {
-        let found = |partition| (partition, offsets.get(group, &topic, partition).cloned());
+        let committed = |partition| offsets.get(group, &topic, partition).cloned();
+        let found = |partition| (partition, checked(&topic, partition, committed(partition)));
         let found = partitions.into_iter().map(found).collect();
         (topic, found)
     };
@@ -156,7 +170,7 @@ pub(crate) fn offset_fetch(
         let groups = request.groups.into_iter().map(|group| {
             let pair = |topic: OffsetFetchRequestTopics| (topic.name, topic.partition_indexes);
             let asked = group.topics.map(|topics| topics.into_iter().map(pair).collect());
-            let topics = committed(shared, &group.group_id, asked);
+            let topics = committed(shared, &group.group_id, asked, request.require_stable);
             let topics = topics.into_iter().map(|(name, partitions)| {
                 OffsetFetchResponseTopics::default()
                     .with_name(name)
@@ -168,7 +182,7 @@ pub(crate) fn offset_fetch(
     }
     let pair = |topic: OffsetFetchRequestTopic| (topic.name, topic.partition_indexes);
     let asked = request.topics.map(|topics| topics.into_iter().map(pair).collect());
-    let topics = committed(shared, &request.group_id, asked);
+    let topics = committed(shared, &request.group_id, asked, request.require_stable);
     let topics = topics.into_iter().map(|(name, partitions)| {
         let partitions = partitions.into_iter().map(|entry| older_entry(entry, version));
         OffsetFetchResponseTopic::default().with_name(name).with_partitions(partitions.collect())
@@ -176,27 +190,30 @@ pub(crate) fn offset_fetch(
     OffsetFetchResponse::default().with_topics(topics.collect())
 }
 
-/// Offset, leader epoch and metadata as they go over the wire.
-fn fields(committed: Option<Committed>) -> (i64, i32, StrBytes) {
-    match committed {
-        Some(committed) => (committed.offset, committed.leader_epoch, text(committed.metadata)),
-        None => (-1, -1, StrBytes::default()),
+/// Error code, offset, leader epoch and metadata as they go over the wire.
+fn fields(committed: Result<Option<Committed>, ResponseError>) -> (i16, i64, i32, StrBytes) {
+    let code = error_code(&committed);
+    match committed.ok().flatten() {
+        Some(committed) => (code, committed.offset, committed.leader_epoch, text(committed.metadata)),
+        None => (code, -1, -1, StrBytes::default()),
     }
 }
 
-fn newer_entry((index, committed): (i32, Option<Committed>)) -> OffsetFetchResponsePartitions {
-    let (offset, epoch, metadata) = fields(committed);
+fn newer_entry((index, committed): Entry) -> OffsetFetchResponsePartitions {
+    let (code, offset, epoch, metadata) = fields(committed);
     OffsetFetchResponsePartitions::default()
         .with_partition_index(index)
+        .with_error_code(code)
         .with_committed_offset(offset)
         .with_committed_leader_epoch(epoch)
         .with_metadata(Some(metadata))
 }
 
-fn older_entry((index, committed): (i32, Option<Committed>), version: i16) -> OffsetFetchResponsePartition {
-    let (offset, epoch, metadata) = fields(committed);
+fn older_entry((index, committed): Entry, version: i16) -> OffsetFetchResponsePartition {
+    let (code, offset, epoch, metadata) = fields(committed);
     OffsetFetchResponsePartition::default()
         .with_partition_index(index)
+        .with_error_code(code)
         .with_committed_offset(offset)
         .with_committed_leader_epoch(if version >= 5 { epoch } else { -1 })
         .with_metadata(Some(metadata))

@@ -8,6 +8,7 @@ mod groups;
 mod offsets;
 mod produce;
 mod topics;
+pub(crate) mod transactions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,7 +51,11 @@ pub(crate) const APIS: &[Api] = &[
     (ApiKey::CreateTopics, 2, 7),
     (ApiKey::DeleteTopics, 1, 6),
     (ApiKey::DeleteRecords, 0, 2),
-    (ApiKey::InitProducerId, 0, 4),
+    (ApiKey::InitProducerId, 0, 5),
+    (ApiKey::AddPartitionsToTxn, 0, 3),
+    (ApiKey::AddOffsetsToTxn, 0, 4),
+    (ApiKey::EndTxn, 0, 4),
+    (ApiKey::TxnOffsetCommit, 0, 4),
     (ApiKey::OffsetForLeaderEpoch, 2, 4),
     (ApiKey::DescribeConfigs, 1, 4),
     (ApiKey::CreatePartitions, 0, 3),
@@ -118,7 +123,7 @@ impl Incoming {
             ApiKey::Produce => {
                 let request: ProduceRequest = decode_body(self.body, version)?;
                 let acks_wanted = request.acks != 0;
-                let pending = produce::produce(shared, request).await;
+                let pending = produce::produce(shared, version, request).await;
                 return Ok(Box::pin(async move {
                     let response = pending.await;
                     if !acks_wanted {
@@ -145,7 +150,15 @@ impl Incoming {
             ApiKey::DescribeConfigs => answer!(r => configs::describe(shared, version, r)),
             ApiKey::IncrementalAlterConfigs => answer!(r => configs::alter(shared, r).await),
             ApiKey::CreatePartitions => answer!(r => topics::create_partitions(shared, r).await),
-            ApiKey::InitProducerId => answer!(r => produce::init_producer_id(shared, r).await),
+            ApiKey::InitProducerId => {
+                answer!(r => transactions::init_producer_id(shared, version, r).await)
+            }
+            ApiKey::AddPartitionsToTxn => {
+                answer!(r => transactions::add_partitions(shared, version, r).await)
+            }
+            ApiKey::AddOffsetsToTxn => answer!(r => transactions::add_offsets(shared, version, r).await),
+            ApiKey::TxnOffsetCommit => answer!(r => transactions::offset_commit(shared, r).await),
+            ApiKey::EndTxn => answer!(r => transactions::end(shared, version, r).await),
             ApiKey::DescribeCluster => answer!(r => cluster::describe(shared, version, r)),
             ApiKey::JoinGroup => answer!(r => groups::join(shared, client, version, r).await),
             ApiKey::SyncGroup => answer!(r => groups::sync(shared, version, r).await),

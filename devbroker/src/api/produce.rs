@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ProduceRequest;
 use kafka_protocol::messages::produce_response::{
     PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
-use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProducerId};
 use task_events::kafka::records::{Batch, BatchHeader, UnreadableReason, crc_matches};
 use tokio::sync::oneshot;
 
-use super::blocking;
 use crate::config::TopicConfig;
 use crate::log::partition::{Appended, Partition};
+use crate::transactions::Producer;
 use crate::{Shared, now_ms};
+
+/// From this version on a client knows that it can abort and go on.
+const SAYS_ABORTABLE: i16 = 11;
 
 type Answer = oneshot::Receiver<Result<Appended, ResponseError>>;
 
@@ -29,9 +32,26 @@ struct Queued {
 /// disk. acks=1 waits for the disk as well: with one replica it means the same as all.
 pub(crate) async fn produce(
     shared: &Arc<Shared>,
+    version: i16,
     request: ProduceRequest,
 ) -> impl Future<Output = ProduceResponse> + use<> {
     let acks_known = (-1..=1).contains(&request.acks);
+    let transactional_id = request.transactional_id;
+    let in_transaction = |header: &BatchHeader, partition: &Partition| {
+        let producer = Producer { id: header.producer_id, epoch: header.producer_epoch };
+        let partition = (partition.topic.clone(), partition.index);
+        let checked = shared.transactions.check_produce(
+            transactional_id.as_ref().map(|id| id.as_str()),
+            producer,
+            &partition,
+        );
+        checked.map_err(|error| match error {
+            ResponseError::InvalidTxnState if version >= SAYS_ABORTABLE => {
+                ResponseError::TransactionAbortable
+            }
+            other => other,
+        })
+    };
     let mut topics = Vec::new();
     for topic in request.topic_data {
         let mut queued = Vec::new();
@@ -42,7 +62,14 @@ pub(crate) async fn produce(
                 None => Err(ResponseError::UnknownTopicOrPartition),
                 Some(partition) => {
                     let records = data.records.unwrap_or_default();
-                    match check(&records, &partition.config()) {
+                    let checked = check(&records, &partition.config()).and_then(|header| {
+                        let is_transactional = header.is_transactional();
+                        if is_transactional {
+                            in_transaction(&header, partition)?
+                        }
+                        Ok(header)
+                    });
+                    match checked {
                         Ok(header) => {
                             let bytes = records.to_vec();
                             Ok(shared.writer.append(partition.clone(), bytes, header).await)
@@ -115,9 +142,6 @@ fn check(records: &Bytes, config: &TopicConfig) -> Result<BatchHeader, ResponseE
     if !crc_matches(&header, records) {
         return Err(ResponseError::CorruptMessage);
     }
-    if header.is_transactional() {
-        return Err(ResponseError::InvalidTxnState);
-    }
     if header.is_control() || header.count < 1 || header.count - 1 != header.last_offset_delta {
         return Err(ResponseError::InvalidRecord);
     }
@@ -147,31 +171,4 @@ fn check_records(header: &BatchHeader, bytes: &Bytes, keys: bool) -> Result<(), 
         next_offset += 1;
     }
     if next_offset == header.next_offset() { Ok(()) } else { Err(ResponseError::InvalidRecord) }
-}
-
-/// InitProducerId for idempotent producers; a transactional one is refused.
-pub(crate) async fn init_producer_id(
-    shared: &Arc<Shared>,
-    request: InitProducerIdRequest,
-) -> InitProducerIdResponse {
-    let refuse = |error: ResponseError| {
-        InitProducerIdResponse::default()
-            .with_error_code(error.code())
-            .with_producer_id(ProducerId(-1))
-            .with_producer_epoch(-1)
-    };
-    if request.transactional_id.is_some() {
-        return refuse(ResponseError::TransactionalIdAuthorizationFailed);
-    }
-    let owned = shared.clone();
-    match blocking(move || owned.producer_ids.next()).await {
-        Ok(Ok(id)) => {
-            InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0)
-        }
-        Ok(Err(error)) => {
-            log::error!("cannot reserve producer ids: {error}");
-            refuse(ResponseError::KafkaStorageError)
-        }
-        Err(error) => refuse(error),
-    }
 }

@@ -1,22 +1,17 @@
-//! Committed offsets: a map in memory and an append-only file of JSON lines behind it. A commit
-//! is written before it is answered, so it survives a kill of the process; it is synced once a
-//! second, so a power cut may take the last second. Offsets never expire.
+//! Committed offsets: a map in memory and a journal behind it. A commit is written before it is
+//! answered, so it survives a kill of the process; it is synced once a second, so a power cut may
+//! take the last second. Offsets never expire.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::durable;
-
-/// The file is rewritten once it is this large and mostly stale.
-const REWRITE_FROM_BYTES: u64 = 1 << 20;
-const REWRITE_WHEN_LARGER: u64 = 8;
+use crate::journal::{self, Journal};
 
 /// What a group committed for a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Committed {
     pub offset: i64,
     pub leader_epoch: i32,
@@ -44,30 +39,18 @@ struct Line {
 #[derive(Debug)]
 pub(crate) struct CommittedOffsets {
     groups: BTreeMap<String, BTreeMap<TopicPartition, Committed>>,
-    path: PathBuf,
-    file: File,
-    size: u64,
-    size_when_rewritten: u64,
-    dirty: bool,
+    journal: Journal,
 }
 
 impl CommittedOffsets {
     /// Reads the file, drops a torn last line, and writes it anew without stale lines. Blocking.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
         let mut groups = BTreeMap::new();
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            match serde_json::from_slice::<Line>(line) {
-                Ok(line) => apply(&mut groups, line),
-                Err(error) => log::warn!("{}: skipped a torn line: {error}", path.display()),
-            }
+        for line in journal::read(path)? {
+            apply(&mut groups, line);
         }
-        let (file, size) = rewrite(path, &groups)?;
-        Ok(Self { groups, path: path.to_owned(), file, size, size_when_rewritten: size, dirty: false })
+        let journal = Journal::rewrite(path, lines(&groups))?;
+        Ok(Self { groups, journal })
     }
 
     /// Every group that has an offset.
@@ -113,38 +96,20 @@ impl CommittedOffsets {
         self.append(lines)
     }
 
-    fn append(&mut self, lines: Vec<Line>) -> io::Result<()> {
-        let mut text = Vec::new();
-        for line in &lines {
-            serde_json::to_writer(&mut text, line)?;
-            text.push(b'\n');
-        }
-        if let Err(error) = self.file.write_all(&text) {
-            // A torn line in the middle would swallow the next one.
-            self.file.set_len(self.size)?;
-            return Err(error);
-        }
-        self.size += text.len() as u64;
-        self.dirty = true;
-        for line in lines {
+    fn append(&mut self, changes: Vec<Line>) -> io::Result<()> {
+        self.journal.append(changes.iter())?;
+        for line in changes {
             apply(&mut self.groups, line);
         }
-        let stale = self.size_when_rewritten.saturating_mul(REWRITE_WHEN_LARGER);
-        if self.size > REWRITE_FROM_BYTES.max(stale) {
-            (self.file, self.size) = rewrite(&self.path, &self.groups)?;
-            self.size_when_rewritten = self.size;
-            self.dirty = false;
+        if self.journal.is_stale() {
+            self.journal = Journal::rewrite(self.journal.path(), lines(&self.groups))?;
         }
         Ok(())
     }
 
     /// Makes what was committed durable. Blocking.
     pub fn sync(&mut self) -> io::Result<()> {
-        if self.dirty {
-            self.file.sync_data()?;
-            self.dirty = false;
-        }
-        Ok(())
+        self.journal.sync()
     }
 }
 
@@ -177,26 +142,16 @@ fn apply(groups: &mut BTreeMap<String, BTreeMap<TopicPartition, Committed>>, lin
     }
 }
 
-fn rewrite(
-    path: &Path,
-    groups: &BTreeMap<String, BTreeMap<TopicPartition, Committed>>,
-) -> io::Result<(File, u64)> {
-    let mut text = Vec::new();
-    for (group, offsets) in groups {
-        for ((topic, partition), committed) in offsets {
-            let line = Line {
-                group: group.clone(),
-                topic: topic.clone(),
-                partition: *partition,
-                offset: Some(committed.offset),
-                leader_epoch: committed.leader_epoch,
-                metadata: committed.metadata.clone(),
-            };
-            serde_json::to_writer(&mut text, &line)?;
-            text.push(b'\n');
-        }
-    }
-    durable::replace(path, &text)?;
-    let file = OpenOptions::new().append(true).open(path)?;
-    Ok((file, text.len() as u64))
+/// One line for each offset.
+fn lines(groups: &BTreeMap<String, BTreeMap<TopicPartition, Committed>>) -> impl Iterator<Item = Line> + '_ {
+    groups.iter().flat_map(|(group, offsets)| {
+        offsets.iter().map(|((topic, partition), committed)| Line {
+            group: group.clone(),
+            topic: topic.clone(),
+            partition: *partition,
+            offset: Some(committed.offset),
+            leader_epoch: committed.leader_epoch,
+            metadata: committed.metadata.clone(),
+        })
+    })
 }

@@ -127,6 +127,17 @@ impl Partition {
         Ok(())
     }
 
+    /// Forgets the aborted transactions whose markers are at these offsets, durably.
+    pub fn forget_markers(&self, gone: &[i64]) -> io::Result<()> {
+        let mut writer = self.writer();
+        if !self.producers().forget_markers(gone) {
+            return Ok(());
+        }
+        // What is stored as known has to be in the log.
+        self.sync_locked(&mut writer)?;
+        self.stored_state(writer.written.next_offset).store(&self.dir)
+    }
+
     /// What the batches below `until`, which is the log's end, add up to.
     fn stored_state(&self, until: i64) -> StoredState {
         let leadership = self.leadership.read().unwrap_or_else(PoisonError::into_inner);

@@ -5,6 +5,11 @@
 //! Offsets stay, so gaps appear. A tombstone stays for `delete.retention.ms` after the run that
 //! first met it: its batch then carries that time as its delete horizon, as in Kafka.
 //!
+//! Transactions: only what lies below the last stable offset is compacted. Records of aborted
+//! transactions go in the first run. A marker stays as long as a record of its transaction does,
+//! and then for `delete.retention.ms` as a tombstone does; with an abort marker goes the note of
+//! its transaction, so that a reader is never told of an abort whose end it cannot see.
+//!
 //! Crash safety: the new segment is written and synced in a folder of its own, then renamed over
 //! the first segment it replaces; the others are deleted after that. On start the folder is
 //! removed, and a segment that overlaps the one before it was left by a cut-off deletion.
@@ -18,9 +23,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use task_events::kafka::records::{Batch, BatchBuilder, BatchHeader, ConsumerRecord, EncodeError};
+use task_events::kafka::records::{Batch, BatchBuilder, BatchHeader, ConsumerRecord};
 
 use super::partition::{COMPACTING_DIR, Partition};
+use super::producers::Aborted;
 use super::segment::{Segment, log_name};
 use crate::config::TopicConfig;
 use crate::durable;
@@ -64,13 +70,17 @@ pub(crate) fn compact(partition: &Partition, trigger: Trigger, now_ms: i64) -> i
     if partition.is_deleted() || !is_due(&segments, &maintenance, &config, trigger, now_ms) {
         return Ok(false);
     }
-    let keys = Keys::of(&segments, maintenance.clean_until)?;
+    let aborted = partition.aborted(0, i64::MAX);
+    let keys = Keys::of(&segments, maintenance.clean_until, &aborted)?;
     let mut run = Run {
         log_start: partition.log_start(),
         keys,
         now_ms,
         horizon: now_ms.saturating_add(config.delete_retention_ms),
         next_horizon: None,
+        aborted,
+        kept_of: HashMap::new(),
+        gone_markers: Vec::new(),
     };
     let until = segments.partition_point(|segment| segment.base_offset < run.keys.until);
     let dir = partition.dir().join(COMPACTING_DIR);
@@ -94,6 +104,8 @@ fn compactable(
 ) -> Vec<Arc<Segment>> {
     let mut segments = partition.segments();
     segments.pop();
+    let stable = partition.progress().last_stable;
+    segments.truncate(segments.partition_point(|segment| segment.extent().next_offset <= stable));
     if trigger == Trigger::Due && config.min_compaction_lag_ms > 0 {
         let latest = now_ms.saturating_sub(config.min_compaction_lag_ms);
         let young = |segment: &Arc<Segment>| segment.extent().max_timestamp > latest;
@@ -151,7 +163,7 @@ struct Keys {
 }
 
 impl Keys {
-    fn of(segments: &[Arc<Segment>], clean_until: i64) -> io::Result<Self> {
+    fn of(segments: &[Arc<Segment>], clean_until: i64, aborted: &[Aborted]) -> io::Result<Self> {
         let mut keys = Self {
             last: HashMap::new(),
             seeds: (RandomState::new(), RandomState::new()),
@@ -168,7 +180,9 @@ impl Keys {
                     if keys.last.len() >= MAX_KEYS {
                         return Ok(keys);
                     }
-                    keys.add(segment.read(position, header.size())?);
+                    if !header.is_control() && !is_aborted(aborted, &header) {
+                        keys.add(segment.read(position, header.size())?);
+                    }
                     keys.until = header.next_offset();
                 }
                 position += header.size() as u64;
@@ -203,6 +217,20 @@ struct Run {
     /// What a tombstone met for the first time gets.
     horizon: i64,
     next_horizon: Option<i64>,
+    aborted: Vec<Aborted>,
+    /// Whether a record is kept of the transaction that a producer has open at this point.
+    kept_of: HashMap<i64, bool>,
+    /// Offsets of the markers that this segment group loses.
+    gone_markers: Vec<i64>,
+}
+
+/// Whether a batch belongs to an aborted transaction.
+fn is_aborted(aborted: &[Aborted], header: &BatchHeader) -> bool {
+    let holds = |transaction: &Aborted| {
+        transaction.producer_id == header.producer_id
+            && (transaction.first_offset..transaction.last_offset).contains(&header.base_offset)
+    };
+    header.is_transactional() && aborted.iter().any(holds)
 }
 
 /// Writes one segment in place of a group of them.
@@ -230,6 +258,9 @@ fn replace(partition: &Partition, group: &[Arc<Segment>], run: &mut Run) -> io::
     cleaned.sync()?;
     cleaned.publish(extent);
     cleaned.close()?;
+    // Before the markers go: an abort that is listed without its marker would hide what its
+    // producer wrote after it.
+    partition.forget_markers(&std::mem::take(&mut run.gone_markers))?;
     let cleaned = Arc::new(cleaned.rename_into(partition.dir())?);
     partition.change_segments(|segments| {
         let group_start = first.base_offset;
@@ -254,6 +285,12 @@ impl Run {
         let Some(records) = records(&bytes) else {
             return Some(bytes);
         };
+        if header.is_control() {
+            return self.clean_marker(header, bytes, records);
+        }
+        if is_aborted(&self.aborted, header) {
+            return None;
+        }
         let horizon = header.delete_horizon();
         let may_drop_tombstones = horizon.is_some_and(|horizon| horizon <= self.now_ms);
         let count = records.len();
@@ -269,21 +306,45 @@ impl Run {
         if kept.is_empty() {
             return None;
         }
+        if header.is_transactional() {
+            self.kept_of.insert(header.producer_id, true);
+        }
         let has_tombstone = kept.iter().any(|record| record.value.is_none());
         let new_horizon = has_tombstone.then(|| horizon.unwrap_or(self.horizon));
-        if let Some(horizon) = new_horizon {
-            let earliest = self.next_horizon.map_or(horizon, |next| next.min(horizon));
-            self.next_horizon = Some(earliest);
-        }
+        self.expect(new_horizon);
         if kept.len() == count && new_horizon == horizon {
             return Some(bytes);
         }
-        match rewrite(header, kept, new_horizon) {
-            Ok(rewritten) => Some(rewritten.into()),
-            Err(error) => {
-                log::warn!("kept the batch at offset {} as it is: {error}", header.base_offset);
-                Some(bytes)
-            }
+        Some(rewritten(header, bytes, kept, new_horizon))
+    }
+
+    /// A marker goes when no record of its transaction is left, `delete.retention.ms` after that
+    /// was first seen.
+    fn clean_marker(
+        &mut self,
+        header: &BatchHeader,
+        bytes: Bytes,
+        records: Vec<ConsumerRecord>,
+    ) -> Option<Bytes> {
+        if self.kept_of.remove(&header.producer_id).unwrap_or(false) {
+            return Some(bytes);
+        }
+        let horizon = header.delete_horizon();
+        if horizon.is_some_and(|horizon| horizon <= self.now_ms) {
+            self.gone_markers.push(header.base_offset);
+            return None;
+        }
+        self.expect(Some(horizon.unwrap_or(self.horizon)));
+        match horizon {
+            Some(_) => Some(bytes),
+            None => Some(rewritten(header, bytes, records, Some(self.horizon))),
+        }
+    }
+
+    /// Takes note of the next time when something may go.
+    fn expect(&mut self, horizon: Option<i64>) {
+        if let Some(horizon) = horizon {
+            self.next_horizon = Some(self.next_horizon.map_or(horizon, |next| next.min(horizon)));
         }
     }
 }
@@ -293,13 +354,22 @@ fn records(batch: &Bytes) -> Option<Vec<ConsumerRecord>> {
     Batch::of(batch.clone())?.records().collect::<Result<_, _>>().ok()
 }
 
-/// The batch with only the records in `kept`.
-fn rewrite(
+/// The batch with only the records in `kept`, or as it is when it cannot be written again.
+fn rewritten(
     header: &BatchHeader,
+    bytes: Bytes,
     kept: Vec<ConsumerRecord>,
     delete_horizon: Option<i64>,
-) -> Result<Vec<u8>, EncodeError> {
-    let mut builder = BatchBuilder::replacing(header, delete_horizon)?;
-    kept.into_iter().for_each(|record| builder.push(record));
-    builder.build()
+) -> Bytes {
+    let built = BatchBuilder::replacing(header, delete_horizon).and_then(|mut builder| {
+        kept.into_iter().for_each(|record| builder.push(record));
+        builder.build()
+    });
+    match built {
+        Ok(built) => built.into(),
+        Err(error) => {
+            log::warn!("kept the batch at offset {} as it is: {error}", header.base_offset);
+            bytes
+        }
+    }
 }

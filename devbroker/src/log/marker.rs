@@ -27,7 +27,6 @@ pub(crate) fn outcome(header: &BatchHeader, bytes: &[u8]) -> Option<Outcome> {
 }
 
 /// A marker, with its header. The log gives it its offset.
-#[allow(dead_code, reason = "the transaction coordinator is the next step")]
 pub(crate) fn build(
     producer_id: i64,
     producer_epoch: i16,

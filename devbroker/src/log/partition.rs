@@ -247,7 +247,7 @@ impl Partition {
             }
         });
         self.leadership.write().unwrap_or_else(PoisonError::into_inner).epochs.truncate_start(offset);
-        self.producers().forget_aborted(offset, &[]);
+        self.producers().forget_before(offset);
         for segment in gone {
             segment.remove_files()?;
         }

@@ -166,9 +166,16 @@ impl Producers {
         self.aborted.iter().filter(touches).copied().collect()
     }
 
-    /// Forgets the aborted transactions that ended before `log_start`, and those that `gone` names.
-    pub fn forget_aborted(&mut self, log_start: i64, gone: &[Aborted]) {
-        self.aborted.retain(|aborted| aborted.last_offset >= log_start && !gone.contains(aborted));
+    /// Forgets the aborted transactions that ended before `log_start`.
+    pub fn forget_before(&mut self, log_start: i64) {
+        self.aborted.retain(|aborted| aborted.last_offset >= log_start);
+    }
+
+    /// Forgets the aborted transactions whose markers are at these offsets. Whether there were any.
+    pub fn forget_markers(&mut self, gone: &[i64]) -> bool {
+        let before = self.aborted.len();
+        self.aborted.retain(|aborted| !gone.contains(&aborted.last_offset));
+        self.aborted.len() < before
     }
 }
 

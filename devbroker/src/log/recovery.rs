@@ -86,6 +86,7 @@ impl Partition {
                 state.replay_segment(segment, i64::MAX)?;
             }
         }
+        let stored_until = state.until;
         let mut active_since_ms = None;
         let active = match last {
             Some(base) => Segment::open_active(dir.join(log_name(base)), base, |header, bytes| {
@@ -103,12 +104,19 @@ impl Partition {
         let first = segments.first().map_or(0, |segment| segment.base_offset);
         let end = written.next_offset;
         let log_start = read_log_start(dir)?.clamp(first, end.max(first));
+        if stored_until > end {
+            log::warn!("{}: the log ends before what its state knows; it is read anew", dir.display());
+            state = StoredState { epoch_base: state.epoch_base, ..StoredState::default() };
+            for segment in &segments {
+                state.replay_segment(segment, i64::MAX)?;
+            }
+        }
         let leadership = lead(&mut state, is_stored, start, end, log_start);
-        if !is_stored || leadership.base != state.epoch_base {
+        if !is_stored || stored_until > end || leadership.base != state.epoch_base {
             StoredState { epoch_base: leadership.base, until: end, ..state.clone() }.store(dir)?;
         }
         let mut producers = state.producers;
-        producers.forget_aborted(log_start, &[]);
+        producers.forget_before(log_start);
         let progress = Progress {
             high_watermark: end,
             last_stable: producers.last_stable(end),

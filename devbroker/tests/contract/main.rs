@@ -16,6 +16,7 @@ mod records;
 #[path = "../support/mod.rs"]
 mod support;
 mod topics;
+mod transactions;
 
 use std::time::{Duration, Instant};
 
@@ -50,32 +51,7 @@ use producers::*;
 use records::*;
 use support::*;
 use topics::*;
-
-/// Error codes by the names of Kafka's protocol guide.
-mod code {
-    pub const OFFSET_OUT_OF_RANGE: i16 = 1;
-    pub const CORRUPT_MESSAGE: i16 = 2;
-    pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-    pub const MESSAGE_TOO_LARGE: i16 = 10;
-    pub const INVALID_TOPIC_EXCEPTION: i16 = 17;
-    pub const INVALID_REQUIRED_ACKS: i16 = 21;
-    pub const ILLEGAL_GENERATION: i16 = 22;
-    pub const UNKNOWN_MEMBER_ID: i16 = 25;
-    pub const REBALANCE_IN_PROGRESS: i16 = 27;
-    pub const UNSUPPORTED_VERSION: i16 = 35;
-    pub const TOPIC_ALREADY_EXISTS: i16 = 36;
-    pub const INVALID_PARTITIONS: i16 = 37;
-    pub const INVALID_REPLICATION_FACTOR: i16 = 38;
-    pub const INVALID_CONFIG: i16 = 40;
-    pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
-    pub const NON_EMPTY_GROUP: i16 = 68;
-    pub const GROUP_ID_NOT_FOUND: i16 = 69;
-    pub const FENCED_LEADER_EPOCH: i16 = 74;
-    pub const UNKNOWN_LEADER_EPOCH: i16 = 75;
-    pub const MEMBER_ID_REQUIRED: i16 = 79;
-    pub const INVALID_RECORD: i16 = 87;
-    pub const UNKNOWN_TOPIC_ID: i16 = 100;
-}
+use transactions::*;
 
 /// The broker under test.
 struct Target {
@@ -152,7 +128,14 @@ async fn every_advertised_version_keeps_the_contract() {
                 ApiKey::DescribeGroups => describe_groups_contract(&mut wire, version).await,
                 ApiKey::DeleteGroups => delete_groups_contract(&mut wire, version).await,
                 ApiKey::DescribeCluster => describe_cluster_contract(&mut wire, version).await,
-                ApiKey::InitProducerId => producer_id_contract(&mut wire, version).await,
+                ApiKey::InitProducerId => {
+                    producer_id_contract(&mut wire, version).await;
+                    init_contract(&mut wire, version).await;
+                }
+                ApiKey::AddPartitionsToTxn => transaction_contract(&mut wire, [version, 3]).await,
+                ApiKey::EndTxn => transaction_contract(&mut wire, [3, version]).await,
+                ApiKey::AddOffsetsToTxn => transactional_offsets_contract(&mut wire, [version, 3]).await,
+                ApiKey::TxnOffsetCommit => transactional_offsets_contract(&mut wire, [3, version]).await,
                 ApiKey::ApiVersions => api_versions_contract(&target, &mut wire, version).await,
                 ApiKey::JoinGroup => membership_contract(&mut wire, [version, 3, 3, 4]).await,
                 ApiKey::SyncGroup => membership_contract(&mut wire, [5, version, 3, 4]).await,

@@ -8,6 +8,9 @@
     reason = "each test file uses its own part, and a test may fail loudly"
 )]
 
+pub mod code;
+pub mod transactions;
+
 use std::net::SocketAddr;
 use std::path::Path;
 
