@@ -77,7 +77,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         offsets_topic: "task-events-offsets".to_owned(),
         dlq_topic: Some("task-events-dlq".to_owned()),
         group: "print-events".to_owned(),
-        instance_id: state.instance_id(),
+        identity: state.identity(),
+        service: "print-events".to_owned(),
         host: "example".to_owned(),
         lease: Duration::from_secs(10),
     };

@@ -11,7 +11,7 @@
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
 //! - [`output`]: lines on stdout that block nobody.
-//! - [`config`], [`logging`], [`metrics`], [`shutdown`], [`state_dir`]: what every process needs.
+//! - [`config`], [`logging`], [`log_once`], [`metrics`], [`shutdown`], [`state_dir`]: what every process needs.
 //!
 //! No crate below this one compiles or links C.
 
@@ -21,6 +21,7 @@ pub mod disk;
 pub mod dlq;
 pub mod event;
 pub mod kafka;
+pub mod log_once;
 pub mod logging;
 pub mod metrics;
 pub mod offsets;

@@ -142,7 +142,7 @@ pub fn offsets_fold(bytes: &[u8]) {
     for slot in slots() {
         let says = |fold: &Fold| {
             let state = fold.slot(&slot).cloned().unwrap_or_default();
-            (state.owner().cloned(), state.position(), state.is_released(), state.older_tokens(i64::MAX))
+            (state.owner().cloned(), state.position(), state.is_released(), state.stale_tokens(i64::MAX))
         };
         assert_eq!(says(&whole), says(&compacted), "{slot}");
     }
@@ -188,7 +188,8 @@ fn fold(log: &Log) -> Fold {
     let mut fold = Fold::default();
     for (offset, (key, value)) in log {
         if let Ok(record) = parse(Some(key), value.as_deref()) {
-            fold.apply(*offset, record);
+            // Foreign tokens are part of what any log may hold.
+            let _ = fold.apply(*offset, record);
         }
     }
     fold

@@ -14,37 +14,42 @@
 //!   dedup state, then the progress that the committer may write. What failed is acknowledged by the DLQ before.
 //! - *Every event ends as one of four*: handled, a duplicate, not wanted by this group, or in the DLQ.
 //! - *Only an owner with a valid lease handles*, checked before each event and before what was done is made
-//!   durable; it stops as well once it sees a newer claim. What it then has in hand is not committed.
+//!   durable; it stops as well once it sees a newer claim. What it then has in flight is not committed.
+//! - *An owner that makes no progress loses its partition*: what hangs is not renewed ([`ownership`]).
 
 mod batch;
-mod committer;
+mod claims;
 mod handler;
 mod mirror;
+mod ownership;
 mod reader;
 mod retry;
+mod start;
 mod status;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
-use uuid::Uuid;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::dlq::DlqPublisher;
-use crate::kafka::{Kafka, KafkaError};
+use crate::kafka::{Kafka, KafkaError, OffsetAt};
 use crate::offsets::OffsetsLog;
 use crate::shutdown::Shutdown;
+use crate::state_dir::Identity;
 use crate::topics::is_compacted;
+use status::Trouble;
 
 pub use handler::{Delivery, Done, Handler, HandlerError, OwnPosition, Service};
 pub use retry::Backoff;
-pub use status::{PartitionState, Stats, Status, StatusReport};
+pub use status::{PartitionReport, PartitionState, Stats, Status, StatusReport};
 
-/// How often a topic that grew is looked for.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
+/// How often the number of partitions is asked for.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
 
 /// What a consumer reads, and as whom.
 #[derive(Debug, Clone)]
@@ -59,8 +64,10 @@ pub struct ConsumerConfig {
     pub dlq_topic: Option<String>,
     /// The consumer group.
     pub group: String,
+    /// The service: a group belongs to one.
+    pub service: String,
     /// This instance; outlives its restarts.
-    pub instance_id: Uuid,
+    pub identity: Identity,
     /// Where it runs, for people.
     pub host: String,
     /// How long this instance may be silent before another takes over.
@@ -95,20 +102,27 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
     let (working, stopped) = oneshot::channel();
     let mirror = tokio::spawn(mirror::run(Arc::clone(&shared), stopped));
     let _mirror_ends_with_this = AbortOnDrop(vec![mirror.abort_handle()]);
-    let mut workers = JoinSet::new();
-    let mut started = 0;
-    while !shutdown.is_requested() {
-        for partition in started..partitions {
-            workers.spawn(worker::run(Arc::clone(&shared), partition));
+    let mut workers =
+        Workers { shared: Arc::clone(&shared), tasks: JoinSet::new(), running: BTreeMap::new() };
+    let mut vanished = 0;
+    loop {
+        workers.run(partitions);
+        if shutdown.or(workers.watch(PARTITIONS_EVERY)).await.is_none() {
+            break;
         }
-        started = started.max(partitions);
-        let grown = async {
-            sleep(PARTITIONS_EVERY).await;
-            shared.config.kafka.partition_count(&shared.config.topic).await.unwrap_or(started)
+        let look = async {
+            look_at_ends(&shared).await;
+            shared.config.kafka.partition_count(&shared.config.topic).await
         };
-        partitions = shutdown.or(grown).await.unwrap_or(started);
+        let Some(Ok(count)) = shutdown.or(look).await else { continue };
+        // One answer of a broker that is behind does not end a worker.
+        vanished = if count < partitions { vanished + 1 } else { 0 };
+        if count > partitions || vanished > 1 {
+            log::info!("topic {} has {count} partitions now, {partitions} before", shared.config.topic);
+            partitions = count;
+        }
     }
-    while workers.join_next().await.is_some() {}
+    while workers.tasks.join_next().await.is_some() {}
     drop(working);
     if timeout(mirror::LAST, mirror).await.is_err() {
         log::debug!("the coordinator of group {} did not answer in time", shared.config.group);
@@ -119,16 +133,17 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
 /// Returns the number of partitions once all topics are there and the offsets topic is compacted.
 async fn wait_for_topics(config: &ConsumerConfig, status: &Status) -> i32 {
     let mut backoff = Backoff::for_kafka();
-    let mut said = Said::default();
+    let mut waiting = Trouble::new(status, None, "topics");
     loop {
         match check_topics(config).await {
             Ok(partitions) => {
-                status.set_waiting(None);
+                waiting.over(&format!("group {} has all it waited for", config.group));
+                status.started();
                 return partitions;
             }
             Err(why) => {
-                said.warn(&why);
-                status.set_waiting(Some(why));
+                status.started();
+                waiting.report(&why);
                 sleep(backoff.next_delay()).await;
             }
         }
@@ -159,28 +174,68 @@ async fn check_topics(config: &ConsumerConfig) -> Result<i32, String> {
     }
 }
 
+/// Fetches the ends of the partitions that this instance does not read, for their lag. Best effort.
+async fn look_at_ends<S>(shared: &Shared<S>) {
+    for partition in shared.status.not_read() {
+        let log = shared.config.kafka.partition(&shared.config.topic, partition);
+        match log.offset(OffsetAt::Latest).await {
+            Ok(end) => shared.status.set_log_end(partition, end),
+            Err(error) => log::debug!("the lag of partition {partition} is not up to date: {error}"),
+        }
+    }
+}
+
+/// The workers, one for each partition.
+struct Workers<S> {
+    shared: Arc<Shared<S>>,
+    tasks: JoinSet<i32>,
+    running: BTreeMap<i32, AbortHandle>,
+}
+
+impl<S: Service> Workers<S> {
+    /// Starts what is missing, and ends the workers of partitions that are no more.
+    fn run(&mut self, partitions: i32) {
+        for gone in self.running.split_off(&partitions) {
+            log::warn!("partition {} of {} is no more", gone.0, self.shared.config.topic);
+            gone.1.abort();
+            self.shared.status.forget(gone.0);
+        }
+        for partition in 0..partitions {
+            let shared = &self.shared;
+            self.running.entry(partition).or_insert_with(|| {
+                let worker = worker::run(Arc::clone(shared), partition);
+                self.tasks.spawn(async move {
+                    worker.await;
+                    partition
+                })
+            });
+        }
+    }
+
+    /// Watches the workers for that long. One that panicked is started again: its partition was lost to a
+    /// standby meanwhile, if there is one.
+    async fn watch(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Ok(Some(ended)) = timeout_at(until, self.tasks.join_next()).await {
+            let Err(error) = ended else { continue };
+            let panicked: Vec<i32> = self
+                .running
+                .extract_if(.., |_, task| task.id() == error.id() && error.is_panic())
+                .map(|(partition, _)| partition)
+                .collect();
+            for partition in panicked {
+                log::error!("the worker of partition {partition} panicked and is started again: {error}");
+            }
+        }
+        sleep_until(until).await;
+    }
+}
+
 /// Tasks that end with the value.
 struct AbortOnDrop(Vec<AbortHandle>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
-/// Says the same thing once, and again after half a minute.
-#[derive(Debug, Default)]
-struct Said(Option<(String, Instant)>);
-
-impl Said {
-    const AGAIN: Duration = Duration::from_secs(30);
-
-    fn warn(&mut self, text: &str) {
-        let now = Instant::now();
-        if self.0.as_ref().is_some_and(|(said, at)| said == text && now - *at < Self::AGAIN) {
-            return;
-        }
-        log::warn!("{text}");
-        self.0 = Some((text.to_owned(), now));
     }
 }

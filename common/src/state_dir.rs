@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
@@ -12,8 +13,51 @@ use crate::disk::{Disk, FileSystem};
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    instance_id: Uuid,
+    identity: Identity,
     _lock: File,
+}
+
+/// The id by which an instance is known: kept in its state folder, over restarts, and replaced when the
+/// folder turns out to be a copy of another instance's. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Identity(Arc<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    id: Mutex<Uuid>,
+    folder: Option<PathBuf>,
+}
+
+impl Identity {
+    /// An id that lives no longer than the process.
+    pub fn in_memory(id: Uuid) -> Self {
+        Self(Arc::new(Kept { id: Mutex::new(id), folder: None }))
+    }
+
+    /// The id.
+    pub fn id(&self) -> Uuid {
+        *self.lock()
+    }
+
+    /// Replaces the id that another instance uses as well, unless that has been done. Returns the id that
+    /// counts now; [`persist`](Self::persist) keeps it.
+    pub fn replace(&self, twin: Uuid) -> Uuid {
+        let mut id = self.lock();
+        if *id == twin {
+            *id = Uuid::new_v4();
+        }
+        *id
+    }
+
+    /// Writes the id to its folder. Blocks.
+    pub fn persist(&self) -> io::Result<()> {
+        let id = self.id();
+        self.0.folder.as_deref().map_or(Ok(()), |folder| write_id(folder, id))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uuid> {
+        self.0.id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why a state folder cannot be used.
@@ -54,8 +98,9 @@ impl StateDir {
             Err(TryLockError::WouldBlock) => return Err(StateDirError::InUse { path }),
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
-        let instance_id = instance_id(&path).map_err(io)?;
-        Ok(Self { path, instance_id, _lock: lock })
+        let id = Mutex::new(instance_id(&path).map_err(io)?);
+        let identity = Identity(Arc::new(Kept { id, folder: Some(path.clone()) }));
+        Ok(Self { path, identity, _lock: lock })
     }
 
     /// The folder.
@@ -63,9 +108,14 @@ impl StateDir {
         &self.path
     }
 
-    /// Names this instance for as long as the folder lives, over restarts.
+    /// Names this instance for as long as the folder lives, over restarts, unless it has a twin.
+    pub fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    /// The id of this instance as it is now.
     pub fn instance_id(&self) -> Uuid {
-        self.instance_id
+        self.identity.id()
     }
 }
 
@@ -104,13 +154,19 @@ fn instance_id(dir: &Path) -> io::Result<Uuid> {
         return Ok(id);
     }
     let id = Uuid::new_v4();
+    write_id(dir, id)?;
+    Ok(id)
+}
+
+/// Replaces the file whole: a crash leaves the old id or the new one.
+fn write_id(dir: &Path, id: Uuid) -> io::Result<()> {
+    let path = dir.join("instance_id");
     let fresh = dir.join("instance_id.new");
     let mut file = File::create(&fresh)?;
     writeln!(file, "{id}")?;
     file.sync_all()?;
     fs::rename(&fresh, &path)?;
-    File::open(dir)?.sync_all()?;
-    Ok(id)
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -127,6 +183,19 @@ mod tests {
         drop(first);
         assert_eq!(StateDir::open(root.path(), "s").unwrap().instance_id(), id);
         assert_ne!(StateDir::open(root.path(), "other").unwrap().instance_id(), id);
+    }
+
+    #[test]
+    fn an_id_that_a_twin_uses_is_replaced_once_and_for_good() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = StateDir::open(root.path(), "s").unwrap();
+        let old = folder.instance_id();
+        let new = folder.identity().replace(old);
+        assert_ne!(new, old);
+        assert_eq!(folder.identity().replace(old), new, "another partition finds the same twin");
+        folder.identity().persist().unwrap();
+        drop(folder);
+        assert_eq!(StateDir::open(root.path(), "s").unwrap().instance_id(), new);
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Topic {
         let mut fold = Fold::default();
         for (offset, (key, value)) in &self.records {
             if let Ok(record) = parse(Some(key), value.as_deref()) {
-                fold.apply(*offset, record);
+                let _ = fold.apply(*offset, record);
             }
         }
         fold
@@ -194,7 +194,7 @@ impl World {
                 let Some(running) = self.running[who].clone().filter(|running| running.committed) else {
                     return;
                 };
-                let older = self.topic.fold().slot(&slot()).map(|state| state.older_tokens(running.token));
+                let older = self.topic.fold().slot(&slot()).map(|state| state.stale_tokens(running.token));
                 for token in older.unwrap_or_default() {
                     self.append(Key::Commit(slot(), token), None);
                 }
@@ -247,7 +247,7 @@ fn the_model_catches_a_commit_key_without_token() {
     let mut fold = Fold::default();
     let id = Uuid::nil();
     let token_less = |offset| OffsetsRecord::Commit(slot(), 0, Some(Commit::new(offset, id, false)));
-    fold.apply(10, token_less(500));
-    fold.apply(11, token_less(100));
+    fold.apply(10, token_less(500)).unwrap();
+    fold.apply(11, token_less(100)).unwrap();
     assert_eq!(fold.slot(&slot()).unwrap().position(), Some(100), "the late commit of a fenced owner wins");
 }

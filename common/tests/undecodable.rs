@@ -18,11 +18,12 @@ use kafka_protocol::records::{
 };
 use task_events::event::{Event, Malformed};
 use task_events::kafka::{Compression, Kafka, KafkaError, NewTopic, Record};
-use task_events::offsets::{Commit, OffsetsLog, Slot};
+use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use task_events::runtime::{
-    self, ConsumerConfig, Delivery, Handler, HandlerError, PartitionState, Service, Status,
+    self, ConsumerConfig, Delivery, Handler, HandlerError, PartitionReport, PartitionState, Service, Status,
 };
 use task_events::shutdown;
+use task_events::state_dir::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -155,7 +156,8 @@ async fn a_batch_that_cannot_be_decoded_waits_for_an_operator_and_no_longer() {
         offsets_topic: OFFSETS.to_owned(),
         dlq_topic: None,
         group: "g".to_owned(),
-        instance_id: Uuid::new_v4(),
+        identity: Identity::in_memory(Uuid::new_v4()),
+        service: "test".to_owned(),
         host: "test".to_owned(),
         lease: Duration::from_secs(2),
     };
@@ -166,7 +168,11 @@ async fn a_batch_that_cannot_be_decoded_waits_for_an_operator_and_no_longer() {
 
     let why =
         eventually("the partition says that it is stuck", || match status.report().partitions.get(&0) {
-            Some(PartitionState::Blocked { why }) if why.contains("is stuck") => Some(why.clone()),
+            Some(PartitionReport { state: PartitionState::Blocked { why }, .. })
+                if why.contains("is stuck") =>
+            {
+                Some(why.clone())
+            }
             _ => None,
         })
         .await;
@@ -180,7 +186,7 @@ async fn a_batch_that_cannot_be_decoded_waits_for_an_operator_and_no_longer() {
     operator.catch_up().await.unwrap();
     assert!(operator.view().borrow().slot(&slot).unwrap().is_released());
     let id = Uuid::new_v4();
-    let claimed = operator.claim(&slot, id, "operator", Duration::from_secs(10)).await.unwrap();
+    let claimed = operator.claim(&slot, &Claim::new(id, "operator", 10_000)).await.unwrap();
     operator.commit(&slot, claimed.token, &Commit::new(2, id, true), LIMIT).await.unwrap();
 
     eventually("the group goes on by itself", || handled.lock().unwrap().contains(&2).then_some(())).await;

@@ -10,7 +10,7 @@ use actix_web::http::header::ContentType;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use task_events::logging;
 use task_events::metrics::{CONTENT_TYPE, Text};
-use task_events::runtime::{PartitionState, Status};
+use task_events::runtime::{PartitionReport, PartitionState, Status};
 
 /// The consumer that is told about.
 #[derive(Debug, Clone)]
@@ -38,9 +38,13 @@ pub fn start(addr: SocketAddr, subject: Subject) -> Result<SocketAddr, HealthErr
     let app = move || {
         App::new()
             .app_data(subject.clone())
+            // HEAD is answered as GET, by the server without the body.
             .route("/healthz", web::get().to(healthz))
+            .route("/healthz", web::head().to(healthz))
             .route("/readyz", web::get().to(readyz))
+            .route("/readyz", web::head().to(readyz))
             .route("/metrics", web::get().to(metrics))
+            .route("/metrics", web::head().to(metrics))
     };
     let server = HttpServer::new(app).workers(1).disable_signals().bind(addr);
     let server = server.map_err(|source| HealthError { addr, source })?;
@@ -75,29 +79,42 @@ fn render(subject: &Subject) -> String {
     let (group, topic) = (subject.group.as_str(), subject.topic.as_str());
     let mut text = Text::default();
     let report = subject.status.report();
-    let owned = || {
-        report.partitions.iter().filter_map(|(partition, state)| match state {
-            PartitionState::Active { position, high_watermark, .. } => {
-                Some((partition.to_string(), position, high_watermark))
+    let mut partitions =
+        |name: &str, help: &str, value: &dyn Fn(&PartitionReport) -> Option<i64>, grouped: bool| {
+            text.family(name, "gauge", help);
+            for (number, partition) in &report.partitions {
+                let number = number.to_string();
+                let labels = [("group", group), ("topic", topic), ("partition", number.as_str())];
+                let labels = if grouped { labels.as_slice() } else { labels.get(1..).unwrap_or_default() };
+                if let Some(value) = value(partition) {
+                    text.series(name, labels, value);
+                }
             }
-            _ => None,
-        })
-    };
-    let name = "kafka_consumergroup_group_lag";
-    text.family(
-        name,
-        "gauge",
-        "Events that the group has yet to handle, in the partitions that this instance owns",
+        };
+    partitions(
+        "kafka_consumergroup_group_lag",
+        "Events that the group has yet to handle: the end of the log as last fetched less the position",
+        &PartitionReport::lag,
+        true,
     );
-    for (partition, position, end) in owned() {
-        let labels = [("group", group), ("topic", topic), ("partition", partition.as_str())];
-        text.series(name, &labels, end - position);
-    }
-    let name = "kafka_partition_latest_offset";
-    text.family(name, "gauge", "The offset of the next event to come");
-    for (partition, _, end) in owned() {
-        text.series(name, &[("topic", topic), ("partition", partition.as_str())], end);
-    }
+    partitions(
+        "kafka_consumergroup_group_offset",
+        "The offset that the group reads next",
+        &|partition| partition.position,
+        true,
+    );
+    partitions(
+        "kafka_partition_latest_offset",
+        "The offset of the next event to come",
+        &|partition| partition.high_watermark,
+        false,
+    );
+    partitions(
+        "task_events_partition_active",
+        "Whether this instance owns the partition and handles its events",
+        &|partition| Some(i64::from(matches!(partition.state, PartitionState::Active { .. }))),
+        true,
+    );
 
     let stats = subject.status.stats();
     let common = [

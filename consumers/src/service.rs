@@ -104,7 +104,8 @@ async fn serve<S, E>(
         offsets_topic: args.topics.offsets_topic.clone(),
         dlq_topic: reads.dlq_topic,
         group: reads.group,
-        instance_id: state.instance_id(),
+        service: reads.name.to_owned(),
+        identity: state.identity(),
         host: host(),
         lease: args.lease.lease(),
     };

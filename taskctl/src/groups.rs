@@ -160,7 +160,7 @@ mod tests {
         let mut fold = Fold::default();
         let mut states = Vec::new();
         for (offset, record) in records {
-            fold.apply(offset, record);
+            fold.apply(offset, record).unwrap();
             states.push(fold.slot(&slot()).unwrap().clone());
         }
         states

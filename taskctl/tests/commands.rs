@@ -9,7 +9,7 @@ use std::time::Duration;
 use devbroker::{Broker, Config};
 use serde_json::Value;
 use task_events::kafka::{Compression, Kafka, NewTopic, Record};
-use task_events::offsets::{Claimed, Commit, OffsetsLog, Slot};
+use task_events::offsets::{Claim, Claimed, Commit, OffsetsLog, Slot};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
@@ -77,7 +77,8 @@ impl World {
         let slot = Slot { group: group.to_owned(), topic: "task-events".to_owned(), partition: 0 };
         let offsets = OffsetsLog::open(&self.kafka, "task-events-offsets");
         let instance_id = Uuid::new_v4();
-        let claimed = offsets.claim(&slot, instance_id, "test-host", lease).await.unwrap();
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap();
+        let claimed = offsets.claim(&slot, &Claim::new(instance_id, "test-host", lease_ms)).await.unwrap();
         Owner { offsets, slot, instance_id, claimed }
     }
 }
@@ -248,7 +249,7 @@ async fn offsets_of_a_live_group_are_not_reset_and_of_a_stopped_one_only_when_to
         let view = next.offsets.view();
         let state = view.borrow().slot(&next.slot).unwrap().clone();
         assert_eq!(state.position(), Some(offset), "{to}");
-        assert_eq!(state.older_tokens(next.claimed.token).len(), 1, "{to}");
+        assert_eq!(state.stale_tokens(next.claimed.token).len(), 1, "{to}");
         next.commit(5, true).await;
     }
 

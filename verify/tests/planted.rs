@@ -18,9 +18,10 @@ use consumers::audit::{self, Audit};
 use e2e::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
 use task_events::kafka::{Compression, Kafka, Position, Record};
-use task_events::offsets::{Commit, OffsetsLog, Slot};
+use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use task_events::runtime::{self, ConsumerConfig, Delivery, Done, Handler, HandlerError, Service, Status};
 use task_events::shutdown;
+use task_events::state_dir::Identity;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use verify::check::{Report, check, names};
@@ -84,7 +85,8 @@ impl Consumer {
             offsets_topic: OFFSETS.to_owned(),
             dlq_topic: None,
             group: AUDIT_GROUP.to_owned(),
-            instance_id: Uuid::new_v4(),
+            identity: Identity::in_memory(Uuid::new_v4()),
+            service: "test".to_owned(),
             host: "here".to_owned(),
             lease: Duration::from_secs(2),
         };
@@ -424,11 +426,11 @@ async fn a_zombie_that_goes_on_is_reported() {
     let mut zombie = audit::open(&zombie_log, &folder(&world, "zombie")).unwrap().service;
     let mut owner = audit::open(&owner_log, &folder(&world, "owner")).unwrap().service;
 
-    let old = offsets.claim(&slot, zombie_id, "old", limit).await.unwrap().token;
+    let old = offsets.claim(&slot, &Claim::new(zombie_id, "old", 10_000)).await.unwrap().token;
     write(&mut zombie, &taken(0..10)).await;
     offsets.commit(&slot, old, &Commit::new(10, zombie_id, false), limit).await.unwrap();
     let late = Commit::new(12, zombie_id, false);
-    let new = offsets.claim(&slot, owner_id, "new", limit).await.unwrap().token;
+    let new = offsets.claim(&slot, &Claim::new(owner_id, "new", 10_000)).await.unwrap().token;
     write(&mut owner, &taken(10..20)).await;
     offsets.commit(&slot, new, &Commit::new(20, owner_id, false), limit).await.unwrap();
     let logs = [(zombie_log.as_path(), Some(zombie_id)), (owner_log.as_path(), Some(owner_id))];

@@ -97,7 +97,9 @@ impl View {
                     OffsetsRecord::Claim(slot, _) => (slot.clone(), offset),
                     OffsetsRecord::Commit(slot, token, _) => (slot.clone(), *token),
                 };
-                self.fold.apply(offset, parsed);
+                if let Err(foreign) = self.fold.apply(offset, parsed) {
+                    log::warn!("ignored in {topic}: {foreign}");
+                }
                 let owner = self.fold.slot(&slot).and_then(|state| state.owner());
                 if owner.is_some_and(|owner| owner.token == token) {
                     self.seen.insert(slot, now);

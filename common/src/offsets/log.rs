@@ -59,30 +59,16 @@ impl OffsetsLog {
     /// Claims the slot, and returns when the topic has been read past the claim.
     ///
     /// Where the acknowledgement is lost, the claim is looked for by its id. Should it land only after it
-    /// was given up, it fences this instance's next claim; being its own, it is then claimed over at once.
-    pub async fn claim(
-        &self,
-        slot: &Slot,
-        instance_id: Uuid,
-        host: &str,
-        lease: Duration,
-    ) -> Result<Claimed, KafkaError> {
-        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        let claim = Claim::new(instance_id, host, lease_ms);
+    /// was given up, it fences this instance's next claim; being its own, by its id, it is then claimed over
+    /// at once.
+    pub async fn claim(&self, slot: &Slot, claim: &Claim) -> Result<Claimed, KafkaError> {
         let sent = Instant::now();
-        let produced = self.write(&Key::Claim(slot.clone()), Some(&claim), REQUEST_TIMEOUT).await;
-        let token = match produced {
-            Ok(token) => Some(token),
-            Err(error) => {
-                log::warn!("no acknowledgement of the claim of {slot}, looking for it in the topic: {error}");
-                None
-            }
-        };
+        let produced = self.write(&Key::Claim(slot.clone()), Some(claim), REQUEST_TIMEOUT).await;
         self.catch_up().await?;
         let found = self.claim_token(slot, claim.claim_id);
-        match found.or(token) {
-            Some(token) => Ok(Claimed { token, sent }),
-            None => Err(KafkaError::failed(format!("claim {slot}"), "the claim did not land")),
+        match (found, produced) {
+            (Some(token), _) | (None, Ok(token)) => Ok(Claimed { token, sent }),
+            (None, Err(error)) => Err(error),
         }
     }
 

@@ -1,12 +1,14 @@
 //! The records of the offsets topic: their keys and values, and reading them from what a topic may hold.
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::event::serialize_time;
+use crate::kafka::Position;
 
 /// The version of both values that this code writes and reads.
 const VERSION: u32 = 1;
@@ -45,6 +47,9 @@ pub struct Claim {
     pub claim_id: Uuid,
     /// The instance; outlives its restarts.
     pub instance_id: Uuid,
+    /// The service that owns the group. `None` (an operator's claim, or an older record) fits every service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// Where it runs, for people.
     pub host: String,
     /// When, for people: nothing is decided by it.
@@ -61,10 +66,23 @@ impl Claim {
             v: VERSION,
             claim_id: Uuid::new_v4(),
             instance_id,
+            service: None,
             host: host.to_owned(),
             claimed_at: Utc::now(),
             lease_ms,
         }
+    }
+}
+
+impl Claim {
+    /// The same, for one service alone.
+    pub fn for_service(self, service: &str) -> Self {
+        Self { service: Some(service.to_owned()), ..self }
+    }
+
+    /// How long this owner may be silent.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
     }
 }
 
@@ -74,6 +92,12 @@ pub struct Commit {
     v: u32,
     /// The offset to read next.
     pub offset: i64,
+    /// The id of the topic in which that holds; `None` where it is not known, as in older records.
+    #[serde(default)]
+    pub topic_id: Option<Uuid>,
+    /// The leader epoch of the last record below it, where known.
+    #[serde(default)]
+    pub leader_epoch: Option<i32>,
     /// Who did the work.
     pub instance_id: Uuid,
     /// When, for people.
@@ -87,16 +111,30 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// A commit made now.
+    /// A commit made now, of an offset about which nothing else is known.
     pub fn new(offset: i64, instance_id: Uuid, released: bool) -> Self {
+        Self::at(Position::at(offset), instance_id, released)
+    }
+
+    /// A commit made now.
+    pub fn at(position: Position, instance_id: Uuid, released: bool) -> Self {
         Self {
             v: VERSION,
-            offset,
+            offset: position.offset,
+            topic_id: position.topic_id,
+            leader_epoch: position.leader_epoch,
             instance_id,
             committed_at: Utc::now(),
             released,
             meta: serde_json::Map::new(),
         }
+    }
+}
+
+impl Commit {
+    /// Where to read next.
+    pub fn position(&self) -> Position {
+        Position { offset: self.offset, leader_epoch: self.leader_epoch, topic_id: self.topic_id }
     }
 }
 
@@ -198,13 +236,30 @@ mod tests {
             panic!("not a claim");
         };
         assert_eq!((read_slot, read.claim_id, read.lease_ms), (slot(), claim.claim_id, 10_000));
-        let commit = Commit::new(5, Uuid::new_v4(), true);
+        assert_eq!(read.service, None, "an operator's claim fits every service");
+        let position = Position { offset: 5, leader_epoch: Some(3), topic_id: Some(Uuid::new_v4()) };
+        let commit = Commit::at(position, Uuid::new_v4(), true);
         let value = serde_json::to_vec(&commit).unwrap();
         let Ok(OffsetsRecord::Commit(_, 17, Some(read))) = parse(Some(b"g/t/0/commit/17"), Some(&value))
         else {
             panic!("not a commit");
         };
-        assert_eq!((read.offset, read.released), (5, true));
+        assert_eq!((read.position(), read.released), (position, true));
+    }
+
+    #[test]
+    fn records_of_older_versions_still_read() {
+        let claim = br#"{"v":1,"claim_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","instance_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d11","host":"h","claimed_at":"2026-01-01T00:00:00Z","lease_ms":10}"#;
+        let Ok(OffsetsRecord::Claim(_, Some(claim))) = parse(Some(b"g/t/0/claim"), Some(claim)) else {
+            panic!("not a claim");
+        };
+        assert_eq!((claim.service.as_deref(), claim.lease_ms), (None, 10));
+        let commit = br#"{"v":1,"offset":9,"instance_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","committed_at":"2026-01-01T00:00:00Z","released":false}"#;
+        let Ok(OffsetsRecord::Commit(_, 1, Some(commit))) = parse(Some(b"g/t/0/commit/1"), Some(commit))
+        else {
+            panic!("not a commit");
+        };
+        assert_eq!(commit.position(), Position::at(9));
     }
 
     #[test]

@@ -5,27 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rskafka::record::RecordAndOffset;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::committer::Lease;
+use super::ownership::Ownership;
 use super::retry::TRIES;
-use super::{Backoff, Delivery, Done, Handler, HandlerError, PartitionState, Said, Service, Shared, Status};
+use super::status::{Status, Trouble};
+use super::{Backoff, Delivery, Done, Handler, HandlerError, Service, Shared};
 use crate::dlq::Failure;
 use crate::kafka::Position;
 use crate::offsets::Slot;
-
-/// Turns true when handling has to end: another owner, or a stop.
-pub(super) type Halt = watch::Receiver<bool>;
 
 /// A batch in flight. What is handled of it is forgotten with the handler unless it is made durable.
 pub(super) struct Batch<'a, S: Service> {
     pub(super) shared: &'a Arc<Shared<S>>,
     pub(super) slot: &'a Slot,
-    pub(super) halt: &'a Halt,
-    pub(super) lease: &'a Lease,
+    pub(super) ownership: &'a Ownership<S>,
     pub(super) handler: &'a mut S::Handler,
+    /// What the partition waits for while a step is tried again.
+    pub(super) trouble: &'a mut Trouble,
 }
 
 /// A message of the service's handler.
@@ -33,8 +30,8 @@ type MessageOf<S> = <<S as Service>::Handler as Handler>::Message;
 
 /// What was handled of a batch.
 pub(super) struct Outcome {
-    /// The offset below which all work is done, though not yet durable.
-    pub(super) offset: i64,
+    /// All below it is done, though not yet durable.
+    pub(super) position: Position,
     handled: u64,
     ids: Vec<Uuid>,
 }
@@ -48,16 +45,10 @@ enum Ended {
 }
 
 impl<S: Service> Batch<'_, S> {
-    /// Whether handling has to end: a halt, or a lease that ran out. The process may have been stopped for
-    /// an hour between any two events, and another instance may have handled the next.
-    fn must_end(&self) -> bool {
-        *self.halt.borrow() || Instant::now() >= *self.lease.borrow()
-    }
-
     /// Handles the records in order, as many as it may. `None` if there is nothing to make durable.
     pub(super) async fn handle(&mut self, records: &[RecordAndOffset]) -> Option<Outcome> {
         let shared = Arc::clone(self.shared);
-        let stats = shared.status.stats();
+        let (stats, topic) = (shared.status.stats(), self.ownership.position());
         let messages: Vec<_> = records.iter().map(|record| self.handler.decode(&record.record)).collect();
         let id_of = |message: &Result<MessageOf<S>, _>| {
             message.as_ref().ok().and_then(|message| self.handler.dedup_id(message))
@@ -68,7 +59,7 @@ impl<S: Service> Batch<'_, S> {
         let mut done = None;
         let (mut handled, mut handled_ids) = (0, Vec::new());
         for (((record, message), id), known) in records.iter().zip(messages).zip(ids).zip(known) {
-            if self.must_end() {
+            if self.ownership.must_pause() {
                 break;
             }
             match message {
@@ -98,9 +89,9 @@ impl<S: Service> Batch<'_, S> {
                     Ended::Halted => break,
                 },
             }
-            done = Some(record.offset + 1);
+            done = Some(Position { offset: record.offset + 1, ..topic });
         }
-        done.map(|offset| Outcome { offset, handled, ids: handled_ids })
+        done.map(|position| Outcome { position, handled, ids: handled_ids })
     }
 
     /// Which of the ids were handled before. `None` if handling was halted before that is known.
@@ -108,13 +99,14 @@ impl<S: Service> Batch<'_, S> {
         let asked: Vec<Uuid> = ids.iter().copied().flatten().collect();
         let mut known = Vec::new().into_iter();
         if !asked.is_empty() {
-            let mut retries = Retries::new(flush_backoff());
+            let mut backoff = flush_backoff();
             known = loop {
-                match self.handler.known(&asked).await {
+                match self.ownership.call("looking up known events", self.handler.known(&asked)).await? {
                     Ok(known) => break known.into_iter(),
-                    Err(error) => retries.wait(self, &error).await?,
+                    Err(error) => self.wait(&mut backoff, &error).await?,
                 }
             };
+            self.works_again();
         }
         Some(ids.iter().map(|id| id.is_some() && known.next().unwrap_or(false)).collect())
     }
@@ -132,9 +124,10 @@ impl<S: Service> Batch<'_, S> {
         let mut backoff = Backoff::between_tries();
         let mut tries = 1;
         loop {
-            let error = match self.handler.handle(&delivery).await {
-                Ok(()) => return Ended::Handled,
-                Err(error) => error,
+            let error = match self.ownership.call("handling an event", self.handler.handle(&delivery)).await {
+                None => return Ended::Halted,
+                Some(Ok(())) => return Ended::Handled,
+                Some(Err(error)) => error,
             };
             let at = format!("{}/{} offset {}", self.slot.topic, self.slot.partition, record.offset);
             if tries == TRIES {
@@ -144,7 +137,7 @@ impl<S: Service> Batch<'_, S> {
             }
             log::warn!("try {tries} of {TRIES} to handle the event at {at} failed: {error}");
             Status::count(&self.shared.status.stats().retries, 1);
-            if self.halted_within(backoff.next_delay()).await || self.must_end() {
+            if self.ownership.halted_within(backoff.next_delay()).await || self.ownership.must_pause() {
                 return Ended::Halted;
             }
             tries += 1;
@@ -153,21 +146,30 @@ impl<S: Service> Batch<'_, S> {
 
     /// Writes the record to the DLQ, however long that takes. False if handling was halted before.
     async fn dead_letter(
-        &self,
+        &mut self,
         record: &RecordAndOffset,
         kind: &str,
         message: &str,
         retry_count: u32,
     ) -> bool {
-        let (topic, partition) = (self.slot.topic.as_str(), self.slot.partition);
-        if let Some(dlq) = &self.shared.dlq {
-            let failure = Failure { group: &self.slot.group, topic, partition, kind, message, retry_count };
-            let mut retries = Retries::new(Backoff::for_kafka());
-            while let Err(error) = dlq.publish(&failure, record).await {
-                if retries.wait(self, &HandlerError::new("dlq", error)).await.is_none() {
-                    return false;
+        let slot = self.slot;
+        let (topic, partition) = (slot.topic.as_str(), slot.partition);
+        let shared = Arc::clone(self.shared);
+        if let Some(dlq) = &shared.dlq {
+            let failure = Failure { group: &slot.group, topic, partition, kind, message, retry_count };
+            let mut backoff = Backoff::for_kafka();
+            loop {
+                match self.ownership.unless_abandoned(dlq.publish(&failure, record)).await {
+                    None => return false,
+                    Some(Ok(())) => break,
+                    Some(Err(error)) => {
+                        if self.wait(&mut backoff, &HandlerError::new("dlq", error)).await.is_none() {
+                            return false;
+                        }
+                    }
                 }
             }
+            self.works_again();
             log::warn!(
                 "sent the event at {topic}/{partition} offset {} to {} ({kind})",
                 record.offset,
@@ -179,46 +181,33 @@ impl<S: Service> Batch<'_, S> {
     }
 
     /// Flushes the handler. False if a halt came before it succeeded.
-    pub(super) async fn make_durable(self, outcome: &Outcome) -> bool {
-        let done = Done { position: Position::at(outcome.offset), ids: &outcome.ids };
-        let mut retries = Retries::new(flush_backoff());
-        while let Err(error) = self.handler.flush(&done).await {
-            if retries.wait(&self, &error).await.is_none() {
-                return false;
+    pub(super) async fn make_durable(mut self, outcome: &Outcome) -> bool {
+        let done = Done { position: outcome.position, ids: &outcome.ids };
+        let mut backoff = flush_backoff();
+        loop {
+            match self.ownership.call("making events durable", self.handler.flush(&done)).await {
+                None => return false,
+                Some(Ok(())) => break,
+                Some(Err(error)) => {
+                    if self.wait(&mut backoff, &error).await.is_none() {
+                        return false;
+                    }
+                }
             }
         }
+        self.works_again();
         Status::count(&self.shared.status.stats().handled, outcome.handled);
         true
     }
 
-    fn blocked(&self, said: &mut Said, error: &HandlerError) {
-        let why = format!("{} cannot go on, will try again: {error}", self.slot);
-        said.warn(&why);
-        self.shared.status.set(self.slot.partition, PartitionState::Blocked { why });
-    }
-
-    /// Waits, and says whether a halt came meanwhile.
-    async fn halted_within(&self, delay: Duration) -> bool {
-        let mut halt = self.halt.clone();
-        timeout(delay, halt.wait_for(|halt| *halt)).await.is_ok()
-    }
-}
-
-/// The tries of work that has to succeed before anything else can be done.
-struct Retries {
-    backoff: Backoff,
-    said: Said,
-}
-
-impl Retries {
-    fn new(backoff: Backoff) -> Self {
-        Self { backoff, said: Said::default() }
-    }
-
     /// Reports the failure and waits for the next try. `None` if handling was halted.
-    async fn wait<S: Service>(&mut self, batch: &Batch<'_, S>, error: &HandlerError) -> Option<()> {
-        batch.blocked(&mut self.said, error);
-        (!batch.halted_within(self.backoff.next_delay()).await).then_some(())
+    async fn wait(&mut self, backoff: &mut Backoff, error: &HandlerError) -> Option<()> {
+        self.trouble.report(&format!("{} cannot go on, will try again: {error}", self.slot));
+        (!self.ownership.halted_within(backoff.next_delay()).await).then_some(())
+    }
+
+    fn works_again(&mut self) {
+        self.trouble.over(&format!("{} goes on", self.slot));
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::{Backoff, Said};
+use super::Backoff;
 use crate::kafka::{Chunk as Fetched, KafkaError, OffsetAt, Partition};
+use crate::log_once::LogOnce;
 
 /// Bytes of a fetch, at most about; some 1,500 events.
 const FETCH_BYTES: i32 = 1024 * 1024;
@@ -40,7 +41,7 @@ pub(super) fn spawn(partition: Partition, start: i64) -> mpsc::Receiver<ReadAhea
 async fn read(partition: Partition, start: i64, chunks: mpsc::Sender<ReadAhead>) {
     let mut position = start;
     let mut backoff = Backoff::for_kafka();
-    let mut said = Said::default();
+    let mut said = LogOnce::default();
     loop {
         let item = match partition.fetch(position, FETCH_BYTES, POLL).await {
             Ok(fetched) => {

@@ -1,19 +1,60 @@
 //! What a consumer is doing, for its health endpoint, its metrics and its last log line.
+//!
+//! A problem that ends is shown for [`CALM`] longer, so that readiness does not flap with each retry.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::log_once::LogOnce;
+
+/// Time without a failure after which a problem counts as over.
+const CALM: Duration = Duration::from_secs(1);
 
 /// Shared by the runtime, which writes it, and whoever reports it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Status {
-    report: Arc<watch::Sender<StatusReport>>,
+    inner: Arc<Mutex<Inner>>,
     stats: Arc<Stats>,
 }
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: Problems,
+    partitions: BTreeMap<i32, Partition>,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    role: Role,
+    position: Option<i64>,
+    log_end: Option<i64>,
+    held_at: Option<i64>,
+    /// The position that Kafka last acknowledged to this instance as owner.
+    committed: Option<i64>,
+    problems: Problems,
+}
+
+/// What a partition's worker does while it has no problem.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Role {
+    #[default]
+    Starting,
+    Standby {
+        owner: String,
+    },
+    Active {
+        token: i64,
+    },
+}
+
+/// By cause: why, and since when it is over.
+type Problems = BTreeMap<&'static str, (String, Option<Instant>)>;
 
 /// What a consumer is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -21,7 +62,29 @@ pub struct StatusReport {
     /// What the consumer as a whole waits for, if anything.
     pub waiting: Option<String>,
     /// What each partition does.
-    pub partitions: BTreeMap<i32, PartitionState>,
+    pub partitions: BTreeMap<i32, PartitionReport>,
+}
+
+/// What is known of a partition, also while this instance does not own it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartitionReport {
+    /// What its worker does.
+    #[serde(flatten)]
+    pub state: PartitionState,
+    /// The offset to read next: this instance's, or as standby the one that the owner committed.
+    pub position: Option<i64>,
+    /// The end of the log as last fetched.
+    pub high_watermark: Option<i64>,
+    /// The offset at which an open transaction of another producer holds the group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_by_transaction_at: Option<i64>,
+}
+
+impl PartitionReport {
+    /// Records that the group has yet to read, as far as known.
+    pub fn lag(&self) -> Option<i64> {
+        Some((self.high_watermark? - self.position?).max(0))
+    }
 }
 
 /// What a partition's worker does.
@@ -39,10 +102,6 @@ pub enum PartitionState {
     Active {
         /// The fencing token.
         token: i64,
-        /// The offset to read next.
-        position: i64,
-        /// The end of the log, as far as it is known.
-        high_watermark: i64,
     },
     /// This instance cannot go on by itself, or not yet.
     Blocked {
@@ -82,8 +141,9 @@ impl fmt::Display for Stats {
 
 impl Default for Status {
     fn default() -> Self {
-        let report = StatusReport { waiting: Some("starting".to_owned()), ..StatusReport::default() };
-        Self { report: Arc::new(watch::Sender::new(report)), stats: Arc::default() }
+        let waiting = Problems::from([("start", ("starting".to_owned(), None))]);
+        let inner = Inner { waiting, partitions: BTreeMap::new() };
+        Self { inner: Arc::new(Mutex::new(inner)), stats: Arc::default() }
     }
 }
 
@@ -95,39 +155,185 @@ impl Status {
 
     /// What the consumer is doing.
     pub fn report(&self) -> StatusReport {
-        self.report.borrow().clone()
+        let (inner, now) = (self.lock(), Instant::now());
+        let report = |partition: &Partition| PartitionReport {
+            state: match (current(&partition.problems, now), partition.role.clone()) {
+                (Some(why), _) => PartitionState::Blocked { why },
+                (None, Role::Starting) => PartitionState::Starting,
+                (None, Role::Standby { owner }) => PartitionState::Standby { owner },
+                (None, Role::Active { token }) => PartitionState::Active { token },
+            },
+            position: partition.position,
+            high_watermark: partition.log_end.max(partition.position.filter(|_| partition.log_end.is_some())),
+            held_by_transaction_at: partition.held_at,
+        };
+        StatusReport {
+            waiting: current(&inner.waiting, now),
+            partitions: inner.partitions.iter().map(|(number, one)| (*number, report(one))).collect(),
+        }
     }
 
     /// Ready: it handles events, or would as soon as the owner is gone.
     pub fn is_ready(&self) -> bool {
-        let report = self.report.borrow();
-        let fine = |state: &PartitionState| {
-            matches!(state, PartitionState::Active { .. } | PartitionState::Standby { .. })
+        let report = self.report();
+        let fine = |partition: &PartitionReport| {
+            matches!(partition.state, PartitionState::Active { .. } | PartitionState::Standby { .. })
         };
         report.waiting.is_none() && !report.partitions.is_empty() && report.partitions.values().all(fine)
     }
 
-    pub(super) fn set_waiting(&self, waiting: Option<String>) {
-        self.report.send_modify(|report| report.waiting = waiting);
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Each change is one assignment: a panic elsewhere leaves nothing half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set(&self, partition: i32, state: PartitionState) {
-        self.report.send_modify(|report| {
-            report.partitions.insert(partition, state);
+    fn with(&self, partition: i32, change: impl FnOnce(&mut Partition)) {
+        change(self.lock().partitions.entry(partition).or_default());
+    }
+
+    /// The topics are there, and the workers start.
+    pub(super) fn started(&self) {
+        self.lock().waiting.remove("start");
+    }
+
+    pub(super) fn set_role(&self, partition: i32, role: Role) {
+        self.with(partition, |one| {
+            if !matches!(role, Role::Active { .. }) {
+                one.held_at = None;
+            }
+            one.role = role;
         });
     }
 
-    /// The partitions that this instance owns, with their positions.
-    pub(super) fn positions(&self) -> Vec<(i32, i64)> {
-        let report = self.report.borrow();
-        let active = report.partitions.iter().filter_map(|(partition, state)| match state {
-            PartitionState::Active { position, .. } => Some((*partition, *position)),
-            _ => None,
-        });
-        active.collect()
+    pub(super) fn set_position(&self, partition: i32, position: i64) {
+        self.with(partition, |one| one.position = Some(position));
+    }
+
+    pub(super) fn set_log_end(&self, partition: i32, log_end: i64) {
+        self.with(partition, |one| one.log_end = Some(log_end));
+    }
+
+    /// The position that was acknowledged to this instance; `None` once another one owns.
+    pub(super) fn set_committed(&self, partition: i32, committed: Option<i64>) {
+        self.with(partition, |one| one.committed = committed);
+    }
+
+    /// The partition is no more.
+    pub(super) fn forget(&self, partition: i32) {
+        self.lock().partitions.remove(&partition);
+    }
+
+    /// The partitions whose position this instance committed, with that position.
+    pub(super) fn committed(&self) -> Vec<(i32, i64)> {
+        let inner = self.lock();
+        inner.partitions.iter().filter_map(|(number, one)| Some((*number, one.committed?))).collect()
+    }
+
+    /// The partitions that this instance does not read now.
+    pub(super) fn not_read(&self) -> Vec<i32> {
+        let inner = self.lock();
+        let not_read = inner.partitions.iter().filter(|(_, one)| !matches!(one.role, Role::Active { .. }));
+        not_read.map(|(number, _)| *number).collect()
+    }
+
+    fn insert_problem(&self, partition: Option<i32>, cause: &'static str, why: &str) {
+        let mut inner = self.lock();
+        let problems = match partition {
+            Some(partition) => &mut inner.partitions.entry(partition).or_default().problems,
+            None => &mut inner.waiting,
+        };
+        problems.insert(cause, (why.to_owned(), None));
+    }
+
+    fn end_problem(&self, partition: Option<i32>, cause: &'static str) {
+        let mut inner = self.lock();
+        let problems = match partition {
+            Some(partition) => inner.partitions.get_mut(&partition).map(|one| &mut one.problems),
+            None => Some(&mut inner.waiting),
+        };
+        if let Some((_, over)) = problems.and_then(|problems| problems.get_mut(cause)) {
+            over.get_or_insert_with(Instant::now);
+        }
     }
 
     pub(super) fn count(counter: &AtomicU64, by: u64) {
         counter.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+fn current(problems: &Problems, now: Instant) -> Option<String> {
+    let lasts = |over: &Option<Instant>| over.is_none_or(|over| now < over + CALM);
+    problems.values().find(|(_, over)| lasts(over)).map(|(why, _)| why.clone())
+}
+
+/// One cause that may stop a partition, or the whole consumer: logged once, shown while it lasts.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    status: Status,
+    partition: Option<i32>,
+    cause: &'static str,
+    log: LogOnce,
+}
+
+impl Trouble {
+    /// Of one partition, or of all.
+    pub(super) fn new(status: &Status, partition: impl Into<Option<i32>>, cause: &'static str) -> Self {
+        Self { status: status.clone(), partition: partition.into(), cause, log: LogOnce::default() }
+    }
+
+    /// It lasts, or begins.
+    pub(super) fn report(&mut self, why: &str) {
+        self.log.warn(why);
+        self.status.insert_problem(self.partition, self.cause, why);
+    }
+
+    /// It is over, if there was any.
+    pub(super) fn over(&mut self, what: &str) {
+        self.log.over(what);
+        self.status.end_problem(self.partition, self.cause);
+    }
+}
+
+impl Drop for Trouble {
+    fn drop(&mut self) {
+        self.status.end_problem(self.partition, self.cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_shown_until_there_was_calm_for_a_moment() {
+        let status = Status::default();
+        assert!(!status.is_ready(), "starting");
+        status.started();
+        status.set_role(0, Role::Active { token: 1 });
+        assert!(status.is_ready());
+        let mut trouble = Trouble::new(&status, 0, "commit");
+        for _ in 0..20 {
+            trouble.report("cannot commit");
+            assert!(!status.is_ready());
+            trouble.over("commits again");
+            assert!(!status.is_ready(), "readiness does not flap");
+        }
+        let inner = status.lock();
+        let problems = &inner.partitions[&0].problems;
+        assert_eq!(current(problems, Instant::now() + CALM), None);
+    }
+
+    #[test]
+    fn a_blocked_partition_keeps_what_is_known_of_it() {
+        let status = Status::default();
+        status.started();
+        status.set_role(0, Role::Active { token: 1 });
+        status.set_position(0, 7);
+        status.set_log_end(0, 10);
+        let mut trouble = Trouble::new(&status, 0, "flush");
+        trouble.report("the disk hangs");
+        let report = status.report().partitions.remove(&0).unwrap();
+        assert_eq!(report.state, PartitionState::Blocked { why: "the disk hangs".to_owned() });
+        assert_eq!(report.lag(), Some(3));
     }
 }

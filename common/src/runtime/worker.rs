@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::batch::{Batch, Halt};
-use super::committer::{Committer, Lease};
+use super::batch::Batch;
+use super::claims::{OwnClaims, Verdict, verdict};
+use super::ownership::Ownership;
 use super::reader::{self, ReadAhead};
-use super::{
-    AbortOnDrop, Backoff, Handler, HandlerError, OwnPosition, PartitionState, Said, Service, Shared,
-};
-use crate::kafka::{Chunk as Fetched, KafkaError, OffsetAt};
-use crate::offsets::{Claimed, Commit, Slot, View};
+use super::start::{Start, start};
+use super::status::{Role, Trouble};
+use super::{Backoff, Handler, HandlerError, Service, Shared};
+use crate::kafka::{Chunk as Fetched, KafkaError, OffsetAt, Position};
+use crate::offsets::{Claim, Claimed, Slot};
 
 /// Records handled between two looks at the lease.
 const BATCH: usize = 500;
@@ -21,38 +23,37 @@ const BATCH: usize = 500;
 const DECODE_TRIES: u32 = 3;
 /// Time after which a stuck partition is tried again, though nobody moved its position.
 const STUCK_RETRY: Duration = Duration::from_secs(60);
-/// Time for the last commit, within the 5 s that a stop may take.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time to write a new instance id, which may fail: the next start then finds its twin again.
+const PERSIST_TIMEOUT: Duration = Duration::from_secs(2);
+/// An ownership that was shorter than this is followed by a pause, whatever ended it.
+const SHORT: Duration = Duration::from_secs(1);
 
-/// Runs one partition until a stop is asked for.
+/// Runs one partition until a stop is requested.
 pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
     let slot = Slot { group: shared.config.group.clone(), topic: shared.config.topic.clone(), partition };
-    let worker = Worker { shared, slot };
-    let shutdown = worker.shared.shutdown.clone();
+    let shutdown = shared.shutdown.clone();
+    let mut blocked = Trouble::new(&shared.status, partition, "claim");
+    let mut worker = Worker { shared, slot, own: OwnClaims::default(), reached: None };
     let mut backoff = Backoff::for_kafka();
-    let mut said = Said::default();
-    worker.set(PartitionState::Starting);
+    worker.set_role(Role::Starting);
     while !shutdown.is_requested() {
-        let claimed = async {
-            worker.standby().await?;
-            let handler = worker.shared.service.open(&worker.slot.topic, partition).await?;
-            Ok::<_, Obstacle>((worker.claim().await?, handler))
-        };
-        let owned = match shutdown.or(claimed).await {
+        let claimed = match shutdown.or(worker.claim_when_free(&mut blocked)).await {
             None => return,
-            Some(Ok((claimed, handler))) => worker.own(claimed, handler).await.map_err(Obstacle::Kafka),
-            Some(Err(obstacle)) => Err(obstacle),
+            Some(claimed) => claimed,
         };
-        match owned {
-            Ok(()) => backoff = Backoff::for_kafka(),
-            Err(obstacle) => {
-                let why = format!("{} {obstacle}", worker.slot);
-                said.warn(&why);
-                worker.set(PartitionState::Blocked { why });
-                if shutdown.or(sleep(backoff.next_delay())).await.is_none() {
-                    return;
+        match claimed {
+            Ok(claimed) => {
+                let since = Instant::now();
+                worker.own(claimed).await;
+                if since.elapsed() >= SHORT {
+                    backoff = Backoff::for_kafka();
+                    continue;
                 }
             }
+            Err(obstacle) => blocked.report(&format!("{} {obstacle}", worker.slot)),
+        }
+        if shutdown.or(sleep(backoff.next_delay())).await.is_none() {
+            return;
         }
     }
 }
@@ -66,209 +67,273 @@ enum Obstacle {
     Open(#[from] HandlerError),
 }
 
+/// A partition that was claimed, ready to be handled.
+struct ClaimedPartition<H> {
+    claim: Claim,
+    claimed: Claimed,
+    handler: H,
+    start: Start,
+}
+
 struct Worker<S> {
     shared: Arc<Shared<S>>,
     slot: Slot,
+    own: OwnClaims,
+    /// How far this process was when the offsets topic was recreated, which took its commits along.
+    reached: Option<Position>,
 }
 
 impl<S: Service> Worker<S> {
-    fn set(&self, state: PartitionState) {
-        self.shared.status.set(self.slot.partition, state);
+    fn set_role(&self, role: Role) {
+        self.shared.status.set_role(self.slot.partition, role);
+    }
+
+    /// Waits until nobody is in the way, then opens the handler and claims. What can fail or hang comes
+    /// before the claim, so that an instance that could not handle anything takes nothing over.
+    async fn claim_when_free(
+        &mut self,
+        blocked: &mut Trouble,
+    ) -> Result<ClaimedPartition<S::Handler>, Obstacle> {
+        let handler = loop {
+            self.standby(blocked).await?;
+            let handler = self.open(blocked).await?;
+            // Opening takes its time, and somebody else may have claimed meanwhile.
+            if self.look().await? == Verdict::Claim {
+                break handler;
+            }
+        };
+        let config = &self.shared.config;
+        let partition = config.kafka.partition(&config.topic, self.slot.partition);
+        let earliest = partition.offset(OffsetAt::Earliest).await?;
+        let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
+        let claim = Claim::new(config.identity.id(), &config.host, lease_ms).for_service(&config.service);
+        self.own.add(claim.claim_id);
+        let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
+        blocked.over(&format!("{} can be claimed", self.slot));
+        // The topic has been read past the claim: the position is final, late commits included.
+        let committed =
+            self.shared.offsets.view().borrow().slot(&self.slot).and_then(|state| state.committed());
+        let committed = committed.or(self.reached);
+        let start = start(committed, handler.own_position(), earliest, None);
+        Ok(ClaimedPartition { claim, claimed, handler, start })
+    }
+
+    /// Opens the handler, however long that takes: it is not given up, since what hangs in file work would
+    /// hang again beside it.
+    async fn open(&self, blocked: &mut Trouble) -> Result<S::Handler, HandlerError> {
+        let mut opening = std::pin::pin!(self.shared.service.open(&self.slot.topic, self.slot.partition));
+        let lease = self.shared.config.lease;
+        if let Ok(opened) = timeout(lease, &mut opening).await {
+            return opened;
+        }
+        blocked.report(&format!(
+            "{} is not claimed: its state is not open after {} s; does its disk hang?",
+            self.slot,
+            lease.as_secs_f32()
+        ));
+        opening.await
+    }
+
+    /// Reads the offsets topic to its end, and judges.
+    async fn look(&mut self) -> Result<Verdict, KafkaError> {
+        self.shared.offsets.catch_up().await?;
+        let view = self.shared.offsets.view();
+        let view = view.borrow();
+        self.own.started(&view);
+        let config = &self.shared.config;
+        let now = Instant::now();
+        Ok(verdict(&view, &self.slot, &config.service, config.identity.id(), &self.own, now))
     }
 
     /// Returns when this instance may claim: nobody owns the slot, the owner released it or was this very
     /// instance, or it has been silent for its lease.
-    async fn standby(&self) -> Result<(), KafkaError> {
+    async fn standby(&mut self, blocked: &mut Trouble) -> Result<(), KafkaError> {
         let mut view = self.shared.offsets.view();
-        let mut said_owner = None;
+        let mut logged_owner = None;
+        let mut refused = Trouble::new(&self.shared.status, self.slot.partition, "service");
         loop {
-            self.shared.offsets.catch_up().await?;
-            let wait = match self.owner_in_the_way(&view.borrow_and_update()) {
-                None => return Ok(()),
-                Some(wait) => wait,
+            let until = match self.look().await? {
+                Verdict::Claim => return Ok(()),
+                Verdict::Twin => {
+                    self.take_new_id().await;
+                    continue;
+                }
+                Verdict::OtherService { service, slot } => {
+                    let group = &self.slot.group;
+                    refused.report(&format!(
+                        "{}: group {group} belongs to {service}, which claimed {slot}: one group, one service; set another GROUP, or hand the group over with `taskctl offsets reset {group} --to earliest --execute`",
+                        self.slot
+                    ));
+                    None
+                }
+                Verdict::Wait { owner, until } => {
+                    let name = format!("{} ({})", owner.claim.host, owner.claim.instance_id);
+                    if logged_owner != Some(owner.token) {
+                        log::info!("standby for {}: {name} owns it with token {}", self.slot, owner.token);
+                        logged_owner = Some(owner.token);
+                    }
+                    self.set_role(Role::Standby { owner: name });
+                    Some((owner.token, until))
+                }
             };
-            if said_owner != Some(wait.token) {
-                log::info!("standby for {}: {} owns it with token {}", self.slot, wait.owner, wait.token);
-                said_owner = Some(wait.token);
+            blocked.over(&format!("{} is in touch with Kafka", self.slot));
+            self.until_changed(&mut view, until).await?;
+        }
+    }
+
+    /// Returns on the first of: another claim, a release, the end of the owner's lease.
+    async fn until_changed(
+        &self,
+        view: &mut tokio::sync::watch::Receiver<crate::offsets::View>,
+        owner: Option<(i64, Instant)>,
+    ) -> Result<(), KafkaError> {
+        /// A refused instance looks again after this time.
+        const REFUSED: Duration = Duration::from_secs(5);
+        let until = owner.map_or_else(|| Instant::now() + REFUSED, |(_, until)| until);
+        let changed = async {
+            loop {
+                {
+                    let view = view.borrow_and_update();
+                    if let Some(failure) = &view.failure {
+                        return Err(failure.clone());
+                    }
+                    let state = view.slot(&self.slot);
+                    if let Some(position) = state.and_then(|state| state.position()) {
+                        self.shared.status.set_position(self.slot.partition, position);
+                    }
+                    let token = state.filter(|state| !state.is_released()).and_then(|state| state.owner());
+                    let token = token.map(|owner| owner.token);
+                    if owner.is_some_and(|(waited_for, _)| token != Some(waited_for)) {
+                        return Ok(());
+                    }
+                }
+                if view.changed().await.is_err() {
+                    return Err(KafkaError::failed("follow the offsets topic", "the reader has stopped"));
+                }
             }
-            self.set(PartitionState::Standby { owner: wait.owner });
-            // Whatever comes first: a record (a release, another claim), or the end of the owner's lease.
-            let changed = view.wait_for(|view| {
-                view.slot(&self.slot).is_none_or(|state| {
-                    state.is_released() || state.owner().is_none_or(|owner| owner.token != wait.token)
-                })
-            });
-            let _ = timeout_at(wait.until, changed).await;
-        }
-    }
-
-    fn owner_in_the_way(&self, view: &View) -> Option<Wait> {
-        let state = view.slot(&self.slot)?;
-        let owner = state.owner()?;
-        if state.is_released() || owner.claim.instance_id == self.shared.config.instance_id {
-            return None;
-        }
-        let lease = Duration::from_millis(owner.claim.lease_ms);
-        let now = Instant::now();
-        let until = match view.silent_since(&self.slot) {
-            Some(since) if now >= since + lease => return None,
-            Some(since) => since + lease,
-            // Out of touch with Kafka: nothing can be said of the owner's silence.
-            None => now + Duration::from_millis(500),
         };
-        Some(Wait {
-            token: owner.token,
-            owner: format!("{} ({})", owner.claim.host, owner.claim.instance_id),
-            until,
-        })
+        timeout_at(until, changed).await.unwrap_or(Ok(()))
     }
 
-    async fn claim(&self) -> Result<Claimed, KafkaError> {
-        let config = &self.shared.config;
-        self.shared.offsets.claim(&self.slot, config.instance_id, &config.host, config.lease).await
+    /// Another instance claims with this instance's id.
+    async fn take_new_id(&self) {
+        let identity = self.shared.config.identity.clone();
+        let twin = identity.id();
+        let new = identity.replace(twin);
+        log::warn!(
+            "another instance uses this instance's id {twin}: is one state folder a copy of the other? This one is {new} from now on, and waits like any other instance"
+        );
+        let persisted = timeout(PERSIST_TIMEOUT, spawn_blocking(move || identity.persist())).await;
+        let failure = match persisted {
+            Ok(Ok(Ok(()))) => return,
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("not done within {} s", PERSIST_TIMEOUT.as_secs_f32()),
+        };
+        log::warn!(
+            "the new id {new} is not kept in the state folder, and is lost with this process: {failure}"
+        );
     }
 
     /// Handles events until a stop, or until another instance claims.
-    async fn own(&self, claimed: Claimed, handler: S::Handler) -> Result<(), KafkaError> {
+    async fn own(&mut self, claimed: ClaimedPartition<S::Handler>) {
+        let ClaimedPartition { claim, claimed, handler, start } = claimed;
+        let Start { position: start, warning } = start;
+        log::info!(
+            "claimed {} with token {}, reading from offset {}",
+            self.slot,
+            claimed.token,
+            start.offset
+        );
+        if let Some(warning) = warning {
+            log::warn!("{}: {warning}", self.slot);
+        }
+        self.reached = None;
         let config = &self.shared.config;
         let partition = config.kafka.partition(&config.topic, self.slot.partition);
-        // The topic has been read past the claim: the position is what stands there, late commits included.
-        let committed =
-            self.shared.offsets.view().borrow().slot(&self.slot).and_then(|state| state.position());
-        let start = match start(committed, handler.own_position()) {
-            Some(start) => start,
-            None => partition.offset(OffsetAt::Earliest).await?,
-        };
-        log::info!("claimed {} with token {}, reading from offset {start}", self.slot, claimed.token);
-
-        let (progress, progress_seen) = watch::channel(start);
-        let (lease_sender, lease) = watch::channel(claimed.sent + config.lease);
-        let committer = Committer {
-            shared: Arc::clone(&self.shared),
-            slot: self.slot.clone(),
-            token: claimed.token,
-            progress: progress_seen,
-            lease: lease_sender,
-            renewed: claimed.sent,
-        };
-        let (halt_sender, halt) = watch::channel(false);
-        let halter =
-            halt_on_claim_or_stop(Arc::clone(&self.shared), self.slot.clone(), claimed.token, halt_sender);
-        let tasks = AbortOnDrop(vec![
-            tokio::spawn(committer.run()).abort_handle(),
-            tokio::spawn(halter).abort_handle(),
-        ]);
-
-        let mut owner = Owner {
-            worker: self,
-            handler,
-            token: claimed.token,
-            progress,
-            lease,
-            halt,
-            high_watermark: start,
-        };
-        owner.set_active(start);
-        let stuck = owner.run(reader::spawn(partition, start)).await;
-        drop(tasks);
-
-        let reached = *owner.progress.borrow();
-        if self.is_owner(claimed.token) {
-            self.release(claimed.token, reached).await;
-        } else {
-            log::warn!(
-                "fenced: another instance has claimed {}; token {} is worth nothing now",
-                self.slot,
-                claimed.token
-            );
+        let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start);
+        let trouble = Trouble::new(&self.shared.status, self.slot.partition, "work");
+        let mut owner = Owner { worker: self, handler, ownership, trouble };
+        self.set_role(Role::Active { token: claimed.token });
+        self.shared.status.set_position(self.slot.partition, start.offset);
+        let stuck = owner.run(reader::spawn(partition, start.offset)).await;
+        let Owner { handler, ownership, .. } = owner;
+        // Its unflushed work is forgotten before anybody else can claim.
+        drop(handler);
+        self.set_role(Role::Starting);
+        let (id, position) = (ownership.id().clone(), ownership.position());
+        if !ownership.end().await {
+            let view = self.shared.offsets.view();
+            let (incarnation, owner) = {
+                let view = view.borrow();
+                (view.lives, view.slot(&self.slot).and_then(|state| state.owner()).cloned())
+            };
+            match owner {
+                _ if incarnation != id.incarnation => {
+                    log::warn!(
+                        "the offsets topic was recreated or lost its end: token {} of {} is void, all instances claim again",
+                        id.token,
+                        self.slot
+                    );
+                    self.reached = Some(position);
+                }
+                Some(owner) if self.own.made(&owner) => {
+                    log::info!(
+                        "an earlier claim of {} by this process arrived late, claiming again",
+                        self.slot
+                    );
+                }
+                Some(owner) if self.own.is_twin(&owner, id.instance_id, incarnation) => {
+                    if self.shared.config.identity.id() == id.instance_id {
+                        self.take_new_id().await;
+                    }
+                }
+                _ => log::warn!(
+                    "fenced: another instance has claimed {}; token {} is no longer valid",
+                    self.slot,
+                    id.token
+                ),
+            }
         }
         if let Some(stuck) = stuck {
             self.wait_for_operator(stuck).await;
         }
-        Ok(())
     }
 
     /// Returns when the position is another than the one where reading is stuck, or when it is worth
     /// another try. The slot is released meanwhile, so that the operator can move it.
     async fn wait_for_operator(&self, stuck: Stuck) {
-        self.set(PartitionState::Blocked { why: stuck.why });
+        let mut trouble = Trouble::new(&self.shared.status, self.slot.partition, "stuck");
+        trouble.report(&stuck.why);
         let mut view = self.shared.offsets.view();
         let moved = view
             .wait_for(|view| view.slot(&self.slot).and_then(|state| state.position()) != Some(stuck.offset));
         let _ = self.shared.shutdown.or(timeout(STUCK_RETRY, moved)).await;
     }
-
-    fn is_owner(&self, token: i64) -> bool {
-        owns(&self.shared.offsets.view().borrow(), &self.slot, token)
-    }
-
-    async fn release(&self, token: i64, offset: i64) {
-        let commit = Commit::new(offset, self.shared.config.instance_id, true);
-        let release = self.shared.offsets.commit(&self.slot, token, &commit, RELEASE_TIMEOUT);
-        match timeout(RELEASE_TIMEOUT, release).await.unwrap_or_else(|_| {
-            Err(KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT })
-        }) {
-            Ok(_) => log::info!("released {} at offset {offset}", self.slot),
-            Err(error) => log::warn!(
-                "could not release {} at offset {offset}, the next owner waits for the lease to end and repeats a little: {error}",
-                self.slot
-            ),
-        }
-    }
 }
 
-/// Records that cannot be decoded stand at this offset.
+/// Records that cannot be decoded are stored at this offset.
 struct Stuck {
     offset: i64,
     why: String,
-}
-
-struct Wait {
-    token: i64,
-    owner: String,
-    until: Instant,
-}
-
-/// Where to read from: the lower of the committed position and the service's own. `None`: the earliest.
-fn start(committed: Option<i64>, own: OwnPosition) -> Option<i64> {
-    match own {
-        OwnPosition::NotKept => committed,
-        OwnPosition::Empty => None,
-        OwnPosition::At(own) => Some(committed.map_or(own.offset, |committed| committed.min(own.offset))),
-    }
-}
-
-pub(super) fn owns(view: &View, slot: &Slot, token: i64) -> bool {
-    view.slot(slot).and_then(|state| state.owner()).is_some_and(|owner| owner.token == token)
-}
-
-async fn halt_on_claim_or_stop<S>(shared: Arc<Shared<S>>, slot: Slot, token: i64, halt: watch::Sender<bool>) {
-    let mut view = shared.offsets.view();
-    let fenced = view.wait_for(|view| !owns(view, &slot, token));
-    let _ = shared.shutdown.or(fenced).await;
-    halt.send_replace(true);
 }
 
 /// An owner at work.
 struct Owner<'a, S: Service> {
     worker: &'a Worker<S>,
     handler: S::Handler,
-    token: i64,
-    progress: watch::Sender<i64>,
-    lease: Lease,
-    halt: Halt,
-    high_watermark: i64,
+    ownership: Ownership<S>,
+    trouble: Trouble,
 }
 
 impl<S: Service> Owner<'_, S> {
     /// Handles what the reader brings, until halted or stuck.
     async fn run(&mut self, mut chunks: mpsc::Receiver<ReadAhead>) -> Option<Stuck> {
-        let mut halted = self.halt.clone();
         let mut undecodable = 0;
         loop {
             let chunk = tokio::select! {
                 biased;
-                _ = halted.wait_for(|halt| *halt) => return None,
+                () = self.ownership.halted() => return None,
                 chunk = chunks.recv() => chunk?,
             };
             match chunk {
@@ -283,7 +348,6 @@ impl<S: Service> Owner<'_, S> {
                         let why = format!(
                             "{slot} is stuck at offset {offset}: {error}; look at what wrote it, then move the group past it with `taskctl offsets reset {group} --to OFFSET --execute`"
                         );
-                        log::error!("{why}");
                         return Some(Stuck { offset, why });
                     }
                 }
@@ -293,92 +357,48 @@ impl<S: Service> Owner<'_, S> {
 
     /// Handles one chunk in batches. `None` when halted.
     async fn chunk(&mut self, fetched: Fetched) -> Option<()> {
-        self.high_watermark = fetched.high_watermark;
+        self.worker.shared.status.set_log_end(self.worker.slot.partition, fetched.high_watermark);
         let mut left = fetched.records.as_slice();
         while !left.is_empty() {
-            self.lease_is_valid().await?;
-            let worker = self.worker;
-            let (halt, lease) = (self.halt.clone(), self.lease.clone());
-            let mut batch = Batch {
-                shared: &worker.shared,
-                slot: &worker.slot,
-                halt: &halt,
-                lease: &lease,
-                handler: &mut self.handler,
-            };
+            self.ownership.lease_is_valid().await?;
             let records = left.get(..BATCH).unwrap_or(left);
-            let Some(outcome) = batch.handle(records).await else {
-                if *self.halt.borrow() {
+            let Some(outcome) = self.batch().handle(records).await else {
+                if self.ownership.is_halted() {
                     return None;
                 }
                 // The lease ran out before the first event.
                 continue;
             };
-            // The process may have been stopped for an hour with the batch in hand.
-            self.lease_is_valid().await?;
-            let batch = Batch {
-                shared: &worker.shared,
-                slot: &worker.slot,
-                halt: &halt,
-                lease: &lease,
-                handler: &mut self.handler,
-            };
-            let offset = outcome.offset;
-            if !batch.make_durable(&outcome).await {
+            // The process may have been stopped for an hour with the batch in flight.
+            self.ownership.lease_is_valid().await?;
+            if !self.batch().make_durable(&outcome).await {
                 return None;
             }
-            self.advance(offset);
-            if *self.halt.borrow() {
+            self.advance(outcome.position);
+            if self.ownership.is_halted() {
                 return None;
             }
             // All of the batch, unless the lease ran out in its middle.
-            let taken = left.partition_point(|record| record.offset < offset);
+            let taken = left.partition_point(|record| record.offset < outcome.position.offset);
             left = left.get(taken..).unwrap_or_default();
         }
         // Past what holds no records: batches that compaction left empty.
-        self.advance(fetched.next_offset);
+        self.advance(Position { offset: fetched.next_offset, ..self.ownership.position() });
         Some(())
     }
 
-    fn advance(&self, position: i64) {
-        self.progress.send_if_modified(|progress| std::mem::replace(progress, position) != position);
-        self.set_active(position);
-    }
-
-    fn set_active(&self, position: i64) {
-        let high_watermark = self.high_watermark.max(position);
-        self.worker.set(PartitionState::Active { token: self.token, position, high_watermark });
-    }
-
-    /// Returns at once while the lease is valid and this instance owns. When it has run out: waits for a
-    /// renewal to be acknowledged, reads the topic to its end, and goes on if this instance still owns.
-    /// `None` when not.
-    async fn lease_is_valid(&mut self) -> Option<()> {
-        let is_valid = |until: &Instant| Instant::now() < *until;
-        if is_valid(&self.lease.borrow()) {
-            return self.worker.is_owner(self.token).then_some(());
+    fn batch(&mut self) -> Batch<'_, S> {
+        Batch {
+            shared: &self.worker.shared,
+            slot: &self.worker.slot,
+            ownership: &self.ownership,
+            handler: &mut self.handler,
+            trouble: &mut self.trouble,
         }
-        let slot = &self.worker.slot;
-        log::warn!(
-            "the lease of {slot} ran out without a renewal: handling nothing until Kafka acknowledges one"
-        );
-        self.worker.set(PartitionState::Blocked { why: format!("the lease of {slot} ran out") });
-        let mut halted = self.halt.clone();
-        let renewed = async {
-            loop {
-                self.lease.wait_for(is_valid).await.ok()?;
-                if self.worker.shared.offsets.catch_up().await.is_ok() && is_valid(&self.lease.borrow()) {
-                    return Some(());
-                }
-                sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = halted.wait_for(|halt| *halt) => None,
-            renewed = renewed => renewed.filter(|()| self.worker.is_owner(self.token)),
-        }?;
-        log::info!("the lease of {slot} is renewed, going on");
-        Some(())
+    }
+
+    fn advance(&self, position: Position) {
+        self.ownership.advance(position);
+        self.worker.shared.status.set_position(self.worker.slot.partition, position.offset);
     }
 }

@@ -14,7 +14,7 @@ use task_events::kafka::{Compression, Kafka, NewTopic, Record, RecordAndOffset};
 use task_events::offsets::{OffsetsLog, Slot};
 use task_events::runtime::{self, ConsumerConfig, PartitionState, Service, Status};
 use task_events::shutdown::{self, Trigger};
-use task_events::state_dir::StateDir;
+use task_events::state_dir::{Identity, StateDir};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -132,21 +132,26 @@ impl World {
         audited(&self.log(group), |at| at.partition == partition)
     }
 
-    fn config(&self, group: &str, instance_id: Uuid) -> ConsumerConfig {
+    fn config(&self, group: &str, identity: Identity) -> ConsumerConfig {
         ConsumerConfig {
             kafka: self.kafka.clone(),
             topic: EVENTS.to_owned(),
             offsets_topic: OFFSETS.to_owned(),
             dlq_topic: Some(DLQ.to_owned()),
             group: group.to_owned(),
-            instance_id,
+            service: "test".to_owned(),
+            identity,
             host: "test".to_owned(),
             lease: LEASE,
         }
     }
 
     pub fn dlq_config(&self, group: &str) -> ConsumerConfig {
-        ConsumerConfig { topic: DLQ.to_owned(), dlq_topic: None, ..self.config(group, Uuid::new_v4()) }
+        ConsumerConfig {
+            topic: DLQ.to_owned(),
+            dlq_topic: None,
+            ..self.config(group, Identity::in_memory(Uuid::new_v4()))
+        }
     }
 
     pub async fn notifier(&self, group: &str) -> Running {
@@ -158,14 +163,14 @@ impl World {
         let state = StateDir::open(self.folder.path(), name).unwrap();
         let folder = state.path().to_owned();
         let opened = tokio::task::spawn_blocking(move || notification::open(&folder)).await.unwrap().unwrap();
-        Running::start(self.config(group, state.instance_id()), opened.service)
+        Running::start(self.config(group, state.identity()), opened.service)
     }
 
     pub async fn auditor(&self, group: &str) -> Running {
         let state = StateDir::open(self.folder.path(), group).unwrap();
         let (log, folder) = (self.log(group), state.path().to_owned());
         let opened = tokio::task::spawn_blocking(move || audit::open(&log, &folder)).await.unwrap().unwrap();
-        Running::start(self.config(group, state.instance_id()), opened.service)
+        Running::start(self.config(group, state.identity()), opened.service)
     }
 
     pub fn audit_command(&self, group: &str) -> Command {
@@ -240,7 +245,10 @@ impl Running {
 
     /// Whether it owns partition 0.
     pub fn is_active(&self) -> bool {
-        matches!(self.status.report().partitions.get(&0), Some(PartitionState::Active { .. }))
+        matches!(
+            self.status.report().partitions.get(&0).map(|partition| &partition.state),
+            Some(PartitionState::Active { .. })
+        )
     }
 
     pub async fn stop(self) {

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::config::{group_name, topic_name};
 use task_events::kafka::{KafkaError, OffsetAt, Partition, REQUEST_TIMEOUT};
-use task_events::offsets::{Commit, OffsetsLog, Slot};
+use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use uuid::Uuid;
 
 use crate::context::{LogRange, log_range};
@@ -17,7 +17,7 @@ use crate::output::{self, cell, table};
 use crate::{Context, Error};
 
 /// How long a group waits if this command dies between its claim and its commit.
-const LEASE: Duration = Duration::from_secs(10);
+const LEASE_MS: u64 = 10_000;
 /// How often a commit is tried: a repeat does no harm.
 const COMMIT_TRIES: u32 = 3;
 
@@ -241,7 +241,7 @@ async fn execute(offsets: &OffsetsLog, moves: &[Move]) -> Result<(), Error> {
 
 async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Result<(), Error> {
     let Move { slot, to, .. } = each;
-    let token = offsets.claim(slot, instance_id, "taskctl", LEASE).await?.token;
+    let token = offsets.claim(slot, &Claim::new(instance_id, "taskctl", LEASE_MS)).await?.token;
     let commit = Commit::new(*to, instance_id, true);
     let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
     offsets.catch_up().await?;
@@ -254,7 +254,7 @@ async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Resul
         let commits = commits.map(|(token, commit)| (token, format!("instance {}", commit.instance_id)));
         // A claim after the commit has read it, and goes on from there. One before it may not have.
         let missed = claims.into_iter().chain(commits).find(|(by, _)| (token + 1..committed_at).contains(by));
-        (missed, state.map(|state| state.older_tokens(token)).unwrap_or_default())
+        (missed, state.map(|state| state.stale_tokens(token)).unwrap_or_default())
     };
     if let Some((_, owner)) = missed {
         return Err(Error::Refused(format!(
@@ -310,7 +310,6 @@ async fn mirror(context: &Context, group: &str, moves: &[Move]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use task_events::offsets::Claim;
     use task_events::offsets::fold::Owner;
     use tokio::time::Instant;
 

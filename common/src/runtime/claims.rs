@@ -1,0 +1,158 @@
+//! Whether this instance may claim a partition now, from what the offsets topic says.
+//!
+//! Nothing is claimed from a living owner. An owner lives as long as its records arrive within its lease;
+//! a claim that this very process made, or the previous process of this instance, is claimed over at once.
+//! An instance is known by the id in its state folder, which one process at a time can lock; whoever else
+//! claims with that id is a twin, whose folder is a copy.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::offsets::fold::Owner;
+use crate::offsets::{Slot, View};
+
+/// Claims of this process that are remembered: one that was given up may land later.
+const MAX_OWN_CLAIMS: usize = 64;
+/// Time between two looks while Kafka is unreachable, when nothing can be said of an owner's silence.
+const OUT_OF_TOUCH: Duration = Duration::from_millis(500);
+
+/// What the latest claim means for this instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nobody is in the way.
+    Claim,
+    /// Another instance owns the slot; it counts as silent at that time.
+    Wait { owner: Owner, until: Instant },
+    /// Another instance claims with this instance's id.
+    Twin,
+    /// The group belongs to another service.
+    OtherService { service: String, slot: Slot },
+}
+
+/// The claims by which a process knows itself.
+#[derive(Debug, Default)]
+pub(super) struct OwnClaims {
+    /// The end of the offsets topic when this process first read it, in the incarnation it then had: a claim
+    /// below it with this instance's id was made by its previous process.
+    start: Option<(u64, i64)>,
+    made: VecDeque<Uuid>,
+}
+
+impl OwnClaims {
+    /// The topic has been read to its end for the first time.
+    pub(super) fn started(&mut self, view: &View) {
+        self.start.get_or_insert((view.lives, view.next_offset));
+    }
+
+    pub(super) fn add(&mut self, claim_id: Uuid) {
+        if self.made.len() == MAX_OWN_CLAIMS {
+            self.made.pop_front();
+        }
+        self.made.push_back(claim_id);
+    }
+
+    /// Whether this process made the claim, or the process before it, whose instance was `instance_id`.
+    fn include(&self, owner: &Owner, incarnation: u64) -> bool {
+        let before = self.start.is_some_and(|(of, end)| of == incarnation && owner.token < end);
+        before || self.made.contains(&owner.claim.claim_id)
+    }
+
+    /// Whether a claim with this process's instance id was made by another one.
+    pub(super) fn is_twin(&self, owner: &Owner, instance_id: Uuid, incarnation: u64) -> bool {
+        owner.claim.instance_id == instance_id && !self.include(owner, incarnation)
+    }
+
+    pub(super) fn made(&self, owner: &Owner) -> bool {
+        self.made.contains(&owner.claim.claim_id)
+    }
+}
+
+/// Whether an instance of `service` with that id may claim the slot.
+pub(super) fn verdict(
+    view: &View,
+    slot: &Slot,
+    service: &str,
+    instance_id: Uuid,
+    own: &OwnClaims,
+    now: Instant,
+) -> Verdict {
+    if let Some((service, slot)) = other_service(view, &slot.group, service) {
+        return Verdict::OtherService { service, slot };
+    }
+    let Some(state) = view.slot(slot) else { return Verdict::Claim };
+    let Some(owner) = state.owner().filter(|_| !state.is_released()) else { return Verdict::Claim };
+    if own.is_twin(owner, instance_id, view.lives) {
+        return Verdict::Twin;
+    }
+    if owner.claim.instance_id == instance_id || own.made(owner) {
+        return Verdict::Claim;
+    }
+    let until = match view.silent_since(slot) {
+        Some(since) if now >= since + owner.claim.lease() => return Verdict::Claim,
+        Some(since) => since + owner.claim.lease(),
+        None => now + OUT_OF_TOUCH,
+    };
+    Verdict::Wait { owner: owner.clone(), until }
+}
+
+/// The service that a group belongs to, by any of its latest claims, if it is another one.
+fn other_service(view: &View, group: &str, service: &str) -> Option<(String, Slot)> {
+    let of_group = view.fold.slots().filter(|(slot, _)| slot.group == group);
+    let mut claims =
+        of_group.filter_map(|(slot, state)| Some((slot, state.owner()?.claim.service.as_deref()?)));
+    let (slot, other) = claims.find(|(_, claimed_for)| *claimed_for != service)?;
+    Some((other.to_owned(), slot.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offsets::{Claim, OffsetsRecord};
+
+    fn slot() -> Slot {
+        Slot { group: "g".to_owned(), topic: "t".to_owned(), partition: 0 }
+    }
+
+    fn view(token: i64, claim: &Claim) -> View {
+        let mut view = View::default();
+        view.fold.apply(token, OffsetsRecord::Claim(slot(), Some(claim.clone()))).unwrap();
+        view.next_offset = token + 1;
+        view
+    }
+
+    fn judge(view: &View, id: Uuid, own: &OwnClaims) -> Verdict {
+        verdict(view, &slot(), "audit-service", id, own, Instant::now())
+    }
+
+    #[test]
+    fn a_claim_of_the_previous_process_is_claimed_over_and_one_of_a_twin_is_not() {
+        let id = Uuid::new_v4();
+        let claim = Claim::new(id, "host", 10_000).for_service("audit-service");
+        let mut own = OwnClaims::default();
+        own.started(&view(7, &claim));
+        assert_eq!(judge(&view(7, &claim), id, &own), Verdict::Claim, "the process before");
+        assert_eq!(judge(&view(8, &claim), id, &own), Verdict::Twin, "claimed after this process started");
+        own.add(claim.claim_id);
+        assert_eq!(judge(&view(8, &claim), id, &own), Verdict::Claim, "a late claim of its own");
+        let mut recreated = view(3, &Claim::new(id, "host", 10_000));
+        recreated.lives = 1;
+        assert_eq!(judge(&recreated, id, &own), Verdict::Twin, "the topic was recreated since");
+    }
+
+    #[test]
+    fn a_group_belongs_to_one_service() {
+        let claim = |service: &str| Claim::new(Uuid::new_v4(), "host", 10_000).for_service(service);
+        let verdict = judge(&view(7, &claim("notification-service")), Uuid::new_v4(), &OwnClaims::default());
+        assert!(
+            matches!(verdict, Verdict::OtherService { service, .. } if service == "notification-service")
+        );
+        let verdict = judge(&view(7, &claim("audit-service")), Uuid::new_v4(), &OwnClaims::default());
+        assert!(matches!(verdict, Verdict::Wait { .. }), "{verdict:?}");
+        let operator = Claim::new(Uuid::new_v4(), "taskctl", 10_000);
+        let verdict = judge(&view(7, &operator), Uuid::new_v4(), &OwnClaims::default());
+        assert!(matches!(verdict, Verdict::Wait { .. }), "a reset in progress: {verdict:?}");
+    }
+}

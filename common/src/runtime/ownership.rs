@@ -1,0 +1,411 @@
+//! One ownership of a partition, from its claim to its release: lease, progress and commits.
+//!
+//! # Invariants
+//!
+//! - *Events are handled only under a valid lease*: while a claim or commit that was sent less than a lease
+//!   ago is acknowledged, by the monotonic clock, and no newer claim has been seen.
+//! - *A lease is renewed only while work makes progress.* Each call into the handler is timed. Once one has
+//!   not returned for a third of the lease, nothing is committed any more, so a call that hangs for longer
+//!   than the lease loses the partition to a standby within two leases, and a shorter one loses nothing.
+//!   Idle is progress. A call that returns an error and is tried again is progress as well: the partition
+//!   is shown as blocked and stays owned, since a standby would meet the same Kafka. Calls to Kafka need
+//!   no such watch: each has a timeout of its own.
+//! - *A commit never exceeds the work done.* Only what [`Ownership::advance`] was given is committed.
+//! - *A fenced or stopped owner does not wait for what hangs*: the call is abandoned, and its work is not
+//!   committed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::status::Trouble;
+use super::{AbortOnDrop, Backoff, Shared};
+use crate::kafka::{KafkaError, Position};
+use crate::offsets::{Claim, Claimed, Commit, Slot, View};
+
+/// Least time between two commits: the position is never further behind than this and one produce.
+const PACE: Duration = Duration::from_millis(20);
+/// Renewals that an idle owner sends in the time of one lease.
+const RENEWALS_PER_LEASE: u32 = 3;
+/// Time between two looks at a call that hangs.
+const HANG_POLL: Duration = Duration::from_millis(50);
+/// Time for the call in progress when a stop is requested. It and the release fit into the 5 s of a stop.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for the last commit.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Shortest time for a commit, whatever the lease.
+const MIN_COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why handling has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    No,
+    /// A stop was requested: the event in flight may end until then.
+    Stop(Instant),
+    /// Another instance has claimed, or the offsets topic was recreated.
+    Fenced,
+}
+
+/// The ownership of one partition.
+pub(super) struct Ownership<S> {
+    shared: Arc<Shared<S>>,
+    slot: Slot,
+    id: OwnerId,
+    progress: watch::Sender<Position>,
+    lease: watch::Receiver<Instant>,
+    halt: watch::Receiver<Halt>,
+    activity: Arc<Activity>,
+    _tasks: AbortOnDrop,
+}
+
+/// What tells one ownership from every other, in one incarnation of the offsets topic.
+#[derive(Debug, Clone)]
+pub(super) struct OwnerId {
+    pub(super) token: i64,
+    pub(super) claim_id: Uuid,
+    pub(super) instance_id: Uuid,
+    pub(super) incarnation: u64,
+}
+
+impl OwnerId {
+    fn owns(&self, view: &View, slot: &Slot) -> bool {
+        let owner = view.slot(slot).and_then(|state| state.owner());
+        let is_own =
+            owner.is_some_and(|owner| owner.token == self.token && owner.claim.claim_id == self.claim_id);
+        is_own && view.lives == self.incarnation
+    }
+}
+
+impl<S: super::Service> Ownership<S> {
+    /// Starts to renew the lease. The incarnation is that in which the claim was read.
+    pub(super) fn start(
+        shared: &Arc<Shared<S>>,
+        slot: &Slot,
+        claim: &Claim,
+        claimed: &Claimed,
+        start: Position,
+    ) -> Self {
+        let view = shared.offsets.view();
+        let id = OwnerId {
+            token: claimed.token,
+            claim_id: claim.claim_id,
+            instance_id: claim.instance_id,
+            incarnation: view.borrow().lives,
+        };
+        let activity = Arc::<Activity>::default();
+        let (progress, progress_seen) = watch::channel(start);
+        let (lease_sender, lease) = watch::channel(claimed.sent + shared.config.lease);
+        let (halt_sender, halt) = watch::channel(Halt::No);
+        let renewer = Renewer {
+            shared: Arc::clone(shared),
+            slot: slot.clone(),
+            id: id.clone(),
+            progress: progress_seen,
+            lease: lease_sender,
+            renewed: claimed.sent,
+            activity: Arc::clone(&activity),
+            hanging: Trouble::new(&shared.status, slot.partition, "hang"),
+            failing: Trouble::new(&shared.status, slot.partition, "commit"),
+        };
+        let halter = halt_on_claim_or_stop(Arc::clone(shared), slot.clone(), id.clone(), halt_sender);
+        let tasks = vec![tokio::spawn(renewer.run()).abort_handle(), tokio::spawn(halter).abort_handle()];
+        Self {
+            shared: Arc::clone(shared),
+            slot: slot.clone(),
+            id,
+            progress,
+            lease,
+            halt,
+            activity,
+            _tasks: AbortOnDrop(tasks),
+        }
+    }
+
+    pub(super) fn id(&self) -> &OwnerId {
+        &self.id
+    }
+
+    /// Whether another instance, or a stop, ended this ownership.
+    pub(super) fn is_halted(&self) -> bool {
+        *self.halt.borrow() != Halt::No
+    }
+
+    /// Returns when it is.
+    pub(super) async fn halted(&self) {
+        let mut halt = self.halt.clone();
+        // The sender ends with this value.
+        let _ = halt.wait_for(|halt| *halt != Halt::No).await;
+    }
+
+    /// Waits, and returns whether a halt came meanwhile.
+    pub(super) async fn halted_within(&self, delay: Duration) -> bool {
+        timeout(delay, self.halted()).await.is_ok()
+    }
+
+    /// Whether no event may be handled now: a halt, or a lease that ran out. The process may have been
+    /// stopped for an hour between any two events, and another instance may have handled the next.
+    pub(super) fn must_pause(&self) -> bool {
+        self.is_halted() || Instant::now() >= *self.lease.borrow()
+    }
+
+    /// Runs one call into the handler, whose progress is watched. `None` if it was abandoned: at once when
+    /// fenced, after [`FINISH_TIMEOUT`] when stopping.
+    pub(super) async fn call<T>(&self, what: &'static str, work: impl Future<Output = T>) -> Option<T> {
+        let _in_progress = self.activity.begin(what);
+        self.unless_abandoned(work).await
+    }
+
+    /// The same for work that has timeouts of its own.
+    pub(super) async fn unless_abandoned<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            output = work => Some(output),
+            () = self.abandoned() => None,
+        }
+    }
+
+    async fn abandoned(&self) {
+        self.halted().await;
+        let halt = *self.halt.borrow();
+        if let Halt::Stop(until) = halt {
+            let mut halt = self.halt.clone();
+            let fenced = halt.wait_for(|halt| *halt == Halt::Fenced);
+            let _ = tokio::time::timeout_at(until, fenced).await;
+        }
+    }
+
+    /// All below the position is done and durable: it may be committed.
+    pub(super) fn advance(&self, position: Position) {
+        self.progress.send_if_modified(|progress| std::mem::replace(progress, position) != position);
+    }
+
+    pub(super) fn position(&self) -> Position {
+        *self.progress.borrow()
+    }
+
+    fn is_owner(&self) -> bool {
+        self.id.owns(&self.shared.offsets.view().borrow(), &self.slot)
+    }
+
+    /// Returns at once while the lease is valid and this instance owns. When it has run out: waits for a
+    /// renewal to be acknowledged, reads the topic to its end, and goes on if this instance still owns.
+    /// `None` when not.
+    pub(super) async fn lease_is_valid(&self) -> Option<()> {
+        let is_valid = |until: &Instant| Instant::now() < *until;
+        if is_valid(&self.lease.borrow()) {
+            return self.is_owner().then_some(());
+        }
+        let slot = &self.slot;
+        let mut expired = Trouble::new(&self.shared.status, slot.partition, "lease");
+        expired.report(&format!(
+            "the lease of {slot} ran out without a renewal: handling nothing until Kafka acknowledges one"
+        ));
+        let mut lease = self.lease.clone();
+        let renewed = async {
+            loop {
+                lease.wait_for(is_valid).await.ok()?;
+                if self.shared.offsets.catch_up().await.is_ok() && is_valid(&self.lease.borrow()) {
+                    return Some(());
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.halted() => None,
+            renewed = renewed => renewed.filter(|()| self.is_owner()),
+        }?;
+        expired.over(&format!("the lease of {slot} is renewed, going on"));
+        Some(())
+    }
+
+    /// Ends the ownership: commits for the last time if it is still this instance's. Returns whether it was.
+    pub(super) async fn end(self) -> bool {
+        let position = self.position();
+        let Self { shared, slot, id, _tasks, .. } = self;
+        // No renewal may land after the release.
+        drop(_tasks);
+        if !id.owns(&shared.offsets.view().borrow(), &slot) {
+            shared.status.set_committed(slot.partition, None);
+            return false;
+        }
+        let commit = Commit::at(position, id.instance_id, true);
+        let release = shared.offsets.commit(&slot, id.token, &commit, RELEASE_TIMEOUT);
+        let released = timeout(RELEASE_TIMEOUT, release).await;
+        let released = released.unwrap_or_else(|_| {
+            Err(KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT })
+        });
+        match released {
+            Ok(_) => {
+                shared.status.set_committed(slot.partition, Some(position.offset));
+                log::info!("released {slot} at offset {}", position.offset);
+            }
+            Err(error) => log::warn!(
+                "could not release {slot} at offset {}, the next owner waits for the lease to end and repeats a little: {error}",
+                position.offset
+            ),
+        }
+        true
+    }
+}
+
+async fn halt_on_claim_or_stop<S>(
+    shared: Arc<Shared<S>>,
+    slot: Slot,
+    id: OwnerId,
+    halt: watch::Sender<Halt>,
+) {
+    let mut view = shared.offsets.view();
+    let mut fenced = std::pin::pin!(view.wait_for(|view| !id.owns(view, &slot)));
+    if shared.shutdown.or(&mut fenced).await.is_none() {
+        halt.send_replace(Halt::Stop(Instant::now() + FINISH_TIMEOUT));
+        let _ = fenced.await;
+    }
+    halt.send_replace(Halt::Fenced);
+}
+
+/// The call into the handler that is in progress, if one is.
+#[derive(Debug, Default)]
+struct Activity(Mutex<Option<(&'static str, Instant)>>);
+
+impl Activity {
+    fn begin(&self, what: &'static str) -> InProgress<'_> {
+        self.set(Some((what, Instant::now())));
+        InProgress(self)
+    }
+
+    /// The call that has not returned for that long.
+    fn hanging(&self, limit: Duration) -> Option<(&'static str, Duration)> {
+        let current = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        current.map(|(what, since)| (what, since.elapsed())).filter(|(_, lasts)| *lasts >= limit)
+    }
+
+    fn set(&self, call: Option<(&'static str, Instant)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = call;
+    }
+}
+
+struct InProgress<'a>(&'a Activity);
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        self.0.set(None);
+    }
+}
+
+/// Commits progress, and so renews the lease.
+struct Renewer<S> {
+    shared: Arc<Shared<S>>,
+    slot: Slot,
+    id: OwnerId,
+    /// All below it is done.
+    progress: watch::Receiver<Position>,
+    lease: watch::Sender<Instant>,
+    /// When the claim, or the last acknowledged commit, was sent.
+    renewed: Instant,
+    activity: Arc<Activity>,
+    hanging: Trouble,
+    failing: Trouble,
+}
+
+impl<S: super::Service> Renewer<S> {
+    /// Commits as progress is made, and at least three times a lease. Ends by being dropped.
+    async fn run(mut self) {
+        let lease = self.shared.config.lease;
+        let every = lease / RENEWALS_PER_LEASE;
+        let mut backoff = Backoff::for_kafka();
+        let mut has_cleaned = false;
+        loop {
+            tokio::select! {
+                changed = self.progress.changed() => if changed.is_err() { return },
+                () = sleep_until(self.renewed + every) => {}
+            }
+            sleep_until(self.renewed + PACE).await;
+            self.until_work_makes_progress(every).await;
+            let position = *self.progress.borrow_and_update();
+            // The process may have been stopped for an hour: then the topic says whether it still owns.
+            if Instant::now() >= self.renewed + lease && !self.still_owns().await {
+                sleep(backoff.next_delay()).await;
+                self.progress.mark_changed();
+                continue;
+            }
+            let sent = Instant::now();
+            let commit = Commit::at(position, self.id.instance_id, false);
+            let limit = every.max(MIN_COMMIT_TIMEOUT);
+            match self.shared.offsets.commit(&self.slot, self.id.token, &commit, limit).await {
+                Ok(_) => {
+                    self.renewed = sent;
+                    self.lease.send_replace(sent + lease);
+                    self.shared.status.set_committed(self.slot.partition, Some(position.offset));
+                    self.failing.over(&format!("commits of {} are acknowledged again", self.slot));
+                    backoff = Backoff::for_kafka();
+                    if !has_cleaned {
+                        has_cleaned = self.remove_stale().await;
+                    }
+                }
+                Err(error) => {
+                    let (slot, offset) = (&self.slot, position.offset);
+                    self.failing
+                        .report(&format!("cannot commit {slot} at {offset}, will try again: {error}"));
+                    sleep(backoff.next_delay()).await;
+                    self.progress.mark_changed();
+                }
+            }
+        }
+    }
+
+    /// Returns at once unless a call hangs.
+    async fn until_work_makes_progress(&mut self, limit: Duration) {
+        while let Some((what, lasts)) = self.activity.hanging(limit) {
+            let (slot, seconds) = (&self.slot, lasts.as_secs_f32());
+            self.hanging.report(&format!(
+                "{slot} makes no progress: {what} has not returned for {seconds:.1} s; its lease is not renewed, and another instance may take over"
+            ));
+            sleep(HANG_POLL).await;
+        }
+        self.hanging.over(&format!("{} makes progress again", self.slot));
+    }
+
+    /// Reads the topic to its end. False if that fails, or if another instance has claimed.
+    async fn still_owns(&self) -> bool {
+        let caught_up = self.shared.offsets.catch_up().await.is_ok();
+        let view = self.shared.offsets.view();
+        caught_up && self.id.owns(&view.borrow(), &self.slot)
+    }
+
+    /// The first commit is acknowledged: what older owners committed no longer counts.
+    async fn remove_stale(&self) -> bool {
+        let view = self.shared.offsets.view();
+        let stale = view.borrow().slot(&self.slot).map(|state| state.stale_tokens(self.id.token));
+        let stale = stale.unwrap_or_default();
+        if stale.is_empty() {
+            return true;
+        }
+        match self.shared.offsets.tombstone(&self.slot, &stale).await {
+            Ok(()) => true,
+            Err(error) => {
+                log::debug!("cannot tombstone older commits of {}, will try again: {error}", self.slot);
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_call_in_progress_hangs() {
+        let activity = Activity::default();
+        assert_eq!(activity.hanging(Duration::ZERO), None, "idle is progress");
+        let call = activity.begin("flush");
+        assert_eq!(activity.hanging(Duration::from_secs(60)), None);
+        assert_eq!(activity.hanging(Duration::ZERO).map(|(what, _)| what), Some("flush"));
+        drop(call);
+        assert_eq!(activity.hanging(Duration::ZERO), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! Where an owner starts to read.
+//!
+//! The lower of the committed position and the service's own: what the service's durable state lacks (a log
+//! restored from a backup, a new log beside an old group) is handled again although it was committed, and so
+//! is what an operator moved the group back to. A position of another topic id says nothing about this
+//! topic, which was deleted and created again: the earliest record is next.
+
+use uuid::Uuid;
+
+use super::OwnPosition;
+use crate::kafka::Position;
+
+/// Where to start, and what about that an operator has to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Start {
+    pub(super) position: Position,
+    pub(super) warning: Option<String>,
+}
+
+/// `earliest`: the first offset that the log still has. `topic_id`: the topic's id now, where known.
+pub(super) fn start(
+    committed: Option<Position>,
+    own: OwnPosition,
+    earliest: i64,
+    topic_id: Option<Uuid>,
+) -> Start {
+    let first = Position { offset: earliest, leader_epoch: None, topic_id };
+    let is_of_this_topic = |position: &Position| match (position.topic_id, topic_id) {
+        (Some(of), Some(now)) => of == now,
+        _ => true,
+    };
+    let recreated = committed.filter(|committed| !is_of_this_topic(committed));
+    let valid = committed.filter(is_of_this_topic);
+    // An own position that names no topic is of the one in which it was committed.
+    let own = match own {
+        OwnPosition::At(position) if !is_of_this_topic(&position) => OwnPosition::Empty,
+        OwnPosition::At(position) if recreated.is_some() && position.topic_id.is_none() => OwnPosition::Empty,
+        own => own,
+    };
+    if let Some(committed) = recreated {
+        let warning = format!(
+            "the topic was deleted and created again since offset {} was committed: reading from its earliest record, at offset {earliest}",
+            committed.offset
+        );
+        let position = if let OwnPosition::At(position) = own { position } else { first };
+        return Start { position, warning: Some(warning) };
+    }
+    let (position, warning) = match (valid, own) {
+        (None, OwnPosition::NotKept | OwnPosition::Empty) => (first, None),
+        (Some(committed), OwnPosition::NotKept) => (committed, None),
+        (None, OwnPosition::At(own)) => (own, None),
+        (Some(committed), OwnPosition::Empty) if committed.offset > earliest => {
+            let warning = format!(
+                "offset {} is committed, but this service's own state holds nothing of the partition (a new log beside an old group?): reading again from the earliest record, offsets {earliest} to {}",
+                committed.offset,
+                committed.offset - 1
+            );
+            (first, Some(warning))
+        }
+        (Some(_), OwnPosition::Empty) => (first, None),
+        (Some(committed), OwnPosition::At(own)) if own.offset < committed.offset => {
+            let warning = format!(
+                "offset {} is committed, but this service's own state ends before offset {} (restored from a backup?): reading again from there, offsets {} to {}",
+                committed.offset,
+                own.offset,
+                own.offset,
+                committed.offset - 1
+            );
+            (own, Some(warning))
+        }
+        (Some(committed), OwnPosition::At(_)) => (committed, None),
+    };
+    // What was committed without a topic id is from here on bound to the topic as it is now.
+    Start { position: Position { topic_id: position.topic_id.or(topic_id), ..position }, warning }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THIS: Option<Uuid> = Some(Uuid::from_u128(1));
+    const OTHER: Option<Uuid> = Some(Uuid::from_u128(2));
+
+    fn at(offset: i64, topic_id: Option<Uuid>) -> Position {
+        Position { offset, leader_epoch: Some(4), topic_id }
+    }
+
+    fn offset(committed: Option<Position>, own: OwnPosition) -> (i64, String) {
+        let Start { position, warning } = start(committed, own, 10, THIS);
+        assert_eq!(position.topic_id, THIS);
+        (position.offset, warning.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_service_without_state_starts_at_the_commit_or_at_the_earliest_record() {
+        let none = String::new();
+        assert_eq!(offset(None, OwnPosition::NotKept), (10, none.clone()));
+        assert_eq!(offset(Some(at(50, THIS)), OwnPosition::NotKept), (50, none.clone()));
+        assert_eq!(offset(Some(at(50, None)), OwnPosition::NotKept), (50, none));
+    }
+
+    #[test]
+    fn a_restored_log_is_completed_and_a_new_one_starts_at_the_earliest_record() {
+        let (from, warning) = offset(Some(at(50, THIS)), OwnPosition::At(at(30, None)));
+        assert!(from == 30 && warning.contains("offsets 30 to 49"), "{warning}");
+        let (from, warning) = offset(Some(at(50, THIS)), OwnPosition::Empty);
+        assert!(from == 10 && warning.contains("offsets 10 to 49"), "{warning}");
+        assert_eq!(offset(None, OwnPosition::Empty), (10, String::new()));
+        assert_eq!(offset(Some(at(10, THIS)), OwnPosition::Empty), (10, String::new()), "nothing is missing");
+    }
+
+    #[test]
+    fn a_group_that_was_moved_back_starts_at_the_commit() {
+        assert_eq!(offset(Some(at(20, None)), OwnPosition::At(at(30, None))), (20, String::new()));
+    }
+
+    #[test]
+    fn a_lost_commit_leaves_the_services_own_position() {
+        assert_eq!(offset(None, OwnPosition::At(at(30, None))), (30, String::new()));
+    }
+
+    #[test]
+    fn positions_of_another_topic_do_not_count() {
+        let (from, warning) = offset(Some(at(50, OTHER)), OwnPosition::NotKept);
+        assert!(from == 10 && warning.contains("created again"), "{warning}");
+        let (from, warning) = offset(Some(at(50, OTHER)), OwnPosition::At(at(40, None)));
+        assert!(from == 10 && warning.contains("created again"), "{warning}");
+        assert_eq!(offset(None, OwnPosition::At(at(40, OTHER))).0, 10);
+        assert_eq!(
+            offset(Some(at(50, OTHER)), OwnPosition::At(at(15, THIS))).0,
+            15,
+            "its own is of this topic"
+        );
+    }
+}

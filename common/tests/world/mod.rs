@@ -1,0 +1,237 @@
+//! A dev broker in this process, and consumers on it whose handlers do as they are told.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use devbroker::{Broker, Config};
+use task_events::event::Malformed;
+use task_events::kafka::{Compression, Kafka, NewTopic, Record};
+use task_events::offsets::{OffsetsLog, Slot};
+use task_events::runtime::{
+    self, ConsumerConfig, Delivery, Done, Handler, HandlerError, PartitionState, Service, Status,
+};
+use task_events::shutdown::{self, Trigger};
+use task_events::state_dir::Identity;
+use tempfile::TempDir;
+use tokio::task::{JoinHandle, spawn_blocking};
+use uuid::Uuid;
+
+pub const LEASE: Duration = Duration::from_secs(2);
+pub const GROUP: &str = "g";
+pub const TOPIC: &str = "events";
+const OFFSETS: &str = "offsets";
+const DLQ: &str = "dlq";
+const LIMIT: Duration = Duration::from_secs(20);
+
+pub struct World {
+    pub kafka: Kafka,
+    _broker: Broker,
+    _folder: TempDir,
+}
+
+impl World {
+    pub async fn start(partitions: i32) -> Self {
+        Self::with_dlq_limit(partitions, "1048576").await
+    }
+
+    /// With a DLQ that takes records of that size.
+    pub async fn with_dlq_limit(partitions: i32, max_message_bytes: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::new("127.0.0.1:0".parse().unwrap(), folder.path().to_owned());
+        let broker = Broker::start(config).await.unwrap();
+        let kafka = Kafka::new(vec![broker.addr().to_string()], "test");
+        let topics = [
+            (TOPIC, partitions, ("cleanup.policy", "delete")),
+            (OFFSETS, 1, ("cleanup.policy", "compact")),
+            (DLQ, 1, ("max.message.bytes", max_message_bytes)),
+        ];
+        for (name, partitions, (key, value)) in topics {
+            let configs = vec![(key.to_owned(), value.to_owned())];
+            let topic = NewTopic { name: name.to_owned(), partitions, replication_factor: 1, configs };
+            kafka.admin().create_topic(&topic).await.unwrap();
+        }
+        Self { kafka, _broker: broker, _folder: folder }
+    }
+
+    pub async fn produce(&self, partition: i32, value: &str) -> i64 {
+        let value = Some(value.as_bytes().to_vec());
+        let record = Record { key: None, value, headers: BTreeMap::new(), timestamp: Utc::now() };
+        let partition = self.kafka.partition(TOPIC, partition);
+        partition.produce(&[record], Compression::NoCompression).await.unwrap()[0]
+    }
+
+    pub fn consumer(&self, script: Script) -> Consumer {
+        self.consumer_as(Uuid::new_v4(), "test", script)
+    }
+
+    pub fn consumer_as(&self, id: Uuid, service: &str, script: Script) -> Consumer {
+        let identity = Identity::in_memory(id);
+        let config = ConsumerConfig {
+            kafka: self.kafka.clone(),
+            topic: TOPIC.to_owned(),
+            offsets_topic: OFFSETS.to_owned(),
+            dlq_topic: Some(DLQ.to_owned()),
+            group: GROUP.to_owned(),
+            service: service.to_owned(),
+            identity: identity.clone(),
+            host: "test".to_owned(),
+            lease: LEASE,
+        };
+        let (trigger, shutdown) = shutdown::channel();
+        let status = Status::default();
+        let task = tokio::spawn(runtime::run(config, script.clone(), status.clone(), shutdown));
+        Consumer { status, identity, script, trigger, task }
+    }
+
+    pub fn slot(&self, partition: i32) -> Slot {
+        Slot { group: GROUP.to_owned(), topic: TOPIC.to_owned(), partition }
+    }
+
+    /// The offsets topic, read to its end.
+    pub async fn offsets(&self) -> OffsetsLog {
+        let offsets = OffsetsLog::open(&self.kafka, OFFSETS);
+        offsets.catch_up().await.unwrap();
+        offsets
+    }
+
+    pub async fn position(&self, partition: i32) -> Option<i64> {
+        self.offsets().await.view().borrow().slot(&self.slot(partition))?.position()
+    }
+
+    pub async fn is_released(&self, partition: i32) -> bool {
+        self.offsets().await.view().borrow().slot(&self.slot(partition)).unwrap().is_released()
+    }
+
+    /// The claims that were ever made.
+    pub async fn claims(&self) -> usize {
+        let end = self.offsets().await.view().borrow().next_offset;
+        let partition = self.kafka.partition(OFFSETS, 0);
+        let (mut claims, mut next) = (0, 0);
+        while next < end {
+            let fetched = partition.fetch(next, 1 << 20, Duration::ZERO).await.unwrap();
+            let keys = fetched.records.iter().filter_map(|record| record.record.key.as_deref());
+            claims += keys.filter(|key| key.ends_with(b"/claim")).count();
+            next = fetched.next_offset;
+        }
+        claims
+    }
+}
+
+/// A consumer in this process.
+pub struct Consumer {
+    pub status: Status,
+    pub identity: Identity,
+    pub script: Script,
+    trigger: Trigger,
+    task: JoinHandle<()>,
+}
+
+impl Consumer {
+    pub fn state(&self, partition: i32) -> Option<PartitionState> {
+        self.status.report().partitions.remove(&partition).map(|partition| partition.state)
+    }
+
+    pub fn owns(&self, partition: i32) -> bool {
+        matches!(self.state(partition), Some(PartitionState::Active { .. }))
+    }
+
+    pub async fn stop(self) {
+        // What hangs in a blocking thread would hold up the end of the test's runtime.
+        let script = self.script.clone();
+        self.trigger.stop();
+        tokio::time::timeout(Duration::from_secs(6), self.task).await.expect("an end").unwrap();
+        script.release();
+    }
+}
+
+/// What the handlers of one consumer do, and what they did.
+#[derive(Clone, Default)]
+pub struct Script(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    hanging: Mutex<BTreeSet<i32>>,
+    released: Condvar,
+    handled: Mutex<Vec<(i32, i64)>>,
+    flushed: Mutex<Vec<(i32, i64)>>,
+}
+
+impl Script {
+    /// From now on a flush of this partition hangs in its blocking thread, as on a frozen file system.
+    pub fn hang_in(&self, partition: i32) {
+        self.0.hanging.lock().unwrap().insert(partition);
+    }
+
+    /// What hangs returns.
+    pub fn release(&self) {
+        self.0.hanging.lock().unwrap().clear();
+        self.0.released.notify_all();
+    }
+
+    pub fn handled(&self) -> Vec<(i32, i64)> {
+        self.0.handled.lock().unwrap().clone()
+    }
+
+    pub fn flushed(&self) -> Vec<(i32, i64)> {
+        self.0.flushed.lock().unwrap().clone()
+    }
+}
+
+/// The handler of one partition.
+pub struct Scripted {
+    script: Script,
+    partition: i32,
+    pending: Vec<(i32, i64)>,
+}
+
+impl Service for Script {
+    type Handler = Scripted;
+
+    async fn open(&self, _: &str, partition: i32) -> Result<Scripted, HandlerError> {
+        Ok(Scripted { script: self.clone(), partition, pending: Vec::new() })
+    }
+}
+
+impl Handler for Scripted {
+    type Message = ();
+
+    fn decode(&self, record: &Record) -> Result<(), Malformed> {
+        match record.value.as_deref() {
+            Some(b"poison") => Err(Malformed::NoValue),
+            _ => Ok(()),
+        }
+    }
+
+    fn wants(&self, (): &()) -> bool {
+        true
+    }
+
+    async fn handle(&mut self, delivery: &Delivery<'_, ()>) -> Result<(), HandlerError> {
+        self.pending.push((self.partition, delivery.offset));
+        self.script.0.handled.lock().unwrap().push((self.partition, delivery.offset));
+        Ok(())
+    }
+
+    async fn flush(&mut self, _: &Done<'_>) -> Result<(), HandlerError> {
+        let (shared, partition, pending) = (Arc::clone(&self.script.0), self.partition, self.pending.clone());
+        let flushing = spawn_blocking(move || {
+            let hanging = shared.hanging.lock().unwrap();
+            drop(shared.released.wait_while(hanging, |hanging| hanging.contains(&partition)).unwrap());
+            shared.flushed.lock().unwrap().extend(pending);
+        });
+        flushing.await.unwrap();
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
