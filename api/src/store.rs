@@ -14,6 +14,7 @@
 //!    the other changes of the batch, not the page, not the events behind it.
 
 mod apply;
+mod outbox;
 #[cfg(test)]
 mod bad_disk;
 mod failure;
@@ -41,7 +42,8 @@ use failure::Reported;
 pub use failure::{StoreError, Unreadable, WriteFailure};
 pub use mutation::{IdempotencyKey, IfMatch, Mutation, Outcome};
 pub use query::{Filter, Page};
-pub use schema::Delivered;
+pub use outbox::OutboxScan;
+pub use schema::{Delivered, PublishedTopic};
 use schema::{OUTBOX, POSITIONS};
 
 /// Changes that wait for the writer, at most; beyond that callers are told to come back.
@@ -109,6 +111,7 @@ pub struct OutboxState {
 enum Job {
     Mutate(Box<Mutation>, oneshot::Sender<Result<Outcome, StoreError>>),
     Delivered(Delivered, oneshot::Sender<Result<(), StoreError>>),
+    PublishTo(PublishedTopic, oneshot::Sender<Result<(), StoreError>>),
     /// A read met an I/O error: is the file still good?
     Check(oneshot::Sender<Result<(), StoreError>>),
 }
@@ -165,9 +168,22 @@ impl Store {
 
     /// Takes delivered events out of the outbox. Returns when that is on disk.
     pub async fn delivered(&self, delivered: Delivered) -> Result<(), StoreError> {
+        self.written(|reply| Job::Delivered(delivered, reply)).await
+    }
+
+    /// Notes the topic and the partitions that events go to from now on. Positions in another topic are
+    /// forgotten. Returns when that, and whatever was delivered before, is on disk.
+    pub async fn publish_to(&self, topic: PublishedTopic) -> Result<(), StoreError> {
+        self.written(|reply| Job::PublishTo(topic, reply)).await
+    }
+
+    async fn written(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Job,
+    ) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
         let closed = || StoreError::Unavailable("it is closed".to_owned());
-        self.queue.send(Job::Delivered(delivered, reply)).await.map_err(|_| closed())?;
+        self.queue.send(job(reply)).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 

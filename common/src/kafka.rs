@@ -30,6 +30,7 @@ mod error;
 mod fetch;
 mod fetcher;
 mod follow;
+mod hop;
 mod leader;
 mod list_offsets;
 mod metadata;
@@ -37,6 +38,7 @@ mod partition;
 mod partitioner;
 mod position;
 mod presence;
+mod producer;
 mod race;
 mod range;
 mod reader;
@@ -65,6 +67,7 @@ pub use position::{Jump, JumpReason, Position};
 pub use range::RangeReader;
 pub use reader::{PartitionReader, ReadEvent, TopicReader};
 pub use records::{Batch, ConsumerRecord, Headers, Unreadable};
+pub use producer::Producer;
 pub use requests::request_len;
 pub use rskafka::client::partition::Compression;
 pub use rskafka::record::Record as ProducerRecord;
@@ -115,6 +118,11 @@ impl Kafka {
     /// A handle to a partition. Connects on first use, with a connection of its own.
     pub fn partition(&self, topic: &str, partition: i32) -> Partition {
         Partition::new(self.clone(), topic, partition)
+    }
+
+    /// A handle to produce to a partition. Connects on first use.
+    pub fn producer(&self, topic: &str, partition: i32) -> Producer {
+        Producer::new(self.clone(), topic, partition)
     }
 
     /// The administrative calls.

@@ -8,7 +8,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::schema::{
     ANSWERS, ANSWERS_BY_EXPIRY, BY_OWNER, BY_STATUS, Delivered, LAST_SEQ, OUTBOX, OutboxValue, POSITIONS,
-    StoredAnswer, TASKS, read_answer, read_task, to_json,
+    PUBLISHED_TOPIC, PublishedTopic, StoredAnswer, TASKS, read_answer, read_task, to_json,
 };
 use super::{Mutation, OutboxState, Outcome, Unreadable};
 use crate::task::{Change, Task, TaskPatch, TaskStatus};
@@ -40,6 +40,7 @@ pub(super) struct Tables<'t> {
     by_owner: Table<'t, ([u8; 16], u8, [u8; 16]), ()>,
     outbox: Table<'t, u64, &'static [u8]>,
     positions: Table<'t, i32, i64>,
+    published_topic: Table<'t, (), (u128, i32)>,
     last_seq: Table<'t, (), u64>,
     answers: Table<'t, &'static str, &'static [u8]>,
     answers_by_expiry: Table<'t, (u64, &'static str), ()>,
@@ -54,6 +55,7 @@ impl<'t> Tables<'t> {
             by_owner: write.open_table(BY_OWNER)?,
             outbox: write.open_table(OUTBOX)?,
             positions: write.open_table(POSITIONS)?,
+            published_topic: write.open_table(PUBLISHED_TOPIC)?,
             last_seq: write.open_table(LAST_SEQ)?,
             answers: write.open_table(ANSWERS)?,
             answers_by_expiry: write.open_table(ANSWERS_BY_EXPIRY)?,
@@ -77,6 +79,16 @@ impl<'t> Tables<'t> {
         for (partition, offset) in &delivered.positions {
             self.positions.insert(partition, offset)?;
         }
+        Ok(())
+    }
+
+    /// Notes where events go from now on.
+    pub(super) fn publish_to(&mut self, topic: PublishedTopic) -> Result<(), redb::Error> {
+        let before = self.published_topic.get(())?.map(|topic| PublishedTopic::from(topic.value()));
+        if before.is_some_and(|before| topic.is_another_than(&before)) {
+            self.positions.retain(|_, _| false)?;
+        }
+        self.published_topic.insert((), topic.into_value())?;
         Ok(())
     }
 

@@ -31,6 +31,8 @@ pub(super) const BY_OWNER: TableDefinition<([u8; 16], u8, [u8; 16]), ()> =
 pub(super) const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
 /// Partition → the offset behind the last event that is known to stand in it.
 pub(super) const POSITIONS: TableDefinition<i32, i64> = TableDefinition::new("positions");
+/// [`PublishedTopic`]: topic id, partitions.
+pub(super) const PUBLISHED_TOPIC: TableDefinition<(), (u128, i32)> = TableDefinition::new("published_topic");
 /// The last sequence number that was given. It outlives the outbox's entries.
 pub(super) const LAST_SEQ: TableDefinition<(), u64> = TableDefinition::new("last_seq");
 /// Idempotency key → [`StoredAnswer`] as JSON.
@@ -45,6 +47,35 @@ pub(super) struct OutboxValue {
     pub(super) event: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) traceparent: Option<String>,
+}
+
+/// The topic that the positions are about, and by how many partitions its events are spread. Another count
+/// is used only after all that was sent by this one has been acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedTopic {
+    /// Its id, by which a topic that was created again is told apart; nil where the broker has none.
+    pub topic_id: Uuid,
+    /// How many partitions are used.
+    pub partitions: i32,
+}
+
+impl From<(u128, i32)> for PublishedTopic {
+    fn from((topic_id, partitions): (u128, i32)) -> Self {
+        Self { topic_id: Uuid::from_u128(topic_id), partitions }
+    }
+}
+
+impl PublishedTopic {
+    /// Whether this is a topic that was created again. By its id, or, where there is none, because a topic
+    /// never loses partitions.
+    pub fn is_another_than(&self, before: &Self) -> bool {
+        let have_ids = !self.topic_id.is_nil() && !before.topic_id.is_nil();
+        (have_ids && self.topic_id != before.topic_id) || self.partitions < before.partitions
+    }
+
+    pub(super) fn into_value(self) -> (u128, i32) {
+        (self.topic_id.as_u128(), self.partitions)
+    }
 }
 
 /// What was answered under an idempotency key.
@@ -67,13 +98,14 @@ pub struct Delivered {
 /// Opens the file, or makes it with all its tables.
 pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<(Database, OutboxState), redb::Error> {
     let database = disk::open_or_create(disk, path, Database::builder().set_cache_size(CACHE))?;
-    if database.begin_read()?.open_table(ANSWERS_BY_EXPIRY).is_err() {
+    if database.begin_read()?.open_table(PUBLISHED_TOPIC).is_err() {
         let write = begin(&database)?;
         write.open_table(TASKS)?;
         write.open_table(BY_STATUS)?;
         write.open_table(BY_OWNER)?;
         write.open_table(OUTBOX)?;
         write.open_table(POSITIONS)?;
+        write.open_table(PUBLISHED_TOPIC)?;
         write.open_table(LAST_SEQ)?;
         write.open_table(ANSWERS)?;
         write.open_table(ANSWERS_BY_EXPIRY)?;
@@ -128,6 +160,24 @@ pub(super) fn read_outbox(seq: u64, json: &[u8]) -> Result<OutboxEntry, Unreadab
     let json = value.event.get().as_bytes().to_vec();
     let event = decode(what, &json)?;
     Ok(OutboxEntry { seq, event, json, traceparent: value.traceparent })
+}
+
+/// The task of an event of the outbox, without decoding the rest.
+pub(super) fn read_addressee(seq: u64, json: &[u8]) -> Result<Uuid, Unreadable> {
+    #[derive(Deserialize)]
+    struct Value {
+        event: Event,
+    }
+    #[derive(Deserialize)]
+    struct Event {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        task_id: Uuid,
+    }
+    let value: Value = decode(|| format!("event {seq} of the outbox"), json)?;
+    Ok(value.event.data.task_id)
 }
 
 pub(super) fn read_answer(key: &str, json: &[u8]) -> Result<StoredAnswer, Unreadable> {

@@ -80,6 +80,10 @@ impl Writer {
                     tables.delivered(delivered)?;
                     None
                 }
+                Job::PublishTo(topic, _) => {
+                    tables.publish_to(*topic)?;
+                    None
+                }
                 Job::Check(_) => None,
             });
         }
@@ -195,7 +199,9 @@ impl Job {
         // A caller that went away is no error: the change stands.
         match (self, outcome) {
             (Self::Mutate(_, reply), Some(outcome)) => drop(reply.send(outcome.map_err(StoreError::from))),
-            (Self::Delivered(_, reply) | Self::Check(reply), _) => drop(reply.send(Ok(()))),
+            (Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply), _) => {
+                drop(reply.send(Ok(())));
+            }
             (Self::Mutate(_, reply), None) => {
                 drop(reply.send(Err(StoreError::Unavailable("no outcome".to_owned()))))
             }
@@ -205,7 +211,9 @@ impl Job {
     fn refuse(self, error: StoreError) {
         match self {
             Self::Mutate(_, reply) => drop(reply.send(Err(error))),
-            Self::Delivered(_, reply) | Self::Check(reply) => drop(reply.send(Err(error))),
+            Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply) => {
+                drop(reply.send(Err(error)));
+            }
         }
     }
 }

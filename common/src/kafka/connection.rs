@@ -85,6 +85,11 @@ impl Connection {
         &self.address
     }
 
+    /// The stream, ready for requests, for whoever goes on by itself.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// What the broker knows.
     pub(super) fn versions(&self) -> &Versions {
         &self.versions

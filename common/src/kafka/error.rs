@@ -53,6 +53,14 @@ pub enum KafkaError {
         /// The call and what it was about.
         call: String,
     },
+    /// The broker refused the call as a whole: nothing has landed, and nothing will.
+    #[error("{call}: {reason}")]
+    Refused {
+        /// The call and what it was about.
+        call: String,
+        /// What the broker said.
+        reason: String,
+    },
     /// The broker answered, but this client cannot read what it sent: a transaction marker, or a
     /// compression that is not compiled in.
     #[error("{call}: the records cannot be decoded ({detail})")]
@@ -106,6 +114,24 @@ impl KafkaError {
                 return Self::MessageTooLarge { call };
             }
             Some(ProtocolError::InvalidTimestamp) => return Self::InvalidTimestamp { call },
+            Some(
+                refusal @ (ProtocolError::NotEnoughReplicas
+                | ProtocolError::NotLeaderOrFollower
+                | ProtocolError::LeaderNotAvailable
+                | ProtocolError::TopicAuthorizationFailed
+                | ProtocolError::ClusterAuthorizationFailed
+                | ProtocolError::InvalidRecord
+                | ProtocolError::CorruptMessage
+                | ProtocolError::PolicyViolation),
+            ) => {
+                let reason = match refusal {
+                    ProtocolError::NotEnoughReplicas => {
+                        "fewer replicas are in sync than the topic's min.insync.replicas".to_owned()
+                    }
+                    other => format!("the broker answered {other:?}"),
+                };
+                return Self::Refused { call, reason };
+            }
             Some(other) => return Self::failed(call, format!("the broker answered {other:?}")),
             None => {}
         }
@@ -118,6 +144,23 @@ impl KafkaError {
             ) => Self::Undecodable { call, detail: request.to_string() },
             other => Self::failed(call, innermost(other)),
         }
+    }
+
+    /// Whether a produce that failed so has certainly not landed, and will not.
+    pub fn nothing_landed(&self) -> bool {
+        matches!(
+            self,
+            Self::MessageTooLarge { .. }
+                | Self::InvalidTimestamp { .. }
+                | Self::Refused { .. }
+                | Self::UnknownTopic { .. }
+                | Self::UnknownPartition { .. }
+        )
+    }
+
+    /// Whether a broker answered, be it with a refusal.
+    pub fn is_answer(&self) -> bool {
+        !matches!(self, Self::Timeout { .. } | Self::Failed { .. })
     }
 
     /// Whether the connection is still good: the broker answered in full and in order.

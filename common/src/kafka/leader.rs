@@ -100,8 +100,9 @@ impl Kafka {
 }
 
 pub(super) fn no_leader(topic: &str, partition: i32) -> KafkaError {
-    let why = "no broker leads it: the brokers that keep it are down, or an election is under way";
-    KafkaError::failed(format!("find the leader of {topic}/{partition}"), why)
+    let reason = "no broker leads it: the brokers that keep it are down, or an election is under way";
+    let call = format!("find the leader of {topic}/{partition}");
+    KafkaError::Refused { call, reason: reason.to_owned() }
 }
 
 /// A broker's error code as an error of the call `name`.

@@ -1,10 +1,8 @@
 //! One partition: produce, fetch and offsets, each call bounded in time and tried once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use rskafka::client::error::Error as ClientError;
 use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
 use rskafka::record::{Record, RecordAndOffset};
@@ -12,11 +10,10 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::list_offsets::OffsetAt;
-use super::presence::{GRACE, PRODUCE_GRACE};
+use super::presence::GRACE;
+use super::producer::Producer;
 use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
 
-/// How Kafka says that a record has no time, in milliseconds since 1970.
-const NO_TIMESTAMP: i64 = -1;
 /// How much is fetched to find the end of batches without records, 61 bytes each.
 const EMPTY_BATCHES_BYTES: i32 = 1024 * 1024;
 
@@ -30,8 +27,7 @@ pub struct Partition {
     topic: String,
     partition: i32,
     client: Mutex<Option<Arc<PartitionClient>>>,
-    /// The last records were refused for their times.
-    times_refused: AtomicBool,
+    producer: Producer,
 }
 
 /// What a fetch brought.
@@ -47,13 +43,8 @@ pub struct Chunk {
 
 impl Partition {
     pub(super) fn new(kafka: Kafka, topic: &str, partition: i32) -> Self {
-        Self {
-            kafka,
-            topic: topic.to_owned(),
-            partition,
-            client: Mutex::new(None),
-            times_refused: AtomicBool::new(false),
-        }
+        let producer = Producer::new(kafka.clone(), topic, partition);
+        Self { kafka, topic: topic.to_owned(), partition, client: Mutex::new(None), producer }
     }
 
     /// The topic.
@@ -66,49 +57,23 @@ impl Partition {
         self.partition
     }
 
-    /// Appends the records in order, acknowledged by all in-sync replicas, and returns their offsets.
-    ///
-    /// After an error the records may stand in the log, or may still come to stand there: the caller has
-    /// to look, or to make sure that a repeat does no harm.
-    ///
-    /// Times that the broker refuses, as those of a clock that is an hour fast, are left out: what has to be
-    /// written does not wait until somebody sets a clock.
+    /// See [`Producer::produce`].
     pub async fn produce(
         &self,
         records: &[Record],
         compression: Compression,
     ) -> Result<Vec<i64>, KafkaError> {
-        self.produce_within(records, compression, REQUEST_TIMEOUT).await
+        self.producer.produce(records, compression).await
     }
 
-    /// As [`produce`](Self::produce), with another time-out.
+    /// See [`Producer::produce_within`].
     pub async fn produce_within(
         &self,
         records: &[Record],
         compression: Compression,
         limit: Duration,
     ) -> Result<Vec<i64>, KafkaError> {
-        let mut batch = records.to_vec();
-        let mut timed = true;
-        loop {
-            let call = |client: Arc<PartitionClient>| async move { client.produce(batch, compression).await };
-            // Boxed: rskafka's futures nest deeply, which the compiler bounds.
-            match Box::pin(self.call("produce to", limit, PRODUCE_GRACE, call)).await {
-                Err(refused @ KafkaError::InvalidTimestamp { .. }) if timed => {
-                    if !self.times_refused.swap(true, Ordering::Relaxed) {
-                        log::warn!("{refused}; they are written without");
-                    }
-                    timed = false;
-                    batch = records.iter().map(without_time).collect();
-                }
-                outcome => {
-                    if outcome.is_ok() && timed {
-                        self.times_refused.store(false, Ordering::Relaxed);
-                    }
-                    return outcome;
-                }
-            }
-        }
+        self.producer.produce_within(records, compression, limit).await
     }
 
     /// Reads from `offset` on, at most about `max_bytes`, though at least one batch. Where there is nothing
@@ -235,9 +200,4 @@ impl Partition {
             *slot = None;
         }
     }
-}
-
-fn without_time(record: &Record) -> Record {
-    let timestamp = DateTime::<Utc>::from_timestamp_millis(NO_TIMESTAMP).unwrap_or_default();
-    Record { timestamp, ..record.clone() }
 }

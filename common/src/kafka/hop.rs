@@ -1,0 +1,520 @@
+//! A hop inside this process between rskafka's partition client and the leader of one partition.
+//!
+//! rskafka has habits that do harm in a cluster that others use too: it dials whatever address the metadata
+//! name, without a timeout; it asks for a topic by name, which may create it; it does not set TCP_NODELAY;
+//! and it takes an answer with a throttle time for a failure and sends the records again, although they were
+//! appended. So the only broker that it ever sees is this hop, which answers its questions for versions and
+//! metadata (one topic, one partition, one broker: the hop), and passes its produce requests to the leader
+//! over a connection that this crate has opened, checked and logged in on.
+//!
+//! # Invariants
+//!
+//! 1. *Only this process gets through.* The listener is on loopback and exists only while a client connects.
+//!    Each request has to carry the token, a random client id that only the client made for this hop knows;
+//!    on the way to the broker the real client id, by which quotas go, takes its place.
+//! 2. *Records pass unchanged and in order.* Of an answer, only the throttle time is cleared. It is kept for
+//!    the producer, which sends nothing more until it is over: until then the broker reads nothing either.
+//! 3. *Where one side ends, the other ends too.* rskafka never waits for an answer that cannot come.
+//! 4. *Memory is bounded*: a request is passed on in pieces.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, BrokerId, MetadataResponse, TopicName};
+use kafka_protocol::protocol::{Encodable, StrBytes};
+use rustix::net::sockopt::set_tcp_quickack;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+/// What rskafka may use: each version that it knows and Kafka 2.1 and later speak.
+const VERSIONS: [(ApiKey, i16, i16); 3] =
+    [(ApiKey::Produce, 3, 7), (ApiKey::Metadata, 4, 4), (ApiKey::ApiVersions, 0, 3)];
+/// Connections at one time. rskafka makes two: one to ask for the leader, one to the leader.
+const MAX_CONNECTIONS: usize = 8;
+/// Time for a new connection to show the token.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest piece of a request in memory, in bytes.
+const PIECE: usize = 64 * 1024;
+/// Largest answer to a produce request, in bytes. One of a single partition has less than 100.
+const MAX_ANSWER: usize = 64 * 1024;
+/// In a request before the client id: API key, version, correlation id, length of the client id.
+const HEADER: usize = 2 + 2 + 4 + 2;
+
+/// One partition, the broker that leads it, and who asks.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) leader: i32,
+    pub(super) client_id: Arc<str>,
+}
+
+/// The hop. Its connections end when it is dropped.
+#[derive(Debug)]
+pub(super) struct Hop {
+    address: SocketAddr,
+    link: Arc<Link>,
+    /// Dropped when no more connections are to be accepted.
+    accepting: Option<oneshot::Sender<Infallible>>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Link {
+    route: Route,
+    token: String,
+    address: SocketAddr,
+    /// Taken by the first produce request.
+    leader: Mutex<Option<TcpStream>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    throttled_until: Option<Instant>,
+    /// Why the connection to the leader ended.
+    ended: Option<String>,
+}
+
+impl Hop {
+    /// A hop to the leader at the other end of the connection.
+    pub(super) async fn open(leader: TcpStream, route: Route) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let link = Arc::new(Link {
+            route,
+            token: Uuid::new_v4().simple().to_string(),
+            address,
+            leader: Mutex::new(Some(leader)),
+            state: Mutex::default(),
+        });
+        let (accepting, sealed) = oneshot::channel();
+        let task = tokio::spawn(run(listener, Arc::clone(&link), sealed)).abort_handle();
+        Ok(Self { address, link, accepting: Some(accepting), task })
+    }
+
+    /// What rskafka is to take for its bootstrap broker.
+    pub(super) fn bootstrap(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// What rskafka is to take for its client id.
+    pub(super) fn token(&self) -> &str {
+        &self.link.token
+    }
+
+    /// Closes the listener: rskafka is connected.
+    pub(super) fn seal(&mut self) {
+        self.accepting = None;
+    }
+
+    /// Until when the broker reads no more requests, if a quota was exceeded.
+    pub(super) fn throttled_until(&self) -> Option<Instant> {
+        self.link.state().throttled_until
+    }
+
+    /// Why the connection to the leader ended, if it did.
+    pub(super) fn ended(&self) -> Option<String> {
+        self.link.state().ended.clone()
+    }
+}
+
+impl Drop for Hop {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Accepts connections until it is sealed, then serves those that are there. Aborting it ends them all.
+async fn run(listener: TcpListener, link: Arc<Link>, mut sealed: oneshot::Receiver<Infallible>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = &mut sealed => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+                // A connection that was gone before it was accepted.
+                let Ok((client, _)) = accepted else { continue };
+                connections.spawn(converse(client, Arc::clone(&link)));
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Serves one connection until either side ends.
+async fn converse(client: TcpStream, link: Arc<Link>) {
+    let (mut reads, mut writes) = client.into_split();
+    // A client that does not show the token is a stranger: it gets no answer.
+    let first = timeout(FIRST_REQUEST_TIMEOUT, Request::read(&mut reads, &link.token)).await;
+    let Ok(Ok(first)) = first else { return };
+    // rskafka reports an end of its own connection itself; that of the leader's is kept for the producer.
+    if let Ok(produce) = link.answer_questions(first, &mut reads, &mut writes).await {
+        link.pass_on(produce, reads, writes).await;
+    }
+}
+
+/// The header of a request; what follows has not been read yet.
+#[derive(Debug)]
+struct Request {
+    api_key: i16,
+    version: i16,
+    correlation_id: i32,
+    /// Bytes behind the client id.
+    rest: u64,
+}
+
+impl Request {
+    /// Reads a header. One without the token is an error.
+    async fn read(client: &mut OwnedReadHalf, token: &str) -> io::Result<Self> {
+        let length = usize::try_from(client.read_i32().await?).map_err(io::Error::other)?;
+        acknowledge(client);
+        let rest =
+            length.checked_sub(HEADER + token.len()).ok_or_else(|| invalid("a request is too short"))?;
+        let (api_key, version) = (client.read_i16().await?, client.read_i16().await?);
+        let correlation_id = client.read_i32().await?;
+        let client_id_length = client.read_i16().await?;
+        if usize::try_from(client_id_length) != Ok(token.len()) {
+            return Err(invalid("a request without the token"));
+        }
+        let mut client_id = vec![0; token.len()];
+        client.read_exact(&mut client_id).await?;
+        if client_id != token.as_bytes() {
+            return Err(invalid("a request without the token"));
+        }
+        Ok(Self { api_key, version, correlation_id, rest: rest as u64 })
+    }
+
+    /// The header as the broker gets it.
+    fn header(&self, client_id: &str) -> io::Result<BytesMut> {
+        let length = (HEADER + client_id.len()) as u64 + self.rest;
+        let mut header = BytesMut::with_capacity(PIECE);
+        header.put_i32(i32::try_from(length).map_err(io::Error::other)?);
+        header.put_i16(self.api_key);
+        header.put_i16(self.version);
+        header.put_i32(self.correlation_id);
+        header.put_i16(i16::try_from(client_id.len()).map_err(io::Error::other)?);
+        header.put_slice(client_id.as_bytes());
+        Ok(header)
+    }
+}
+
+impl Link {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers questions for versions and metadata, and returns the first produce request.
+    async fn answer_questions(
+        &self,
+        first: Request,
+        client: &mut OwnedReadHalf,
+        answers: &mut OwnedWriteHalf,
+    ) -> io::Result<Request> {
+        let mut request = first;
+        while request.api_key != ApiKey::Produce as i16 {
+            let mut body = client.take(request.rest);
+            tokio::io::copy(&mut body, &mut tokio::io::sink()).await?;
+            answers.write_all(&self.answer(&request)?).await?;
+            request = Request::read(client, &self.token).await?;
+        }
+        Ok(request)
+    }
+
+    /// The answer to a question for versions or metadata, with its length before it.
+    fn answer(&self, request: &Request) -> io::Result<Vec<u8>> {
+        let mut body = BytesMut::new();
+        let encoded = match ApiKey::try_from(request.api_key) {
+            Ok(ApiKey::ApiVersions) => versions().encode(&mut body, request.version),
+            Ok(ApiKey::Metadata) => self.metadata().encode(&mut body, request.version),
+            _ => return Err(invalid(&format!("a call of key {} is not offered", request.api_key))),
+        };
+        encoded.map_err(|error| invalid(&error.to_string()))?;
+        let length = i32::try_from(body.len() + 4).map_err(io::Error::other)?;
+        let mut frame = length.to_be_bytes().to_vec();
+        frame.extend(request.correlation_id.to_be_bytes());
+        frame.extend(body);
+        Ok(frame)
+    }
+
+    fn metadata(&self) -> MetadataResponse {
+        let Route { topic, partition, leader, .. } = &self.route;
+        let leader = BrokerId(*leader);
+        let hop = MetadataResponseBroker::default()
+            .with_node_id(leader)
+            .with_host(StrBytes::from_string(self.address.ip().to_string()))
+            .with_port(i32::from(self.address.port()));
+        let partition = MetadataResponsePartition::default()
+            .with_partition_index(*partition)
+            .with_leader_id(leader)
+            .with_replica_nodes(vec![leader])
+            .with_isr_nodes(vec![leader]);
+        let topic = MetadataResponseTopic::default()
+            .with_name(Some(TopicName(StrBytes::from_string(topic.clone()))))
+            .with_partitions(vec![partition]);
+        MetadataResponse::default()
+            .with_brokers(vec![hop])
+            .with_controller_id(leader)
+            .with_topics(vec![topic])
+    }
+
+    /// Passes produce requests to the leader and its answers back, until either side ends.
+    async fn pass_on(&self, first: Request, client_reads: OwnedReadHalf, client_writes: OwnedWriteHalf) {
+        let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(leader) = leader else { return };
+        let (leader_reads, leader_writes) = leader.into_split();
+        let ended = tokio::select! {
+            Err(error) = self.pass_requests(first, client_reads, leader_writes) => error,
+            Err(error) = self.pass_answers(leader_reads, client_writes) => error,
+            else => return,
+        };
+        let why = match ended.kind() {
+            io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
+            _ => ended.to_string(),
+        };
+        self.state().ended = Some(why);
+    }
+
+    async fn pass_requests(
+        &self,
+        first: Request,
+        mut client: OwnedReadHalf,
+        mut leader: OwnedWriteHalf,
+    ) -> io::Result<Infallible> {
+        let mut request = first;
+        loop {
+            let mut piece = request.header(&self.route.client_id)?;
+            let mut left = request.rest;
+            while left > 0 {
+                let free = PIECE.saturating_sub(piece.len()).max(1) as u64;
+                let read = (&mut client).take(left.min(free)).read_buf(&mut piece).await?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                left = left.saturating_sub(read as u64);
+                if left > 0 {
+                    acknowledge(&client);
+                    if piece.len() < PIECE {
+                        continue;
+                    }
+                }
+                leader.write_all(&piece).await?;
+                piece.clear();
+            }
+            request = Request::read(&mut client, &self.token).await?;
+            if request.api_key != ApiKey::Produce as i16 {
+                return Err(invalid("a call that is no produce among produces"));
+            }
+        }
+    }
+
+    async fn pass_answers(
+        &self,
+        mut leader: OwnedReadHalf,
+        mut client: OwnedWriteHalf,
+    ) -> io::Result<Infallible> {
+        loop {
+            let length = usize::try_from(leader.read_i32().await?).unwrap_or(usize::MAX);
+            if length > MAX_ANSWER {
+                return Err(invalid(&format!("an answer of {length} bytes to a produce request")));
+            }
+            let mut frame = i32::try_from(length).unwrap_or(i32::MAX).to_be_bytes().to_vec();
+            frame.resize(4 + length, 0);
+            leader.read_exact(frame.get_mut(4..).unwrap_or_default()).await?;
+            let throttle = take_throttle_time(&mut frame);
+            if !throttle.is_zero() {
+                self.state().throttled_until = Some(Instant::now() + throttle);
+            }
+            client.write_all(&frame).await?;
+        }
+    }
+}
+
+fn versions() -> ApiVersionsResponse {
+    let version = |(key, min, max): (ApiKey, i16, i16)| {
+        ApiVersion::default().with_api_key(key as i16).with_min_version(min).with_max_version(max)
+    };
+    ApiVersionsResponse::default().with_api_keys(VERSIONS.map(version).to_vec())
+}
+
+/// Clears the throttle time of an answer to a produce request, in versions 1 to 8 its last field, and
+/// returns it.
+fn take_throttle_time(frame: &mut [u8]) -> Duration {
+    let Some(field) = frame.last_chunk_mut::<4>() else { return Duration::ZERO };
+    let millis = i32::from_be_bytes(std::mem::take(field));
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// Acknowledges what has come so far. rskafka's sockets have Nagle's algorithm on: what is left of a request
+/// is sent only then, and by default some 40 ms later.
+fn acknowledge(client: &OwnedReadHalf) {
+    // Only a delay is lost where the system refuses.
+    let _ = set_tcp_quickack(client.as_ref(), true);
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+    use kafka_protocol::messages::{ProduceResponse, RequestHeader};
+    use kafka_protocol::protocol::Decodable;
+    use rskafka::client::ClientBuilder;
+    use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
+    use rskafka::record::Record;
+
+    use super::*;
+
+    const TOPIC: &str = "t";
+    const CLIENT_ID: &str = "the real client id";
+
+    /// The leader's end of the connection, a client that reaches it by way of the hop, and the hop.
+    async fn connected() -> (TcpStream, PartitionClient, Hop) {
+        let (ours, leader) = stream_pair().await;
+        let route = Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id: CLIENT_ID.into() };
+        let mut hop = Hop::open(ours, route).await.unwrap();
+        let client = ClientBuilder::new(vec![hop.bootstrap()]).client_id(hop.token()).build().await.unwrap();
+        let client = client.partition_client(TOPIC, 3, UnknownTopicHandling::Error).await.unwrap();
+        hop.seal();
+        (leader, client, hop)
+    }
+
+    async fn stream_pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, accepted) = tokio::join!(ours, listener.accept());
+        (ours.unwrap(), accepted.unwrap().0)
+    }
+
+    fn record(bytes: usize) -> Record {
+        Record {
+            key: None,
+            value: Some(vec![7; bytes]),
+            headers: Default::default(),
+            timestamp: Default::default(),
+        }
+    }
+
+    /// The next request as the leader gets it: its header and what follows.
+    async fn request(leader: &mut TcpStream) -> (RequestHeader, Vec<u8>) {
+        let mut frame = vec![0; leader.read_i32().await.unwrap() as usize];
+        leader.read_exact(&mut frame).await.unwrap();
+        let mut rest = bytes::Bytes::from(frame);
+        let header = RequestHeader::decode(&mut rest, 1).unwrap();
+        (header, rest.to_vec())
+    }
+
+    async fn answer(leader: &mut TcpStream, to: &RequestHeader, offset: i64, throttle_ms: i32) {
+        let partition = PartitionProduceResponse::default().with_index(3).with_base_offset(offset);
+        let topic = TopicProduceResponse::default()
+            .with_name(TopicName(StrBytes::from_static_str(TOPIC)))
+            .with_partition_responses(vec![partition]);
+        let response =
+            ProduceResponse::default().with_responses(vec![topic]).with_throttle_time_ms(throttle_ms);
+        let mut body = BytesMut::new();
+        response.encode(&mut body, to.request_api_version).unwrap();
+        let mut frame = (body.len() as i32 + 4).to_be_bytes().to_vec();
+        frame.extend(to.correlation_id.to_be_bytes());
+        frame.extend(body);
+        leader.write_all(&frame).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_throttled_answer_is_an_answer_and_its_time_is_kept() {
+        let (mut leader, client, hop) = connected().await;
+        let produce = client.produce(vec![record(10)], Compression::NoCompression);
+        let serve = async {
+            let (header, _) = request(&mut leader).await;
+            assert_eq!(header.client_id.as_deref(), Some(CLIENT_ID), "quotas go by the real one");
+            answer(&mut leader, &header, 42, 3_000).await;
+        };
+        let (offsets, ()) = tokio::join!(produce, serve);
+        assert_eq!(offsets.unwrap(), [42]);
+        let wait = hop.throttled_until().unwrap() - Instant::now();
+        assert!(wait > Duration::from_secs(2) && wait <= Duration::from_secs(3), "{wait:?}");
+        drop((client, hop));
+        assert_eq!(leader.read_u8().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "sent once");
+    }
+
+    #[tokio::test]
+    async fn requests_of_any_size_pass_unchanged_and_without_a_delayed_acknowledgement() {
+        let (mut leader, client, _hop) = connected().await;
+        for bytes in [1, 5_000, 9_000, 60_000, 70_000, 600_000, 3_000_000] {
+            let sent = Instant::now();
+            let produce = client.produce(vec![record(bytes)], Compression::NoCompression);
+            let serve = async {
+                let (header, body) = request(&mut leader).await;
+                assert_eq!(body.iter().filter(|byte| **byte == 7).count() / bytes, 1, "{bytes}");
+                answer(&mut leader, &header, 0, 0).await;
+            };
+            let (offsets, ()) = tokio::join!(produce, serve);
+            assert_eq!(offsets.unwrap(), [0], "{bytes} in {:?}", sent.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_not_answered_and_reaches_nobody() {
+        let (ours, mut leader) = stream_pair().await;
+        let route = Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id: CLIENT_ID.into() };
+        let hop = Hop::open(ours, route).await.unwrap();
+        for client_id in ["", "task-api", CLIENT_ID, &"0".repeat(32)] {
+            let mut stranger = TcpStream::connect(hop.bootstrap()).await.unwrap();
+            let request = Request { api_key: 0, version: 7, correlation_id: 1, rest: 64 };
+            stranger.write_all(&request.header(client_id).unwrap()).await.unwrap();
+            stranger.write_all(&[0; 64]).await.unwrap();
+            let answered = stranger.read_u8().await;
+            assert!(answered.is_err(), "{client_id:?}: {answered:?}");
+        }
+        drop(hop);
+        assert!(leader.read_u8().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn where_the_leader_ends_the_connection_the_client_does_not_wait() {
+        let (mut leader, client, hop) = connected().await;
+        let produce = client.produce(vec![record(10)], Compression::NoCompression);
+        let serve = async {
+            request(&mut leader).await;
+            drop(leader);
+        };
+        let (failed, ()) = tokio::join!(
+            timeout(Duration::from_secs(5), async {
+                tokio::select! {
+                    produced = produce => produced.map(|_| ()).map_err(|error| error.to_string()),
+                    // rskafka tries again at once: the hop has nobody to pass that to.
+                    () = async { while hop.ended().is_none() { tokio::task::yield_now().await } } => Err("ended".to_owned()),
+                }
+            }),
+            serve
+        );
+        assert!(failed.unwrap().is_err());
+        assert_eq!(hop.ended().as_deref(), Some("the connection was closed"));
+    }
+
+    #[tokio::test]
+    async fn once_it_is_sealed_nobody_else_can_connect() {
+        let (_leader, _client, hop) = connected().await;
+        let refused = async {
+            while TcpStream::connect(hop.bootstrap()).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(5), refused).await.unwrap();
+    }
+}
