@@ -141,7 +141,7 @@ pub enum RelaySaid {
         last: i64,
     },
     /// The topic's tail was read before anything was sent again.
-    Settled {
+    Reconciled {
         /// Where it ended.
         end: i64,
     },
@@ -245,8 +245,8 @@ impl RelaySaid {
             let first = number_after(said, "events from offset ").unwrap_or(last);
             return Some(Self::Delivered { first, last });
         }
-        let (_, said) = line.split_once("settled: ")?;
-        Some(Self::Settled { end: number_after(said, " to offset ")? })
+        let (_, said) = line.split_once(": reconciled ")?;
+        Some(Self::Reconciled { end: number_after(said, "read to offset ")? })
     }
 }
 
@@ -317,8 +317,8 @@ mod tests {
         assert_eq!(RelaySaid::parse(batch), Some(RelaySaid::Delivered { first: 30, last: 41 }));
         let one = "2026-01-15T10:30:00.000000Z DEBUG task_api::relay: Event delivered: topic=task-events, partition=0, offset=7";
         assert_eq!(RelaySaid::parse(one), Some(RelaySaid::Delivered { first: 7, last: 7 }));
-        let settled = "2026-01-15T10:30:00.000000Z INFO  task_api::relay: settled: read task-events/0 from offset 5 to offset 42, where 3 of 9 waiting events stood";
-        assert_eq!(RelaySaid::parse(settled), Some(RelaySaid::Settled { end: 42 }));
+        let reconciled = "2026-01-15T10:30:00.000000Z INFO  task_api::relay::reconcile: reconciled task-events/0: 3 of 9 pending events are already in the topic (offsets 39 to 41) and will not be resent; read to offset 42";
+        assert_eq!(RelaySaid::parse(reconciled), Some(RelaySaid::Reconciled { end: 42 }));
         assert_eq!(RelaySaid::parse("2026-01-15T10:30:00.000000Z INFO  x: listening"), None);
     }
 

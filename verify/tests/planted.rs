@@ -386,7 +386,7 @@ async fn a_relay_that_resends_blindly_and_a_consumer_that_does_not_deduplicate_a
     let place =
         said.iter().take_while(|one| matches!(one, RelaySaid::Delivered { last, .. } if *last < first));
     let place = place.count();
-    let looked = (0..10).map(|_| RelaySaid::Settled { end: first });
+    let looked = (0..10).map(|_| RelaySaid::Reconciled { end: first });
     evidence.relay.as_mut().unwrap().splice(place..place, looked);
     assert_eq!(check(&evidence).found(names::TWICE_IN_TOPIC), &[] as &[String]);
 }
@@ -558,7 +558,7 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() {
         it.told.as_mut().unwrap().extend(std::iter::repeat_n(late, 2));
     });
     finds(names::TWICE_IN_TOPIC, "sent again", &|it| {
-        // What waited when the relay connected was settled, and would explain the copy.
+        // What waited when the relay connected was reconciled, which would explain the copy.
         it.relay.as_mut().unwrap().retain(|said| matches!(said, RelaySaid::Delivered { .. }));
         let mut again = it.topic.as_ref().unwrap()[3].clone();
         again.offset = 1_000_000;

@@ -84,8 +84,8 @@ fn twice_in_topic(evidence: &Evidence, notes: &mut Vec<String>) -> Check {
 fn settlements_before(relay: &[RelaySaid], offset: i64) -> usize {
     let beyond = |said: &RelaySaid| match said {
         RelaySaid::Delivered { last, .. } => *last >= offset,
-        RelaySaid::Settled { end } => *end > offset,
+        RelaySaid::Reconciled { end } => *end > offset,
     };
     let before = relay.iter().take_while(|said| !beyond(said));
-    before.filter(|said| matches!(said, RelaySaid::Settled { end } if offset - end <= NEAR)).count()
+    before.filter(|said| matches!(said, RelaySaid::Reconciled { end } if offset - end <= NEAR)).count()
 }

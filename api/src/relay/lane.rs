@@ -1,0 +1,224 @@
+//! One partition's way from its window to the topic: one request in flight, in order.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use task_events::kafka::{
+    Compression, Kafka, KafkaError, OffsetAt, Position, Producer, ProducerRecord, REQUEST_TIMEOUT,
+};
+use task_events::runtime::Backoff;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::reconcile::Reconcile;
+use super::report::Report;
+use super::window::Window;
+use crate::store::{Delivered, OutboxEntry, Store, StoreError};
+
+/// How long an acknowledgement by all in-sync replicas may take: longer than the 30 s after which a leader
+/// gives up waiting for them and says so.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(40);
+/// How often the leader of a request that is overdue is asked what it waits for.
+const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// A position that is older is taken anew before the next event is sent, so that what has to be read after
+/// doubt does not grow with what others wrote meanwhile.
+const MAX_POSITION_AGE: Duration = Duration::from_secs(600);
+
+/// Why sending stopped. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RelayError {
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What sends the events of one partition.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) store: Store,
+    pub(super) kafka: Kafka,
+    pub(super) producer: Producer,
+    pub(super) window: Arc<Window>,
+    pub(super) report: Arc<Report>,
+    pub(super) topic_id: Option<Uuid>,
+    /// After the last event that is known to be in the partition. `None`: nothing was ever sent there.
+    pub(super) position: Option<Position>,
+    /// When the position was last known to be that far.
+    pub(super) noted: Option<Instant>,
+    /// Wakes the dispatcher when the topic is to be looked at.
+    pub(super) recheck: Arc<Notify>,
+}
+
+impl Lane {
+    /// Sends for ever.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::for_kafka();
+        loop {
+            let Err(error) = self.publish(&mut backoff).await;
+            self.report.lane_failed(self.producer.partition(), &error);
+            if matches!(error, RelayError::Kafka(_)) {
+                self.recheck.notify_one();
+            }
+            sleep(backoff.next_delay()).await;
+        }
+    }
+
+    async fn publish(&mut self, backoff: &mut Backoff) -> Result<Infallible, RelayError> {
+        let mut at_most = usize::MAX;
+        loop {
+            if self.window.in_doubt() {
+                self.reconcile().await?;
+            }
+            self.window.has_something().await;
+            if self.noted.is_none_or(|noted| noted.elapsed() >= MAX_POSITION_AGE) {
+                self.note_position().await?;
+            }
+            let request = self.window.begin_request(at_most);
+            if request.is_empty() {
+                continue;
+            }
+            match self.send(&request).await {
+                // The topic takes smaller batches than this: halve it. Nothing of it has landed.
+                Err(RelayError::Kafka(KafkaError::MessageTooLarge { .. })) if request.len() > 1 => {
+                    at_most = request.len() / 2;
+                }
+                sent => sent?,
+            }
+            *backoff = Backoff::for_kafka();
+        }
+    }
+
+    /// Puts the position on disk before anything is sent: whatever is sent is at or after it.
+    async fn note_position(&mut self) -> Result<(), RelayError> {
+        let (topic, partition) = (self.producer.topic(), self.producer.partition());
+        let offset = self.kafka.list_offset(topic, partition, OffsetAt::LogEnd).await?;
+        self.store.delivered(Delivered { seqs: Vec::new(), positions: vec![(partition, offset)] }).await?;
+        self.move_to(Position { topic_id: self.topic_id, ..Position::at(offset) });
+        Ok(())
+    }
+
+    fn move_to(&mut self, position: Position) {
+        self.position = Some(position);
+        self.noted = Some(Instant::now());
+    }
+
+    /// Takes the events out of the window and the outbox that are in the topic already.
+    async fn reconcile(&mut self) -> Result<(), RelayError> {
+        let pending = self.window.loaded().await;
+        let (topic, partition) = (self.producer.topic(), self.producer.partition());
+        if let Some(position) = self.position.filter(|_| !pending.is_empty()) {
+            let reconcile = Reconcile { kafka: &self.kafka, topic, partition, pending: &pending };
+            let found = reconcile.run(position, |why| self.report.lane_waits(partition, why)).await?;
+            let positions = vec![(partition, found.end.offset)];
+            self.store.delivered(Delivered { seqs: found.seqs.clone(), positions }).await?;
+            self.window.remove(&found.seqs);
+            self.move_to(found.end);
+        }
+        self.window.clear_doubt();
+        Ok(())
+    }
+
+    /// Sends one request and takes its events out of the outbox.
+    async fn send(&mut self, entries: &[Arc<OutboxEntry>]) -> Result<(), RelayError> {
+        let records: Vec<_> = entries.iter().map(|entry| record(entry)).collect();
+        let offsets = match self.produce(&records).await {
+            Ok(offsets) => offsets,
+            Err(error) => {
+                if error.nothing_landed() {
+                    self.window.clear_doubt();
+                }
+                return Err(error.into());
+            }
+        };
+        let position = self.acknowledged(&offsets).await;
+        let seqs: Vec<u64> = entries.iter().map(|entry| entry.seq).collect();
+        let positions = vec![(self.producer.partition(), position.offset)];
+        self.store.delivered(Delivered { seqs: seqs.clone(), positions }).await?;
+        // Not before: after an error the events are looked for from the position before them.
+        self.move_to(position);
+        self.window.remove(&seqs);
+        self.window.clear_doubt();
+        self.report.lane_published(self.producer.partition());
+        Ok(())
+    }
+
+    async fn produce(&self, records: &[ProducerRecord]) -> Result<Vec<i64>, KafkaError> {
+        let partition = self.producer.partition();
+        if let Some(wait) = self.producer.throttled().await {
+            self.report.lane_waits(partition, format!("a quota of the broker, for {} ms", wait.as_millis()));
+            sleep(wait).await;
+        }
+        self.report.lane_sends(partition);
+        let limit = ACKNOWLEDGEMENT_TIMEOUT;
+        tokio::select! {
+            biased;
+            produced = self.producer.produce_within(records, Compression::NoCompression, limit) => produced,
+            lost = self.answer_lost() => {
+                self.producer.disconnect().await;
+                Err(lost)
+            }
+        }
+    }
+
+    /// Ends when a request is overdue though its leader waits for no replica: then its answer was lost.
+    async fn answer_lost(&self) -> KafkaError {
+        let (topic, partition) = (self.producer.topic(), self.producer.partition());
+        let call = format!("produce to {topic}/{partition}");
+        sleep(REQUEST_TIMEOUT).await;
+        loop {
+            // In this order: what others append in between does not look like a replica that is behind.
+            let end = self.kafka.list_offset(topic, partition, OffsetAt::LogEnd).await;
+            let replicated = self.kafka.list_offset(topic, partition, OffsetAt::Latest).await;
+            match (end, replicated) {
+                (Ok(end), Ok(replicated)) if replicated < end => self.report.lane_waits(
+                    partition,
+                    format!(
+                        "the leader's log ends at {end}, the in-sync replicas have it up to {replicated}: one of them is slow or down"
+                    ),
+                ),
+                _ => return KafkaError::Timeout { call, after: REQUEST_TIMEOUT },
+            }
+            sleep(OVERDUE_CHECK_INTERVAL).await;
+        }
+    }
+
+    /// Logs what was acknowledged, and returns the position after it.
+    async fn acknowledged(&self, offsets: &[i64]) -> Position {
+        let (topic, partition) = (self.producer.topic(), self.producer.partition());
+        let before = self.position.unwrap_or_default();
+        let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return before };
+        for offset in offsets {
+            log::debug!("Event delivered: topic={topic}, partition={partition}, offset={offset}");
+        }
+        log::info!(
+            "Event delivered: topic={topic}, partition={partition}, offset={last} ({} events from offset {first})",
+            offsets.len()
+        );
+        if before.offset > *first {
+            log::warn!(
+                "{topic}/{partition} was truncated: it ended at offset {first}, though what was before offset {} had been acknowledged; what was in between is lost",
+                before.offset
+            );
+        }
+        Position {
+            offset: last + 1,
+            leader_epoch: self.producer.leader_epoch().await,
+            topic_id: self.topic_id,
+        }
+    }
+}
+
+/// The event as a record. Its time is that of sending, also where the topic keeps the producer's times: by
+/// that of the event, one that waited longer than the topic's retention would be deleted at once.
+fn record(entry: &OutboxEntry) -> ProducerRecord {
+    ProducerRecord {
+        key: Some(entry.event.data.task_id.to_string().into_bytes()),
+        value: Some(entry.json.clone()),
+        headers: entry.event.headers(entry.traceparent.as_deref()),
+        timestamp: Utc::now(),
+    }
+}
