@@ -21,5 +21,6 @@ mod metrics;
 mod process;
 mod proxy;
 mod relay;
+mod relay_partitions;
 mod store;
 mod support;

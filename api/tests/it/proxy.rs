@@ -34,6 +34,8 @@ pub struct Proxy {
 #[derive(Default)]
 pub struct State {
     faults: Mutex<VecDeque<Fault>>,
+    /// The partition whose produce requests are all lost.
+    down: Mutex<Option<i32>>,
     produces: AtomicUsize,
 }
 
@@ -41,6 +43,11 @@ impl State {
     /// What becomes of the next produce requests; those after them go through.
     pub fn next(&self, faults: &[Fault]) {
         self.faults.lock().unwrap().extend(faults);
+    }
+
+    /// From now on all produce requests to this partition are lost, or none.
+    pub fn take_down(&self, partition: Option<i32>) {
+        *self.down.lock().unwrap() = partition;
     }
 
     /// How many produce requests came.
@@ -78,7 +85,10 @@ async fn pass_on(mut client: TcpStream, broker: SocketAddr, state: Arc<State>) -
         let mut fault = None;
         if request.get(4..6) == Some(&PRODUCE) {
             state.produces.fetch_add(1, Ordering::SeqCst);
-            fault = state.faults.lock().unwrap().pop_front();
+            fault = match *state.down.lock().unwrap() {
+                Some(down) if partition_of(&request) == down => Some(Fault::Lost),
+                _ => state.faults.lock().unwrap().pop_front(),
+            };
         }
         match fault {
             None => {
@@ -116,4 +126,14 @@ async fn frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     frame.resize(4 + length as usize, 0);
     stream.read_exact(&mut frame[4..]).await?;
     Ok(frame)
+}
+
+/// The first partition of a produce request in versions 3 to 7: behind the client id come a transactional id
+/// of none, acks, the timeout, and one topic.
+fn partition_of(request: &[u8]) -> i32 {
+    let at = |from: usize| i16::from_be_bytes(request[from..from + 2].try_into().unwrap()) as usize;
+    let client_id = 4 + 2 + 2 + 4;
+    let topic = client_id + 2 + at(client_id) + 2 + 2 + 4 + 4;
+    let partition = topic + 2 + at(topic) + 4;
+    i32::from_be_bytes(request[partition..partition + 4].try_into().unwrap())
 }

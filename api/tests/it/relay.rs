@@ -24,15 +24,15 @@ use crate::support::{App, TOPIC, eventually};
 
 /// A broker, perhaps behind a proxy, and a folder for the application.
 pub struct Cluster {
-    broker: Broker,
+    pub broker: Broker,
     address: SocketAddr,
-    kafka: Kafka,
-    proxy: Option<Arc<State>>,
-    dir: TempDir,
+    pub kafka: Kafka,
+    pub proxy: Option<Arc<State>>,
+    pub dir: TempDir,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
 
@@ -44,7 +44,7 @@ impl Cluster {
     }
 
     /// The application's and the test's connections all go through the proxy.
-    async fn behind_proxy() -> Self {
+    pub async fn behind_proxy() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let proxy = Proxy::bind().await;
         let address = proxy.address();
@@ -59,12 +59,12 @@ impl Cluster {
         self.kafka.admin().create_topic(&topic).await.unwrap();
     }
 
-    async fn delete_topic(&self) {
+    pub async fn delete_topic(&self) {
         let client = ClientBuilder::new(vec![self.address.to_string()]).build().await.unwrap();
         client.controller_client().unwrap().delete_topic(TOPIC, 5_000).await.unwrap();
     }
 
-    async fn app(&self) -> App {
+    pub async fn app(&self) -> App {
         App::with_kafka(self.dir.path(), &self.address.to_string()).await
     }
 
@@ -97,25 +97,25 @@ async fn start_broker(address: SocketAddr, dir: &Path, advertised: Option<Socket
     Broker::start(config).await.unwrap()
 }
 
-fn value(record: &RecordAndOffset) -> Value {
+pub fn value(record: &RecordAndOffset) -> Value {
     serde_json::from_slice(record.record.value.as_deref().unwrap()).unwrap()
 }
 
-fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
+pub fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|number| format!("task {number}")).collect()
 }
 
-async fn create_numbered(app: &App, numbers: std::ops::Range<usize>) {
+pub async fn create_numbered(app: &App, numbers: std::ops::Range<usize>) {
     for title in numbered(numbers) {
         app.create(&title).await;
     }
 }
 
-async fn ready(app: &App) -> Value {
+pub async fn ready(app: &App) -> Value {
     app.call("GET", "/readyz").send().await.json()
 }
 
-async fn all_delivered(app: &App) {
+pub async fn all_delivered(app: &App) {
     eventually("all events are delivered", || async { app.store.outbox().borrow().waiting == 0 }).await;
 }
 
