@@ -14,11 +14,11 @@
 //!    the other changes of the batch, not the page, not the events behind it.
 
 mod apply;
-mod outbox;
 #[cfg(test)]
 mod bad_disk;
 mod failure;
 mod mutation;
+mod outbox;
 #[cfg(test)]
 mod power_cut;
 mod query;
@@ -41,8 +41,8 @@ use tokio::time::timeout;
 use failure::Reported;
 pub use failure::{StoreError, Unreadable, WriteFailure};
 pub use mutation::{IdempotencyKey, IfMatch, Mutation, Outcome};
-pub use query::{Filter, Page};
 pub use outbox::OutboxScan;
+pub use query::{Filter, Page};
 pub use schema::{Delivered, PublishedTopic};
 use schema::{OUTBOX, POSITIONS};
 

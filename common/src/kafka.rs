@@ -4,10 +4,10 @@
 //! partitions of a topic as Kafka's consumer does, [`Kafka::read_range`] reads a part of one once, and
 //! [`Kafka::list_offset`] and [`Kafka::topic`] say where a log begins and ends, and who leads it.
 //!
-//! **Producing** is rskafka's partition client made safe to leave alone ([`Partition`]): rskafka waits for
-//! ever on a frozen broker, retries inside by itself (a produce would be sent twice), and keeps a broken
-//! connection. Here each call has a time limit and is tried once; after a failure the connection is dropped
-//! and the next call makes a new one. What to do after a failure is the caller's decision.
+//! **Producing** is rskafka's partition client made safe to leave alone ([`Producer`]): by itself it waits for
+//! ever on a frozen broker, sends a produce again after a failure or a quota, and keeps a broken connection.
+//! Here each call has a time limit and is sent once, to the present leader; after a failure the connection is
+//! dropped and the next call makes a new one. What to do after a failure is the caller's decision.
 //!
 //! [`Admin`] creates topics and speaks with group coordinators.
 //!
@@ -20,7 +20,7 @@
 //! | `fetch`, `fetcher` | one Fetch; one broker's fetches |
 //! | `position`, `follow`, `reader`, `range` | one partition's life; what a caller sees of it |
 //! | `records` | record batches |
-//! | `partition`, `partitioner`, `requests` | producing |
+//! | `producer`, `hop`, `partitioner` | producing |
 
 mod admin;
 mod cluster;
@@ -43,7 +43,6 @@ mod race;
 mod range;
 mod reader;
 pub mod records;
-mod requests;
 mod sasl;
 mod versions;
 
@@ -68,7 +67,6 @@ pub use producer::Producer;
 pub use range::RangeReader;
 pub use reader::{PartitionReader, ReadEvent, TopicReader};
 pub use records::{Batch, ConsumerRecord, Headers, Unreadable};
-pub use requests::request_len;
 pub use rskafka::client::partition::Compression;
 pub use rskafka::record::Record as ProducerRecord;
 pub use rskafka::record::{Record, RecordAndOffset};

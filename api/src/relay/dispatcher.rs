@@ -209,8 +209,8 @@ impl Dispatcher {
                 }
             };
             let scan = self.store.outbox_scan(from, SCAN, wanted).await?;
-            for (seq, why) in &scan.unreadable {
-                self.report.unreadable(*seq, why);
+            for unreadable in &scan.unreadable {
+                self.report.unreadable(unreadable);
             }
             // Nothing up to the last number that was committed is left.
             let scanned_to = if scan.is_end { scan.next.max(last_seq + 1) } else { scan.next };

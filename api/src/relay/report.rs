@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::lane::RelayError;
 use super::window::Window;
-use crate::store::Store;
+use crate::store::{Store, Unreadable};
 
 /// How often a cause that lasts is logged.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
@@ -54,8 +54,8 @@ struct Inner {
     logged: HashMap<String, Instant>,
     /// Since when there has been trouble that was logged, and how many events have waited at most.
     outage: Option<(Instant, u64)>,
-    /// The stored event with the highest number that cannot be read.
-    unreadable: Option<(u64, String)>,
+    /// The last stored event that was found to be unreadable.
+    unreadable: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -159,17 +159,10 @@ impl Report {
         }
     }
 
-    /// A stored event cannot be read. Said once for each.
-    pub(super) fn unreadable(&self, seq: u64, why: &str) {
+    /// A stored event cannot be read: it stays, and the others are published. The store has logged it.
+    pub(super) fn unreadable(&self, event: &Unreadable) {
         let mut inner = self.inner();
-        if inner.unreadable.as_ref().is_some_and(|(highest, _)| *highest >= seq) {
-            return;
-        }
-        let what = format!("event {seq} of the outbox cannot be read and is not published: {why}");
-        log::error!(
-            "{what}; the others are published. Restore the state folder from a backup, or report this"
-        );
-        inner.unreadable = Some((seq, what));
+        inner.unreadable = Some(format!("{event}; it is not published, the others are"));
         self.publish(&inner);
     }
 
@@ -268,7 +261,7 @@ impl Inner {
                 .map(|(cause, partitions, _)| format!("{}: {cause}", named(topic, &partitions)))
                 .collect(),
         };
-        causes.extend(self.unreadable.iter().map(|(_, what)| what.clone()));
+        causes.extend(self.unreadable.clone());
         (!causes.is_empty()).then(|| causes.join("; "))
     }
 }

@@ -8,12 +8,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
-use task_events::kafka::request_len;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::store::OutboxEntry;
 
+/// Largest request, in bytes, unless a single event is larger: half of Kafka's default max.message.bytes.
+const REQUEST_BYTES: usize = 512 * 1024;
 /// What a record costs beside its JSON, about: key, headers, framing.
 const RECORD_OVERHEAD: usize = 500;
 
@@ -115,10 +116,15 @@ impl Window {
         if inner.is_held {
             return Vec::new();
         }
-        let sizes = inner.entries.iter().take(at_most).map(|entry| entry.json.len() + RECORD_OVERHEAD);
-        let len = request_len(sizes);
-        inner.in_doubt = len > 0;
-        inner.entries.iter().take(len).cloned().collect()
+        let mut bytes = 0;
+        let fits = |entry: &&Arc<OutboxEntry>| {
+            let is_first = bytes == 0;
+            bytes += entry.json.len() + RECORD_OVERHEAD;
+            is_first || bytes <= REQUEST_BYTES
+        };
+        let request: Vec<_> = inner.entries.iter().take(at_most).take_while(fits).cloned().collect();
+        inner.in_doubt |= !request.is_empty();
+        request
     }
 
     /// These events are in the topic and out of the outbox.

@@ -1,0 +1,80 @@
+//! Publishing against the world: quotas, a cluster that is away, and what the log says meanwhile.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use e2e::{EVENTS, Kind, SOON, World, alone, eventually};
+use tokio::time::sleep;
+
+/// Bytes a second that the API may produce, and tasks whose events are many times as much.
+const QUOTA: &str = "producer_byte_rate=20000";
+const TASKS: usize = 400;
+
+/// A client that takes a throttled answer for a failure sends everything twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_quota_makes_no_copies() {
+    let _alone = alone().await;
+    let world = World::start().await;
+    let Some(tools) = world.kafka_tools().filter(|_| world.broker.kind() == Kind::Kafka) else { return };
+    let quota = ["--alter", "--add-config", QUOTA, "--entity-type", "clients", "--entity-name", "task-api"];
+    tools.run("org.apache.kafka.tools.ConfigCommand", &quota).await;
+    let (_service, api) = world.start_api().await;
+    let started = Instant::now();
+    for number in 0..TASKS {
+        api.create(&format!("{number}: {}", "x".repeat(400))).await;
+    }
+    let published = async || {
+        let (_, ready) = api.readiness().await;
+        (ready["outbox"]["waiting"] == 0).then_some(())
+    };
+    eventually("all events to be published", Duration::from_secs(180), published).await;
+    let took = started.elapsed();
+    assert!(took > Duration::from_secs(5), "the quota was not felt: {took:?}");
+    let records = world.topic(EVENTS).await;
+    let keys: Vec<String> = records.iter().map(|record| record.key()).collect();
+    assert_eq!(keys.len(), TASKS, "each once");
+    assert_eq!(keys.iter().collect::<HashSet<_>>().len(), TASKS);
+    assert!(keys.is_sorted(), "in the order of their creation");
+}
+
+/// One line for what lasts, and one when it is over; readiness does not flap.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_reported_once_and_so_is_its_end() {
+    let _alone = alone().await;
+    let mut world = World::start().await;
+    let (service, api) = world.start_api().await;
+    api.create("before").await;
+    api.delivered().await;
+    assert_eq!(service.count("cannot publish"), 0);
+
+    world.broker.kill9();
+    for number in 0..20 {
+        api.create(&format!("meanwhile {number}")).await;
+    }
+    let reported = async || (service.count("cannot publish") > 0).then_some(());
+    eventually("the outage to be reported", SOON, reported).await;
+    for _ in 0..40 {
+        let (_, ready) = api.readiness().await;
+        assert_eq!(ready["kafka"]["reachable"], false, "{ready}");
+        assert!(ready["kafka"]["waiting_for"].is_string(), "{ready}");
+        sleep(Duration::from_millis(100)).await;
+    }
+    world.broker.restart().await;
+    api.delivered().await;
+    let recovered =
+        async || (service.count("Kafka takes events for task-events again after") == 1).then_some(());
+    eventually("the recovery to be reported", SOON, recovered).await;
+    let lines = service.lines();
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("cannot publish")).collect();
+    // Refused connections, and what was in flight.
+    assert!(warnings.len() <= 3, "{warnings:#?}");
+    let end = lines.iter().find(|line| line.contains("again after")).unwrap();
+    assert!(end.contains("up to 20 events waited"), "{end}");
+}
