@@ -3,6 +3,7 @@
 //! A service flattens the groups that it needs into its own `clap` arguments. A bad value ends the
 //! process with one line that names it ([`parse`]).
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -132,16 +133,39 @@ fn variable(command: &clap::Command, name: &str) -> Option<String> {
     }
 }
 
-/// A value parser for host:port.
+/// A value parser for host:port: a name, an IPv4 address, or an IPv6 address in brackets.
 pub fn host_port(text: &str) -> Result<String, String> {
     let text = text.trim();
-    let wrong = || format!("'{text}' is not host:port");
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port: u16 = port.parse().map_err(|_| wrong())?;
-    if host.is_empty() || port == 0 || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(wrong());
+    let wrong = |why: &str| Err(format!("'{text}' is not host:port: {why}"));
+    if text.is_empty() {
+        return wrong("it is empty, perhaps by a comma too many");
     }
-    Ok(text.to_owned())
+    if let Some((scheme, _)) = text.split_once("://") {
+        return wrong(&format!(
+            "leave '{scheme}://' out, brokers are given as they are, as in localhost:9092"
+        ));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return wrong("the port is missing, as in localhost:9092");
+    };
+    let bare = match host.strip_prefix('[') {
+        Some(rest) => match rest.strip_suffix(']') {
+            Some(address) if address.parse::<Ipv6Addr>().is_ok() => address,
+            _ => return wrong("what is in brackets is no IPv6 address"),
+        },
+        None if host.contains(':') => return wrong("put an IPv6 address in brackets, as in [::1]:9092"),
+        None => host,
+    };
+    if bare.is_empty() {
+        return wrong("the host is missing");
+    }
+    if bare.contains(|c: char| c.is_whitespace() || c.is_control() || "/@?#,;".contains(c)) {
+        return wrong("the host has a character that no name has");
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(text.to_owned()),
+        _ => wrong("the port is not a number from 1 to 65535"),
+    }
 }
 
 fn password(text: &str) -> Result<Password, std::convert::Infallible> {
@@ -193,6 +217,34 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_is_none_says_what_is_wrong_with_it() {
+        for good in
+            ["a:1", " kafka.svc.cluster.local:9092 ", "127.0.0.1:65535", "[::1]:9092", "[fe80::1]:9092"]
+        {
+            assert_eq!(host_port(good), Ok(good.trim().to_owned()));
+        }
+        for (bad, why) in [
+            ("", "empty"),
+            ("kafka", "port is missing"),
+            ("kafka:", "port is not a number"),
+            ("kafka:0", "port is not a number"),
+            ("kafka:70000", "port is not a number"),
+            ("kafka:9092/", "port is not a number"),
+            (":9092", "host is missing"),
+            ("http://kafka:9092", "leave 'http://' out"),
+            ("SASL_PLAINTEXT://kafka:9092", "leave 'SASL_PLAINTEXT://' out"),
+            ("::1:9092", "brackets"),
+            ("[::g]:9092", "no IPv6 address"),
+            ("a b:9092", "a character"),
+            ("user@kafka:9092", "a character"),
+        ] {
+            let error = host_port(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+        assert!(refused(&["--kafka-bootstrap-servers", "a:1,"]).contains("a comma too many"));
+    }
+
+    #[test]
     fn a_user_needs_a_password_which_no_debug_output_shows() {
         let args = All::try_parse_from(["x", "--kafka-sasl-username", "u", "--kafka-sasl-password", "hush"])
             .unwrap();
@@ -208,6 +260,7 @@ mod tests {
     fn a_bad_value_is_one_line_that_names_the_variable() {
         assert!(refused(&["--kafka-bootstrap-servers", "nonsense"]).contains("KAFKA_BOOTSTRAP_SERVERS"));
         assert!(refused(&["--kafka-bootstrap-servers", "a\u{1b}[2J:1"]).contains("KAFKA_BOOTSTRAP_SERVERS"));
+        assert!(refused(&["--kafka-bootstrap-servers", "kafka://a:1"]).contains("leave 'kafka://' out"));
         assert!(refused(&["--lease-ms", "soon"]).contains("LEASE_MS"));
         assert!(refused(&["--lease-ms", "0"]).contains("LEASE_MS"));
         assert!(refused(&["--log-level", "loud"]).contains("LOG_LEVEL"));
