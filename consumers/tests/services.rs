@@ -82,7 +82,7 @@ async fn poison_goes_to_the_dlq_and_the_next_event_is_handled() {
         .read(DLQ, 0, 5)
         .await
         .iter()
-        .map(|record| DlqRecord::decode(record.record.value.as_deref()).unwrap())
+        .map(|record| DlqRecord::decode(record.value.as_deref()).unwrap())
         .collect();
     let kinds: Vec<&str> = dead.iter().map(|record| record.error.kind.as_str()).collect();
     assert_eq!(kinds, ["invalid_json", "invalid_event", "too_large", "invalid_json", "no_value"]);

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use consumers::{audit, notification};
 use rustix::process::{Pid, Signal, kill_process};
 use task_events::event::{TaskData, TaskEvent};
-use task_events::kafka::{Compression, Kafka, NewTopic, Record, RecordAndOffset};
+use task_events::kafka::{Batch, Compression, ConsumerRecord, Kafka, NewTopic, Record};
 use task_events::offsets::{OffsetsLog, Slot};
 use task_events::runtime::{self, ConsumerConfig, PartitionState, Service, Status};
 use task_events::shutdown::{self, Trigger};
@@ -77,13 +77,12 @@ impl World {
     }
 
     /// The first records of a partition.
-    pub async fn read(&self, topic: &str, partition: i32, count: usize) -> Vec<RecordAndOffset> {
-        let partition = self.kafka.partition(topic, partition);
-        let (mut records, mut next) = (Vec::new(), 0);
+    pub async fn read(&self, topic: &str, partition: i32, count: usize) -> Vec<ConsumerRecord> {
+        let mut range = self.kafka.read_range(topic, partition, 0, i64::MAX);
+        let mut records = Vec::new();
         while records.len() < count {
-            let fetched = partition.fetch(next, 4 << 20, Duration::from_millis(100)).await.unwrap();
-            next = fetched.next_offset;
-            records.extend(fetched.records);
+            let fetched = range.next().await.expect("the range has no end").unwrap();
+            records.extend(fetched.batches.iter().flat_map(Batch::records).map(Result::unwrap));
         }
         records
     }
@@ -93,8 +92,9 @@ impl World {
         let count = self.offsets.view().borrow().next_offset;
         let mut said = Vec::new();
         for record in self.read(OFFSETS, 0, count as usize).await {
-            let (key, value) = (record.record.key.unwrap(), record.record.value.unwrap_or_default());
-            if String::from_utf8(key).unwrap().starts_with(&format!("{group}/")) && !value.is_empty() {
+            let (key, value) = (record.key.unwrap(), record.value.unwrap_or_default());
+            if String::from_utf8(key.to_vec()).unwrap().starts_with(&format!("{group}/")) && !value.is_empty()
+            {
                 let value: serde_json::Value = serde_json::from_slice(&value).unwrap();
                 let claimed = value.get("claimed_at");
                 let time = claimed.or(value.get("committed_at")).unwrap().as_str().unwrap();

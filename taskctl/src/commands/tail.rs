@@ -1,13 +1,15 @@
 //! `taskctl tail`: the events as they come.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
+use chrono::DateTime;
 use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use task_events::event::{Event, format_time};
-use task_events::kafka::{Kafka, KafkaError, OffsetAt, Partition, RecordAndOffset};
+use task_events::kafka::{
+    Batch, ConsumerRecord, Kafka, KafkaError, OffsetAt, PartitionReader, Position, ReadEvent, TopicReader,
+};
 use task_events::logging::escape_control;
 use task_events::runtime::Backoff;
 use task_events::shutdown;
@@ -16,11 +18,11 @@ use tokio::time::sleep;
 
 use crate::{Context, Error, Format};
 
-const FETCH_BYTES: i32 = 1024 * 1024;
-/// How long a fetch waits at the broker where there is nothing new.
-const POLL: Duration = Duration::from_millis(500);
 /// Records that wait to be written.
 const AHEAD: usize = 1_000;
+
+/// A record and its partition.
+type Tailed = (i32, ConsumerRecord);
 
 /// From where to show events, and how many.
 #[derive(Debug, Args)]
@@ -62,72 +64,61 @@ pub async fn run(context: &Context, args: Tail) -> Result<(), Error> {
 }
 
 /// Follows every partition. Waits for Kafka and for the topic.
-async fn read_all(
-    kafka: Kafka,
-    topic: String,
-    from_beginning: bool,
-    records: mpsc::Sender<(i32, RecordAndOffset)>,
-) {
+async fn read_all(kafka: Kafka, topic: String, from_beginning: bool, lines: mpsc::Sender<Tailed>) {
     let mut backoff = Backoff::for_kafka();
     let mut said = None;
-    let count = loop {
-        match kafka.partition_count(&topic).await {
-            Ok(count) => break count,
+    let start = if from_beginning { OffsetAt::Earliest } else { OffsetAt::Latest };
+    let starts = loop {
+        match starts(&kafka, &topic, start).await {
+            Ok(starts) => break starts,
             Err(error) => warn_once(&mut said, &error),
         }
         sleep(backoff.next_delay()).await;
     };
+    let reader = TopicReader::new(&kafka, &topic);
     let mut following = tokio::task::JoinSet::new();
-    for number in 0..count {
-        following.spawn(follow(kafka.partition(&topic, number), from_beginning, records.clone()));
+    for (partition, offset) in (0..).zip(starts) {
+        following.spawn(follow(reader.partition(partition, Position::at(offset)), lines.clone()));
     }
     while following.join_next().await.is_some() {}
 }
 
-async fn follow(partition: Partition, from_beginning: bool, records: mpsc::Sender<(i32, RecordAndOffset)>) {
-    let start = if from_beginning { OffsetAt::Earliest } else { OffsetAt::Latest };
-    let mut position = None;
-    let mut backoff = Backoff::for_kafka();
+/// Where to start in each partition.
+async fn starts(kafka: &Kafka, topic: &str, at: OffsetAt) -> Result<Vec<i64>, KafkaError> {
+    let mut starts = Vec::new();
+    for partition in 0..kafka.partition_count(topic).await? {
+        starts.push(kafka.list_offset(topic, partition, at).await?);
+    }
+    Ok(starts)
+}
+
+async fn follow(mut reader: PartitionReader, lines: mpsc::Sender<Tailed>) {
+    let partition = reader.partition();
     let mut said = None;
     loop {
-        match next(&partition, position, start).await {
-            Ok((fetched, next_offset)) => {
-                (backoff, said) = (Backoff::for_kafka(), None);
-                position = Some(next_offset);
-                for record in fetched {
-                    if records.send((partition.partition(), record)).await.is_err() {
+        let fetched = match reader.next().await {
+            ReadEvent::Fetched(fetched) => fetched,
+            ReadEvent::Jumped(jump) => {
+                log::warn!("{}/{partition}: {jump}", reader.topic());
+                continue;
+            }
+            ReadEvent::Failing(error) => {
+                warn_once(&mut said, &error);
+                continue;
+            }
+        };
+        said = None;
+        for record in fetched.batches.iter().flat_map(Batch::records) {
+            match record {
+                Ok(record) => {
+                    if lines.send((partition, record)).await.is_err() {
                         return;
                     }
                 }
-            }
-            Err(error) => {
-                // What retention took, or a topic made anew: from its start.
-                if matches!(error, KafkaError::OffsetOutOfRange { .. }) {
-                    position = partition.offset(OffsetAt::Earliest).await.ok();
-                }
-                warn_once(&mut said, &error);
-                sleep(backoff.next_delay()).await;
+                // Another writer's: shown as a gap.
+                Err(unreadable) => log::warn!("{}/{partition}: {unreadable}", reader.topic()),
             }
         }
-    }
-}
-
-async fn next(
-    partition: &Partition,
-    position: Option<i64>,
-    start: OffsetAt,
-) -> Result<(Vec<RecordAndOffset>, i64), KafkaError> {
-    let position = match position {
-        Some(position) => position,
-        None => partition.offset(start).await?,
-    };
-    match partition.fetch(position, FETCH_BYTES, POLL).await {
-        // Another writer's: shown as a gap.
-        Err(error @ KafkaError::Undecodable { .. }) => {
-            log::warn!("{error}");
-            Ok((Vec::new(), partition.offset_after_batch(position).await?))
-        }
-        fetched => fetched.map(|fetched| (fetched.records, fetched.next_offset)),
     }
 }
 
@@ -139,11 +130,8 @@ fn warn_once(said: &mut Option<String>, error: &KafkaError) {
     }
 }
 
-fn write(
-    format: Format,
-    partition: i32,
-    RecordAndOffset { record, offset }: &RecordAndOffset,
-) -> io::Result<()> {
+fn write(format: Format, partition: i32, record: &ConsumerRecord) -> io::Result<()> {
+    let offset = record.offset;
     let value = record.value.as_deref();
     let event = Event::decode(value);
     let mut stdout = io::stdout().lock();
@@ -151,8 +139,8 @@ fn write(
         Format::Json => {
             let shown = Shown {
                 partition,
-                offset: *offset,
-                timestamp: format_time(record.timestamp),
+                offset,
+                timestamp: format_time(DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default()),
                 event: value.and_then(|value| serde_json::from_slice(value).ok()),
                 error: event.err().map(|malformed| malformed.to_string()),
             };
