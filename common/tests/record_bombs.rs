@@ -14,6 +14,8 @@ use task_events::kafka::records::{Batch, BatchBuilder, Codec, Unreadable, Unread
 /// and zstd's window in a ring buffer that doubles.
 const MAX_MEMORY_BYTES: u64 = 64 << 20;
 
+type Compress = fn(usize) -> Vec<u8>;
+
 /// The records of a batch, the middle one with this many zeros as its value.
 fn payload(zeros: usize) -> impl Read {
     // A length, and then: attributes, timestamp and offset delta, no key, a value of one byte, no headers.
@@ -141,7 +143,7 @@ fn read(batch: &Batch) -> (Vec<Result<i64, Unreadable>>, u64) {
 
 #[test]
 fn a_bomb_costs_neither_memory_nor_work_without_a_bound() {
-    const CODECS: [(&str, Codec, fn(usize) -> Vec<u8>); 5] = [
+    const CODECS: [(&str, Codec, Compress); 5] = [
         ("gzip", Codec::Gzip, gzip),
         ("lz4", Codec::Lz4, lz4),
         ("xerial", Codec::Snappy, xerial),

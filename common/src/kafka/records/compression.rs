@@ -111,3 +111,17 @@ pub(super) fn compress(codec: Codec, payload: &[u8]) -> io::Result<Vec<u8>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_of_several_members_is_read_and_what_is_no_member_ends_it() {
+        let member = |content: &[u8]| compress(Codec::Gzip, content).unwrap();
+        let members = [member(b"some "), member(b"records")].concat();
+        let mut content = Vec::new();
+        Decompressor::new(Codec::Gzip, members.into()).read_to_end(&mut content).unwrap();
+        assert_eq!(content, b"some records");
+    }
+}

@@ -74,8 +74,9 @@ impl SnappyReader {
             return Err(malformed("a chunk is cut"));
         }
         let mut compressed = self.compressed.split_to(size);
-        let left = content_length(&mut compressed).ok_or(malformed("a block has no length"))?;
+        let left = content_length(&mut compressed).ok_or_else(|| malformed("a block has no length"))?;
         self.block = Block { compressed, left, literal: 0, decoded: 0 };
+        self.block.check_end()?;
         Ok(true)
     }
 
@@ -83,19 +84,19 @@ impl SnappyReader {
     fn step(&mut self) -> io::Result<()> {
         self.forget();
         let before = self.decoded.len();
+        let compressed = self.block.compressed.clone();
+        let mut rest: &[u8] = &compressed;
         while self.decoded.len() - before < STEP_BYTES {
             if self.block.literal > 0 {
-                self.block.literal(&mut self.decoded, STEP_BYTES)?;
-            } else if self.block.compressed.is_empty() {
+                self.block.literal(&mut rest, &mut self.decoded, STEP_BYTES)?;
+            } else if rest.is_empty() {
                 break;
             } else {
-                self.block.element(&mut self.decoded)?;
+                self.block.element(&mut rest, &mut self.decoded)?;
             }
         }
-        if self.block.compressed.is_empty() && (self.block.left > 0 || self.block.literal > 0) {
-            return Err(malformed("a block holds less than it announces"));
-        }
-        Ok(())
+        self.block.compressed.advance(compressed.len() - rest.len());
+        self.block.check_end()
     }
 
     /// Drops what no copy can refer to. Rarely, because the window is moved.
@@ -138,9 +139,8 @@ fn pair<'a, 'b>(from: &'a [u8], to: &'b mut [u8]) -> Option<(&'a [u8], &'b mut [
 
 impl Block {
     /// Decodes one element; of a literal only its length.
-    fn element(&mut self, decoded: &mut Vec<u8>) -> io::Result<()> {
+    fn element(&mut self, compressed: &mut &[u8], decoded: &mut Vec<u8>) -> io::Result<()> {
         const CUT: &str = "an element is cut";
-        let compressed = &mut self.compressed;
         let tag = compressed.try_get_u8().map_err(|_| malformed(CUT))?;
         let upper = usize::from(tag >> 2);
         let (length, offset) = match tag & 0b11 {
@@ -167,31 +167,35 @@ impl Block {
         }
         self.count(length)?;
         let from = decoded.len().saturating_sub(offset);
-        if length <= offset {
-            decoded.extend_from_within(from..from + length);
-        } else {
-            // The copy overlaps itself: it repeats the bytes before it.
-            for at in from..from + length {
-                let byte = decoded.get(at).copied().unwrap_or_default();
-                decoded.push(byte);
-            }
+        let end = decoded.len() + length;
+        // A copy may overlap itself: it then repeats the bytes before it, of which each round has more.
+        while decoded.len() < end {
+            let size = (decoded.len() - from).min(end - decoded.len());
+            decoded.extend_from_within(from..from + size);
         }
         Ok(())
     }
 
     /// Copies some of a literal.
-    fn literal(&mut self, decoded: &mut Vec<u8>, limit: usize) -> io::Result<()> {
+    fn literal(&mut self, compressed: &mut &[u8], decoded: &mut Vec<u8>, limit: usize) -> io::Result<()> {
         let size = self.literal.min(limit);
-        let bytes = self.compressed.get(..size).ok_or(malformed("a literal is cut"))?;
+        let (bytes, rest) = compressed.split_at_checked(size).ok_or_else(|| malformed("a literal is cut"))?;
         decoded.extend_from_slice(bytes);
-        self.compressed.advance(size);
+        *compressed = rest;
         self.literal -= size;
         self.count(size)
     }
 
+    fn check_end(&self) -> io::Result<()> {
+        if self.compressed.is_empty() && (self.left > 0 || self.literal > 0) {
+            return Err(malformed("a block holds less than it announces"));
+        }
+        Ok(())
+    }
+
     fn count(&mut self, length: usize) -> io::Result<()> {
         let left = self.left.checked_sub(length as u64);
-        self.left = left.ok_or(malformed("a block holds more than it announces"))?;
+        self.left = left.ok_or_else(|| malformed("a block holds more than it announces"))?;
         self.decoded += length;
         Ok(())
     }
@@ -226,4 +230,95 @@ pub(super) fn compress(payload: &[u8]) -> io::Result<Vec<u8>> {
         compressed.extend_from_slice(&chunk);
     }
     Ok(compressed)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decompress(compressed: &[u8]) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        SnappyReader::new(compressed.to_vec().into()).read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    fn raw(content: &[u8]) -> Vec<u8> {
+        snap::raw::Encoder::new().compress_vec(content).unwrap()
+    }
+
+    #[test]
+    fn streams_that_follow_each_other_are_read() {
+        let streams = [compress(b"some ").unwrap(), compress(b"").unwrap(), compress(b"records").unwrap()];
+        assert_eq!(decompress(&streams.concat()).unwrap(), b"some records");
+        assert_eq!(decompress(&raw(b"some records")).unwrap(), b"some records");
+        assert_eq!(decompress(&raw(b"")).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_cut_block_and_one_that_announces_another_length_are_refused() {
+        let content = vec![7; 100_000];
+        for whole in [compress(&content).unwrap(), raw(&content)] {
+            for size in [whole.len() - 1, whole.len() / 2, 18] {
+                assert!(decompress(&whole[..size]).is_err(), "{size}");
+            }
+        }
+        // 5 bytes announced; a literal of 4, and one of 6.
+        assert!(decompress(b"\x05\x0cabcd").is_err());
+        assert!(decompress(b"\x05\x14abcdef").is_err());
+        // A copy from before the start, and one from nowhere.
+        assert!(decompress(b"\x05\x00a\x0e\x02\x00").is_err());
+        assert!(decompress(b"\x05\x00a\x0e\x00\x00").is_err());
+    }
+
+    #[test]
+    fn a_copy_reaches_as_far_back_as_the_window_and_no_further_than_its_block() {
+        // Content beyond twice the window, whose start is referred to from within the window.
+        let size = 3 * MAX_WINDOW_BYTES;
+        let mut block = Vec::new();
+        let mut length = size + 8;
+        while length >= 0x80 {
+            block.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        block.push(length as u8);
+        // A literal of all but the last bytes, then a copy with an offset of four bytes.
+        block.push(63 << 2);
+        block.extend_from_slice(&u32::try_from(size - 1).unwrap().to_le_bytes());
+        let content: Vec<u8> = (0..size).map(|at| ((at * 31) >> 7) as u8).collect();
+        block.extend_from_slice(&content);
+        block.push(7 << 2 | 3);
+        block.extend_from_slice(&u32::try_from(MAX_WINDOW_BYTES - 8).unwrap().to_le_bytes());
+        let from = size - (MAX_WINDOW_BYTES - 8);
+        let expected = [&content, &content[from..from + 8]].concat();
+        assert!(decompress(&block).unwrap() == expected);
+
+        let mut chunks = compress(b"some bytes").unwrap();
+        let copy = b"\x04\x0e\x04\x00";
+        chunks.extend_from_slice(&u32::try_from(copy.len()).unwrap().to_be_bytes());
+        chunks.extend_from_slice(copy);
+        assert!(decompress(&chunks).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_snap_writes_is_read(content in vec(prop_oneof![Just(vec![0; 300]), vec(0..4u8, 0..70)], 0..2_000)) {
+            let content = content.concat();
+            prop_assert_eq!(&decompress(&raw(&content)).unwrap(), &content);
+            prop_assert_eq!(&decompress(&compress(&content).unwrap()).unwrap(), &content);
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_as_snap_decodes_them(bytes in vec(any::<u8>(), 0..60)) {
+            // What follows a whole block is an error of both.
+            let snap = snap::raw::Decoder::new().decompress_vec(&bytes);
+            if snap::raw::decompress_len(&bytes).is_ok_and(|length| length < 1 << 20) && !bytes.is_empty() {
+                prop_assert_eq!(decompress(&bytes).ok(), snap.ok());
+            }
+        }
+    }
 }

@@ -135,3 +135,60 @@ fn bound(mut bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     header.extend_from_slice(content);
     Some((header, size))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decompress(compressed: &[u8]) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        ZstdReader::new(compressed.to_vec().into()).read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    /// A frame of this header with blocks that repeat one byte.
+    fn frame(header: &[u8], blocks: &[(usize, u8)]) -> Vec<u8> {
+        let mut frame = FRAME_MAGIC.to_le_bytes().to_vec();
+        frame.extend_from_slice(header);
+        for (n, (size, byte)) in blocks.iter().enumerate() {
+            let is_last = usize::from(n + 1 == blocks.len());
+            frame.extend_from_slice(&(size << 3 | 1 << 1 | is_last).to_le_bytes()[..3]);
+            frame.push(*byte);
+        }
+        frame
+    }
+
+    #[test]
+    fn frames_that_follow_each_other_are_read_and_skippable_ones_are_passed() {
+        let compress = |content: &[u8]| {
+            ruzstd::encoding::compress_to_vec(content, ruzstd::encoding::CompressionLevel::Fastest)
+        };
+        let skippable = b"\x5f\x2a\x4d\x18\x03\0\0\0abc";
+        let frames = [&compress(b"some "), skippable.as_slice(), &compress(b"records"), skippable].concat();
+        assert_eq!(decompress(&frames).unwrap(), b"some records");
+        assert_eq!(decompress(b"").unwrap(), b"");
+        for size in [1, 3, 5, 8, frames.len() - 1] {
+            assert!(decompress(&frames[..size]).is_err(), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_announces_a_larger_window_than_is_held_is_read_all_the_same() {
+        const MIB: usize = 1 << 20;
+        let blocks: Vec<_> = (0..20 * 8).map(|n| (128 << 10, n)).collect();
+        let content: Vec<u8> = blocks.iter().flat_map(|(size, byte)| vec![*byte; *size]).collect();
+        // All of 20 MiB in one segment, its size in 4 and in 8 bytes; and a window of 128 MiB.
+        let four = [&[0b1010_0000], (20 * MIB as u32).to_le_bytes().as_slice()].concat();
+        let eight = [&[0b1110_0000], (20 * MIB as u64).to_le_bytes().as_slice()].concat();
+        for header in [four.as_slice(), &eight, &[0, 17 << 3]] {
+            assert!(decompress(&frame(header, &blocks)).unwrap() == content);
+        }
+        // Announced and never used.
+        assert_eq!(decompress(&frame(&[0, 31 << 3 | 7], &[(3, b'a')])).unwrap(), b"aaa");
+    }
+
+    #[test]
+    fn a_dictionary_that_nobody_has_is_refused() {
+        assert!(decompress(&frame(&[1, 10 << 3, 7], &[(3, b'a')])).is_err());
+    }
+}
