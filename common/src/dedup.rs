@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::disk::{self, Disk, FileSystem};
 
-/// Id → when it was recorded, in milliseconds since 1970.
+/// Id → when it was recorded, in milliseconds since 1970; where all are kept, its number: 0 for the first.
 const IDS: TableDefinition<[u8; 16], u64> = TableDefinition::new("ids");
 /// The same, the other way round.
 const BY_TIME: TableDefinition<(u64, [u8; 16]), ()> = TableDefinition::new("by_time");
@@ -41,8 +41,9 @@ const SELDOM: u32 = 64;
 pub enum Retention {
     /// Ids older than this are forgotten; each batch is on disk when [`Dedup::record`] returns.
     Window(Duration),
-    /// All ids are kept. A crash, or an I/O error, may take the last batches with it. The owner has them
-    /// elsewhere: after either it compares the mark with what it knows, and records again what is missing.
+    /// All ids are kept, and numbered: the owner adds them with [`Dedup::append`]. A crash, or an I/O error,
+    /// may take the last batches with it. The owner has them elsewhere: after either it compares the mark
+    /// with what it knows, and adds again what is missing.
     ForeverRebuildable,
 }
 
@@ -91,14 +92,56 @@ impl Dedup {
         self.blocking(move |store| store.known(&ids)).await
     }
 
-    /// Adds the ids, and sets the mark if there is one.
+    /// Adds the ids, and sets the mark if there is one. For a window; where all are kept, see
+    /// [`append`](Self::append).
     pub async fn record(&self, ids: Vec<Uuid>, mark: Option<Vec<u8>>) -> Result<(), DedupError> {
         self.blocking(move |store| store.record(&ids, mark.as_deref(), since_1970())).await
     }
 
-    /// As [`record`](Self::record), blocking, for use at start.
-    pub fn record_blocking(&self, ids: &[Uuid], mark: &[u8]) -> Result<(), DedupError> {
-        self.0.record(ids, Some(mark), since_1970())
+    /// Adds those of the ids that are new, under the next numbers, and sets the mark that `mark` makes of the
+    /// number of all ids. Returns that number. On disk when it returns only if `durable`. Blocks.
+    pub fn append(
+        &self,
+        ids: &[Uuid],
+        durable: bool,
+        mark: impl FnOnce(u64) -> Vec<u8>,
+    ) -> Result<u64, DedupError> {
+        self.0.with(|open, retention| {
+            let mut total = 0;
+            commit(open, retention, durable, |write| {
+                let mut table = write.open_table(IDS)?;
+                total = table.len()?;
+                for id in ids {
+                    if table.get(id.into_bytes())?.is_none() {
+                        table.insert(id.into_bytes(), total)?;
+                        total += 1;
+                    }
+                }
+                write.open_table(MARK)?.insert((), mark(total).as_slice())?;
+                Ok(())
+            })?;
+            Ok(total)
+        })
+    }
+
+    /// Forgets all ids but the first `kept`, and sets the mark, in one durable transaction. Takes time with
+    /// the number of all ids. Blocks.
+    pub fn truncate(&self, kept: u64, mark: &[u8]) -> Result<(), DedupError> {
+        self.0.with(|open, retention| {
+            commit(open, retention, true, |write| {
+                if kept == 0 {
+                    write.delete_table(IDS)?;
+                }
+                write.open_table(IDS)?.retain(|_, number| number < kept)?;
+                write.open_table(MARK)?.insert((), mark)?;
+                Ok(())
+            })
+        })
+    }
+
+    /// The numbers of those ids that were added with [`append`](Self::append). Blocks.
+    pub fn numbers(&self, ids: &[Uuid]) -> Result<Vec<Option<u64>>, DedupError> {
+        self.0.numbers(ids)
     }
 
     /// The number of ids. Takes the same time however many there are. Blocks.
@@ -139,10 +182,14 @@ impl Dedup {
 
 impl Store {
     fn known(&self, ids: &[Uuid]) -> Result<Vec<bool>, DedupError> {
+        Ok(self.numbers(ids)?.into_iter().map(|number| number.is_some()).collect())
+    }
+
+    fn numbers(&self, ids: &[Uuid]) -> Result<Vec<Option<u64>>, DedupError> {
         self.with(|open, _| {
             let read = database(open)?.begin_read()?;
             let table = read.open_table(IDS)?;
-            ids.iter().map(|id| Ok(table.get(id.into_bytes())?.is_some())).collect()
+            ids.iter().map(|id| Ok(table.get(id.into_bytes())?.map(|value| value.value()))).collect()
         })
     }
 
@@ -280,6 +327,23 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         assert!(dedup.len().unwrap() <= 100, "{}", dedup.len().unwrap());
+    }
+
+    #[test]
+    fn ids_that_are_kept_for_ever_are_numbered_once_and_forgotten_from_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let dedup = Dedup::open(&dir.path().join("dedup"), Retention::ForeverRebuildable).unwrap();
+        let [first, second] = [ids(3), ids(2)];
+        let mark = |total: u64| total.to_be_bytes().to_vec();
+        assert_eq!(dedup.append(&first, false, mark).unwrap(), 3);
+        assert_eq!(dedup.append(&[first[1], second[0], second[0], second[1]], true, mark).unwrap(), 5);
+        assert_eq!(dedup.numbers(&second).unwrap(), [Some(3), Some(4)]);
+        assert_eq!(dedup.mark().unwrap(), Some(mark(5)));
+        dedup.truncate(4, b"cut").unwrap();
+        assert_eq!((dedup.len().unwrap(), dedup.numbers(&second).unwrap()), (4, vec![Some(3), None]));
+        dedup.truncate(0, b"none").unwrap();
+        assert_eq!((dedup.len().unwrap(), dedup.mark().unwrap().unwrap()), (0, b"none".to_vec()));
+        assert_eq!(dedup.append(&second, false, mark).unwrap(), 2);
     }
 
     #[tokio::test]

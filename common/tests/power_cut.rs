@@ -26,6 +26,16 @@ fn open(disk: &SimDisk, retention: Retention) -> Result<Dedup, String> {
     Dedup::open_on(Arc::new(disk.clone()), Path::new(FILE), retention).map_err(|error| error.to_string())
 }
 
+/// Adds a batch as the owner of such a state does.
+fn add(dedup: &Dedup, retention: Retention, number: u64) -> Result<(), String> {
+    let mark = number.to_be_bytes().to_vec();
+    let added = match retention {
+        Retention::Window(_) => runtime().block_on(dedup.record(batch(number), Some(mark))),
+        Retention::ForeverRebuildable => dedup.append(&batch(number), false, |_| mark).map(|_| ()),
+    };
+    added.map_err(|error| error.to_string())
+}
+
 fn runtime() -> Runtime {
     Builder::new_current_thread().build().unwrap()
 }
@@ -33,7 +43,6 @@ fn runtime() -> Runtime {
 /// Records batches, restarts in the middle. Returns the moment from which on each batch has to be known, in
 /// their order.
 fn record(disk: &SimDisk, retention: Retention, batches: u64) -> Vec<usize> {
-    let runtime = runtime();
     let mut dedup = open(disk, retention).unwrap();
     let mut safe = Vec::new();
     for number in 0..batches {
@@ -41,8 +50,7 @@ fn record(disk: &SimDisk, retention: Retention, batches: u64) -> Vec<usize> {
             drop(dedup);
             dedup = open(disk, retention).unwrap();
         }
-        let mark = number.to_be_bytes().to_vec();
-        runtime.block_on(dedup.record(batch(number), Some(mark))).unwrap();
+        add(&dedup, retention, number).unwrap();
         let checkpoint = number % 10 == 9;
         if checkpoint {
             dedup.checkpoint().unwrap();
@@ -76,7 +84,7 @@ fn check(cut: &Cut, retention: Retention, safe: usize) -> Result<(), String> {
     if dedup.len().map_err(error)? != count {
         return Err(format!("{:?} ids, not {count}", dedup.len()));
     }
-    runtime.block_on(dedup.record(batch(held), Some(held.to_be_bytes().to_vec()))).map_err(error)?;
+    add(&dedup, retention, held)?;
     let known = runtime.block_on(dedup.known(batch(held))).map_err(error)?;
     if known.iter().all(|known| *known) {
         Ok(())

@@ -124,6 +124,13 @@ impl SimDisk {
         Some(bytes)
     }
 
+    /// The names of an open file; none where it was removed.
+    pub fn names_of(&self, file: &SimFile) -> Vec<PathBuf> {
+        let recording = self.recording();
+        let named = recording.now.names.iter().filter(|(_, other)| **other == file.file);
+        named.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The names of all files.
     pub fn names(&self) -> Vec<PathBuf> {
         self.recording().now.names.keys().cloned().collect()

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use consumers::audit::{self, Audit};
+use consumers::audit::{self, PartitionAudit};
 use e2e::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
 use task_events::kafka::{Compression, Kafka, Position, Record};
@@ -161,7 +161,7 @@ macro_rules! reads_as_audit {
 
 /// The bug: it says that a batch is done, and does it when the next one is there.
 struct CommitsFirst {
-    audit: Audit,
+    audit: PartitionAudit,
     taken: Vec<Taken>,
     promised: Vec<Taken>,
 }
@@ -208,7 +208,7 @@ async fn a_consumer_that_commits_first_is_reported() {
 /// The bug: from some point on it does not sync. It writes through a real audit log and remembers how long
 /// that was when it was last synced.
 struct SkipsSync {
-    audit: Audit,
+    audit: PartitionAudit,
     log: PathBuf,
     syncs_left: u32,
     synced: Arc<AtomicU64>,
@@ -408,7 +408,7 @@ async fn a_zombie_that_goes_on_is_reported() {
         });
         taken.collect()
     };
-    async fn write(audit: &mut Audit, batch: &[Taken]) {
+    async fn write(audit: &mut PartitionAudit, batch: &[Taken]) {
         for taken in batch {
             audit.handle(&taken.delivery()).await.unwrap();
         }
@@ -423,8 +423,10 @@ async fn a_zombie_that_goes_on_is_reported() {
     let (zombie_id, owner_id) = (Uuid::new_v4(), Uuid::new_v4());
     let limit = Duration::from_secs(10);
     let (zombie_log, owner_log) = (world.path("zombie.log"), world.path("owner.log"));
-    let mut zombie = audit::open(&zombie_log, &folder(&world, "zombie")).unwrap().service;
-    let mut owner = audit::open(&owner_log, &folder(&world, "owner")).unwrap().service;
+    let mut zombie =
+        audit::open(&zombie_log, &folder(&world, "zombie")).unwrap().service.open(EVENTS, 0).await.unwrap();
+    let mut owner =
+        audit::open(&owner_log, &folder(&world, "owner")).unwrap().service.open(EVENTS, 0).await.unwrap();
 
     let old = offsets.claim(&slot, &Claim::new(zombie_id, "old", 10_000)).await.unwrap().token;
     write(&mut zombie, &taken(0..10)).await;

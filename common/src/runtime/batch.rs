@@ -180,7 +180,7 @@ impl<S: Service> Batch<'_, S> {
         true
     }
 
-    /// Flushes the handler. False if a halt came before it succeeded.
+    /// Flushes the handler. False if a halt came before it succeeded, or if the handler is superseded.
     pub(super) async fn make_durable(mut self, outcome: &Outcome) -> bool {
         let done = Done { position: outcome.position, ids: &outcome.ids };
         let mut backoff = flush_backoff();
@@ -188,6 +188,7 @@ impl<S: Service> Batch<'_, S> {
             match self.ownership.call("making events durable", self.handler.flush(&done)).await {
                 None => return false,
                 Some(Ok(())) => break,
+                Some(Err(error)) if error.kind == HandlerError::SUPERSEDED => return false,
                 Some(Err(error)) => {
                     if self.wait(&mut backoff, &error).await.is_none() {
                         return false;

@@ -79,6 +79,12 @@ pub trait Handler: Send + Sync + 'static {
     fn own_position(&self) -> OwnPosition {
         OwnPosition::NotKept
     }
+
+    /// Returns when the own position has moved back, because the service's durable state was changed by
+    /// another hand. The runtime then drops this handler, opens another, and reads from its position.
+    fn superseded(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 /// What has been done since the last flush.
@@ -130,6 +136,9 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
+    /// The kind of an error of a handler that is superseded: nothing is tried again with it.
+    pub const SUPERSEDED: &str = "superseded";
+
     /// An error of that kind.
     pub fn new(kind: &'static str, message: impl ToString) -> Self {
         Self { kind, message: message.to_string() }

@@ -334,6 +334,7 @@ impl<S: Service> Owner<'_, S> {
             let chunk = tokio::select! {
                 biased;
                 () = self.ownership.halted() => return None,
+                () = self.handler.superseded() => return None,
                 chunk = chunks.recv() => chunk?,
             };
             match chunk {

@@ -47,6 +47,13 @@ pub struct At<'a> {
     pub offset: i64,
 }
 
+impl At<'_> {
+    /// The same without what it borrows.
+    pub(super) fn into_owned(self) -> At<'static> {
+        At { topic: self.topic.into_owned().into(), partition: self.partition, offset: self.offset }
+    }
+}
+
 /// The line of an event, with its end.
 pub fn render(event: &Event, audited_at: &str, at: At<'_>) -> serde_json::Result<Vec<u8>> {
     let line = Line {
@@ -63,9 +70,43 @@ pub fn render(event: &Event, audited_at: &str, at: At<'_>) -> serde_json::Result
     Ok(bytes)
 }
 
-/// Reads a line, its end included. `None`: it is not a whole line of an audit log.
+/// Reads a line, its end included. `None`: it is not a whole line of an audit log, or not as it was written.
 pub fn parse(bytes: &[u8]) -> Option<Line<'_>> {
-    serde_json::from_slice(bytes.strip_suffix(b"\n")?).ok()
+    let json = bytes.strip_suffix(b"\n")?;
+    let as_written = json.starts_with(b"{") && json.ends_with(b"}");
+    as_written.then(|| serde_json::from_slice(json).ok()).flatten()
+}
+
+/// What is wrong with bytes that are not a line, in a few words, and what a line there needs.
+pub(super) fn what_is_wrong(bytes: &[u8]) -> String {
+    let zeros = bytes.iter().filter(|byte| **byte == 0).count();
+    let json = bytes.strip_suffix(b"\n");
+    match bytes {
+        [0x1f, 0x8b, ..] => "the file is compressed with gzip: decompress it".to_owned(),
+        [0xef, 0xbb, 0xbf, ..] => {
+            "the line starts with a byte order mark: remove these three bytes".to_owned()
+        }
+        [0xfe, 0xff, ..] | [0xff, 0xfe, ..] => "the text is UTF-16: convert it to UTF-8".to_owned(),
+        _ if zeros > 0 => format!(
+            "there are {zeros} zero bytes, as a log that was truncated while it was written, or a lost write"
+        ),
+        _ if bytes.ends_with(b"\r\n") => {
+            "the line ends in CR LF: convert the ends of all lines to LF".to_owned()
+        }
+        _ if bytes.len() >= MAX_LINE && json.is_none() => format!("the line is longer than {MAX_LINE} bytes"),
+        _ => match (json, serde_json::from_slice::<Line<'_>>(json.unwrap_or(bytes))) {
+            (Some(json), _) if json.trim_ascii().is_empty() => "the line is empty: remove it".to_owned(),
+            (None, _) => "the line has no end".to_owned(),
+            (Some(json), Ok(_)) if json.len() > json.trim_ascii().len() => {
+                "the line has spaces around its object: remove them".to_owned()
+            }
+            (_, Ok(_)) => "the line is not as this service writes it".to_owned(),
+            (Some(json), Err(_)) if !json.starts_with(b"{") && json.ends_with(b"}") => {
+                "the start of the line is missing".to_owned()
+            }
+            (_, Err(error)) => format!("the line is not an event of an audit log: {error}"),
+        },
+    }
 }
 
 /// The task that an event is about: as its data says, else its key.
@@ -127,6 +168,29 @@ mod tests {
             let mut zeroed = bytes.clone();
             zeroed[n] = 0;
             assert!(parse(&zeroed).is_none(), "a zero at {n}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_changed_is_none_and_what_is_wrong_is_named() {
+        let bytes = render(&event("{}"), "2026-01-15T10:30:01.000000Z", at()).unwrap();
+        let json = &bytes[..bytes.len() - 1];
+        let cases: [(Vec<u8>, &str); 10] = [
+            ([json, b"\r\n"].concat(), "CR LF"),
+            ([b"\xef\xbb\xbf", bytes.as_slice()].concat(), "byte order mark"),
+            ([b"\x1f\x8b\x08", bytes.as_slice()].concat(), "gzip"),
+            ([&[0; 9], bytes.as_slice()].concat(), "are 9 zero bytes"),
+            (b"\n".to_vec(), "empty"),
+            ([b" ", bytes.as_slice()].concat(), "spaces"),
+            (bytes[7..].to_vec(), "start of the line is missing"),
+            (json[..json.len() - 7].to_vec(), "no end"),
+            (b"{\"event_id\":7}\n".to_vec(), "not an event of an audit log"),
+            (vec![b'x'; MAX_LINE], "longer than"),
+        ];
+        for (bytes, why) in cases {
+            assert!(parse(&bytes).is_none(), "{why}");
+            let wrong = what_is_wrong(&bytes);
+            assert!(wrong.contains(why) && !wrong.contains('\n'), "{wrong}");
         }
     }
 

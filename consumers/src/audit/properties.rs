@@ -13,14 +13,14 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use task_events::disk::FileSystem;
 use task_events::event::Event;
 use uuid::Uuid;
 
+use super::journal::Journal;
 use super::line::MAX_LINE;
-use super::{At, Audit, AuditError, log, parse, render};
+use super::{At, AuditError, parse, render};
 
 /// An event's line is one line, and holds what the event held, as it came. Whatever is read as a line reads
 /// the same when it is written again.
@@ -44,16 +44,14 @@ pub fn line(bytes: &[u8]) {
 }
 
 /// Any log is either refused, with the place of the damage, and left as it is; or cut back to the last whole
-/// line before the first that is none, with what was cut off kept aside. What an index that fits says of the
-/// log's start is believed. A second start finds nothing to do.
+/// line before the first that is none, with what was cut off kept aside; or its last line, whole but for its
+/// end, is given one. What an index that fits says of the log's start is believed. A second start finds the
+/// same, and nothing to do.
 ///
 /// `folder` is empty, and left full.
 pub fn recovery(bytes: &[u8], folder: &Path) {
     let (path, index) = (folder.join("audit.log"), folder.join("dedup"));
-    let open = || {
-        let (file, length) = log::open(&path)?;
-        Audit::recover(Arc::new(FileSystem), file, length, &path, &index)
-    };
+    let open = || Journal::open(FileSystem, &path, &index);
     let (indexed, bytes) = damaged_log(bytes);
     fs::write(&path, &indexed).unwrap();
     if !indexed.is_empty() {
@@ -61,22 +59,30 @@ pub fn recovery(bytes: &[u8], folder: &Path) {
     }
     fs::write(&path, &bytes).unwrap();
     let believed = if fits(&indexed, &bytes) { indexed.len() } else { 0 };
-    let whole =
+    let mut whole =
         believed + lines(&bytes[believed..]).map_while(|line| parse(line).map(|_| line.len())).sum::<usize>();
-    let known = lines(&indexed[..believed]).chain(lines(&bytes[believed..whole]));
+    let completed = [&bytes[whole..], b"\n"].concat();
+    let mut mended = bytes.clone();
+    if parse(&completed).is_some() {
+        mended.push(b'\n');
+        whole = mended.len();
+    }
+    let known = lines(&indexed[..believed]).chain(lines(&mended[believed..whole]));
     let ids: HashSet<Uuid> = known.map(|line| parse(line).unwrap().event_id).collect();
     for start in ["first", "second"] {
         match open() {
-            Ok(audit) => {
-                assert_eq!(fs::read(&path).unwrap(), &bytes[..whole], "{start} start");
-                assert_eq!(torn(folder), &bytes[whole..], "what is cut off is kept, once");
-                assert_eq!(audit.index().len().unwrap(), ids.len() as u64);
+            Ok(journal) => {
+                assert_eq!(fs::read(&path).unwrap(), &mended[..whole], "{start} start");
+                assert_eq!(torn(folder), &mended[whole..], "what is cut off is kept, once");
+                assert_eq!(journal.index().len().unwrap(), ids.len() as u64);
             }
-            Err(AuditError::Damaged { at, .. }) => {
-                assert_eq!(at, whole as u64);
-                assert!(whole < indexed.len(), "nothing was synced there");
+            Err(AuditError::Damaged { damage, .. }) => {
+                assert_eq!(damage.at, whole as u64);
+                assert_eq!(damage.line, lines(&bytes[..whole]).count() as u64 + 1);
                 assert_eq!(fs::read(&path).unwrap(), bytes);
                 assert!(torn(folder).is_empty());
+                let was_synced = whole < indexed.len();
+                assert!(was_synced || bytes[whole..].contains(&b'\n'), "a cut line is no damage");
             }
             Err(error) => panic!("{start} start: {error}"),
         }

@@ -1,292 +1,283 @@
-//! Brings log and index together at the start: what the index lacks is read from the log, and what a crash
-//! left behind the last whole line is cut off and kept aside.
+//! Brings log and index together, at the start and whenever another hand changed the log: what the index
+//! lacks is read from the log, ids whose lines are gone are forgotten, and what a crash left behind the last
+//! whole line is cut off and kept aside.
+//!
+//! | the index | the file under the log's name | then |
+//! | --- | --- | --- |
+//! | names a line of the file | has it | the lines behind it are added to the index |
+//! | names a line of the file | has it not; a segment has it, and the file is none of its lines | it was rotated: the segment is sealed, the file is new |
+//! | names a line of the file | has it not | lines are gone: see [`gone`](super::gone) |
+//! | is missing, unreadable, or of another version | whatever it has | the index is made from the segments beside the log and from the log |
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use chrono::Utc;
-use task_events::dedup::{Dedup, DedupError, Retention};
-use task_events::disk::Disk;
-use uuid::Uuid;
+use task_events::dedup::{Dedup, Retention};
 
-use super::AuditError;
-use super::extent::Extent;
+use super::file::{Files, Lines, MAX_UNSYNCED, Section, Storage};
+use super::gone;
 use super::line::{self, MAX_LINE};
-use super::log::{Lines, MAX_UNSYNCED, Section, Storage};
+use super::mark::Mark;
+use super::scan::{Scan, ScanError, Tail, scan};
+use super::segments::{self, Segment};
+use super::{AuditError, Damage};
 
-/// Ids that are added to the index at once.
-const CHUNK: usize = 4_096;
-
-/// What an index says of a log.
-enum Index {
-    /// It holds the ids of the log up to there.
-    Covers(Extent),
-    /// It holds nothing.
-    Empty,
-    /// It holds something else.
-    Misfit {
-        why: String,
-        /// Below this the log was whole and synced once.
-        sound: u64,
-    },
-}
-
-/// Opens the index and brings it level with the log of that length. Returns what is known of the log, its
-/// torn tail cut off.
-pub(super) fn recover<S: Storage>(
-    disk: &Arc<dyn Disk>,
-    storage: &S,
-    length: u64,
-    path: &Path,
-    index_path: &Path,
-) -> Result<(Dedup, Extent), AuditError> {
-    let io = |source| AuditError::Recover { path: path.to_owned(), source };
-    if length == 0 {
-        // Its name has to be on disk before its first line is; it may also be left over from a crash
-        // between the two.
-        disk.sync_folder(path).map_err(io)?;
-    }
-    let (mut index, mut says) = open_index(disk, storage, length, index_path).map_err(io)??;
-    let mut sound = 0;
-    let start = match &mut says {
-        Index::Covers(extent) => {
-            sound = extent.length;
-            std::mem::take(extent)
-        }
-        Index::Empty => {
-            if length > 0 {
-                log::warn!("{} has no index: reading the whole log", path.display());
-            }
-            Extent::default()
-        }
-        Index::Misfit { why, sound: claimed } => {
-            log::warn!(
-                "the index {} does not fit {} ({why}): making it anew from the whole log",
-                index_path.display(),
-                path.display()
-            );
-            sound = *claimed;
-            drop(index);
-            disk.remove(index_path).map_err(io)?;
-            index = open_dedup(disk, index_path)?;
-            Extent::default()
-        }
-    };
-    let covered = start.length;
-
-    let scan = scan(storage, start, length, &index, |_| {});
-    let Scan { mut extent, invalid } = scan.map_err(|error| error.at_start(path))?;
-    if let Some(invalid) = invalid {
-        let damaged =
-            invalid.at < sound || invalid.last_valid.is_some_and(|at| at >= invalid.at + MAX_UNSYNCED);
-        if damaged {
-            return Err(AuditError::Damaged { path: path.to_owned(), at: invalid.at });
-        }
-        cut(&**disk, storage, path, invalid.at, length)?;
-    }
-    if extent.length > covered {
-        settle(storage, covered, extent.length).map_err(io)?;
-        correct_count(&index, &mut extent, path)?;
-        // The next start has nothing of this to do again.
-        index.checkpoint()?;
-    }
-    Ok((index, extent))
+/// The file under the log's name, open.
+pub(super) struct Current<'a, F: Files> {
+    pub(super) files: &'a F,
+    pub(super) file: &'a F::File,
+    pub(super) length: u64,
+    pub(super) path: &'a Path,
+    /// The same without symbolic links: where its segments are.
+    pub(super) real: &'a Path,
 }
 
 /// Opens the index. One that cannot be read is moved aside: the log has all that it held.
-fn open_index<S: Storage>(
-    disk: &Arc<dyn Disk>,
-    storage: &S,
-    length: u64,
-    path: &Path,
-) -> io::Result<Result<(Dedup, Index), AuditError>> {
-    let opened = open_dedup(disk, path).and_then(|index| {
-        let says = what_index_says(&index, storage, length)?;
-        Ok((index, says))
-    });
-    let error = match opened {
-        Ok((index, says)) => return Ok(Ok((index, says?))),
-        Err(error) if disk.exists(path).is_ok_and(|there| !there) => return Ok(Err(error.into())),
+pub(super) fn open_index<F: Files>(files: &F, log: &Path, path: &Path) -> Result<Dedup, AuditError> {
+    let disk = files.disk();
+    let open = || Dedup::open_on(files.disk(), path, Retention::ForeverRebuildable);
+    // Opened, and seen to answer.
+    let error = match open().and_then(|index| index.mark().map(|_| index)) {
+        Ok(index) => return Ok(index),
+        Err(error) if disk.exists(path).is_ok_and(|there| !there) => return Err(error.into()),
         Err(error) => error,
     };
+    let io = |source| AuditError::Recover { path: log.to_owned(), source };
     let aside = path.with_extension("unreadable");
-    disk.rename(path, &aside)?;
-    match open_dedup(disk, path) {
+    disk.rename(path, &aside).map_err(io)?;
+    match open() {
         Ok(index) => {
-            let why = format!("{error}; moved to {}", aside.display());
-            Ok(Ok((index, Index::Misfit { why, sound: 0 })))
+            ::log::warn!("{error}; moved to {}", aside.display());
+            Ok(index)
         }
         // It is not the file: a full disk, say. Back to what was.
         Err(second) => {
+            // A name that is not there need not be removed.
             let _ = disk.remove(path);
-            disk.rename(&aside, path)?;
-            Ok(Err(second.into()))
+            disk.rename(&aside, path).map_err(io)?;
+            Err(second.into())
         }
     }
 }
 
-fn open_dedup(disk: &Arc<dyn Disk>, path: &Path) -> Result<Dedup, DedupError> {
-    Dedup::open_on(Arc::clone(disk), path, Retention::ForeverRebuildable)
-}
-
-/// Compares index and log: the line that the mark names has to stand where it says.
-fn what_index_says<S: Storage>(
+/// Brings the index level with the log. Returns what is then known of the log, and what is missing of it.
+pub(super) fn recover<F: Files>(
+    current: &Current<'_, F>,
     index: &Dedup,
-    storage: &S,
-    length: u64,
-) -> Result<io::Result<Index>, DedupError> {
+) -> Result<(Mark, Option<String>), AuditError> {
+    let io = |source| AuditError::Recover { path: current.path.to_owned(), source };
+    if current.length == 0 {
+        // Its name has to be on disk before its first line is; it may also be left over from a crash
+        // between the two.
+        current.files.disk().sync_folder(current.real).map_err(io)?;
+    }
     let (mark, ids) = (index.mark()?, index.len()?);
-    let Some(mark) = mark else {
-        let why = || format!("it holds {ids} ids and no mark");
-        return Ok(Ok(if ids == 0 { Index::Empty } else { Index::Misfit { why: why(), sound: 0 } }));
-    };
-    let misfit = |why: String, sound| Ok(Ok(Index::Misfit { why, sound }));
-    let Some(extent) = Extent::from_mark(&mark) else {
-        return misfit("its mark cannot be read".to_owned(), 0);
-    };
-    if extent.length > length {
-        let why = format!("the log has {length} bytes, the index covers {}", extent.length);
-        return misfit(why, 0);
-    }
-    match names_last_line(storage, &extent) {
-        Err(error) => Ok(Err(error)),
-        Ok(false) => {
-            let why = format!("the line at byte {} is another one", extent.last_line);
-            misfit(why, extent.length)
+    let read = mark.as_deref().and_then(Mark::from_bytes);
+    let (start, tail, missing) = match read.filter(|mark| mark.ids == ids) {
+        Some(mark) if holds(current.file, current.length, &mark).map_err(io)? => {
+            let tail = if mark.refused { Tail::Foreign } else { Tail::Unsynced };
+            (mark, tail, None)
         }
-        Ok(true) if ids != extent.ids => {
-            misfit(format!("it holds {ids} ids, not {}", extent.ids), extent.length)
+        Some(mark) => match follow(current, index, &mark).map_err(|error| error.at_start(current.path))? {
+            Some(sealed) => (sealed, Tail::Unsynced, None),
+            None => {
+                let (start, missing) =
+                    gone::forget(current, index, &mark).map_err(|error| error.at_start(current.path))?;
+                // Of a file that was not cut, all that the index named was synced.
+                let was_cut = current.length < mark.length;
+                (start, if was_cut { Tail::Foreign } else { Tail::SyncedTo(mark.length) }, Some(missing))
+            }
+        },
+        None => {
+            let why = match mark {
+                None if ids == 0 => None,
+                _ => Some("it is not one of this log and this version"),
+            };
+            let made = make_anew(current, index, why).map_err(|error| error.at_start(current.path))?;
+            (made, if current.length == 0 { Tail::Unsynced } else { Tail::Foreign }, None)
         }
-        Ok(true) => Ok(Ok(Index::Covers(extent))),
-    }
+    };
+    read_on(current, index, start, tail).map(|mark| (mark, missing))
 }
 
-/// Whether the line that ends where the extent ends is the one that it names.
-pub(super) fn names_last_line<S: Storage>(storage: &S, extent: &Extent) -> io::Result<bool> {
-    if extent.length - extent.last_line > MAX_LINE as u64 {
+/// Makes the index from the segments. Returns what is known before the first line of the file.
+fn make_anew<F: Files>(
+    current: &Current<'_, F>,
+    index: &Dedup,
+    why: Option<&str>,
+) -> Result<Mark, ScanError> {
+    let segments = segments::beside(current.files, current.real)?;
+    if let Some(why) = why {
+        ::log::warn!(
+            "the index does not fit {} ({why}): making it from the whole log",
+            current.path.display()
+        );
+    } else if current.length > 0 || !segments.is_empty() {
+        ::log::warn!("{} has no index: reading the whole log", current.path.display());
+    }
+    let mut mark = Mark::default();
+    index.truncate(0, &[])?;
+    if segments.is_empty() {
+        if current.length == 0 {
+            // A log that starts with its index: whatever stands in it later and not in the index is new.
+            index.append(&[], true, |ids| mark.to_bytes(ids))?;
+        }
+        return Ok(mark);
+    }
+    for path in &segments {
+        add_segment(current, index, &mut mark, path)?;
+        mark = mark.sealed();
+    }
+    ::log::warn!(
+        "read {} events from {} sealed segments beside {}; events of segments that were moved away are not known any more",
+        mark.ids,
+        segments.len(),
+        current.path.display()
+    );
+    index.append(&[], true, |ids| mark.to_bytes(ids))?;
+    Ok(mark)
+}
+
+/// Adds the lines of a segment that are behind the mark.
+pub(super) fn add_segment<F: Files>(
+    current: &Current<'_, F>,
+    index: &Dedup,
+    mark: &mut Mark,
+    path: &Path,
+) -> Result<(), ScanError> {
+    let segment = Segment::open(current.files, path)?;
+    let scan = scan(&mut segment.lines(mark.length), mark.clone(), u64::MAX, index);
+    let scan = scan.map_err(|error| error.of_segment(path))?;
+    if let Some(invalid) = &scan.invalid {
+        ::log::warn!(
+            "{} holds no line of an audit log at byte {}: {}",
+            path.display(),
+            invalid.at,
+            invalid.why
+        );
+    }
+    *mark = scan.mark;
+    mark.ids = index.append(&scan.ids, false, |ids| mark.to_bytes(ids))?;
+    Ok(())
+}
+
+/// Where the log was rotated while the service was stopped: the segment that ends, or goes on, with the line
+/// that the mark names is sealed.
+fn follow<F: Files>(current: &Current<'_, F>, index: &Dedup, mark: &Mark) -> Result<Option<Mark>, ScanError> {
+    if !gone::is_new(current, index)? {
+        return Ok(None);
+    }
+    for path in segments::beside(current.files, current.real)?.iter().rev() {
+        let segment = Segment::open(current.files, path)?;
+        if holds(&segment.file, segment.length, mark)? {
+            let mut mark = mark.clone();
+            add_segment(current, index, &mut mark, path)?;
+            let sealed = mark.sealed();
+            index.append(&[], true, |ids| sealed.to_bytes(ids))?;
+            ::log::info!(
+                "{} was rotated to {} while the service was stopped",
+                current.path.display(),
+                path.display()
+            );
+            return Ok(Some(sealed));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the line that ends where the mark ends is the one that it names.
+pub(super) fn holds<S: Storage>(file: &S, length: u64, mark: &Mark) -> io::Result<bool> {
+    if mark.length == 0 {
+        return Ok(true);
+    }
+    if mark.length > length || mark.length - mark.last_line > MAX_LINE as u64 {
         return Ok(false);
     }
-    let mut lines = Lines::new(storage, extent.last_line, extent.length);
+    let mut lines = Lines::new(Section::new(file, mark.last_line, mark.length), mark.last_line);
     let Some((_, bytes)) = lines.next()? else { return Ok(false) };
-    let names = line::parse(bytes).is_some_and(|line| extent.ends_with(&line));
+    let names = line::parse(bytes).is_some_and(|line| line.event_id == mark.last_id);
     // And nothing else up to there.
     Ok(names && lines.next()?.is_none())
 }
 
-/// How far a scan came.
-pub(super) struct Scan {
-    /// The log up to the first invalid line.
-    pub(super) extent: Extent,
-    pub(super) invalid: Option<Invalid>,
-}
-
-/// Bytes that are not a whole line.
-pub(super) struct Invalid {
-    /// Where they start.
-    pub(super) at: u64,
-    /// Where the last valid line after them starts.
-    last_valid: Option<u64>,
-}
-
-/// Why a scan failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ScanError {
-    #[error(transparent)]
-    Log(#[from] io::Error),
-    #[error(transparent)]
-    Index(#[from] DedupError),
-    #[error(transparent)]
-    Mark(#[from] serde_json::Error),
-}
-
-impl ScanError {
-    fn at_start(self, path: &Path) -> AuditError {
-        match self {
-            Self::Log(source) => AuditError::Recover { path: path.to_owned(), source },
-            Self::Index(error) => AuditError::Index(error),
-            Self::Mark(error) => AuditError::Recover { path: path.to_owned(), source: error.into() },
-        }
-    }
-}
-
-/// Adds the ids of the log from `start` to `end` to the index, in chunks, each with its mark.
-pub(super) fn scan<S: Storage>(
-    storage: &S,
-    start: Extent,
-    end: u64,
+/// Reads the file from the mark to its end, mends its tail, and adds what is found to the index.
+fn read_on<F: Files>(
+    current: &Current<'_, F>,
     index: &Dedup,
-    mut on_line: impl FnMut(Uuid),
-) -> Result<Scan, ScanError> {
-    let mut lines = Lines::new(storage, start.length, end);
-    let mut extent = start;
-    let mut invalid: Option<Invalid> = None;
-    let mut ids = Vec::with_capacity(CHUNK);
-    while let Some((at, bytes)) = lines.next()? {
-        match (line::parse(bytes), &mut invalid) {
-            (Some(line), None) => {
-                extent.add(line.event_id, &line.kafka, bytes.len());
+    start: Mark,
+    tail: Tail,
+) -> Result<Mark, AuditError> {
+    let Current { file, length, path, .. } = *current;
+    let io = |source| AuditError::Recover { path: path.to_owned(), source };
+    let (covered, ids_before) = (start.length, start.ids);
+    let mut lines = Lines::new(Section::new(file, covered, length), covered);
+    let found = scan(&mut lines, start, length.saturating_sub(MAX_UNSYNCED), index);
+    let Scan { mut mark, mut ids, invalid, recorded, lines: count } =
+        found.map_err(|error| error.at_start(path))?;
+    let mut count = count;
+    match invalid {
+        None => {}
+        Some(invalid) if invalid.is_whole_but_for_its_end(length) => {
+            file.write_all_at(b"\n", length).map_err(io)?;
+            let whole = [invalid.first.as_slice(), b"\n"].concat();
+            if let Some(line) = line::parse(&whole) {
+                mark.add_found(line.event_id, &line.kafka, whole.len());
                 ids.push(line.event_id);
-                on_line(line.event_id);
+                count += 1;
             }
-            (Some(_), Some(invalid)) => invalid.last_valid = Some(at),
-            (None, None) => invalid = Some(Invalid { at, last_valid: None }),
-            (None, Some(_)) => {}
+            ::log::warn!("the last line of {} had no line end: added it", path.display());
         }
-        if ids.len() == CHUNK {
-            record(index, &ids, &extent)?;
-            ids.clear();
+        Some(invalid) if invalid.is_torn(tail, length) => cut(current, invalid.at, length)?,
+        Some(invalid) => {
+            // What was read before it needs no reading again, and positions do not pass the gap.
+            let recorded = recorded.with_gaps();
+            index.append(&[], true, |ids| recorded.to_bytes(ids))?;
+            let number = line_number(file, invalid.at).map_err(io)?;
+            let damage = Damage { at: invalid.at, line: number, why: invalid.why };
+            return Err(AuditError::Damaged { path: path.to_owned(), damage });
         }
     }
-    if !ids.is_empty() {
-        record(index, &ids, &extent)?;
+    if mark.length > covered {
+        settle(file, covered, mark.length).map_err(io)?;
+        // The next start has nothing of this to do again.
+        mark.ids = index.append(&ids, true, |ids| mark.to_bytes(ids))?;
+        let repeated = (ids_before + count).saturating_sub(mark.ids);
+        if repeated > 0 {
+            ::log::warn!("{} holds {repeated} lines of events that are in the log before", path.display());
+        }
     }
-    Ok(Scan { extent, invalid })
+    Ok(mark)
 }
 
-fn record(index: &Dedup, ids: &[Uuid], extent: &Extent) -> Result<(), ScanError> {
-    if let Some(mark) = extent.to_mark()? {
-        index.record_blocking(ids, &mark)?;
+/// The number of the line that starts at that byte; the first is 1.
+fn line_number<S: Storage>(file: &S, at: u64) -> io::Result<u64> {
+    let mut lines = Lines::new(Section::new(file, 0, at), 0);
+    let mut number = 1;
+    while lines.next()?.is_some() {
+        number += 1;
     }
-    Ok(())
-}
-
-/// A log that this service wrote holds each id once. Where another hand did, the index holds fewer ids
-/// than there are lines, and the mark has to say so: the count is what shows an index to be whole.
-fn correct_count(index: &Dedup, extent: &mut Extent, path: &Path) -> Result<(), AuditError> {
-    let ids = index.len()?;
-    if ids == extent.ids {
-        return Ok(());
-    }
-    log::warn!("{} holds {} ids more than once", path.display(), extent.ids.saturating_sub(ids));
-    extent.ids = ids;
-    record(index, &[], extent).map_err(|error| error.at_start(path))
+    Ok(number)
 }
 
 /// Makes sure that what was found is on disk: a process may have died between write and sync, and its
 /// lines stand only in memory. Written again as well, since a sync that failed before may have marked them
 /// clean.
-fn settle<S: Storage>(storage: &S, covered: u64, length: u64) -> io::Result<()> {
+fn settle<S: Storage>(file: &S, covered: u64, length: u64) -> io::Result<()> {
     let start = covered.max(length.saturating_sub(MAX_UNSYNCED));
     let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut Section::new(storage, start, length), &mut bytes)?;
-    storage.write_all_at(&bytes, start)?;
-    storage.sync_data()
+    io::Read::read_to_end(&mut Section::new(file, start, length), &mut bytes)?;
+    file.write_all_at(&bytes, start)?;
+    file.sync_data()
 }
 
 /// Cuts off what follows `at`, and keeps it in a file of its own.
-fn cut<S: Storage>(
-    disk: &dyn Disk,
-    storage: &S,
-    path: &Path,
-    at: u64,
-    length: u64,
-) -> Result<(), AuditError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(Utc::now().format(".torn-%Y%m%dT%H%M%S%.6fZ").to_string());
-    let aside = PathBuf::from(name);
+fn cut<F: Files>(current: &Current<'_, F>, at: u64, length: u64) -> Result<(), AuditError> {
+    let (disk, path) = (current.files.disk(), current.path);
+    let suffix = Utc::now().format("torn-%Y%m%dT%H%M%S%.6fZ").to_string();
+    let aside: PathBuf = segments::with_suffix(current.real, &suffix);
     let kept = disk
-        .write_new(&aside, &mut Section::new(storage, at, length))
+        .write_new(&aside, &mut Section::new(current.file, at, length))
         .and_then(|()| disk.sync_folder(&aside));
     kept.map_err(|source| {
         // Half a copy is worth nothing, and the next start makes another.
@@ -294,9 +285,9 @@ fn cut<S: Storage>(
         AuditError::KeepAside { path: path.to_owned(), aside: aside.clone(), source }
     })?;
     let io = |source| AuditError::Recover { path: path.to_owned(), source };
-    storage.set_len(at).map_err(io)?;
-    storage.sync_data().map_err(io)?;
-    log::warn!(
+    current.file.set_len(at).map_err(io)?;
+    current.file.sync_data().map_err(io)?;
+    ::log::warn!(
         "{} ended in a torn line: cut off {} bytes at byte {at}, kept in {}",
         path.display(),
         length - at,

@@ -21,5 +21,5 @@ fn main() {
         topic: common.topics.task_events_topic.clone(),
         dlq_topic: Some(common.topics.dlq_topic.clone()),
     };
-    service::run(&common, reads, move |state_dir| audit::open(&audit_log_path, state_dir));
+    service::run(&common, reads, move |state_dir| audit::open_and_rotate(&audit_log_path, state_dir));
 }

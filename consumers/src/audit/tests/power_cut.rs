@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use powercut::{Cut, Found, SimDisk, SimFile, StorageBackend, Tried};
+use task_events::disk::Disk;
 
+use super::super::file::{Standing, Storage};
 use super::*;
 
 const LOG: &str = "/audit/audit.log";
@@ -13,7 +15,7 @@ const SEED: u64 = 1;
 /// Every so many cuts the power fails once more, while log and index are brought together.
 const CUT_TWICE: usize = 50;
 /// A process is killed at one operation of so many.
-const KILL_EVERY: usize = 31;
+const KILL_EVERY: usize = 61;
 /// Records that are read after a cut: as many as may have been in hand, and a repeat of them. As many as
 /// lie between an event and its repeat, so that no two of one id are in one batch.
 const READ_ON: usize = 5;
@@ -38,14 +40,51 @@ impl Storage for SimFile {
     }
 }
 
-fn open(disk: &SimDisk) -> Result<Audit<SimFile>, AuditError> {
-    let log = disk.file(Path::new(LOG));
-    let length = log.len().unwrap();
-    Audit::recover(Arc::new(disk.clone()), log, length, Path::new(LOG), Path::new(INDEX))
+impl Files for SimDisk {
+    type File = SimFile;
+
+    fn open_log(&self, path: &Path) -> Result<(SimFile, u64), AuditError> {
+        let file = self.file(path);
+        let length = file.len().unwrap();
+        Ok((file, length))
+    }
+
+    fn segment(&self, path: &Path) -> io::Result<(SimFile, u64)> {
+        Ok(self.open_log(path).unwrap())
+    }
+
+    fn beside(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        Ok(self.names().into_iter().filter(|name| name.parent() == path.parent()).collect())
+    }
+
+    fn standing(&self, file: &SimFile, path: &Path) -> io::Result<Standing> {
+        let names = self.names_of(file);
+        let has_its_name = names.iter().any(|name| name == path);
+        Ok(Standing { length: file.len()?, has_a_name: !names.is_empty(), has_its_name })
+    }
+
+    fn real(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<Journal<SimDisk>, AuditError> {
+    Journal::open(disk.clone(), Path::new(LOG), Path::new(INDEX))
 }
 
 fn log_of(disk: &SimDisk) -> Vec<u8> {
     disk.read(Path::new(LOG)).unwrap_or_default()
+}
+
+/// The events of the segments, oldest first, and of the log.
+fn union(disk: &SimDisk) -> Vec<u64> {
+    let segments = segments::beside(disk, Path::new(LOG)).unwrap();
+    let in_segments = segments.iter().flat_map(|path| numbers(&disk.read(path).unwrap()));
+    in_segments.chain(numbers(&log_of(disk))).collect()
 }
 
 /// The event at an offset. Some are repeats of one before.
@@ -70,78 +109,95 @@ struct Commit {
     position: usize,
 }
 
-/// Writes both partitions to the log by turns, with restarts of every kind, and commits after each batch,
-/// or, as a planted bug, before it.
+/// Writes both partitions to the log by turns, with restarts and rotations of every kind, and commits after
+/// each batch, or, as a planted bug, before it.
 fn run(disk: &SimDisk, commit_first: bool) -> Vec<Commit> {
-    runtime().block_on(async {
-        let mut audit = open(disk).unwrap();
-        let mut positions = [0; 2];
-        let mut commits = Vec::new();
-        for step in 0.. {
-            let partition = usize::from(step % 3 == 2);
-            let position = &mut positions[partition];
-            let next = RECORDS.min(*position + 1 + step % 4);
-            if *position == next {
-                break;
-            }
-            let commit = |disk: &SimDisk| Commit { at: disk.now(), partition, position: next };
-            if commit_first {
-                commits.push(commit(disk));
-            }
-            let records: Vec<_> = (*position..next).map(|offset| record(partition, offset)).collect();
-            match step % 25 {
-                // An orderly stop after it.
-                10 => {
-                    batch(&mut audit, &records).await;
-                    audit.index().checkpoint().unwrap();
-                    drop(audit);
-                    audit = open(disk).unwrap();
-                }
-                // Killed between log and index; the events come again.
-                20 => {
-                    write(&mut audit, &records).await.unwrap();
-                    drop(audit);
-                    audit = open(disk).unwrap();
-                    batch(&mut audit, &records).await;
-                }
-                _ => batch(&mut audit, &records).await,
-            }
-            *position = next;
-            if !commit_first {
-                commits.push(commit(disk));
-            }
+    let mut journal = open(disk).unwrap();
+    let mut positions = [0; 2];
+    let mut commits = Vec::new();
+    for step in 0.. {
+        let partition = usize::from(step % 3 == 2);
+        let position = &mut positions[partition];
+        let next = RECORDS.min(*position + 1 + step % 4);
+        if *position == next {
+            break;
         }
-        commits
-    })
+        let commit = |disk: &SimDisk| Commit { at: disk.now(), partition, position: next };
+        if commit_first {
+            commits.push(commit(disk));
+        }
+        let records: Vec<_> = (*position..next).map(|offset| record(partition, offset)).collect();
+        match step % 25 {
+            // Another hand renames the log, and does not sync the folder.
+            5 => {
+                disk.rename(Path::new(LOG), Path::new(&format!("{LOG}.{step}"))).unwrap();
+                batch(&mut journal, &records);
+            }
+            // An orderly stop after it.
+            10 => {
+                batch(&mut journal, &records);
+                journal.checkpoint().unwrap();
+                drop(journal);
+                journal = open(disk).unwrap();
+            }
+            15 => {
+                batch(&mut journal, &records);
+                journal.rotate().unwrap();
+            }
+            // Killed between log and index; the events come again.
+            20 => {
+                let asked: Vec<Uuid> = records.iter().map(|record| id(record.0)).collect();
+                let known = journal.index().numbers(&asked).unwrap();
+                let new = records.iter().zip(known).filter(|(_, known)| known.is_none());
+                write_only(&mut journal, &new.map(|(record, _)| *record).collect::<Vec<_>>());
+                drop(journal);
+                journal = open(disk).unwrap();
+                batch(&mut journal, &records);
+            }
+            _ => batch(&mut journal, &records),
+        }
+        *position = next;
+        if !commit_first {
+            commits.push(commit(disk));
+        }
+    }
+    commits
 }
 
-/// Where reading starts with these positions committed, and where it ends: beyond what the log holds.
-fn resume(audit: &Audit<SimFile>, committed: [usize; 2]) -> ([usize; 2], [usize; 2]) {
-    let own = [0, 1].map(|partition| audit.resume_from(TOPIC, partition).unwrap_or(0) as usize);
-    let starts = [own[0].min(committed[0]), own[1].min(committed[1])];
-    (starts, own.map(|own| RECORDS.min(own + READ_ON)))
+/// Where reading starts with these positions committed.
+fn resume(journal: &Journal<SimDisk>, committed: [usize; 2]) -> [usize; 2] {
+    [0, 1].map(|n| committed[n].min(next(journal, n as i32).unwrap_or(0) as usize))
 }
 
 /// Handles what comes next.
-fn read_on(audit: &mut Audit<SimFile>, starts: [usize; 2], ends: [usize; 2]) {
+fn read_on(journal: &mut Journal<SimDisk>, starts: [usize; 2], ends: [usize; 2]) {
     for partition in 0..2 {
         let records: Vec<_> =
             (starts[partition]..ends[partition]).map(|offset| record(partition, offset)).collect();
-        runtime().block_on(batch(audit, &records));
+        batch(journal, &records);
     }
 }
 
 /// Starts on what the cut left of the log `before`, with these positions committed.
 fn check(cut: &Cut, before: &[u8], committed: [usize; 2]) -> Result<(), String> {
-    let mut audit = open(&cut.disk).map_err(|error| error.to_string())?;
+    let mut journal = open(&cut.disk).map_err(|error| error.to_string())?;
     cut.once_more(CUT_TWICE, |again| check(again, before, committed))?;
     let whole = log_of(&cut.disk);
-    let torn = before.strip_prefix(whole.as_slice()).ok_or("recovery does more than to cut")?;
-    let asides = cut.disk.names().into_iter().filter(|name| name.to_string_lossy().contains(".torn-"));
-    if !torn.is_empty() && !asides.into_iter().any(|aside| cut.disk.read(&aside).as_deref() == Some(torn)) {
-        return Err(format!("{} bytes were cut off and not kept", torn.len()));
+    if whole != [before, b"\n"].concat() {
+        let torn = before.strip_prefix(whole.as_slice()).ok_or("recovery does more than to cut")?;
+        let asides = cut.disk.names().into_iter().filter(|name| name.to_string_lossy().contains(".torn-"));
+        // A line's end that was added, and then lost in another cut, is a zero behind it.
+        let holds =
+            |aside: Vec<u8>| aside.strip_prefix(torn).is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
+        if !torn.is_empty() && !asides.into_iter().any(|aside| cut.disk.read(&aside).is_some_and(holds)) {
+            return Err(format!("{} bytes were cut off and not kept", torn.len()));
+        }
     }
-    let lines: BTreeSet<u64> = numbers(&whole).into_iter().collect();
+    let found = union(&cut.disk);
+    let lines: BTreeSet<u64> = found.iter().copied().collect();
+    if found.len() != lines.len() {
+        return Err(format!("an event has two lines: {found:?}"));
+    }
     for (partition, position) in committed.into_iter().enumerate() {
         if let Some(lost) = events_of(partition, 0..position).iter().find(|number| !lines.contains(number)) {
             return Err(format!(
@@ -149,15 +205,16 @@ fn check(cut: &Cut, before: &[u8], committed: [usize; 2]) -> Result<(), String> 
             ));
         }
     }
-    if audit.index().len().map_err(|error| error.to_string())? != lines.len() as u64 {
-        return Err(format!("{} lines, and an index of {:?}", lines.len(), audit.index().len()));
+    if journal.index().len().map_err(|error| error.to_string())? != lines.len() as u64 {
+        return Err(format!("{} lines, and an index of {:?}", lines.len(), journal.index().len()));
     }
 
     // With the commits or, where these came late, without.
     let positions = if cut.number.is_multiple_of(2) { committed } else { [0; 2] };
-    let (starts, ends) = resume(&audit, positions);
-    read_on(&mut audit, starts, ends);
-    let written = numbers(&log_of(&cut.disk));
+    let starts = resume(&journal, positions);
+    let ends = committed.map(|position| RECORDS.min(position + READ_ON));
+    read_on(&mut journal, starts, ends);
+    let written = union(&cut.disk);
     for (partition, end) in ends.into_iter().enumerate() {
         let of_partition: Vec<u64> =
             written.iter().copied().filter(|number| number / 1_000 == partition as u64).collect();
@@ -200,13 +257,14 @@ fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_built_on() {
     for moment in (0..disk.now()).step_by(KILL_EVERY) {
         let killed = disk.killed_at(moment);
         let before = committed_at(moment, &commits, [0; 2]);
-        let mut audit = open(&killed).unwrap();
-        let (starts, ends) = resume(&audit, before);
+        let mut journal = open(&killed).unwrap();
+        let starts = resume(&journal, before);
+        let ends = before.map(|position| RECORDS.min(position + READ_ON));
         let commits_now = |positions: [usize; 2]| {
             [0, 1].map(|n| Commit { at: killed.now(), partition: n, position: positions[n] })
         };
-        let mut commits = Vec::from(commits_now(starts));
-        read_on(&mut audit, starts, ends);
+        let mut commits = Vec::from(commits_now(before));
+        read_on(&mut journal, starts, ends);
         commits.extend(commits_now(ends));
         tried += cut_everywhere(&killed, &commits, before).unwrap_or_else(|found| found.raise());
         kills += 1;

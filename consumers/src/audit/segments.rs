@@ -1,0 +1,131 @@
+//! Sealed segments: earlier parts of the log, each a file beside it.
+//!
+//! A segment's name is the log's with a time or a number behind it, as this service and logrotate give them:
+//! `audit.log.20261125T211500.123456Z`, `audit.log.1`, `audit.log-20261125`, each also with `.gz`. Files with
+//! other names (`audit.log.bak`) are nobody's business here. Which segments there are matters only where the
+//! index has to be made from them: otherwise it holds their ids, and they may be archived.
+
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use flate2::bufread::MultiGzDecoder;
+
+use super::file::{Files, Lines, Section, Storage};
+use super::line;
+
+/// An open segment.
+#[derive(Debug)]
+pub(super) struct Segment<F> {
+    pub(super) file: F,
+    pub(super) length: u64,
+    is_compressed: bool,
+}
+
+impl<F: Storage> Segment<F> {
+    pub(super) fn open<S: Files<File = F>>(files: &S, path: &Path) -> io::Result<Self> {
+        let (file, length) = files.segment(path).map_err(|error| named(path, error))?;
+        let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
+        Ok(Self { file, length, is_compressed })
+    }
+
+    /// Its lines from that byte on.
+    pub(super) fn lines(&self, from: u64) -> Lines<Box<dyn Read + '_>> {
+        if self.is_compressed {
+            let bytes = BufReader::new(Section::new(&self.file, 0, self.length));
+            return Lines::new(Box::new(MultiGzDecoder::new(bytes)), 0);
+        }
+        Lines::new(Box::new(Section::new(&self.file, from, self.length)), from)
+    }
+
+    /// When its first event was audited. `None`: it does not start with a line.
+    fn since(&self) -> io::Result<Option<String>> {
+        let mut lines = self.lines(0);
+        let first = lines.next()?;
+        Ok(first.and_then(|(_, bytes)| line::parse(bytes)).map(|line| line.audited_at.into_owned()))
+    }
+}
+
+/// The segments beside the log, oldest first. One that cannot be read is an error: an index without it would
+/// let its events be written again. One that holds no lines is left out.
+pub(super) fn beside<F: Files>(files: &F, log: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(name) = log.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
+    let mut segments = Vec::new();
+    for path in files.beside(log)? {
+        if !path.file_name().and_then(|other| other.to_str()).is_some_and(|other| is_segment(name, other)) {
+            continue;
+        }
+        let segment = Segment::open(files, &path)?;
+        if let Some(since) = segment.since().map_err(|error| named(&path, error))? {
+            segments.push((since, path));
+        }
+    }
+    segments.sort();
+    Ok(segments.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Whether a file is a segment of the log of that name.
+fn is_segment(log: &str, name: &str) -> bool {
+    let suffix = name.strip_prefix(log).and_then(|rest| rest.strip_prefix(['.', '-']));
+    let is_time_or_number = |byte: u8| byte.is_ascii_digit() || b"TZ.-_:".contains(&byte);
+    suffix.is_some_and(|suffix| {
+        let suffix = suffix.strip_suffix(".gz").unwrap_or(suffix);
+        suffix.starts_with(|first: char| first.is_ascii_digit()) && suffix.bytes().all(is_time_or_number)
+    })
+}
+
+/// The error, with the segment that it is about.
+pub(super) fn named(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("segment {}: {error}", path.display()))
+}
+
+/// The name under which a log is sealed at that time.
+pub(super) fn name(log: &Path, time: DateTime<Utc>) -> PathBuf {
+    with_suffix(log, &time.format("%Y%m%dT%H%M%S%.6fZ").to_string())
+}
+
+/// The log's path with that behind its name.
+pub(super) fn with_suffix(log: &Path, suffix: &str) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_rotated_is_a_segment_and_nothing_else() {
+        for name in [
+            "audit.log.1",
+            "audit.log.12",
+            "audit.log-20261125",
+            "audit.log-2026-11-25_10:00",
+            "audit.log.1.2",
+        ] {
+            assert!(is_segment("audit.log", name), "{name}");
+            assert!(is_segment("audit.log", &format!("{name}.gz")), "{name}");
+        }
+        let sealed = name(Path::new("/var/log/audit.log"), DateTime::from_timestamp_micros(1).unwrap());
+        assert_eq!(sealed, Path::new("/var/log/audit.log.19700101T000000.000001Z"));
+        assert!(is_segment("audit.log", sealed.file_name().unwrap().to_str().unwrap()));
+        let others = [
+            "audit.log",
+            "audit.log.bak",
+            "audit.log.old",
+            "audit.log.torn-20261125T211500.123456Z",
+            "audit.log.1~",
+            "audit.logs.1",
+            "audit.log.",
+            "audit.log.gz",
+            "other.log.1",
+            "audit.log.T1",
+            "audit.log.1.zst",
+        ];
+        for name in others {
+            assert!(!is_segment("audit.log", name), "{name}");
+        }
+    }
+}
