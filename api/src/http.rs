@@ -1,6 +1,7 @@
 //! The HTTP face of the store: routes, and what every request goes through.
 
 mod authority;
+mod bare;
 mod conditional;
 mod connection;
 mod context;

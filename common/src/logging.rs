@@ -64,7 +64,7 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
         .level(args.log_level)
         // What the HTTP and DNS layers say at debug drowns our own lines.
         .level_for("actix_server", args.log_level.min(LevelFilter::Warn))
-        .level_for("actix_http", args.log_level.min(LevelFilter::Warn))
+        .level_for("actix_http", http_level(args.log_level))
         .level_for("mio", args.log_level.min(LevelFilter::Warn))
         // rskafka logs each error that it also returns, and we say what it means.
         .level_for(
@@ -72,12 +72,24 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
             if args.log_level == LevelFilter::Trace { LevelFilter::Trace } else { LevelFilter::Off },
         )
         .format(move |out, message, record| {
-            out.finish(format_args!("{}", format.line(record.level(), record.target(), message)))
+            let level = capped(record.level(), record.target());
+            out.finish(format_args!("{}", format.line(level, record.target(), message)))
         })
         .chain(Box::new(Lines(STDOUT.get_or_init(|| output).clone())) as Box<dyn Log>)
         .apply()?;
     panic::set_hook(Box::new(log_panic));
     Ok(LastLines(()))
+}
+
+/// What is taken from actix_http: its errors are those of clients, any of which could fill the log with them.
+/// They are debugging aids, and nothing below them is wanted.
+fn http_level(level: LevelFilter) -> LevelFilter {
+    if level < LevelFilter::Debug { LevelFilter::Off } else { LevelFilter::Warn }
+}
+
+/// The level that a line is written with.
+fn capped(level: Level, target: &str) -> Level {
+    if target.starts_with("actix_http") { level.max(Level::Debug) } else { level }
 }
 
 /// What writes stdout. `None` before logging has started.
@@ -225,6 +237,14 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_clients_do_wrong_is_no_error_of_ours() {
+        assert_eq!(http_level(LevelFilter::Info), LevelFilter::Off);
+        assert_eq!(http_level(LevelFilter::Debug), LevelFilter::Warn);
+        assert_eq!(capped(Level::Error, "actix_http::h1::dispatcher"), Level::Debug);
+        assert_eq!(capped(Level::Error, "task_api::store"), Level::Error);
+    }
 
     #[test]
     fn a_title_cannot_forge_a_line() {

@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use super::bare;
+
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
 struct Times {
@@ -52,7 +54,10 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 136\r\n\r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
     \"detail\":\"Too many connections are open; try again soon\",\"instance\":\"\"}";
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    content-type: application/problem+json\r\nconnection: close\r\ncontent-length: 121\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408,\
+    \"detail\":\"The request did not arrive in time\",\"instance\":\"\"}";
 
 /// All connections of the process.
 #[derive(Debug)]
@@ -99,7 +104,8 @@ impl Connections {
     pub(super) async fn admit(self: Arc<Self>, mut stream: TcpStream) -> Result<Connection, DispatchError> {
         if self.open.fetch_add(1, Ordering::Relaxed) < self.most {
             let due = Deadline::after(self.times.answer);
-            return Ok(Connection { stream, is_idle: false, due, take_by: None, held: 0, all: self });
+            let own = Vec::new();
+            return Ok(Connection { stream, is_idle: false, due, take_by: None, held: 0, own, all: self });
         }
         self.open.fetch_sub(1, Ordering::Relaxed);
         self.refused.fetch_add(1, Ordering::Relaxed);
@@ -126,10 +132,20 @@ pub(super) struct Connection {
     take_by: Option<Deadline>,
     /// Bytes that came since the last answer, or that wait to be taken.
     held: usize,
+    /// What is left to be sent of an answer that was given a body here.
+    own: Vec<u8>,
     all: Arc<Connections>,
 }
 
 impl Connection {
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.own.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.own))?;
+            self.own.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn hold(&mut self, bytes: usize) -> io::Result<()> {
         let before = std::mem::replace(&mut self.held, bytes);
         if bytes <= before {
@@ -181,7 +197,16 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, buf) else {
+        if let Some(answer) = bare::with_body(buf).filter(|_| self.own.is_empty()) {
+            self.own = answer;
+        }
+        let sent = if self.own.is_empty() {
+            Pin::new(&mut self.stream).poll_write(cx, buf)
+        } else {
+            // The whole of it takes the place of `buf`.
+            self.poll_own(cx).map_ok(|()| buf.len())
+        };
+        let Poll::Ready(written) = sent else {
             self.hold(buf.len())?;
             let time = self.all.times.take;
             let late = self.take_by.get_or_insert_with(|| Deadline::after(time)).has_passed(cx);
@@ -296,7 +321,7 @@ mod tests {
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
         assert!(begun.elapsed() >= connections.times.answer);
         trickle.abort();
-        let mut told = [0; 200];
+        let mut told = [0; 500];
         let read = reading.try_read(&mut told).unwrap();
         assert_eq!(told[..read], [b"answer", TOO_SLOW].concat());
     }

@@ -73,7 +73,10 @@ async fn read(bytes: impl Future<Output = Result<Bytes, actix_web::Error>>) -> R
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("The body is larger than {} bytes", super::MAX_BODY),
         ),
-        _ => Problem::new(StatusCode::BAD_REQUEST, format!("The body cannot be read: {error}")),
+        _ => {
+            let detail = "The body cannot be read: it is cut short, or its chunks are malformed";
+            Problem::new(StatusCode::BAD_REQUEST, detail)
+        }
     })
 }
 

@@ -76,6 +76,16 @@ impl Problem {
 
     /// The answer to a request for the path.
     pub(super) fn respond(&self, path: &str) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        response.insert_header((CONTENT_TYPE, "application/problem+json"));
+        if let Some((name, value)) = &self.header {
+            response.insert_header((name.clone(), *value));
+        }
+        response.body(self.body(path))
+    }
+
+    /// The body of that answer.
+    pub(super) fn body(&self, path: &str) -> Vec<u8> {
         let body = Body {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -84,13 +94,8 @@ impl Problem {
             instance: path,
             errors: &self.errors,
         };
-        let mut response = HttpResponse::build(self.status);
-        response.insert_header((CONTENT_TYPE, "application/problem+json"));
-        if let Some((name, value)) = &self.header {
-            response.insert_header((name.clone(), *value));
-        }
         // Strings and numbers always serialise.
-        response.body(serde_json::to_vec(&body).unwrap_or_default())
+        serde_json::to_vec(&body).unwrap_or_default()
     }
 }
 

@@ -289,3 +289,19 @@ async fn json_as_deep_as_it_likes_is_refused() {
     }
     ordinary_client(&service).await;
 }
+
+#[tokio::test]
+async fn what_is_no_http_makes_no_error_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::start(dir.path()).await;
+    for garbage in [
+        "GET / HTTP/1.1\r\nHost: localhost\r\nX Y: z\r\n\r\n",
+        "GET /healthz\r\n\r\n",
+        "\u{16}\u{3}\u{1}\0\r\n\r\n",
+    ] {
+        let answer = sent(&service, garbage.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("\"status\":400"), "{answer}");
+    }
+    ordinary_client(&service).await;
+    assert_eq!(service.logged(" ERROR ").len(), 0, "{:?}", service.logged(" ERROR "));
+}

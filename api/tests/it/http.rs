@@ -497,7 +497,9 @@ async fn head_is_get_without_the_body() {
     let dir = tempfile::tempdir().unwrap();
     let app = App::start(dir.path()).await;
     let task = format!("/tasks/{}", app.create("t").await["id"].as_str().unwrap());
-    for path in [task.as_str(), "/", "/tasks", "/healthz", "/readyz", "/openapi.json", "/docs"] {
+    let ready = app.call("HEAD", "/readyz").send().await;
+    assert_eq!((ready.status, ready.body.len()), (200, 0), "its length is another each time");
+    for path in [task.as_str(), "/", "/tasks", "/healthz", "/openapi.json", "/docs"] {
         let (get, head) = (app.call("GET", path).send().await, app.call("HEAD", path).send().await);
         assert_eq!(
             (head.status, head.header("content-length")),
@@ -520,7 +522,13 @@ async fn what_is_not_http_does_no_harm() {
         "\u{16}\u{3}\u{1}\0\0\r\n\r\n",
     ] {
         let answer = app.raw(garbage.as_bytes()).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{garbage:?}: {answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{garbage:?}: {answer}"));
+        assert!(
+            head.starts_with("HTTP/1.1 400 ") && head.contains("x-correlation-id: "),
+            "{garbage:?}: {answer}"
+        );
+        assert!(head.contains("content-type: application/problem+json"), "{garbage:?}: {answer}");
+        assert_eq!(serde_json::from_str::<Value>(body).unwrap()["status"], 400);
     }
     app.create("still there").await;
     assert_eq!(app.events().await.len(), 1);
