@@ -24,7 +24,7 @@ async fn a_producer_quota_makes_no_copies() {
     let world = World::start().await;
     let Some(tools) = world.kafka_tools().filter(|_| world.broker.kind() == Kind::Kafka) else { return };
     let quota = ["--alter", "--add-config", QUOTA, "--entity-type", "clients", "--entity-name", "task-api"];
-    tools.run("org.apache.kafka.tools.ConfigCommand", &quota).await;
+    tools.run("kafka.admin.ConfigCommand", &quota).await;
     let (_service, api) = world.start_api().await;
     let started = Instant::now();
     for number in 0..TASKS {
@@ -58,7 +58,10 @@ async fn an_outage_is_reported_once_and_so_is_its_end() {
     for number in 0..20 {
         api.create(&format!("meanwhile {number}")).await;
     }
-    let reported = async || (service.count("cannot publish") > 0).then_some(());
+    let reported = async || {
+        let (_, ready) = api.readiness().await;
+        (service.count("cannot publish") > 0 && ready["kafka"]["reachable"] == false).then_some(())
+    };
     eventually("the outage to be reported", SOON, reported).await;
     for _ in 0..40 {
         let (_, ready) = api.readiness().await;

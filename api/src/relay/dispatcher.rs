@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use task_events::kafka::{Kafka, Position, TopicInfo, partition_for_key};
 use task_events::runtime::Backoff;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::WINDOW;
@@ -62,16 +62,19 @@ struct Lanes {
     /// For each partition: its events with lower sequence numbers are in its window, or were.
     next: Vec<u64>,
     freed: Arc<Notify>,
-    recheck: Arc<Notify>,
+    /// What the cluster says of the topic, each time it is asked.
+    infos: mpsc::Receiver<TopicInfo>,
+    /// That there are more partitions than can be used yet was logged.
+    more_logged: bool,
     /// Ends with this value, and what is in flight with it.
     _tasks: JoinSet<()>,
 }
 
 /// What the topic has become.
 enum Change {
-    MorePartitions(TopicInfo),
+    MorePartitions,
     /// Created again.
-    AnotherTopic(TopicInfo),
+    AnotherTopic,
 }
 
 impl Dispatcher {
@@ -151,13 +154,15 @@ impl Dispatcher {
             windows.push(window);
         }
         self.report.set_lanes((0..).zip(windows.iter().cloned()));
-        Lanes { next: vec![0; windows.len()], windows, freed, recheck, _tasks: tasks }
+        let (sender, infos) = mpsc::channel(1);
+        let (kafka, topic, report) = (self.kafka.clone(), self.topic.clone(), Arc::clone(&self.report));
+        tasks.spawn(async move { watch_topic(&kafka, &topic, &report, &recheck, sender).await });
+        Lanes { next: vec![0; windows.len()], windows, freed, infos, more_logged: false, _tasks: tasks }
     }
 
     /// Fills the windows until the topic is another.
     async fn dispatch(&self, plan: &Plan, lanes: &mut Lanes) -> Plan {
         let mut outbox = self.store.outbox();
-        let mut checked = Instant::now();
         let mut backoff = Backoff::for_kafka();
         loop {
             let last_seq = outbox.borrow_and_update().last_seq;
@@ -171,18 +176,13 @@ impl Dispatcher {
             }
             tokio::select! {
                 // The sender is the store's own.
-                _ = outbox.changed() => continue,
-                () = lanes.freed.notified() => continue,
-                () = lanes.recheck.notified() => {
-                    if checked.elapsed() < MIN_CHECK_INTERVAL {
-                        sleep(MIN_CHECK_INTERVAL.saturating_sub(checked.elapsed())).await;
+                _ = outbox.changed() => {}
+                () = lanes.freed.notified() => {}
+                Some(info) = lanes.infos.recv() => {
+                    if let Some(plan) = self.replan(plan, lanes, info).await {
+                        return plan;
                     }
                 }
-                () = sleep(CHECK_INTERVAL.saturating_sub(checked.elapsed())) => {}
-            }
-            checked = Instant::now();
-            if let Some(plan) = self.check(plan, lanes).await {
-                return plan;
             }
         }
     }
@@ -238,30 +238,22 @@ impl Dispatcher {
         }
     }
 
-    /// Looks at the topic. How to go on, if otherwise than before.
-    async fn check(&self, plan: &Plan, lanes: &mut Lanes) -> Option<Plan> {
-        let info = match self.kafka.topic(&self.topic).await {
-            Ok(info) => info,
-            Err(error) => {
-                self.report.failed(&error.into());
-                return None;
-            }
-        };
-        self.report.answered();
+    /// How to go on, if otherwise than before.
+    async fn replan(&self, plan: &Plan, lanes: &mut Lanes, info: TopicInfo) -> Option<Plan> {
         let new = match change(&plan.topic, &info)? {
-            Change::MorePartitions(info) if self.drain(lanes).await => {
-                self.more_partitions(plan, &info).await
-            }
-            Change::MorePartitions(info) => {
-                log::info!(
-                    "topic {} has {} partitions; {} are used until what was sent to them is acknowledged",
-                    self.topic,
-                    info.partitions.len(),
-                    plan.topic.partitions
-                );
+            Change::MorePartitions if self.drain(lanes).await => self.more_partitions(plan, &info).await,
+            Change::MorePartitions => {
+                if !std::mem::replace(&mut lanes.more_logged, true) {
+                    log::info!(
+                        "topic {} has {} partitions; {} are used until what was sent to them is acknowledged",
+                        self.topic,
+                        info.partitions.len(),
+                        plan.topic.partitions
+                    );
+                }
                 return None;
             }
-            Change::AnotherTopic(info) => self.another_topic(&plan.topic, &info).await,
+            Change::AnotherTopic => self.another_topic(&plan.topic, &info).await,
         };
         match new {
             Ok(plan) => Some(plan),
@@ -274,8 +266,11 @@ impl Dispatcher {
     }
 
     /// Lets nothing more be sent, and returns whether all that was sent is acknowledged. If not, sending goes
-    /// on.
+    /// on. Where a partition has been in doubt for long, nothing is held back in vain.
     async fn drain(&self, lanes: &Lanes) -> bool {
+        if lanes.windows.iter().any(|window| window.in_doubt_for() >= DRAIN_TIMEOUT) {
+            return false;
+        }
         lanes.windows.iter().for_each(|window| window.hold(true));
         let drained = async {
             while lanes.windows.iter().any(|window| window.in_doubt()) {
@@ -304,6 +299,32 @@ impl Dispatcher {
     }
 }
 
+/// Asks for the topic now and then, and soon after a partition has failed.
+async fn watch_topic(
+    kafka: &Kafka,
+    topic: &str,
+    report: &Report,
+    recheck: &Notify,
+    infos: mpsc::Sender<TopicInfo>,
+) {
+    loop {
+        let asked = Instant::now();
+        tokio::select! {
+            () = recheck.notified() => sleep_until(asked + MIN_CHECK_INTERVAL).await,
+            () = sleep_until(asked + CHECK_INTERVAL) => {}
+        }
+        match kafka.topic(topic).await {
+            Ok(info) => {
+                report.answered();
+                if infos.send(info).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => report.failed(&error.into()),
+        }
+    }
+}
+
 /// The partition of a task's events, as an index.
 fn index_of(task: Uuid, partitions: i32) -> usize {
     let mut key = [0; uuid::fmt::Hyphenated::LENGTH];
@@ -314,9 +335,9 @@ fn index_of(task: Uuid, partitions: i32) -> usize {
 fn change(known: &PublishedTopic, info: &TopicInfo) -> Option<Change> {
     let now = published(info);
     if now.is_another_than(known) {
-        return Some(Change::AnotherTopic(info.clone()));
+        return Some(Change::AnotherTopic);
     }
-    (now.partitions > known.partitions).then(|| Change::MorePartitions(info.clone()))
+    (now.partitions > known.partitions).then_some(Change::MorePartitions)
 }
 
 fn published(info: &TopicInfo) -> PublishedTopic {

@@ -193,8 +193,9 @@ impl Report {
         let now = Instant::now();
         inner.logged.retain(|_, logged| now - *logged < REPEAT_INTERVAL);
         for (cause, partitions, since) in inner.causes() {
-            let (started, most) = inner.outage.unwrap_or((since, 0));
-            inner.outage = Some((started.min(since), most.max(waiting)));
+            if let Some((_, most)) = &mut inner.outage {
+                *most = waiting.max(*most);
+            }
             // The same cause with other offsets, addresses or times is no news.
             let key: String = cause.chars().filter(|c| !c.is_ascii_digit()).collect();
             if inner.logged.len() >= MAX_CAUSES || inner.logged.contains_key(&key) {
@@ -203,6 +204,7 @@ impl Report {
             let place = named(&self.topic, &partitions);
             log::warn!("cannot publish to {place}: {cause}; {waiting} events wait in the outbox");
             inner.logged.insert(key, now);
+            inner.outage.get_or_insert((since, waiting));
         }
         if inner.is_well()
             && let Some((started, most)) = inner.outage.take()
@@ -224,7 +226,7 @@ impl Inner {
     /// Sets the trouble of lanes whose events wait for long without a failure.
     fn notice_long_waits(&mut self) {
         for lane in self.lanes.values_mut() {
-            let is_empty = lane.window.as_ref().is_none_or(|window| window.waiting().0 == 0);
+            let is_empty = lane.window.as_ref().is_some_and(|window| window.waiting().0 == 0);
             let is_late = lane.is_late();
             let sending = lane.sending_since.map_or(Duration::ZERO, |since| since.elapsed());
             if is_empty || (!is_late && lane.trouble.as_ref().is_some_and(|trouble| trouble.is_slowness)) {
@@ -284,5 +286,74 @@ fn named(topic: &str, partitions: &[i32]) -> String {
     match partitions.len().saturating_sub(MAX_NAMED) {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use task_events::kafka::KafkaError;
+
+    use super::*;
+
+    fn failed(partition: i32, detail: &str) -> RelayError {
+        let call = format!("produce to t/{partition}");
+        RelayError::Kafka(KafkaError::Failed { call, detail: detail.to_owned() })
+    }
+
+    #[tokio::test]
+    async fn partitions_with_the_same_trouble_are_one_cause_until_each_has_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(dir.path()).unwrap();
+        let report = Report::new(store.clone(), "t");
+        let state = report.state();
+        report.answered();
+        assert_eq!(*state.borrow(), RelayState { reachable: true, waiting_for: None });
+
+        for partition in [0, 2] {
+            report.lane_failed(partition, &failed(partition, "refused"));
+        }
+        report.lane_failed(3, &failed(3, "no answer"));
+        let causes = report.inner().causes();
+        let causes: Vec<_> = causes.iter().map(|(cause, at, _)| (cause.as_str(), at.as_slice())).collect();
+        assert_eq!(causes, [("produce to t: no answer", &[3][..]), ("produce to t: refused", &[0, 2])]);
+        let waiting_for = state.borrow().waiting_for.clone().unwrap();
+        assert_eq!(waiting_for, "t/3: produce to t: no answer; t/0, t/2: produce to t: refused");
+        assert!(state.borrow().reachable, "a partition that is down says nothing about the cluster");
+
+        // Reconciling succeeds, or another call: that ends no trouble. Publishing does.
+        report.answered();
+        report.lane_sends(0);
+        assert_eq!(state.borrow().waiting_for.clone(), Some(waiting_for));
+        for partition in [0, 2, 3] {
+            report.lane_published(partition);
+        }
+        assert_eq!(*state.borrow(), RelayState { reachable: true, waiting_for: None });
+
+        report.failed(&failed(0, "nobody answers"));
+        assert!(!state.borrow().reachable);
+        drop((store, report));
+        tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cause_that_lasts_is_logged_once_in_a_while_and_its_end_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(dir.path()).unwrap();
+        let report = Report::new(store.clone(), "t");
+        for offset in 0..50 {
+            report.lane_waits(0, format!("the leader's log ends at {offset}"));
+            report.tick();
+        }
+        assert_eq!(report.inner().logged.len(), 1, "other numbers are no other cause");
+        assert!(report.inner().outage.is_some());
+        report.lane_published(0);
+        report.tick();
+        assert!(report.inner().outage.is_none());
+        // The same cause again within the interval: no further line for it, nor for its end.
+        report.lane_waits(0, "the leader's log ends at 99".to_owned());
+        report.tick();
+        assert!(report.inner().outage.is_none());
+        drop((store, report));
+        tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
     }
 }

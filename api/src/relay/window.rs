@@ -6,9 +6,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::store::OutboxEntry;
@@ -35,12 +37,13 @@ struct Inner {
     is_loaded: bool,
     /// Nothing is to be sent for the time being.
     is_held: bool,
-    /// Something may have been sent of which the fate is unknown.
-    in_doubt: bool,
+    /// Since when something may have been sent of which the fate is unknown.
+    in_doubt: Option<Instant>,
 }
 
 impl Window {
     pub(super) fn new(capacity: usize, in_doubt: bool, freed: Arc<Notify>) -> Self {
+        let in_doubt = in_doubt.then(Instant::now);
         let inner = Inner { entries: VecDeque::new(), is_loaded: false, is_held: false, in_doubt };
         Self { capacity, inner: Mutex::new(inner), changed: Notify::new(), freed }
     }
@@ -75,7 +78,11 @@ impl Window {
     }
 
     pub(super) fn in_doubt(&self) -> bool {
-        self.inner().in_doubt
+        self.inner().in_doubt.is_some()
+    }
+
+    pub(super) fn in_doubt_for(&self) -> Duration {
+        self.inner().in_doubt.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// How many events wait, and since when the oldest does.
@@ -123,7 +130,9 @@ impl Window {
             is_first || bytes <= REQUEST_BYTES
         };
         let request: Vec<_> = inner.entries.iter().take(at_most).take_while(fits).cloned().collect();
-        inner.in_doubt |= !request.is_empty();
+        if !request.is_empty() {
+            inner.in_doubt.get_or_insert_with(Instant::now);
+        }
         request
     }
 
@@ -136,7 +145,72 @@ impl Window {
 
     /// Nothing was sent of which the fate is unknown.
     pub(super) fn clear_doubt(&self) {
-        self.inner().in_doubt = false;
+        self.inner().in_doubt = None;
         self.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use task_events::event::{TaskData, TaskEvent};
+
+    use super::*;
+
+    fn entry(seq: u64, bytes: usize) -> Arc<OutboxEntry> {
+        let data = TaskData {
+            task_id: Uuid::nil(),
+            title: String::new(),
+            status: "pending".to_owned(),
+            owner_id: None,
+        };
+        let event = TaskEvent::task_created(data, Uuid::nil());
+        Arc::new(OutboxEntry { seq, event, json: vec![b' '; bytes], traceparent: None })
+    }
+
+    fn window(capacity: usize, sizes: &[usize]) -> Window {
+        let window = Window::new(capacity, false, Arc::default());
+        for (seq, bytes) in (1..).zip(sizes) {
+            window.push(entry(seq, *bytes));
+        }
+        window
+    }
+
+    fn seqs(request: &[Arc<OutboxEntry>]) -> Vec<u64> {
+        request.iter().map(|entry| entry.seq).collect()
+    }
+
+    #[test]
+    fn a_request_is_bounded_in_bytes_and_in_events_and_never_empty() {
+        let large = REQUEST_BYTES / 2 - RECORD_OVERHEAD;
+        assert_eq!(seqs(&window(9, &[large, large, 1]).begin_request(usize::MAX)), [1, 2]);
+        assert_eq!(seqs(&window(9, &[REQUEST_BYTES * 3, 1]).begin_request(usize::MAX)), [1]);
+        assert_eq!(seqs(&window(9, &[1, 1, 1]).begin_request(2)), [1, 2]);
+        assert!(window(9, &[]).begin_request(usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn what_is_sent_is_in_doubt_until_its_fate_is_known() {
+        let window = window(9, &[1, 1]);
+        window.hold(true);
+        assert!(window.begin_request(1).is_empty() && !window.in_doubt(), "nothing is sent while it is held");
+        window.hold(false);
+        assert_eq!(seqs(&window.begin_request(1)), [1]);
+        assert!(window.in_doubt());
+        window.remove(&[1]);
+        window.clear_doubt();
+        assert!(!window.in_doubt());
+        assert_eq!(seqs(&window.begin_request(1)), [2]);
+    }
+
+    #[test]
+    fn it_is_loaded_to_the_brim_and_then_refilled_in_large_parts() {
+        let window = window(4, &[1, 1, 1]);
+        assert_eq!(window.room(), 1, "what was sent before has to be in it");
+        window.push(entry(4, 1));
+        window.set_loaded();
+        window.remove(&[1]);
+        assert_eq!(window.room(), 0);
+        window.remove(&[2]);
+        assert_eq!(window.room(), 2);
     }
 }
