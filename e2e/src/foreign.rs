@@ -3,7 +3,7 @@
 
 use crate::eventually;
 use crate::wire::{Wire, expect_ok, name, text};
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -176,7 +176,17 @@ async fn write(
     let mut batch = BytesMut::new();
     let options = RecordEncodeOptions { version: 2, compression: Compression::None };
     RecordBatchEncoder::encode(&mut batch, &records, &options).expect("a batch");
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
+    send(leader, topic, partition, batch.freeze(), transaction).await
+}
+
+async fn send(
+    leader: &mut Wire,
+    topic: &str,
+    partition: i32,
+    batch: Bytes,
+    transaction: Option<TransactionalId>,
+) -> i64 {
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
     let data = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
     let request = ProduceRequest::default()
         .with_transactional_id(transaction)
@@ -188,4 +198,62 @@ async fn write(
     let answer = answer.expect("an answer for the partition");
     expect_ok("a foreign produce", answer.error_code);
     answer.base_offset
+}
+
+/// Writes a gzip batch of one record whose value is that many zeros: a thousandth of it on the wire.
+pub async fn produce_gzip_bomb(bootstrap: &str, topic: &str, zeros: usize) -> i64 {
+    let batch = gzip_bomb(zeros);
+    let mut leader = Wire::connect_leader(bootstrap, topic, 0).await;
+    send(&mut leader, topic, 0, batch, None).await
+}
+
+fn gzip_bomb(zeros: usize) -> Bytes {
+    use std::io::Write;
+    // Attributes, timestamp delta, offset delta, no key.
+    let mut head = vec![0, 0, 0];
+    put_varint(&mut head, -1);
+    put_varint(&mut head, i64::try_from(zeros).expect("some size"));
+    // And no headers, behind the value.
+    let mut record = Vec::new();
+    put_varint(&mut record, i64::try_from(head.len() + zeros + 1).expect("some size"));
+    record.extend(head);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&record).expect("memory");
+    let block = vec![0; 1 << 20];
+    for left in (0..zeros).step_by(block.len()).map(|done| zeros - done) {
+        packed.write_all(&block[..left.min(block.len())]).expect("memory");
+    }
+    packed.write_all(&[0]).expect("memory");
+    let packed = packed.finish().expect("memory");
+
+    let now = chrono::Utc::now().timestamp_millis();
+    // What the checksum covers: attributes (gzip), last offset delta, two timestamps, no producer, one record.
+    let mut covered = BytesMut::new();
+    covered.put_i16(1);
+    covered.put_i32(0);
+    covered.put_i64(now);
+    covered.put_i64(now);
+    covered.put_i64(-1);
+    covered.put_i16(-1);
+    covered.put_i32(-1);
+    covered.put_i32(1);
+    covered.extend_from_slice(&packed);
+    let mut batch = BytesMut::new();
+    batch.put_i64(0);
+    batch.put_i32(i32::try_from(covered.len() + 9).expect("some size"));
+    batch.put_i32(-1);
+    batch.put_i8(2);
+    batch.put_u32(crc32c::crc32c(&covered));
+    batch.extend_from_slice(&covered);
+    batch.freeze()
+}
+
+/// As protobuf's sint64.
+fn put_varint(bytes: &mut Vec<u8>, value: i64) {
+    let mut left = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    while left >= 0x80 {
+        bytes.push(u8::try_from(left & 0x7f).expect("seven bits") | 0x80);
+        left >>= 7;
+    }
+    bytes.push(u8::try_from(left).expect("seven bits"));
 }

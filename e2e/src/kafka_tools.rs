@@ -1,7 +1,8 @@
 //! Kafka's own command line tools, as witnesses that know nothing of this system.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A tool is a JVM that starts in seconds, and more where every core is busy.
@@ -99,6 +100,26 @@ impl KafkaTools {
         read_groups(&said)
     }
 
+    /// `kafka-console-producer.sh`: records of these keys and values, in one codec.
+    pub async fn console_producer(&self, topic: &str, codec: &str, records: &[(&str, String)]) {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        for (key, value) in records {
+            writeln!(file, "{key}{FIELD}{value}").expect("a line in a file");
+        }
+        let input = std::fs::File::open(file.path()).expect("the file");
+        let property = if self.is_kafka_3() { "--property" } else { "--reader-property" };
+        let separator = format!("key.separator={FIELD}");
+        let args = ["--topic", topic, "--compression-codec", codec];
+        let args = [&args[..], &[property, "parse.key=true", property, &separator]].concat();
+        self.run_with("org.apache.kafka.tools.ConsoleProducer", &args, input.into()).await;
+    }
+
+    /// `kafka-configs.sh --alter` of one config of a topic.
+    pub async fn alter_topic(&self, topic: &str, config: &str) {
+        let args = ["--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", config];
+        self.run("kafka.admin.ConfigCommand", &args).await;
+    }
+
     /// `kafka-topics.sh ARGS`.
     pub async fn topics(&self, args: &[&str]) -> String {
         self.run("org.apache.kafka.tools.TopicCommand", args).await
@@ -106,9 +127,14 @@ impl KafkaTools {
 
     /// Any other tool by its class: its standard output. Panics with what it said if it fails.
     pub async fn run(&self, class: &str, args: &[&str]) -> String {
+        self.run_with(class, args, Stdio::null()).await
+    }
+
+    async fn run_with(&self, class: &str, args: &[&str], input: Stdio) -> String {
         let mut java = java(&self.libs, "256m");
         java.args(["-Dorg.apache.logging.log4j.level=OFF", class, "--bootstrap-server", &self.bootstrap])
-            .args(args);
+            .args(args)
+            .stdin(input);
         let mut java = tokio::process::Command::from(java);
         let output = tokio::time::timeout(LIMIT, java.kill_on_drop(true).output()).await;
         let output = output.unwrap_or_else(|_| panic!("{class} {args:?}: no end within {LIMIT:?}"));

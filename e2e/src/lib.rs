@@ -40,7 +40,7 @@ pub use clock::SteppedClock;
 pub use cluster::{Cluster, PartitionRow};
 pub use disk::{FailingDisk, SmallDisk};
 pub use event::Event;
-pub use foreign::{Transaction, produce_with_headers};
+pub use foreign::{Transaction, produce_gzip_bomb, produce_with_headers};
 pub use history::{Change, History, Seen};
 pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools};
 pub use load::{Answers, Load};

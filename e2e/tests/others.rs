@@ -1,0 +1,336 @@
+//! SC-10: what other producers, administrators and backup tools do beside the system. Nothing is lost, nothing
+//! stands still, and what is wrong is said.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+use e2e::{
+    Api, DLQ, EVENTS, Event, LEASE, OFFSETS, SOON, Service, Transaction, World, alone, delete_topic,
+    eventually, produce, produce_gzip_bomb, produce_with_headers, record,
+};
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::sleep;
+
+const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
+const MIB: u64 = 1024 * 1024;
+
+/// The services of a world.
+struct System {
+    _api: Service,
+    client: Api,
+    audit: Service,
+    notification: Service,
+}
+
+impl System {
+    async fn start(world: &World) -> Self {
+        let (api, client) = world.start_api().await;
+        let audit = world.program("audit-service").start();
+        let notification = world.program("notification-service").start();
+        Self { _api: api, client, audit, notification }
+    }
+
+    async fn create(&self, what: &str, count: usize) {
+        for n in 0..count {
+            self.client.create(&format!("{what} {n}")).await;
+        }
+    }
+
+    async fn stop_consumers(&mut self) {
+        for consumer in [&mut self.audit, &mut self.notification] {
+            assert!(consumer.terminate(Duration::from_secs(10)).await.success());
+        }
+    }
+}
+
+/// Waits until the audit log has that many lines, and checks that no event is there twice.
+async fn audited(world: &World, lines: usize) {
+    let there = async || (world.audit_log().len() >= lines).then_some(());
+    eventually(&format!("{lines} lines in the audit log"), SOON, there).await;
+    let ids: HashSet<_> = world.audit_log().iter().map(|line| line["event_id"].to_string()).collect();
+    assert_eq!((world.audit_log().len(), ids.len()), (lines, lines), "each event once");
+}
+
+fn titles(world: &World) -> Vec<String> {
+    world.audit_log().iter().map(|line| line["data"]["title"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_transaction_holds_the_groups_and_loses_nothing() {
+    let world = World::start().await;
+    let mut system = System::start(&world).await;
+    let bootstrap = world.broker.bootstrap();
+    system.create("before", 5).await;
+    system.client.delivered().await;
+
+    let mut transaction = Transaction::begin(&bootstrap, "other", EVENTS, 0).await;
+    transaction.send(&[&Event::created("committed").bytes()]).await;
+    system.create("meanwhile", 100).await;
+    system.client.delivered().await;
+    audited(&world, 5).await;
+    for consumer in [&mut system.audit, &mut system.notification] {
+        consumer.wait_for_line("open transaction", SOON).await;
+    }
+    transaction.commit().await;
+    audited(&world, 106).await;
+
+    let mut transaction = Transaction::begin(&bootstrap, "other", EVENTS, 0).await;
+    transaction.send(&[&Event::created("aborted").bytes(), b"no event at all"]).await;
+    system.create("again", 10).await;
+    transaction.abort().await;
+    audited(&world, 116).await;
+    let titles = titles(&world);
+    assert_eq!(titles[5], "committed", "in the topic's order");
+    assert!(!titles.iter().any(|title| title == "aborted"));
+    assert_eq!(system.notification.count("'aborted'"), 0);
+    assert!(world.topic(DLQ).await.is_empty(), "what was aborted is no dead letter");
+
+    // Also from the start of the log, and past the markers at its end.
+    system.stop_consumers().await;
+    std::fs::remove_file(world.audit_log_path()).unwrap();
+    std::fs::remove_dir_all(world.state_dir().join("audit-service")).unwrap();
+    system.audit.restart();
+    audited(&world, 116).await;
+    for group in GROUPS {
+        let end = world.topic(EVENTS).await.last().unwrap().offset + 1;
+        world.committed(group, end - 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_write_to_the_offsets_topic_stops_nobody() {
+    let world = World::start().await;
+    let mut system = System::start(&world).await;
+    let bootstrap = world.broker.bootstrap();
+    system.create("before", 3).await;
+    audited(&world, 3).await;
+    let mut aborted = Transaction::begin(&bootstrap, "aborted", OFFSETS, 0).await;
+    aborted.send(&[b"junk"]).await;
+    aborted.abort().await;
+    let mut committed = Transaction::begin(&bootstrap, "committed", OFFSETS, 0).await;
+    committed.send(&[b"junk"]).await;
+    committed.commit().await;
+    let mut open = Transaction::begin(&bootstrap, "open", OFFSETS, 0).await;
+    open.send(&[b"junk"]).await;
+    produce_with_headers(&bootstrap, OFFSETS, b"junk", &[("none", None)]).await;
+    // A commit of another life of the topic: its token is not below its own offset.
+    let foreign = br#"{"v":1,"offset":2,"instance_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","committed_at":"2026-01-01T00:00:00Z","released":false}"#;
+    for group in GROUPS {
+        let key = format!("{group}/{EVENTS}/0/commit/99999999");
+        produce(&bootstrap, OFFSETS, vec![record(Some(key.as_bytes()), Some(foreign))]).await;
+    }
+    if let Some(tools) = world.kafka_tools() {
+        for codec in ["lz4", "zstd", "snappy", "gzip"] {
+            tools.console_producer(OFFSETS, codec, &[("junk", "junk".to_owned())]).await;
+        }
+    }
+    system.create("meanwhile", 3).await;
+    audited(&world, 6).await;
+    // At the next start the whole topic is read again.
+    system.stop_consumers().await;
+    system.create("after", 3).await;
+    system.audit.restart();
+    system.notification.restart();
+    audited(&world, 9).await;
+    eventually("the last notification", SOON, async || {
+        (system.notification.history().iter().filter(|line| line.contains("NOTIFICATION: ")).count() == 9)
+            .then_some(())
+    })
+    .await;
+    let listed = world.taskctl(&["groups", "list"]).await;
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    // And an operator can still move the group.
+    system.stop_consumers().await;
+    let reset = ["offsets", "reset", "notification-service", "--to", "0", "--execute"];
+    let reset = world.taskctl(&reset).await;
+    assert_eq!(reset.code, Some(0), "{reset:?}");
+    let described = world.taskctl(&["groups", "describe", "notification-service", "--format", "json"]).await;
+    assert!(described.stdout.contains("\"current_offset\": 0"), "{described:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_codec_and_any_header_is_read() {
+    let world = World::start().await;
+    let system = System::start(&world).await;
+    let bootstrap = world.broker.bootstrap();
+    let null_header = Event::created("a header without a value");
+    produce_with_headers(&bootstrap, EVENTS, &null_header.bytes(), &[("none", None)]).await;
+    produce_with_headers(&bootstrap, EVENTS, b"poison", &[("none", None), ("some", Some(b"value"))]).await;
+    let mut expected = 1;
+    if let Some(tools) = world.kafka_tools() {
+        for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+            let events = (0..20).map(|n| Event::created(&format!("{codec} {n}")).bytes());
+            let records: Vec<_> =
+                events.map(|event| ("foreign", String::from_utf8(event).unwrap())).collect();
+            tools.console_producer(EVENTS, codec, &records).await;
+            expected += 20;
+        }
+        // From now on the broker packs what the API sends.
+        for codec in ["zstd", "lz4"] {
+            tools.alter_topic(EVENTS, &format!("compression.type={codec}")).await;
+            system.create(codec, 5).await;
+            expected += 5;
+        }
+    }
+    system.create("the last", 1).await;
+    audited(&world, expected + 1).await;
+    let dead = async || (world.topic(DLQ).await.len() == GROUPS.len()).then_some(());
+    eventually("a dead letter of each group", SOON, dead).await;
+    let dead = world.topic(DLQ).await;
+    assert!(dead[0].json().to_string().contains("none"), "the header without a value is kept: {:?}", dead[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_decompresses_to_700_mb_costs_neither_memory_nor_the_group() {
+    let _alone = alone().await;
+    let world = World::start().await;
+    let mut system = System::start(&world).await;
+    system.create("before", 3).await;
+    audited(&world, 3).await;
+    produce_gzip_bomb(&world.broker.bootstrap(), EVENTS, 700_000_000).await;
+    system.create("after", 3).await;
+    audited(&world, 6).await;
+    let dead = async || (world.topic(DLQ).await.len() == GROUPS.len()).then_some(());
+    eventually("a dead letter of each group", SOON, dead).await;
+    for service in [&mut system.audit, &mut system.notification] {
+        let peak = peak_memory(service.id());
+        assert!(peak < 100 * MIB, "a service took {} MiB", peak / MIB);
+        assert!(!service.has_ended());
+    }
+}
+
+fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_recreated_is_read_from_its_start() {
+    for running in [false, true] {
+        let world = World::start().await;
+        let mut system = System::start(&world).await;
+        system.create("in the old topic", 10).await;
+        audited(&world, 10).await;
+        for group in GROUPS {
+            world.committed(group, 10).await;
+        }
+        if !running {
+            system.stop_consumers().await;
+        }
+        delete_topic(&world.broker.bootstrap(), EVENTS).await;
+        world.create_topics().await;
+        // Longer than the old position.
+        system.create("in the new topic", 30).await;
+        system.client.delivered().await;
+        if !running {
+            system.audit.restart();
+            system.notification.restart();
+        }
+        audited(&world, 40).await;
+        eventually("a notification of each", SOON, async || {
+            let lines = system.notification.history();
+            (lines.iter().filter(|line| line.contains("NOTIFICATION: ")).count() >= 40).then_some(())
+        })
+        .await;
+        for service in [&system.audit, &system.notification] {
+            assert!(service.history().iter().any(|line| line.contains("recreated")), "it is said");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_log_restored_from_a_backup_is_completed() {
+    let world = World::start().await;
+    let mut system = System::start(&world).await;
+    system.create("task", 40).await;
+    audited(&world, 40).await;
+    world.committed("audit-service", 40).await;
+    system.audit.terminate(Duration::from_secs(10)).await;
+    let log = std::fs::read_to_string(world.audit_log_path()).unwrap();
+    let half: String = log.split_inclusive('\n').take(20).collect();
+    std::fs::write(world.audit_log_path(), half).unwrap();
+    system.audit.restart();
+    audited(&world, 40).await;
+    system.create("after", 1).await;
+    audited(&world, 41).await;
+
+    // A group that was moved ahead by mistake loses nothing either.
+    system.audit.terminate(Duration::from_secs(10)).await;
+    system.create("unread", 10).await;
+    system.client.delivered().await;
+    let reset = ["offsets", "reset", "audit-service", "--to", "latest", "--execute"];
+    assert_eq!(world.taskctl(&reset).await.code, Some(0));
+    system.audit.restart();
+    audited(&world, 51).await;
+
+    // A new log beside the old group holds everything that Kafka still has.
+    system.audit.terminate(Duration::from_secs(10)).await;
+    let new = world.path("new.log");
+    let mut service = world.program("audit-service").env("AUDIT_LOG_PATH", new.display()).start();
+    let there = async || (e2e::read_audit_log(&new).len() == 51).then_some(());
+    eventually("51 lines in the new log", SOON, there).await;
+    service.terminate(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_state_folder_makes_no_two_owners_that_fight() {
+    let world = World::start().await;
+    let system = System::start(&world).await;
+    system.create("before", 3).await;
+    audited(&world, 3).await;
+    world.committed("audit-service", 3).await;
+    copy_folder(&world.state_dir(), &world.path("twin"));
+    let mut twin = world.instance("audit-service", "twin").start();
+    twin.wait_for_line("standby for", SOON).await;
+    sleep(LEASE * 3).await;
+    let claims = world.offsets("audit-service").await.claims.len();
+    assert!(claims <= 4, "{claims} claims of two instances with one id");
+    system.create("after", 3).await;
+    audited(&world, 6).await;
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_group_for_two_services_is_refused() {
+    let world = World::start().await;
+    let (_api, client) = world.start_api().await;
+    let audit = world.program("audit-service").env("GROUP", "one").start();
+    client.create("a task").await;
+    audited(&world, 1).await;
+    let mut notification = world
+        .program("notification-service")
+        .env("GROUP", "one")
+        .env("STATE_DIR", world.path("other").display())
+        .env("HEALTH_ADDR", "127.0.0.1:0")
+        .start();
+    let url = notification.health_url().await;
+    let line = notification.wait_for_line("audit-service", SOON).await;
+    assert!(line.contains("one"), "{line}");
+    let ready = async || {
+        let answer = e2e::http().get(format!("{url}/readyz")).send().await.ok()?;
+        let status = answer.status();
+        let text = answer.text().await.ok()?;
+        (status == 503 && text.contains("audit-service")).then_some(())
+    };
+    eventually("the refusal in /readyz", SOON, ready).await;
+    drop(audit);
+}
