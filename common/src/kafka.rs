@@ -16,6 +16,7 @@
 //! | `connection`, `versions`, `sasl` | one connection: frames, versions, login |
 //! | `cluster`, `race` | which brokers there are; any of them answers |
 //! | `metadata`, `leader`, `list_offsets`, `epochs`, `admin` | one question each |
+//! | `inspect` | what an operator asks of a cluster |
 //! | `presence` | what a call waits for can no longer come |
 //! | `fetch`, `fetcher` | one Fetch; one broker's fetches |
 //! | `position`, `follow`, `reader`, `range` | one partition's life; what a caller sees of it |
@@ -31,6 +32,7 @@ mod fetch;
 mod fetcher;
 mod follow;
 mod hop;
+mod inspect;
 mod leader;
 mod list_offsets;
 mod metadata;
@@ -58,6 +60,7 @@ use presence::Presence;
 pub use admin::{Admin, Coordinator, NewTopic, TopicOutcome};
 pub use error::KafkaError;
 pub use fetch::{Fetched, Isolation};
+pub use inspect::{BrokerInfo, Probe, Quota, Rights};
 pub use list_offsets::OffsetAt;
 pub use metadata::{PartitionInfo, TopicInfo};
 pub use partition::{Chunk, Partition};

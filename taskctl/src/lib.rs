@@ -48,6 +48,8 @@ enum Command {
     Audit(commands::audit::Command),
     /// Show the events as they come
     Tail(commands::tail::Tail),
+    /// Look for what is wrong around the services: brokers, topics, groups, state, audit log
+    Doctor(commands::doctor::Doctor),
 }
 
 impl Cli {
@@ -60,6 +62,7 @@ impl Cli {
             Command::Offsets(command) => commands::offsets::run(&context, command).await,
             Command::Audit(command) => commands::audit::run(&context, command),
             Command::Tail(args) => commands::tail::run(&context, args).await,
+            Command::Doctor(args) => commands::doctor::run(&context, args).await,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `taskctl`: the operator's command. See [`taskctl`], the library.
 
+use std::io;
 use std::process::ExitCode;
 
 use task_events::config;
@@ -17,6 +18,8 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(cli.run()) {
         Ok(()) => ExitCode::SUCCESS,
+        // `taskctl tail | head`: the reader has what it wanted.
+        Err(taskctl::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => exit_with(error),
     }
 }

@@ -36,11 +36,13 @@ struct Row {
     differences: Vec<Difference>,
 }
 
+/// A setting of a topic that is not what `topics create` would have made it.
 #[derive(Debug, Serialize)]
-struct Difference {
-    what: String,
-    is: String,
-    wanted: String,
+pub(super) struct Difference {
+    /// A config, or `partitions`.
+    pub(super) what: String,
+    pub(super) is: String,
+    pub(super) wanted: String,
 }
 
 /// Runs the command.
@@ -88,7 +90,12 @@ async fn refuse_unless_compacted(context: &Context, topic: &str) -> Result<(), E
     )))
 }
 
-async fn differences(context: &Context, topic: &NewTopic, partitions: i32) -> Result<Vec<Difference>, Error> {
+/// Where a topic differs from what would have been created.
+pub(super) async fn differences(
+    context: &Context,
+    topic: &NewTopic,
+    partitions: i32,
+) -> Result<Vec<Difference>, Error> {
     let mut differences = Vec::new();
     let mut compare = |what: &str, is: String, wanted: String| {
         if is != wanted {

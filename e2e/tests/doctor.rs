@@ -1,0 +1,114 @@
+//! `taskctl doctor` finds nothing in a sound system, and each thing that is wrong around one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+use e2e::{EVENTS, OFFSETS, SOON, Transaction, World, create_topic, delete_topic, eventually, free_port};
+use serde_json::Value;
+use std::io::Write;
+
+/// Its exit code and its findings.
+async fn doctor(world: &World, more: &[&str]) -> (Option<i32>, Vec<Value>) {
+    let ran = world.taskctl(&[&["doctor", "--format", "json"], more].concat()).await;
+    let findings = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    (ran.code, findings)
+}
+
+/// Whether something of that level is found whose text has all these parts.
+fn found(findings: &[Value], level: &str, parts: &[&str]) -> bool {
+    findings.iter().any(|finding| {
+        let text = finding.to_string();
+        finding["level"] == level && parts.iter().all(|part| text.contains(part))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_system_is_found_sound() {
+    let world = World::start().await;
+    let (_api, client) = world.start_api().await;
+    let _services =
+        ["audit-service", "notification-service", "dlq-processor"].map(|name| world.program(name).start());
+    client.create("a task").await;
+    client.delivered().await;
+    let audited = async || (!world.audit_log().is_empty()).then_some(());
+    eventually("the audit line", SOON, audited).await;
+    let api = client.url().strip_prefix("http://").unwrap();
+    let (code, findings) = doctor(&world, &["--api", api]).await;
+    assert_eq!(code, Some(0), "{findings:#?}");
+    for (subject, part) in [
+        ("bootstrap address", "answers"),
+        ("broker ", "answers"),
+        ("topic task-events-offsets", "configs are those"),
+        ("topic task-events", "configs are those"),
+        ("group audit-service/task-events/0", "alive"),
+        ("group notification-service/task-events/0", "lag 0"),
+        ("Task API", "ready"),
+        ("audit log", "ends with task-events/0 offset 0"),
+        ("state folder", "free"),
+    ] {
+        assert!(found(&findings, "ok", &[subject, part]), "{subject}: {part} in {findings:#?}");
+    }
+    // One line each, for people.
+    let ran = world.taskctl(&["doctor", "--api", api]).await;
+    assert!(
+        ran.stdout.lines().skip(1).all(|line| line.starts_with("ok ") || line.starts_with("warn ")),
+        "{ran:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_found_with_what_to_do() {
+    let world = World::without_topics().await;
+    let bootstrap = world.broker.bootstrap();
+    // Made with the broker's defaults: not compacted, and stamped by producers.
+    create_topic(&bootstrap, OFFSETS, 1).await;
+    create_topic(&bootstrap, EVENTS, 1).await;
+    let dead = format!("127.0.0.1:{}", free_port());
+    let both = format!("{bootstrap},{dead}");
+    let (code, findings) = doctor(&world, &["--kafka-bootstrap-servers", &both, "--api", &dead]).await;
+    assert_eq!(code, Some(1));
+    for (level, parts) in [
+        ("fail", ["bootstrap address", &dead]),
+        ("fail", ["topic task-events-offsets", "cleanup.policy is delete, not compact"]),
+        ("warn", ["topic task-events", "message.timestamp.type is CreateTime, not LogAppendTime"]),
+        ("fail", ["topic task-events-dlq", "does not exist"]),
+        ("warn", ["Task API", "--api"]),
+        ("warn", ["audit log", "cannot be read"]),
+        ("warn", ["state folder", "cannot be read"]),
+    ] {
+        assert!(found(&findings, level, &parts), "{level} {parts:?} in {findings:#?}");
+    }
+    delete_topic(&bootstrap, OFFSETS).await;
+    delete_topic(&bootstrap, EVENTS).await;
+    world.create_topics().await;
+
+    let (_api, client) = world.start_api().await;
+    let mut audit = world.program("audit-service").start();
+    client.create("a task").await;
+    let audited = async || (!world.audit_log().is_empty()).then_some(());
+    eventually("the audit line", SOON, audited).await;
+    audit.terminate(SOON).await;
+    let state = world.state_dir().join("audit-service/instance_id");
+    std::fs::create_dir(world.state_dir().join("copy")).unwrap();
+    std::fs::copy(state, world.state_dir().join("copy/instance_id")).unwrap();
+    let mut open = Transaction::begin(&bootstrap, "other", EVENTS, 0).await;
+    open.send(&[b"not yet"]).await;
+    let mut log = std::fs::File::options().append(true).open(world.audit_log_path()).unwrap();
+    log.write_all(b"not a line\n").unwrap();
+    let (code, findings) = doctor(&world, &[]).await;
+    assert_eq!(code, Some(1));
+    for (level, parts) in [
+        ("fail", ["state folder", "one is a copy of another"]),
+        ("warn", ["open transaction", "partition 0"]),
+        ("fail", ["audit log", "its last line is no audit line"]),
+        ("warn", ["group audit-service/task-events/0", "nobody owns it"]),
+    ] {
+        assert!(found(&findings, level, &parts), "{level} {parts:?} in {findings:#?}");
+        let all = findings.iter().filter(|finding| finding["level"] != "ok");
+        all.for_each(|finding| assert!(finding["remedy"].is_string(), "{finding}"));
+    }
+}
