@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use task_events::kafka::records::Codec;
+
+use crate::faults::{self, Faults};
+
 /// A config's type, with the code that DescribeConfigs uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -103,12 +107,15 @@ pub(crate) struct TopicConfig {
     pub min_compaction_lag_ms: i64,
     pub max_message_bytes: usize,
     pub timestamp_after_max_ms: i64,
+    /// What batches are compressed with; `None` leaves that to the producer.
+    pub codec: Option<Codec>,
+    pub faults: Faults,
 }
 
 impl TopicConfig {
     /// Checks every config; the error text is for the client.
     pub fn new(overrides: BTreeMap<String, String>) -> Result<Self, String> {
-        for (name, value) in &overrides {
+        for (name, value) in overrides.iter().filter(|(name, _)| !name.starts_with(faults::PREFIX)) {
             let known = definition(name).ok_or_else(|| format!("Unknown topic config name: {name}"))?;
             check_value(known, value)
                 .map_err(|why| format!("Invalid value {value} for configuration {name}: {why}"))?;
@@ -137,6 +144,15 @@ impl TopicConfig {
             min_compaction_lag_ms: number("min.compaction.lag.ms"),
             max_message_bytes: usize::try_from(size("max.message.bytes")).unwrap_or(usize::MAX),
             timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
+            codec: match value("compression.type") {
+                "uncompressed" => Some(Codec::None),
+                "gzip" => Some(Codec::Gzip),
+                "snappy" => Some(Codec::Snappy),
+                "lz4" => Some(Codec::Lz4),
+                "zstd" => Some(Codec::Zstd),
+                _ => None,
+            },
+            faults: Faults::of(&overrides)?,
             overrides,
         })
     }

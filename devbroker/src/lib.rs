@@ -18,6 +18,7 @@
 mod api;
 mod config;
 mod durable;
+mod faults;
 mod groups;
 mod journal;
 mod log;
@@ -71,6 +72,8 @@ pub struct Config {
     pub max_frame_bytes: usize,
     /// How often retention and compaction look for work. 5 s unless set.
     pub maintenance_interval: Duration,
+    /// Whether topic configs under `devbroker.` switch faults on: see the README. False unless set.
+    pub faults: bool,
 }
 
 impl Config {
@@ -83,6 +86,7 @@ impl Config {
             advertised: None,
             max_frame_bytes: 100 << 20,
             maintenance_interval: Duration::from_secs(5),
+            faults: false,
         }
     }
 }
@@ -162,7 +166,8 @@ impl Broker {
         let in_dir = |source| Error::Dir { dir: dir.clone(), source };
         let opened = {
             let dir = config.dir.clone();
-            tokio::task::spawn_blocking(move || open(&dir)).await
+            let faults = config.faults;
+            tokio::task::spawn_blocking(move || open(&dir, faults)).await
         };
         let state = opened.map_err(io::Error::other).map_err(in_dir)??;
         let in_use = |source| Error::Bind { addr: config.addr, source };
@@ -249,7 +254,7 @@ struct State {
     lock: File,
 }
 
-fn open(dir: &Path) -> Result<State, Error> {
+fn open(dir: &Path, faults: bool) -> Result<State, Error> {
     let in_dir = |source| Error::Dir { dir: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(in_dir)?;
     let lock = File::create(dir.join("lock")).map_err(in_dir)?;
@@ -257,10 +262,10 @@ fn open(dir: &Path) -> Result<State, Error> {
         TryLockError::WouldBlock => Error::Locked { dir: dir.to_owned() },
         TryLockError::Error(source) => in_dir(source),
     })?;
-    open_locked(dir, lock).map_err(in_dir)
+    open_locked(dir, lock, faults).map_err(in_dir)
 }
 
-fn open_locked(dir: &Path, lock: File) -> io::Result<State> {
+fn open_locked(dir: &Path, lock: File, faults: bool) -> io::Result<State> {
     let id_file = dir.join("cluster-id");
     let cluster_id = match fs::read_to_string(&id_file) {
         Ok(id) => id,
@@ -274,7 +279,7 @@ fn open_locked(dir: &Path, lock: File) -> io::Result<State> {
     let start = next_start(&dir.join("starts"))?;
     Ok(State {
         cluster_id,
-        topics: topics::Topics::open(&dir.join("topics"), start)?,
+        topics: topics::Topics::open(&dir.join("topics"), start, faults)?,
         groups: groups::Groups::open(&dir.join("committed-offsets"))?,
         producer_ids: producer_ids::ProducerIds::open(dir.join("next-producer-id"))?,
         transactions: transactions::Transactions::open(&dir.join("transactions"))?,

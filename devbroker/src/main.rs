@@ -25,6 +25,9 @@ struct Args {
     /// Create missing topics, with one partition, when a client asks for them
     #[arg(long, env = "DEVBROKER_AUTO_CREATE_TOPICS")]
     auto_create_topics: bool,
+    /// Let topic configs under `devbroker.` switch faults on, for tests
+    #[arg(long, env = "DEVBROKER_FAULTS", hide = true)]
+    faults: bool,
     /// Lines to log: error, warn, info, debug
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     log_level: log::LevelFilter,
@@ -63,6 +66,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         let mut config = Config::new(args.addr, args.dir);
         config.advertised = args.advertised;
         config.auto_create_topics = args.auto_create_topics;
+        config.faults = args.faults;
         let broker = Broker::start(config).await?;
         tokio::select! {
             _ = interrupt.recv() => {}

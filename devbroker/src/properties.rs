@@ -73,7 +73,7 @@ impl Frames {
         let client = Client::new(SocketAddr::from(([127, 0, 0, 1], 1)));
         self.runtime.block_on(async {
             let reply = match timeout(LONG_POLL, answer(&self.broker.shared, client, frame)).await {
-                Ok(Ok(reply)) => reply,
+                Ok(Ok((reply, _))) => reply,
                 Ok(Err(refused)) => return drop(refused.to_string()),
                 Err(_) => return,
             };

@@ -103,13 +103,17 @@ async fn read_requests(
 ) -> Result<()> {
     let mut buffer = BytesMut::new();
     while let Some(frame) = read_frame(&mut reader, &mut buffer, shared.max_frame_bytes).await? {
-        let reply = tokio::select! {
+        let (reply, throttle) = tokio::select! {
             reply = api::answer(shared, Client::new(peer), frame) => reply?,
             // The writer ended: nobody is there to be answered, also not a long poll.
             () = replies.closed() => return Ok(()),
         };
         if replies.send(reply).await.is_err() {
             return Ok(());
+        }
+        // KIP-219: the answer goes out, but the connection is not read for that time.
+        if !throttle.is_zero() {
+            tokio::time::sleep(throttle).await;
         }
     }
     Ok(())

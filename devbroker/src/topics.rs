@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::config::{TopicConfig, check_topic_name};
 use crate::durable;
+use crate::faults;
 use crate::log::partition::Partition;
 
 /// Most partitions of one topic: each is two open files or more.
@@ -76,8 +77,11 @@ impl Topic {
         partitions.get(usize::try_from(index).ok()?).cloned()
     }
 
-    fn open(dir: PathBuf, name: String, start: i32) -> io::Result<Self> {
-        let meta: Meta = serde_json::from_slice(&fs::read(dir.join(META_FILE))?)?;
+    fn open(dir: PathBuf, name: String, start: i32, faults: bool) -> io::Result<Self> {
+        let mut meta: Meta = serde_json::from_slice(&fs::read(dir.join(META_FILE))?)?;
+        if !faults {
+            meta.configs.retain(|name, _| !name.starts_with(faults::PREFIX));
+        }
         let config = Arc::new(TopicConfig::new(meta.configs).map_err(io::Error::other)?);
         let partitions = (0..meta.partitions)
             .map(|index| {
@@ -102,12 +106,14 @@ pub(crate) struct Topics {
     start: i32,
     by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
     changing: Mutex<()>,
+    /// Whether tests may switch faults on.
+    faults: bool,
 }
 
 impl Topics {
     /// Opens every topic under `dir`, recovering each partition. `start` is the number of this start
     /// of the broker. Blocking.
-    pub fn open(dir: &Path, start: i32) -> io::Result<Self> {
+    pub fn open(dir: &Path, start: i32, faults: bool) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let mut by_name = BTreeMap::new();
         for entry in fs::read_dir(dir)? {
@@ -118,11 +124,17 @@ impl Topics {
                 fs::remove_dir_all(&path)?;
                 continue;
             }
-            let topic = Topic::open(path.clone(), name.clone(), start)
+            let topic = Topic::open(path.clone(), name.clone(), start, faults)
                 .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
             by_name.insert(name, Arc::new(topic));
         }
-        Ok(Self { dir: dir.to_owned(), start, by_name: RwLock::new(by_name), changing: Mutex::new(()) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            start,
+            by_name: RwLock::new(by_name),
+            changing: Mutex::new(()),
+            faults,
+        })
     }
 
     /// Every topic, by name.
@@ -170,8 +182,7 @@ impl Topics {
                 format!("Number of partitions must be from 1 to {MAX_PARTITIONS}, not {partitions}.");
             return Err(Refusal::new(ResponseError::InvalidPartitions, message));
         }
-        let config =
-            TopicConfig::new(overrides).map_err(|why| Refusal::new(ResponseError::InvalidConfig, why))?;
+        let config = self.checked(overrides)?;
         if validate_only {
             return Ok(None);
         }
@@ -187,9 +198,18 @@ impl Topics {
         let dir = self.dir.join(name);
         fs::rename(&unfinished, &dir)?;
         durable::sync_dir(&self.dir)?;
-        let topic = Arc::new(Topic::open(dir, name.to_owned(), self.start)?);
+        let topic = Arc::new(Topic::open(dir, name.to_owned(), self.start, self.faults)?);
         self.by_name.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), topic.clone());
         Ok(Some(topic))
+    }
+
+    fn checked(&self, overrides: BTreeMap<String, String>) -> Result<TopicConfig, Refusal> {
+        let refuse = |why| Refusal::new(ResponseError::InvalidConfig, why);
+        let fault = overrides.keys().find(|name| name.starts_with(faults::PREFIX));
+        match fault.filter(|_| !self.faults) {
+            Some(name) => Err(refuse(format!("Unknown topic config name: {name}"))),
+            None => TopicConfig::new(overrides).map_err(refuse),
+        }
     }
 
     /// Deletes a topic with its records. Blocking; waits for a compaction that is under way, so
@@ -255,8 +275,7 @@ impl Topics {
         let topic = self.get(name).ok_or_else(|| Refusal::unknown_topic(name))?;
         let mut overrides = topic.config().overrides.clone();
         change(&mut overrides)?;
-        let config =
-            TopicConfig::new(overrides).map_err(|why| Refusal::new(ResponseError::InvalidConfig, why))?;
+        let config = self.checked(overrides)?;
         if validate_only {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{
-    DescribeClusterRequest, DescribeClusterResponse, MetadataRequest, MetadataResponse,
+    BrokerId, DescribeClusterRequest, DescribeClusterResponse, MetadataRequest, MetadataResponse,
 };
 use uuid::Uuid;
 
@@ -100,12 +100,17 @@ fn by_id(shared: &Shared, id: Uuid, version: i16) -> MetadataResponseTopic {
 
 fn described(topic: &Topic, version: i16) -> MetadataResponseTopic {
     let partitions = topic.partitions().into_iter().map(|partition| {
-        MetadataResponsePartition::default()
+        let described = MetadataResponsePartition::default()
             .with_partition_index(partition.index)
-            .with_leader_id(NODE_ID)
             .with_leader_epoch(if version >= 7 { partition.leader_epoch() } else { -1 })
-            .with_replica_nodes(vec![NODE_ID])
-            .with_isr_nodes(vec![NODE_ID])
+            .with_replica_nodes(vec![NODE_ID]);
+        if partition.check_online().is_err() {
+            return described
+                .with_error_code(ResponseError::LeaderNotAvailable.code())
+                .with_leader_id(BrokerId(-1))
+                .with_offline_replicas(if version >= 5 { vec![NODE_ID] } else { Vec::new() });
+        }
+        described.with_leader_id(NODE_ID).with_isr_nodes(vec![NODE_ID])
     });
     MetadataResponseTopic::default()
         .with_name(Some(topic_name(&topic.name)))

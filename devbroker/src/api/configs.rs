@@ -11,13 +11,14 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{
-    DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse,
+    AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, alter_configs_response,
 };
 
 use super::{NODE_ID, blocking, text};
 use crate::Shared;
 use crate::config::{DEFINITIONS, Definition, Kind, TopicConfig, definition};
+use crate::faults::Truncation;
 use crate::topics::Refusal;
 
 const TOPIC: i8 = 2;
@@ -105,6 +106,32 @@ fn describe_one(
     Ok(described.collect())
 }
 
+/// AlterConfigs, of topics only: what is not named goes back to its default.
+pub(crate) async fn replace(shared: &Arc<Shared>, request: AlterConfigsRequest) -> AlterConfigsResponse {
+    let mut responses = Vec::new();
+    for resource in request.resources {
+        let response = alter_configs_response::AlterConfigsResourceResponse::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        let entries = resource.configs.into_iter();
+        let configs: BTreeMap<_, _> =
+            entries.filter_map(|entry| Some((entry.name.to_string(), entry.value?.to_string()))).collect();
+        let change = move |overrides: &mut BTreeMap<String, String>| {
+            *overrides = configs;
+            Ok(())
+        };
+        let name = resource.resource_name.to_string();
+        let kind = resource.resource_type;
+        responses.push(match configure(shared, kind, name, request.validate_only, change).await {
+            Ok(()) => response,
+            Err(refusal) => {
+                response.with_error_code(refusal.code.code()).with_error_message(Some(text(refusal.message)))
+            }
+        });
+    }
+    AlterConfigsResponse::default().with_responses(responses)
+}
+
 /// IncrementalAlterConfigs, of topics only.
 pub(crate) async fn alter(
     shared: &Arc<Shared>,
@@ -130,19 +157,37 @@ async fn alter_one(
     resource: AlterConfigsResource,
     validate_only: bool,
 ) -> Result<(), Refusal> {
-    if resource.resource_type != TOPIC {
+    let (kind, name) = (resource.resource_type, resource.resource_name.to_string());
+    let change = move |overrides: &mut BTreeMap<String, String>| {
+        resource.configs.iter().try_for_each(|entry| change(overrides, entry))
+    };
+    configure(shared, kind, name, validate_only, change).await
+}
+
+async fn configure(
+    shared: &Arc<Shared>,
+    kind: i8,
+    name: String,
+    validate_only: bool,
+    change: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), Refusal> + Send + 'static,
+) -> Result<(), Refusal> {
+    if kind != TOPIC {
         let message = "Only the configs of topics can be changed here.";
         return Err(Refusal::new(ResponseError::InvalidRequest, message));
     }
-    let owned = shared.clone();
-    let altered = blocking(move || {
-        let change = |overrides: &mut BTreeMap<String, String>| {
-            let mut entries = resource.configs.iter();
-            entries.try_for_each(|entry| change(overrides, entry))
-        };
-        owned.topics.configure(&resource.resource_name, validate_only, change)
-    });
-    altered.await.map_err(|error| Refusal::new(error, "file work ended early"))?
+    let truncation = |shared: &Shared| shared.topics.get(&name)?.config().faults.truncate;
+    let before = truncation(shared);
+    let (owned, topic) = (shared.clone(), name.clone());
+    let altered = blocking(move || owned.topics.configure(&topic, validate_only, change));
+    altered.await.map_err(|error| Refusal::new(error, "file work ended early"))??;
+    match truncation(shared).filter(|now| Some(*now) != before) {
+        None => Ok(()),
+        Some(Truncation { partition, offset }) => {
+            let partition = shared.topics.partition(&name, partition);
+            let partition = partition.ok_or_else(|| Refusal::unknown_topic(&name))?;
+            Ok(shared.writer.truncate(partition, offset).await?)
+        }
+    }
 }
 
 /// One operation on one config.

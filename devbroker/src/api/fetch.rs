@@ -10,11 +10,12 @@ use kafka_protocol::messages::fetch_response::{
     AbortedTransaction, EpochEndOffset, FetchableTopicResponse, PartitionData,
 };
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId, TopicName};
+use task_events::kafka::records::Codec;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CONSUMER, READ_COMMITTED, blocking};
+use super::{CONSUMER, READ_COMMITTED, blocking, throttle_ms};
 use crate::Shared;
 use crate::log::epochs::EpochEnd;
 use crate::log::partition::{Isolation, Partition, Progress};
@@ -25,6 +26,8 @@ const MAX_BYTES: i32 = 55 << 20;
 const NO_SESSION: i32 = 0;
 /// From this version on topics are named by their ids.
 const BY_ID: i16 = 13;
+/// From this version on a topic may be compressed with zstd. Kafka 4 no longer refuses older ones.
+const ZSTD_FROM: i16 = 10;
 
 /// A topic of the request, and how many partitions of it were asked for.
 struct TopicPart {
@@ -70,6 +73,16 @@ pub(crate) async fn fetch(shared: &Arc<Shared>, version: i16, request: FetchRequ
     let (topics, wanted) = resolve(shared, version, request);
     let mut watches: Vec<_> =
         wanted.iter().filter_map(|wanted| wanted.partition.as_ref().ok()).map(|p| p.watch()).collect();
+    let mut delay = Duration::ZERO;
+    for partition in wanted.iter().filter_map(|wanted| wanted.partition.as_ref().ok()) {
+        partition.until_it_answers().await;
+        delay = delay.max(partition.config().faults.delay);
+        let throttle = partition.fetch_throttle();
+        if !throttle.is_zero() {
+            // As Kafka answers over a quota: nothing of what was asked for.
+            return FetchResponse::default().with_throttle_time_ms(throttle_ms(throttle));
+        }
+    }
     let found = loop {
         let before: Vec<Progress> = watches.iter_mut().map(seen).collect();
         let found = read(&wanted, max_bytes).await;
@@ -91,6 +104,9 @@ pub(crate) async fn fetch(shared: &Arc<Shared>, version: i16, request: FetchRequ
         // When the time is over, the next round reads what there is.
         let _ = tokio::time::timeout_at(deadline, enough).await;
     };
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
     respond(version, topics, &wanted, found)
 }
 
@@ -113,7 +129,13 @@ fn resolve(shared: &Shared, version: i16, request: FetchRequest) -> (Vec<TopicPa
         };
         let partition = |index: i32| {
             let known = known.as_ref().map_err(|error| *error)?;
-            known.partition(index).ok_or(ResponseError::UnknownTopicOrPartition)
+            let partition = known.partition(index).ok_or(ResponseError::UnknownTopicOrPartition)?;
+            let is_zstd = partition.config().codec == Some(Codec::Zstd);
+            if is_zstd && version < ZSTD_FROM {
+                Err(ResponseError::UnsupportedCompressionType)
+            } else {
+                Ok(partition)
+            }
         };
         topics.push(TopicPart { name: topic.topic, id: topic.topic_id, count: topic.partitions.len() });
         wanted.extend(topic.partitions.into_iter().map(|asked| Wanted {
@@ -193,13 +215,21 @@ fn read_one(asked: &Wanted, left: usize, empty: bool) -> Result<Found, ResponseE
     if partition.is_deleted() {
         return Err(ResponseError::UnknownTopicOrPartition);
     }
+    partition.check_online()?;
+    let config = partition.config();
+    if let Some(error) = config.faults.fetch_error {
+        return Err(error);
+    }
     partition.check_leader_epoch(asked.leader_epoch)?;
     let progress = partition.progress();
     let found = Found { progress: Some(progress), log_start: partition.log_start(), ..Found::default() };
     if let Some(end) = diverging(partition, asked)? {
         return Ok(Found { diverging: Some(end), ..found });
     }
-    let bytes = partition.read(asked.offset, asked.max_bytes.min(left), empty, asked.isolation)?;
+    let mut bytes = partition.read(asked.offset, asked.max_bytes.min(left), empty, asked.isolation)?;
+    if config.faults.empty_fetches.contains(partition.index) {
+        bytes.clear();
+    }
     let aborted = (asked.isolation == Isolation::Committed).then(|| {
         let until = progress.last_stable;
         let aborted = if bytes.is_empty() { Vec::new() } else { partition.aborted(asked.offset, until) };

@@ -12,6 +12,7 @@ pub(crate) mod transactions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes};
@@ -58,6 +59,7 @@ pub(crate) const APIS: &[Api] = &[
     (ApiKey::TxnOffsetCommit, 0, 4),
     (ApiKey::OffsetForLeaderEpoch, 2, 4),
     (ApiKey::DescribeConfigs, 1, 4),
+    (ApiKey::AlterConfigs, 0, 2),
     (ApiKey::CreatePartitions, 0, 3),
     (ApiKey::DeleteGroups, 0, 2),
     (ApiKey::IncrementalAlterConfigs, 0, 1),
@@ -79,8 +81,13 @@ impl Client {
 }
 
 /// Answers one request frame. An error closes the connection: the frame is not Kafka's protocol,
-/// or asks for what was never advertised.
-pub(crate) async fn answer(shared: &Arc<Shared>, mut client: Client, mut frame: Bytes) -> Result<Reply> {
+/// or asks for what was never advertised. With the reply comes for how long
+/// the connection is not to be read, because its client is throttled.
+pub(crate) async fn answer(
+    shared: &Arc<Shared>,
+    mut client: Client,
+    mut frame: Bytes,
+) -> Result<(Reply, Duration)> {
     let mut start = frame.get(..8).context("a frame without a header")?;
     let (code, version, correlation_id) = (start.get_i16(), start.get_i16(), start.get_i32());
     let supported = APIS.iter().find(|(key, _, _)| *key as i16 == code);
@@ -93,7 +100,7 @@ pub(crate) async fn answer(shared: &Arc<Shared>, mut client: Client, mut frame: 
         }
         // As Kafka does: clients then choose from the list.
         let response = cluster::api_versions(ResponseError::UnsupportedVersion.code());
-        return Ok(ready(encode_response(key, 0, correlation_id, &response)?));
+        return Ok((ready(encode_response(key, 0, correlation_id, &response)?), Duration::ZERO));
     }
     let header = decode_header(&mut frame, key, version)
         .with_context(|| format!("malformed header of {key:?} version {version}"))?;
@@ -110,8 +117,9 @@ struct Incoming {
 }
 
 impl Incoming {
-    async fn handle(self, shared: &Arc<Shared>, client: Client) -> Result<Reply> {
+    async fn handle(self, shared: &Arc<Shared>, client: Client) -> Result<(Reply, Duration)> {
         let version = self.version;
+        let mut throttle = Duration::ZERO;
         /// Decodes, calls the handler, encodes.
         macro_rules! answer {
             ($request:ident => $response:expr) => {{
@@ -119,20 +127,25 @@ impl Incoming {
                 encode_response(self.key, version, self.correlation_id, &$response)?
             }};
         }
-        Ok(ready(match self.key {
+        let frame = match self.key {
             ApiKey::Produce => {
                 let request: ProduceRequest = decode_body(self.body, version)?;
                 let acks_wanted = request.acks != 0;
-                let pending = produce::produce(shared, version, request).await;
-                return Ok(Box::pin(async move {
+                let (throttle, pending) = produce::produce(shared, version, request).await;
+                let reply = Box::pin(async move {
                     let response = pending.await;
                     if !acks_wanted {
                         return Ok(None);
                     }
                     encode_response(ApiKey::Produce, version, self.correlation_id, &response).map(Some)
-                }));
+                });
+                return Ok((reply, throttle));
             }
-            ApiKey::Fetch => answer!(r => fetch::fetch(shared, version, r).await),
+            ApiKey::Fetch => answer!(r => {
+                let response = fetch::fetch(shared, version, r).await;
+                throttle = Duration::from_millis(u64::try_from(response.throttle_time_ms).unwrap_or(0));
+                response
+            }),
             ApiKey::ListOffsets => answer!(r => offsets::list_offsets(shared, version, r).await),
             ApiKey::OffsetForLeaderEpoch => answer!(r => offsets::epoch_ends(shared, r)),
             ApiKey::DeleteRecords => answer!(r => offsets::delete_records(shared, r).await),
@@ -148,6 +161,7 @@ impl Incoming {
             ApiKey::CreateTopics => answer!(r => topics::create(shared, version, r).await),
             ApiKey::DeleteTopics => answer!(r => topics::delete(shared, version, r).await),
             ApiKey::DescribeConfigs => answer!(r => configs::describe(shared, version, r)),
+            ApiKey::AlterConfigs => answer!(r => configs::replace(shared, r).await),
             ApiKey::IncrementalAlterConfigs => answer!(r => configs::alter(shared, r).await),
             ApiKey::CreatePartitions => answer!(r => topics::create_partitions(shared, r).await),
             ApiKey::InitProducerId => {
@@ -169,7 +183,8 @@ impl Incoming {
             ApiKey::DeleteGroups => answer!(r => groups::delete(shared, r).await),
             ApiKey::OffsetDelete => answer!(r => coordinator::offset_delete(shared, r).await),
             other => bail!("{other:?} is advertised but not handled"),
-        }))
+        };
+        Ok((ready(frame), throttle))
     }
 }
 
@@ -183,6 +198,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         log::error!("file work ended early: {error}");
         ResponseError::KafkaStorageError
     })
+}
+
+fn throttle_ms(throttle: Duration) -> i32 {
+    i32::try_from(throttle.as_millis()).unwrap_or(i32::MAX)
 }
 
 fn text(text: impl Into<String>) -> StrBytes {

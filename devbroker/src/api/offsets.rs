@@ -77,6 +77,7 @@ async fn list_offset(
     asker: Asker,
     asked: &ListOffsetsPartition,
 ) -> Result<TimedOffset, ResponseError> {
+    partition.check_online()?;
     partition.check_leader_epoch(asked.current_leader_epoch)?;
     let untimed = |offset, leader_epoch| TimedOffset { timestamp: -1, offset, leader_epoch };
     let timestamp = asked.timestamp;
@@ -144,6 +145,7 @@ fn epoch_end(
 ) -> Result<Option<EpochEnd>, ResponseError> {
     let partition = shared.topics.partition(topic, asked.partition);
     let partition = partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    partition.check_online()?;
     partition.check_leader_epoch(asked.current_leader_epoch)?;
     Ok(partition.epoch_end(asked.leader_epoch))
 }

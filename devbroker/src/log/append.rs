@@ -32,7 +32,8 @@ impl Partition {
             return Err(ResponseError::KafkaStorageError);
         }
         if let Some(base_offset) = self.producers().check(&header)? {
-            return Ok(Appended { base_offset, log_append_time: -1 });
+            let next_offset = base_offset + i64::from(header.last_offset_delta) + 1;
+            return Ok(Appended { base_offset, next_offset, log_append_time: -1 });
         }
         let stored = self.try_append(&mut writer, bytes, header);
         stored.map_err(|error| {
@@ -69,7 +70,7 @@ impl Partition {
         writer.written = self.active()?.write(&writer.written, &header, bytes)?;
         writer.dirty = true;
         self.producers().remember(&header, marker::outcome(&header, bytes));
-        Ok(Appended { base_offset: header.base_offset, log_append_time })
+        Ok(Appended { base_offset: header.base_offset, next_offset: header.next_offset(), log_append_time })
     }
 
     /// Makes all that was written durable, then visible.
@@ -77,7 +78,7 @@ impl Partition {
         self.sync_locked(&mut self.writer())
     }
 
-    fn sync_locked(&self, writer: &mut Writer) -> io::Result<()> {
+    pub(super) fn sync_locked(&self, writer: &mut Writer) -> io::Result<()> {
         if writer.failed {
             return Err(io::Error::other("an earlier sync failed; restart the broker"));
         }
@@ -93,14 +94,25 @@ impl Partition {
         let added = writer.written.size - active.extent().size;
         active.publish(writer.written);
         let log_end = writer.written.next_offset;
-        let last_stable = self.producers().last_stable(log_end);
         self.progress.send_modify(|progress| {
             progress.log_end = log_end;
-            progress.high_watermark = log_end;
-            progress.last_stable = last_stable;
             progress.appended_bytes += added;
         });
+        self.publish(writer);
         Ok(())
+    }
+
+    /// Lets consumers see what is durable, unless a fault holds the high watermark.
+    pub(super) fn publish(&self, _alone: &Writer) {
+        if self.config().faults.hold_high_watermark.contains(self.index) {
+            return;
+        }
+        let high_watermark = self.progress().log_end;
+        let last_stable = self.producers().last_stable(high_watermark);
+        self.progress.send_modify(|progress| {
+            progress.high_watermark = high_watermark;
+            progress.last_stable = last_stable;
+        });
     }
 
     /// Closes the active segment and starts a new one, unless it is empty.

@@ -53,6 +53,17 @@ impl CompactionState {
     }
 }
 
+impl CompactionState {
+    /// Nothing from `end` on has been seen, durably.
+    pub fn truncate(&mut self, dir: &std::path::Path, end: i64) -> io::Result<()> {
+        if self.clean_until <= end {
+            return Ok(());
+        }
+        self.clean_until = end;
+        durable::replace(&dir.join(STATE_FILE), &serde_json::to_vec(self)?)
+    }
+}
+
 /// When to compact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trigger {

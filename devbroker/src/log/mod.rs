@@ -11,4 +11,5 @@ mod recovery;
 pub(crate) mod retention;
 pub(crate) mod segment;
 mod state;
+mod truncate;
 pub(crate) mod writer;

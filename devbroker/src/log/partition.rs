@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use tokio::sync::watch;
@@ -20,6 +21,8 @@ use super::segment::{Extent, Segment};
 use crate::config::TopicConfig;
 use crate::durable;
 
+/// How soon a partition that a fault made hang notices that this is over.
+const HANG_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 const LOG_START_FILE: &str = "log-start-offset";
 /// Segments being written by compaction stand here until they replace their originals.
 pub(crate) const COMPACTING_DIR: &str = "compacting";
@@ -70,6 +73,8 @@ pub(crate) struct TimedOffset {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Appended {
     pub base_offset: i64,
+    /// The offset after its last record.
+    pub next_offset: i64,
     /// -1 unless the topic stamps the broker's time.
     pub log_append_time: i64,
 }
@@ -91,6 +96,8 @@ pub(crate) struct Partition {
     /// Held by whoever removes or replaces closed segments: compaction, retention, DeleteRecords.
     pub(super) maintenance: Mutex<CompactionState>,
     pub(super) deleted: AtomicBool,
+    /// Whether the last fetch was throttled, where a fault throttles every second one.
+    pub(super) throttled: AtomicBool,
 }
 
 /// What the writer thread knows beyond what readers see.
@@ -125,6 +132,8 @@ impl Partition {
 
     pub fn set_config(&self, config: Arc<TopicConfig>) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        // A held high watermark may have been let go.
+        self.publish(&self.writer());
     }
 
     /// The segments now, oldest first.
@@ -198,6 +207,28 @@ impl Partition {
 
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+
+    /// How long the client of this fetch is to be throttled, by the fault of that name.
+    pub fn fetch_throttle(&self) -> Duration {
+        let throttle = self.config().faults.fetch_throttle;
+        let is_due = !throttle.is_zero() && !self.throttled.fetch_xor(true, Ordering::Relaxed);
+        if is_due { throttle } else { Duration::ZERO }
+    }
+
+    /// The error of a partition that a fault has taken offline.
+    pub fn check_online(&self) -> Result<(), ResponseError> {
+        match self.config().faults.offline.contains(self.index) {
+            true => Err(ResponseError::NotLeaderOrFollower),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns at once, unless a fault makes the partition hang: then when that is over.
+    pub async fn until_it_answers(&self) {
+        while self.config().faults.hang.contains(self.index) && !self.is_deleted() {
+            tokio::time::sleep(HANG_CHECK_INTERVAL).await;
+        }
     }
 
     /// Refuses, or again allows, everything that changes files. The caller holds the maintenance

@@ -142,6 +142,7 @@ impl Partition {
             leadership: RwLock::new(leadership),
             maintenance: Mutex::new(CompactionState::load(dir)),
             deleted: AtomicBool::new(false),
+            throttled: AtomicBool::new(false),
         })
     }
 }

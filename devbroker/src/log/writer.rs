@@ -21,6 +21,7 @@ type AppendReply = oneshot::Sender<Result<Appended, ResponseError>>;
 enum Command {
     Append { partition: Arc<Partition>, bytes: Vec<u8>, header: BatchHeader, reply: AppendReply },
     Roll { partition: Arc<Partition>, reply: oneshot::Sender<io::Result<()>> },
+    Truncate { partition: Arc<Partition>, offset: i64, reply: oneshot::Sender<io::Result<()>> },
     Stop,
 }
 
@@ -57,6 +58,13 @@ impl WriterHandle {
     pub async fn roll(&self, partition: Arc<Partition>) -> io::Result<()> {
         let (reply, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Roll { partition, reply }).await;
+        answer.await.unwrap_or_else(|_| Err(io::Error::other("the log writer has stopped")))
+    }
+
+    /// Cuts the end of a log off.
+    pub async fn truncate(&self, partition: Arc<Partition>, offset: i64) -> io::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Truncate { partition, offset, reply }).await;
         answer.await.unwrap_or_else(|_| Err(io::Error::other("the log writer has stopped")))
     }
 
@@ -105,6 +113,9 @@ fn write_group(group: impl Iterator<Item = Command>) -> bool {
                 }
             }
             Command::Roll { partition, reply } => drop(reply.send(partition.roll())),
+            Command::Truncate { partition, offset, reply } => {
+                drop(reply.send(partition.truncate(offset)));
+            }
             Command::Stop => stop = true,
         }
     }

@@ -97,6 +97,7 @@ async fn a_restart_begins_an_epoch_and_what_was_read_before_is_told_apart() {
 
     let Some(target) = target.restart().await else { return };
     let mut wire = target.wire().await;
+    wire.until_led(&topic).await;
     let second = wire.leader_epoch(&topic).await;
     assert!(second > first);
     assert!(wire.leader_epoch(&idle).await > 0);

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
+mod codecs;
 mod configs;
 mod epochs;
 mod groups;
@@ -21,6 +22,7 @@ mod transactions;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use codecs::*;
 use configs::*;
 use devbroker::Broker;
 use epochs::*;
@@ -119,6 +121,7 @@ async fn every_advertised_version_keeps_the_contract() {
                 ApiKey::DeleteRecords => delete_records_contract(&mut wire, version).await,
                 ApiKey::CreatePartitions => create_partitions_contract(&mut wire, version).await,
                 ApiKey::DescribeConfigs => describe_configs_contract(&mut wire, version).await,
+                ApiKey::AlterConfigs => replace_configs_contract(&mut wire, version).await,
                 ApiKey::IncrementalAlterConfigs => alter_configs_contract(&mut wire, version).await,
                 ApiKey::FindCoordinator => find_coordinator_contract(&mut wire, version).await,
                 ApiKey::OffsetCommit => commit_contract(&mut wire, version, 8).await,

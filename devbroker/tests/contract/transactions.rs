@@ -209,6 +209,7 @@ async fn transactions_survive_a_restart() {
 
     let Some(target) = target.restart().await else { return };
     let mut wire = target.wire().await;
+    wire.until_led(&topic).await;
     find_transaction_coordinator(&mut wire, &id).await;
     let (data, keys) = fetch_committed(&mut wire, &topic, 0).await;
     assert_eq!((data.last_stable_offset, data.high_watermark), (2, 3));

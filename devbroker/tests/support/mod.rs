@@ -118,13 +118,16 @@ impl Wire {
     pub async fn create_topic(&mut self, name: &str, configs: &[(&str, &str)]) {
         let response = self.call(7, &create_topic(name, 1, configs)).await;
         assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0].error_message);
-        let topic = kafka_protocol::messages::metadata_request::MetadataRequestTopic::default()
-            .with_name(Some(topic_name(name)));
-        let request = MetadataRequest::default().with_topics(Some(vec![topic]));
+        self.until_led(name).await;
+    }
+
+    /// Waits until the topic is known and its partition 0 has a leader that answers: after a
+    /// creation or a restart that takes a moment in Kafka.
+    pub async fn until_led(&mut self, name: &str) {
         loop {
-            let metadata = self.call(9, &request).await;
-            let leader = metadata.topics[0].partitions.first().map(|p| p.leader_id);
-            let led = metadata.topics[0].error_code == 0 && leader.is_some_and(|id| id.0 >= 0);
+            let metadata = self.metadata(name).await;
+            let leader = metadata.partitions.first().map(|p| p.leader_id);
+            let led = metadata.error_code == 0 && leader.is_some_and(|id| id.0 >= 0);
             let offsets = self.call(7, &list_offsets(name, -1)).await;
             if led && offsets.topics[0].partitions[0].error_code == 0 {
                 return;
