@@ -111,9 +111,7 @@ impl Dispatcher {
             },
         };
         self.store.publish_to(topic).await?;
-        let topic_id = Some(info.id).filter(|id| !id.is_nil());
-        let position = |(number, offset)| (number, Position { topic_id, ..Position::at(offset) });
-        Ok(Plan { topic, positions: rows.into_iter().map(position).collect(), in_doubt: true })
+        Ok(Plan { topic, positions: positions(rows, &info), in_doubt: true })
     }
 
     /// A topic that was created again. What was in flight may have landed in it, at its start.
@@ -293,9 +291,8 @@ impl Dispatcher {
             topic.partitions,
             plan.topic.partitions
         );
-        let rows = self.store.positions().await?.into_iter();
-        let positions = rows.map(|(number, offset)| (number, Position::at(offset))).collect();
-        Ok(Plan { topic, positions, in_doubt: false })
+        let rows = self.store.positions().await?;
+        Ok(Plan { topic, positions: positions(rows, info), in_doubt: false })
     }
 }
 
@@ -338,6 +335,12 @@ fn change(known: &PublishedTopic, info: &TopicInfo) -> Option<Change> {
         return Some(Change::AnotherTopic);
     }
     (now.partitions > known.partitions).then_some(Change::MorePartitions)
+}
+
+/// The stored offsets as positions in this topic.
+fn positions(rows: Vec<(i32, i64)>, info: &TopicInfo) -> HashMap<i32, Position> {
+    let topic_id = Some(info.id).filter(|id| !id.is_nil());
+    rows.into_iter().map(|(number, offset)| (number, Position { topic_id, ..Position::at(offset) })).collect()
 }
 
 fn published(info: &TopicInfo) -> PublishedTopic {

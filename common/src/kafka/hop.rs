@@ -36,7 +36,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 /// What rskafka may use: each version that it knows and Kafka 2.1 and later speak.
@@ -44,6 +44,8 @@ const VERSIONS: [(ApiKey, i16, i16); 3] =
     [(ApiKey::Produce, 3, 7), (ApiKey::Metadata, 4, 4), (ApiKey::ApiVersions, 0, 3)];
 /// Connections at one time. rskafka makes two: one to ask for the leader, one to the leader.
 const MAX_CONNECTIONS: usize = 8;
+/// Pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Time for a new connection to show the token.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest piece of a request in memory, in bytes.
@@ -146,9 +148,11 @@ async fn run(listener: TcpListener, link: Arc<Link>, mut sealed: oneshot::Receiv
             _ = &mut sealed => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                // A connection that was gone before it was accepted.
-                let Ok((client, _)) = accepted else { continue };
-                connections.spawn(converse(client, Arc::clone(&link)));
+                match accepted {
+                    Ok((client, _)) => drop(connections.spawn(converse(client, Arc::clone(&link)))),
+                    // The connection is gone, or no file is free: the client gives up in time.
+                    Err(_) => sleep(ACCEPT_PAUSE).await,
+                }
             }
         }
     }
