@@ -145,7 +145,8 @@ fn spawn(kind: Kind, folder: &Path, port: u16, advertised: u16) -> Process {
         Kind::Dev => {
             let data = folder.join("data").display().to_string();
             let (addr, advertised) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{advertised}"));
-            let args = ["--addr", &addr, "--dir", &data, "--advertised", &advertised];
+            // Tests may switch faults on; see devbroker/src/faults.rs.
+            let args = ["--addr", &addr, "--dir", &data, "--advertised", &advertised, "--faults"];
             Program::new("devbroker").args(&args).spawn()
         }
         Kind::Kafka => spawn_kafka("kafka", folder),
