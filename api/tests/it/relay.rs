@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use devbroker::{Broker, Config};
 use rskafka::client::ClientBuilder;
+use rskafka::record::RecordAndOffset;
 use serde_json::{Value, json};
 use task_api::relay::{Relay, WINDOW};
 use task_api::store::{Delivered, OutboxEntry, Store};
 use task_events::kafka::{
-    Compression, Kafka, NewTopic, OffsetAt, Record, RecordAndOffset, partition_for_key,
+    Batch, Compression, ConsumerRecord, Kafka, NewTopic, OffsetAt, ProducerRecord as Record,
+    partition_for_key,
 };
 use task_events::shutdown;
 use tempfile::TempDir;
@@ -70,14 +71,13 @@ impl Cluster {
 
     /// All records of a partition.
     pub async fn records(&self, partition: i32) -> Vec<RecordAndOffset> {
-        let partition = self.kafka.partition(TOPIC, partition);
+        let end = self.kafka.list_offset(TOPIC, partition, OffsetAt::Latest).await.unwrap();
+        let mut range = self.kafka.read_range(TOPIC, partition, 0, end);
         let mut records = Vec::new();
-        let mut next = 0;
-        let end = partition.offset(OffsetAt::Latest).await.unwrap();
-        while next < end {
-            let fetched = partition.fetch(next, 1 << 20, Duration::from_millis(100)).await.unwrap();
-            next = fetched.next_offset;
-            records.extend(fetched.records);
+        while let Some(fetched) = range.next().await {
+            let fetched = fetched.unwrap();
+            records
+                .extend(fetched.batches.iter().flat_map(Batch::records).map(|record| owned(record.unwrap())));
         }
         records
     }
@@ -95,6 +95,20 @@ async fn start_broker(address: SocketAddr, dir: &Path, advertised: Option<Socket
     config.auto_create_topics = true;
     config.advertised = advertised.map(|address| (address.ip().to_string(), address.port()));
     Broker::start(config).await.unwrap()
+}
+
+fn owned(record: ConsumerRecord) -> RecordAndOffset {
+    let headers = record
+        .headers
+        .iter()
+        .map(|header| (header.name_lossy().into_owned(), header.value.unwrap_or_default().to_vec()));
+    let owned = Record {
+        headers: headers.collect(),
+        key: record.key.map(Into::into),
+        value: record.value.map(Into::into),
+        timestamp: chrono::DateTime::from_timestamp_millis(record.timestamp).unwrap(),
+    };
+    RecordAndOffset { record: owned, offset: record.offset }
 }
 
 pub fn value(record: &RecordAndOffset) -> Value {

@@ -27,6 +27,11 @@ use super::{BoxFuture, CONNECT_TIMEOUT, Kafka, KafkaError};
 const MAX_IDLE: usize = 2;
 /// How long one is kept: well below the ten minutes after which a broker closes it.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+/// How long an answer on an idle connection is waited for.
+const IDLE_DOUBT: Duration = Duration::from_secs(1);
+/// Every so many questions another broker is asked first: one that is cut off from the rest of its cluster
+/// may go on answering as of old.
+const ROTATION: usize = 4;
 /// How long a name is looked up before the addresses that it had last are used.
 const LOOKUP_TIME: Duration = Duration::from_millis(200);
 /// How soon addresses that are silent are tried again, beside the attempts that are under way.
@@ -56,6 +61,8 @@ pub(super) struct State {
     resolved: HashMap<Arc<str>, Vec<SocketAddr>>,
     idle: HashMap<Arc<str>, Vec<(Connection, Instant)>>,
     answered_last: Option<Arc<str>>,
+    /// How often any broker was asked.
+    asked: usize,
 }
 
 impl Cluster {
@@ -103,12 +110,20 @@ impl State {
 }
 
 impl Kafka {
-    /// Brokers to ask: first the one that answered last, then those configured, then those discovered.
+    /// Brokers to ask: first the one that answered last, or from time to time another that is up, then those
+    /// configured, then those discovered.
     pub(super) fn candidates(&self) -> Vec<Arc<str>> {
-        let state = self.cluster.state();
-        let all = state.answered_last.iter().chain(self.bootstrap.iter()).chain(state.brokers.values());
+        let mut state = self.cluster.state();
+        state.asked = state.asked.wrapping_add(1);
+        let turn = state.asked.is_multiple_of(ROTATION).then_some(state.asked / ROTATION);
+        let other = turn.and_then(|turn| state.live.iter().nth(turn % state.live.len().max(1)));
+        let first = other.and_then(|id| state.brokers.get(id));
+        let all = first.into_iter().chain(&state.answered_last).chain(self.bootstrap.iter());
         let mut seen = BTreeSet::new();
-        all.filter(|address| seen.insert(Arc::clone(address))).cloned().collect()
+        all.chain(state.brokers.values())
+            .filter(|address| seen.insert(Arc::clone(address)))
+            .cloned()
+            .collect()
     }
 
     /// Opens a connection to a broker: all addresses that its name has are tried, staggered, and again from
@@ -166,8 +181,8 @@ impl Kafka {
         }
     }
 
-    /// Asks one broker, through an idle connection where there is one. Only for what may be asked twice:
-    /// the broker may have closed an idle connection.
+    /// Asks one broker, through an idle connection where there is one. Only for what may be asked twice: the
+    /// broker may have closed an idle connection, or the network may have forgotten it.
     pub(super) async fn ask<R: Request>(
         &self,
         address: &Arc<str>,
@@ -175,13 +190,13 @@ impl Kafka {
         request: &R,
     ) -> Result<R::Response, KafkaError> {
         if let Some(mut connection) = self.cluster.take_idle(address) {
-            match connection.call(name, request).await {
-                Ok(answer) => {
+            match timeout(IDLE_DOUBT, connection.call(name, request)).await {
+                Ok(Ok(answer)) => {
                     self.cluster.put_idle(connection);
                     return Ok(answer);
                 }
-                Err(error @ KafkaError::Timeout { .. }) => return Err(error),
-                Err(error) => log::debug!("{error}; asking again on a new connection"),
+                Ok(Err(error)) => log::debug!("{error}; asking again on a new connection"),
+                Err(_) => log::debug!("{name}: no answer from {address}; asking again on a new connection"),
             }
         }
         let mut connection = self.connect(address).await?;

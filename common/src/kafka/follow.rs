@@ -9,7 +9,8 @@
 //!    topic's id is asked for every [`ID_CHECK`]; where it has none (before 2.8), that is logged once.
 //! 4. *Out of range is asked about twice* before it is believed: a broker that was just elected may not
 //!    know its own end yet.
-//! 5. *A leader that does not answer is left* as soon as another one is elected.
+//! 5. *A leader that does not answer is left* as soon as another one is elected, and one that answers
+//!    although it no longer leads within [`LEADER_CHECK`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ const MAX_EMPTY_BACKOFF: Duration = Duration::from_secs(1);
 const DAMAGED_TRIES: u32 = 3;
 /// How often the topic's id is asked for where Fetch does not carry it.
 const ID_CHECK: Duration = Duration::from_secs(5);
+/// How often the leader is asked for where Fetch is by id.
+const LEADER_CHECK: Duration = Duration::from_secs(30);
 /// Topic ids of the past that are remembered, to tell an old answer from a new topic.
 const MAX_RETIRED: usize = 16;
 
@@ -50,7 +53,7 @@ pub(super) struct Follow {
     /// The leader epoch against which the position was checked.
     checked: Option<i32>,
     led: Option<(Leader, Led)>,
-    ids_checked: Instant,
+    looked_around: Instant,
     is_without_ids: bool,
     fetches_by_id: bool,
     backoff: Duration,
@@ -78,7 +81,7 @@ impl Follow {
             retired: HashSet::new(),
             checked: None,
             led: None,
-            ids_checked: Instant::now(),
+            looked_around: Instant::now(),
             is_without_ids: false,
             fetches_by_id: false,
             backoff: FIRST_BACKOFF,
@@ -108,7 +111,7 @@ impl Follow {
             self.check_epoch(&leader).await?;
             self.checked = Some(leader.epoch);
         }
-        self.check_id().await?;
+        self.look_around(&leader).await?;
         // Nothing is fetched that the queue has no place for.
         let events = self.events.clone();
         let Ok(place) = events.reserve().await else { return Ok(()) };
@@ -204,9 +207,11 @@ impl Follow {
 
     /// A broker with a remote tier answers so while it is fetching from there.
     async fn wait_for_records(&mut self) {
-        let wait = FIRST_BACKOFF.saturating_mul(1 << self.empty.min(10)).min(MAX_EMPTY_BACKOFF);
+        // Once may be because other partitions have filled the answer.
+        if self.empty > 0 {
+            sleep(FIRST_BACKOFF.saturating_mul(1 << self.empty.min(10)).min(MAX_EMPTY_BACKOFF)).await;
+        }
         self.empty += 1;
-        sleep(wait).await;
     }
 
     /// Asks the cluster who leads, and whether the topic is still the one that was read.
@@ -237,23 +242,32 @@ impl Follow {
                 self.jump(start, JumpReason::Recreated).await;
             }
         }
-        self.ids_checked = Instant::now();
+        self.looked_around = Instant::now();
         let led = self.shared.fetcher(&leader);
         self.led = Some((leader, led));
         Ok(())
     }
 
-    /// Asks for the topic's id from time to time, where Fetch would not notice another.
-    async fn check_id(&mut self) -> Result<(), KafkaError> {
-        let Some(id) = self.position.topic_id else { return Ok(()) };
-        if self.ids_checked.elapsed() < ID_CHECK || self.fetches_by_id {
+    /// Asks the cluster from time to time whether all is as it was: a leader that is cut off from the others
+    /// does not know that it no longer leads, nor does a Fetch by name notice another topic.
+    async fn look_around(&mut self, leader: &Leader) -> Result<(), KafkaError> {
+        let every = if self.fetches_by_id { LEADER_CHECK } else { ID_CHECK };
+        if self.looked_around.elapsed() < every {
             return Ok(());
         }
-        self.ids_checked = Instant::now();
-        match self.shared.kafka.topic(&self.shared.topic).await?.id == id {
-            true => Ok(()),
-            false => Err(KafkaError::failed(self.name(), "the topic has another id now")),
+        self.looked_around = Instant::now();
+        // Who leads still answers, whatever becomes of this question.
+        let Ok(topic) = self.shared.kafka.topic_within(&self.shared.topic, ID_CHECK).await else {
+            return Ok(());
+        };
+        let epoch = topic.partition(self.partition).map_or(-1, |partition| partition.leader_epoch);
+        if self.position.topic_id.is_some_and(|id| !topic.id.is_nil() && id != topic.id) {
+            return Err(KafkaError::failed(self.name(), "the topic has another id now"));
         }
+        if epoch > leader.epoch {
+            return Err(KafkaError::failed(self.name(), "another broker leads now"));
+        }
+        Ok(())
     }
 
     /// Asks the leader where the epoch of the last record ended: before the position, if the log was cut.
