@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use e2e::{EVENTS, Kind, SOON, World, alone, eventually};
+use e2e::{Cluster, EVENTS, Kind, SOON, World, alone, eventually};
 use tokio::time::sleep;
 
 /// Bytes a second that the API may produce, and tasks whose events are many times as much.
@@ -80,4 +80,40 @@ async fn an_outage_is_reported_once_and_so_is_its_end() {
     assert!(warnings.len() <= 3, "{warnings:#?}");
     let end = lines.iter().find(|line| line.contains("again after")).unwrap();
     assert!(end.contains("up to 20 events waited"), "{end}");
+}
+
+/// Too few replicas are in sync for as long as a broker is down: said once, and readiness does not flap.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_replicas_in_sync_are_reported_once() {
+    let _alone = alone().await;
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.create_topic(EVENTS, &[&[1, 2, 3]], &[("min.insync.replicas", "3")]).await;
+    let mut world = World::on(cluster).await;
+    let (service, api) = world.start_api().await;
+    api.create("before").await;
+    api.delivered().await;
+
+    world.broker.kill9(3);
+    for number in 0..20 {
+        api.create(&format!("meanwhile {number}")).await;
+    }
+    let refused = async || {
+        let (_, ready) = api.readiness().await;
+        ready["kafka"]["waiting_for"].to_string().contains("min.insync.replicas").then_some(())
+    };
+    eventually("the reason in readiness", SOON, refused).await;
+    for _ in 0..150 {
+        let (_, ready) = api.readiness().await;
+        assert_eq!(ready["kafka"]["reachable"], true, "{ready}");
+        assert!(ready["kafka"]["waiting_for"].is_string(), "{ready}");
+        sleep(Duration::from_millis(100)).await;
+    }
+    // What waits for its replicas, and what a broker said to it.
+    let reported = service.count("cannot publish");
+    assert!((1..=3).contains(&reported), "{reported} lines in 15 s");
+
+    world.broker.restart(3).await;
+    world.broker.in_sync(EVENTS).await;
+    api.delivered().await;
+    assert_eq!(world.topic(EVENTS).await.len(), 21, "each once");
 }

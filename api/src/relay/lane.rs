@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::reconcile::Reconcile;
+use super::reconcile::{Reconcile, not_replicated};
 use super::report::Report;
 use super::window::Window;
 use crate::store::{Delivered, OutboxEntry, Store, StoreError};
@@ -174,12 +174,9 @@ impl Lane {
             let end = self.kafka.list_offset(topic, partition, OffsetAt::LogEnd).await;
             let replicated = self.kafka.list_offset(topic, partition, OffsetAt::Latest).await;
             match (end, replicated) {
-                (Ok(end), Ok(replicated)) if replicated < end => self.report.lane_waits(
-                    partition,
-                    format!(
-                        "the leader's log ends at {end}, the in-sync replicas have it up to {replicated}: one of them is slow or down"
-                    ),
-                ),
+                (Ok(end), Ok(replicated)) if replicated < end => {
+                    self.report.lane_waits(partition, not_replicated(end, replicated));
+                }
                 _ => return KafkaError::Timeout { call, after: REQUEST_TIMEOUT },
             }
             sleep(OVERDUE_CHECK_INTERVAL).await;

@@ -27,6 +27,13 @@ const REPLICATION_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long nothing may come of records that are there.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What an event that was appended waits for.
+pub(super) fn not_replicated(end: i64, replicated: i64) -> String {
+    format!(
+        "the leader's log ends at {end}, the in-sync replicas have it up to {replicated}: one of them is slow or down, or they are fewer than min.insync.replicas"
+    )
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -84,9 +91,7 @@ impl Reconcile<'_> {
             if replicated >= end || self.leader_epoch().await? != epoch {
                 return Ok(end.min(replicated));
             }
-            let why = format!(
-                "the leader's log ends at {end}, the in-sync replicas have it up to {replicated}: one of them is slow or down"
-            );
+            let why = not_replicated(end, replicated);
             if started.elapsed() >= REPLICATION_TIMEOUT {
                 return Err(KafkaError::Failed {
                     call: format!("reconcile {}/{}", self.topic, self.partition),

@@ -115,9 +115,9 @@ impl KafkaError {
             }
             Some(ProtocolError::InvalidTimestamp) => return Self::InvalidTimestamp { call },
             Some(
+                // Before anything is appended. NOT_LEADER_OR_FOLLOWER and UNKNOWN_TOPIC_OR_PARTITION are none of
+                // these: a leader that hands over answers so what it has appended.
                 refusal @ (ProtocolError::NotEnoughReplicas
-                | ProtocolError::NotLeaderOrFollower
-                | ProtocolError::LeaderNotAvailable
                 | ProtocolError::TopicAuthorizationFailed
                 | ProtocolError::ClusterAuthorizationFailed
                 | ProtocolError::InvalidRecord
@@ -153,7 +153,6 @@ impl KafkaError {
             Self::MessageTooLarge { .. }
                 | Self::InvalidTimestamp { .. }
                 | Self::Refused { .. }
-                | Self::UnknownTopic { .. }
                 | Self::UnknownPartition { .. }
         )
     }
