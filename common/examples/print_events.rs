@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use task_events::dedup::{Dedup, Retention};
 use task_events::event::{Event, Malformed};
-use task_events::kafka::{Kafka, Record};
+use task_events::kafka::{ConsumerRecord, Kafka};
 use task_events::runtime::{self, ConsumerConfig, Delivery, Done, Handler, HandlerError, Service, Status};
 use task_events::shutdown;
 use task_events::state_dir::StateDir;
@@ -34,7 +34,7 @@ impl Service for Print {
 impl Handler for Print {
     type Message = Event;
 
-    fn decode(&self, record: &Record) -> Result<Event, Malformed> {
+    fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
         Event::decode(record.value.as_deref())
     }
 
@@ -47,7 +47,10 @@ impl Handler for Print {
     }
 
     async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
-        println!("{} at offset {}: {}", delivery.message.event_type, delivery.offset, delivery.message.data);
+        println!(
+            "{} at offset {}: {}",
+            delivery.message.event_type, delivery.record.offset, delivery.message.data
+        );
         Ok(())
     }
 

@@ -6,16 +6,20 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
-use rskafka::record::RecordAndOffset;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 
 use crate::event::{Malformed, serialize_time};
-use crate::kafka::{Compression, Kafka, KafkaError, Partition, Record, partition_for_key};
+use crate::kafka::records::Header;
+use crate::kafka::{
+    Compression, ConsumerRecord, Kafka, KafkaError, Partition, Record, Unreadable, partition_for_key,
+};
 
 /// Longest error message that is kept, in characters.
 const MAX_MESSAGE: usize = 2_000;
+/// Longest key, in bytes, of a record that goes by its source alone.
+const MAX_KEY_BY_SOURCE: usize = 1_024;
 
 /// The value of a DLQ record. Its key is the key of the original.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,8 +37,12 @@ pub struct DlqRecord {
     pub retry_count: u32,
     /// The consumer group that could not handle it.
     pub group: String,
-    /// Where the original stands.
+    /// Where the original is stored.
     pub source: Source,
+    /// The headers of the original in their order, with repeated names and null values. Kafka's own headers
+    /// on the DLQ record hold them as well, but of a repeated name only the last, and no null values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub original_headers: Vec<OriginalHeader>,
     /// When the group gave up.
     #[serde(serialize_with = "serialize_time")]
     pub failed_at: DateTime<Utc>,
@@ -69,15 +77,45 @@ pub struct ErrorInfo {
     pub message: String,
 }
 
-/// Where the original stands.
+/// One header of the original.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginalHeader {
+    /// Its name.
+    pub name: String,
+    /// Its value as text, where it is UTF-8. Neither this nor `value_base64`: the value is null.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Its value otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+}
+
+impl OriginalHeader {
+    fn of(header: &Header<'_>) -> Self {
+        let text = header.value.map(std::str::from_utf8);
+        Self {
+            name: header.name_lossy().into_owned(),
+            value: text.and_then(Result::ok).map(str::to_owned),
+            value_base64: header
+                .value
+                .filter(|_| matches!(text, Some(Err(_))))
+                .map(|value| STANDARD.encode(value)),
+        }
+    }
+}
+
+/// Where the original is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Its topic.
     pub topic: String,
     /// Its partition.
     pub partition: i32,
-    /// Its offset.
+    /// Its offset; the first one of a range that could not be read.
     pub offset: i64,
+    /// The last offset of such a range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_offset: Option<i64>,
     /// Its timestamp.
     #[serde(serialize_with = "serialize_time")]
     pub timestamp: DateTime<Utc>,
@@ -100,17 +138,61 @@ pub struct Failure<'a> {
     pub retry_count: u32,
 }
 
+/// What a group gives up.
+#[derive(Debug, Clone, Copy)]
+pub enum DeadLetter<'a> {
+    /// A record.
+    Record(&'a ConsumerRecord),
+    /// Offsets that cannot be read: nothing of them can be carried along but where they are.
+    Unreadable(&'a Unreadable),
+}
+
+impl<'a> DeadLetter<'a> {
+    /// Its first offset.
+    pub fn first_offset(self) -> i64 {
+        match self {
+            Self::Record(record) => record.offset,
+            Self::Unreadable(range) => range.first_offset,
+        }
+    }
+
+    fn record(self) -> Option<&'a ConsumerRecord> {
+        match self {
+            Self::Record(record) => Some(record),
+            Self::Unreadable(_) => None,
+        }
+    }
+
+    /// Milliseconds since 1970.
+    fn timestamp(self) -> i64 {
+        match self {
+            Self::Record(record) => record.timestamp,
+            Self::Unreadable(range) => range.timestamp,
+        }
+    }
+
+    fn last_offset(self) -> Option<i64> {
+        match self {
+            Self::Record(_) => None,
+            Self::Unreadable(range) => Some(range.last_offset),
+        }
+    }
+}
+
 impl DlqRecord {
-    pub(crate) fn new(failure: &Failure<'_>, original: &RecordAndOffset) -> Self {
-        let json = original.record.value.as_deref().and_then(as_json);
-        let base64 = match &original.record.value {
-            None => Original::NoValue,
-            Some(_) if json.is_some() => Original::Elsewhere,
-            Some(value) => Original::Base64(STANDARD.encode(value)),
+    pub(crate) fn new(failure: &Failure<'_>, letter: DeadLetter<'_>) -> Self {
+        let value = letter.record().map(|record| record.value.as_deref());
+        let json = value.flatten().and_then(as_json);
+        let base64 = match value {
+            Some(None) => Original::NoValue,
+            Some(Some(value)) if json.is_none() => Original::Base64(STANDARD.encode(value)),
+            _ => Original::Elsewhere,
         };
+        let headers = letter.record().into_iter().flat_map(|record| record.headers.iter());
         Self {
             original_event: json,
             original_value_base64: base64,
+            original_headers: headers.map(|header| OriginalHeader::of(&header)).collect(),
             error: ErrorInfo {
                 kind: failure.kind.to_owned(),
                 message: failure.message.chars().take(MAX_MESSAGE).collect(),
@@ -120,8 +202,10 @@ impl DlqRecord {
             source: Source {
                 topic: failure.topic.to_owned(),
                 partition: failure.partition,
-                offset: original.offset,
-                timestamp: original.record.timestamp,
+                offset: letter.first_offset(),
+                last_offset: letter.last_offset(),
+                // A writer may set any time, also one that no calendar has; the header keeps it as it is.
+                timestamp: DateTime::from_timestamp_millis(letter.timestamp()).unwrap_or_default(),
             },
             failed_at: Utc::now(),
         }
@@ -147,26 +231,47 @@ impl DlqRecord {
         }
     }
 
-    /// The headers, under the names that Spring Kafka's DeadLetterPublishingRecoverer gives them, and
-    /// with text as values. Headers of the original are kept.
-    fn headers(&self, original: &RecordAndOffset) -> BTreeMap<String, Vec<u8>> {
-        let mut headers = original.record.headers.clone();
+    /// The record without anything of the original that has no bound: its source says where that is.
+    fn by_source_alone(&self) -> Self {
+        Self {
+            original_event: None,
+            original_value_base64: Original::Elsewhere,
+            original_headers: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The headers, under the names that Spring Kafka's DeadLetterPublishingRecoverer gives them, and with
+    /// text as values. Those of the original are kept as far as the client can write them.
+    fn headers(&self, letter: DeadLetter<'_>, with_original: bool) -> BTreeMap<String, Vec<u8>> {
+        let original = letter.record().filter(|_| with_original);
+        let original = original.into_iter().flat_map(|record| record.headers.iter());
+        let mut headers: BTreeMap<String, Vec<u8>> = original
+            .filter_map(|header| Some((header.name_lossy().into_owned(), header.value?.to_vec())))
+            .collect();
         let mut set = |name: &str, value: String| headers.insert(name.to_owned(), value.into_bytes());
         set("content-type", "application/json".to_owned());
         set("kafka_dlt-original-topic", self.source.topic.clone());
         set("kafka_dlt-original-partition", self.source.partition.to_string());
         set("kafka_dlt-original-offset", self.source.offset.to_string());
-        set("kafka_dlt-original-timestamp", self.source.timestamp.timestamp_millis().to_string());
+        set("kafka_dlt-original-timestamp", letter.timestamp().to_string());
         set("kafka_dlt-original-consumer-group", self.group.clone());
         set("kafka_dlt-exception-fqcn", self.error.kind.clone());
         set("kafka_dlt-exception-message", self.error.message.clone());
         headers
     }
 
-    pub(crate) fn into_record(self, original: &RecordAndOffset) -> Result<Record, KafkaError> {
+    /// The record to produce, whole.
+    pub(crate) fn into_record(self, letter: DeadLetter<'_>) -> Result<Record, KafkaError> {
+        self.render(letter, true)
+    }
+
+    fn render(self, letter: DeadLetter<'_>, with_original: bool) -> Result<Record, KafkaError> {
+        let key = letter.record().and_then(|record| record.key.as_deref());
+        let key = key.filter(|key| with_original || key.len() <= MAX_KEY_BY_SOURCE);
         Ok(Record {
-            key: original.record.key.clone(),
-            headers: self.headers(original),
+            key: key.map(<[u8]>::to_vec),
+            headers: self.headers(letter, with_original),
             value: Some(
                 serde_json::to_vec(&self)
                     .map_err(|error| KafkaError::failed("encode a DLQ record", error))?,
@@ -202,38 +307,34 @@ impl DlqPublisher {
         &self.topic
     }
 
-    /// Writes the record and returns once it is acknowledged. After an error it may stand there all the
-    /// same; a repeat makes a second one, which names the same source.
+    /// Writes the record and returns once it is acknowledged. After an error it may be stored all the same; a
+    /// repeat makes a second one, which names the same source.
     ///
     /// The batch is compressed, so that an event of the largest size still fits with what is said of it.
-    /// Where it does not, the record goes without the original's bytes: its source says where they are.
-    pub async fn publish(&self, failure: &Failure<'_>, original: &RecordAndOffset) -> Result<(), KafkaError> {
-        let outcome = self.publish_once(failure, original).await;
+    /// Where it does not, the record goes by its source alone, which says where the original is.
+    pub async fn publish(&self, failure: &Failure<'_>, letter: DeadLetter<'_>) -> Result<(), KafkaError> {
+        let outcome = self.publish_once(failure, letter).await;
         if outcome.is_err() {
             self.partitions.lock().await.clear();
         }
         outcome
     }
 
-    async fn publish_once(
-        &self,
-        failure: &Failure<'_>,
-        original: &RecordAndOffset,
-    ) -> Result<(), KafkaError> {
-        let partition = self.partition(original.record.key.as_deref()).await?;
-        let whole = DlqRecord::new(failure, original);
-        let without =
-            DlqRecord { original_event: None, original_value_base64: Original::Elsewhere, ..whole.clone() };
-        match partition.produce(&[whole.into_record(original)?], Compression::Gzip).await {
+    async fn publish_once(&self, failure: &Failure<'_>, letter: DeadLetter<'_>) -> Result<(), KafkaError> {
+        let key = letter.record().and_then(|record| record.key.as_deref());
+        let partition = self.partition(key).await?;
+        let whole = DlqRecord::new(failure, letter);
+        let by_source = whole.by_source_alone();
+        match partition.produce(&[whole.into_record(letter)?], Compression::Gzip).await {
             Err(KafkaError::MessageTooLarge { .. }) => {
                 log::warn!(
-                    "the event at {}/{} offset {} is too large for {}: the DLQ record goes without its bytes; raise the topic's max.message.bytes",
+                    "the event at {}/{} offset {} is too large for {}: the DLQ record goes by its source alone; raise the topic's max.message.bytes",
                     failure.topic,
                     failure.partition,
-                    original.offset,
+                    letter.first_offset(),
                     self.topic
                 );
-                partition.produce(&[without.into_record(original)?], Compression::Gzip).await.map(|_| ())
+                partition.produce(&[by_source.render(letter, false)?], Compression::Gzip).await.map(|_| ())
             }
             outcome => outcome.map(|_| ()),
         }
@@ -255,29 +356,89 @@ impl DlqPublisher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::records::UnreadableReason;
+    use bytes::Bytes;
 
-    fn original(value: Option<&[u8]>) -> RecordAndOffset {
-        let record = Record {
-            key: Some(b"key".to_vec()),
-            value: value.map(<[u8]>::to_vec),
-            headers: BTreeMap::from([("traceparent".to_owned(), b"00-1".to_vec())]),
-            timestamp: Utc::now(),
-        };
-        RecordAndOffset { record, offset: 42 }
+    fn original(value: Option<&[u8]>) -> ConsumerRecord {
+        let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(<[u8]>::to_vec));
+        ConsumerRecord {
+            offset: 42,
+            timestamp: 1_700_000_000_000,
+            leader_epoch: 0,
+            key: Some(Bytes::from_static(b"key")),
+            value: value.map(Bytes::copy_from_slice),
+            headers: [
+                header("traceparent", Some(b"00-1")),
+                header("hop", Some(b"a")),
+                header("hop", Some(&[0xff])),
+                header("empty", None),
+            ]
+            .into_iter()
+            .collect(),
+        }
     }
 
-    fn dead_letter(value: Option<&[u8]>) -> (serde_json::Value, Record) {
-        let failure = Failure {
+    fn failure(kind: &str) -> Failure<'_> {
+        Failure {
             group: "audit-service",
             topic: "task-events",
             partition: 0,
-            kind: "invalid_json",
+            kind,
             message: "why",
             retry_count: 4,
-        };
-        let original = original(value);
-        let record = DlqRecord::new(&failure, &original).into_record(&original).unwrap();
+        }
+    }
+
+    fn dead_letter(value: Option<&[u8]>) -> (serde_json::Value, Record) {
+        let (failure, original) = (failure("invalid_json"), original(value));
+        let letter = DeadLetter::Record(&original);
+        let record = DlqRecord::new(&failure, letter).into_record(letter).unwrap();
         (serde_json::from_slice(record.value.as_deref().unwrap()).unwrap(), record)
+    }
+
+    #[test]
+    fn headers_are_kept_with_repeated_names_and_null_values() {
+        let (json, record) = dead_letter(Some(b"{}"));
+        assert_eq!(
+            json["original_headers"],
+            serde_json::json!([
+                {"name": "traceparent", "value": "00-1"},
+                {"name": "hop", "value": "a"},
+                {"name": "hop", "value_base64": "/w=="},
+                {"name": "empty"},
+            ])
+        );
+        assert_eq!(record.headers["hop"], [0xff], "the last one counts, as in Kafka");
+        assert!(!record.headers.contains_key("empty"));
+        assert_eq!(record.headers["kafka_dlt-original-timestamp"], b"1700000000000");
+    }
+
+    #[test]
+    fn a_range_that_cannot_be_read_goes_by_its_source_alone() {
+        let range = Unreadable {
+            first_offset: 7,
+            last_offset: 9,
+            timestamp: i64::MAX,
+            leader_epoch: 0,
+            reason: UnreadableReason::Checksum,
+        };
+        let letter = DeadLetter::Unreadable(&range);
+        let record = DlqRecord::new(&failure("corrupt"), letter).into_record(letter).unwrap();
+        let read = DlqRecord::decode(record.value.as_deref()).unwrap();
+        assert_eq!((read.source.offset, read.source.last_offset), (7, Some(9)));
+        assert_eq!(read.original_value(), Ok(None));
+        assert_eq!(record.headers["kafka_dlt-original-timestamp"], i64::MAX.to_string().as_bytes());
+    }
+
+    #[test]
+    fn what_is_too_large_goes_without_anything_unbounded() {
+        let original =
+            ConsumerRecord { key: Some(vec![b'k'; 1 << 20].into()), ..original(Some(&[0xff; 1 << 20])) };
+        let letter = DeadLetter::Record(&original);
+        let by_source = DlqRecord::new(&failure("k"), letter).by_source_alone();
+        let record = by_source.render(letter, false).unwrap();
+        assert!(record.key.is_none() && record.value.unwrap().len() < 4_096);
+        assert!(!record.headers.contains_key("hop"));
     }
 
     #[test]

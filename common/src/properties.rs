@@ -15,14 +15,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use clap::{CommandFactory, Parser};
-use rskafka::record::RecordAndOffset;
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::config::{self, KafkaArgs, LeaseArgs, LogArgs, TopicArgs};
-use crate::dlq::{DlqRecord, Failure};
+use crate::dlq::{DeadLetter, DlqRecord, Failure};
 use crate::event::{Event, TaskData, TaskEvent};
-use crate::kafka::Record;
 use crate::kafka::records::{self, Batch, BatchBuilder, Batches, ConsumerRecord, HEADER_BYTES, Limits};
 use crate::offsets::fold::Fold;
 use crate::offsets::{Claim, Commit, Key, OffsetsRecord, Slot, parse, render_key};
@@ -274,21 +272,25 @@ pub fn dlq(bytes: &[u8]) {
     let timestamp = i64::from_be_bytes(std::array::from_fn(|_| choices.byte()));
     let said = String::from_utf8_lossy(choices.bytes(8)).into_owned();
     for value in [None, Some(choices.0), Some(bytes)] {
-        let record = Record {
-            key: Some(bytes.to_vec()),
-            value: value.map(<[u8]>::to_vec),
-            headers: BTreeMap::new(),
-            timestamp: DateTime::<Utc>::from_timestamp_millis(timestamp).unwrap_or_default(),
+        let original = ConsumerRecord {
+            offset: timestamp,
+            timestamp,
+            leader_epoch: 0,
+            key: Some(bytes.to_vec().into()),
+            value: value.map(|value| value.to_vec().into()),
+            headers: [(said.as_bytes(), value), (b"x".as_slice(), None)].into_iter().collect(),
         };
-        let original = RecordAndOffset { record, offset: timestamp };
+        let letter = DeadLetter::Record(&original);
+        let time = DateTime::<Utc>::from_timestamp_millis(timestamp).unwrap_or_default();
         let failure =
             Failure { group: &said, topic: &said, partition: 1, kind: &said, message: &said, retry_count: 4 };
-        let written = DlqRecord::new(&failure, &original).into_record(&original).unwrap();
+        let written = DlqRecord::new(&failure, letter).into_record(letter).unwrap();
         let read = DlqRecord::decode(written.value.as_deref()).unwrap();
-        assert_eq!(read.original_value(), Ok(Some(original.record.value)));
+        assert_eq!(read.original_value(), Ok(Some(value.map(<[u8]>::to_vec))));
+        assert_eq!(read.original_headers.len(), 2);
         assert_eq!((&read.group, &read.source.topic, &read.error.kind), (&said, &said, &said));
-        assert_eq!((read.source.offset, read.source.timestamp), (timestamp, original.record.timestamp));
-        assert_eq!(written.key, original.record.key);
+        assert_eq!((read.source.offset, read.source.timestamp), (timestamp, time));
+        assert_eq!(written.key.as_deref(), original.key.as_deref());
     }
 }
 

@@ -18,11 +18,12 @@
 //! - *An owner that makes no progress loses its partition*: what hangs is not renewed ([`ownership`]).
 
 mod batch;
+mod chunks;
 mod claims;
 mod handler;
 mod mirror;
+mod owner;
 mod ownership;
-mod reader;
 mod retry;
 mod start;
 mod status;
@@ -37,7 +38,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::dlq::DlqPublisher;
-use crate::kafka::{Kafka, KafkaError, OffsetAt};
+use crate::kafka::{Kafka, KafkaError, OffsetAt, TopicReader};
 use crate::offsets::OffsetsLog;
 use crate::shutdown::Shutdown;
 use crate::state_dir::Identity;
@@ -78,6 +79,7 @@ pub struct ConsumerConfig {
 struct Shared<S> {
     config: ConsumerConfig,
     offsets: OffsetsLog,
+    reader: TopicReader,
     service: S,
     dlq: Option<DlqPublisher>,
     status: Status,
@@ -94,6 +96,7 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
     let shared = Arc::new(Shared {
         offsets: OffsetsLog::open(&config.kafka, &config.offsets_topic),
         dlq: config.dlq_topic.as_deref().map(|topic| DlqPublisher::new(config.kafka.clone(), topic)),
+        reader: TopicReader::new(&config.kafka, &config.topic),
         service,
         config,
         status,
@@ -151,34 +154,34 @@ async fn wait_for_topics(config: &ConsumerConfig, status: &Status) -> i32 {
 }
 
 async fn check_topics(config: &ConsumerConfig) -> Result<i32, String> {
-    let topics = config
-        .kafka
-        .topics()
-        .await
-        .map_err(|error| format!("waiting for Kafka at {}: {error}", config.kafka.bootstrap()))?;
-    let needed = [Some(&config.topic), Some(&config.offsets_topic), config.dlq_topic.as_ref()];
-    for topic in needed.into_iter().flatten() {
-        if !topics.contains_key(topic) {
-            return Err(format!("waiting for a topic: {}", KafkaError::unknown_topic(topic)));
-        }
+    let partitions = existing(config, &config.topic).await?;
+    for topic in [Some(&config.offsets_topic), config.dlq_topic.as_ref()].into_iter().flatten() {
+        existing(config, topic).await?;
     }
     match config.kafka.admin().topic_config(&config.offsets_topic, "cleanup.policy").await {
         Ok(Some(policy)) if !is_compacted(&policy) => Err(format!(
             "waiting: topic {} has cleanup.policy={policy} and would forget offsets; set it to compact",
             config.offsets_topic
         )),
-        Ok(_) => Ok(topics.get(&config.topic).copied().unwrap_or(0)),
+        Ok(_) => Ok(partitions),
         Err(error) => {
             Err(format!("waiting: cannot see whether {} is compacted: {error}", config.offsets_topic))
         }
     }
 }
 
+/// The number of partitions of a topic that has to exist.
+async fn existing(config: &ConsumerConfig, topic: &str) -> Result<i32, String> {
+    config.kafka.partition_count(topic).await.map_err(|error| match error {
+        KafkaError::UnknownTopic { .. } => format!("waiting for a topic: {error}"),
+        error => format!("waiting for Kafka at {}: {error}", config.kafka.bootstrap()),
+    })
+}
+
 /// Fetches the ends of the partitions that this instance does not read, for their lag. Best effort.
 async fn look_at_ends<S>(shared: &Shared<S>) {
     for partition in shared.status.not_read() {
-        let log = shared.config.kafka.partition(&shared.config.topic, partition);
-        match log.offset(OffsetAt::Latest).await {
+        match shared.config.kafka.list_offset(&shared.config.topic, partition, OffsetAt::Latest).await {
             Ok(end) => shared.status.set_log_end(partition, end),
             Err(error) => log::debug!("the lag of partition {partition} is not up to date: {error}"),
         }

@@ -70,7 +70,7 @@ use chrono::Utc;
 use task_events::dedup::DedupError;
 use task_events::disk::FileSystem;
 use task_events::event::{Event, Malformed, format_time};
-use task_events::kafka::Record;
+use task_events::kafka::ConsumerRecord;
 use task_events::logging::escape_control;
 use task_events::runtime::{Delivery, Done, Handler, HandlerError, OwnPosition, Service};
 use tokio::signal::unix::{SignalKind, signal};
@@ -221,7 +221,7 @@ pub struct PartitionAudit {
 impl Handler for PartitionAudit {
     type Message = Event;
 
-    fn decode(&self, record: &Record) -> Result<Event, Malformed> {
+    fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
         Event::decode(record.value.as_deref())
     }
 
@@ -243,7 +243,7 @@ impl Handler for PartitionAudit {
         let at = At {
             topic: delivery.topic.to_owned().into(),
             partition: delivery.partition,
-            offset: delivery.offset,
+            offset: delivery.record.offset,
         };
         let bytes = render(event, &format_time(Utc::now()), at.clone())
             .map_err(|error| HandlerError::new("audit_line", error))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use task_events::dlq::DlqRecord;
 use task_events::event::Malformed;
-use task_events::kafka::Record;
+use task_events::kafka::ConsumerRecord;
 use task_events::logging::escape_control;
 use task_events::runtime::{Delivery, Handler, HandlerError, Service};
 use tokio::time::sleep;
@@ -43,7 +43,7 @@ impl Handler for DeadLetters {
     /// What is no DLQ record is looked after as well: it has nowhere else to go.
     type Message = Result<DlqRecord, Malformed>;
 
-    fn decode(&self, record: &Record) -> Result<Self::Message, Malformed> {
+    fn decode(&self, record: &ConsumerRecord) -> Result<Self::Message, Malformed> {
         Ok(DlqRecord::decode(record.value.as_deref()))
     }
 
@@ -63,7 +63,7 @@ impl Handler for DeadLetters {
                     malformed.kind(),
                     delivery.topic,
                     delivery.partition,
-                    delivery.offset,
+                    delivery.record.offset,
                     escape_control(&malformed.to_string())
                 );
                 (UNKNOWN_GROUP, malformed.kind())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use task_events::dedup::{Dedup, DedupError, Retention};
 use task_events::event::{Event, EventType, Malformed};
-use task_events::kafka::Record;
+use task_events::kafka::ConsumerRecord;
 use task_events::logging::escape_control;
 use task_events::runtime::{Delivery, Done, Handler, HandlerError, Service};
 use uuid::Uuid;
@@ -51,7 +51,7 @@ impl Service for Notifications {
 impl Handler for Notifications {
     type Message = Event;
 
-    fn decode(&self, record: &Record) -> Result<Event, Malformed> {
+    fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
         Event::decode(record.value.as_deref())
     }
 

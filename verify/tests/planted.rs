@@ -17,7 +17,7 @@ use std::time::Duration;
 use consumers::audit::{self, PartitionAudit};
 use e2e::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
-use task_events::kafka::{Compression, Kafka, Position, Record};
+use task_events::kafka::{Compression, ConsumerRecord, Kafka, Position, Record};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use task_events::runtime::{self, ConsumerConfig, Delivery, Done, Handler, HandlerError, Service, Status};
 use task_events::shutdown;
@@ -107,24 +107,16 @@ impl Consumer {
 /// What a handler was given.
 struct Taken {
     event: Event,
-    record: Record,
-    offset: i64,
+    record: ConsumerRecord,
 }
 
 impl Taken {
     fn of(delivery: &Delivery<'_, Event>) -> Self {
-        Self { event: delivery.message.clone(), record: delivery.record.clone(), offset: delivery.offset }
+        Self { event: delivery.message.clone(), record: delivery.record.clone() }
     }
 
     fn delivery(&self) -> Delivery<'_, Event> {
-        Delivery {
-            message: &self.event,
-            record: &self.record,
-            topic: EVENTS,
-            partition: 0,
-            offset: self.offset,
-            timestamp: self.record.timestamp,
-        }
+        Delivery { message: &self.event, record: &self.record, topic: EVENTS, partition: 0 }
     }
 }
 
@@ -145,7 +137,7 @@ macro_rules! reads_as_audit {
     () => {
         type Message = Event;
 
-        fn decode(&self, record: &Record) -> Result<Event, Malformed> {
+        fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
             self.audit.decode(record)
         }
 
@@ -319,7 +311,7 @@ struct WritesAll(PathBuf);
 impl Handler for WritesAll {
     type Message = Event;
 
-    fn decode(&self, record: &Record) -> Result<Event, Malformed> {
+    fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
         Event::decode(record.value.as_deref())
     }
 
@@ -333,7 +325,7 @@ impl Handler for WritesAll {
 
     async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
         use std::io::Write;
-        let at = audit::At { topic: EVENTS.into(), partition: 0, offset: delivery.offset };
+        let at = audit::At { topic: EVENTS.into(), partition: 0, offset: delivery.record.offset };
         let time = task_events::event::format_time(chrono::Utc::now());
         let line = audit::render(delivery.message, &time, at).unwrap();
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.0).unwrap();
@@ -403,8 +395,14 @@ async fn a_zombie_that_goes_on_is_reported() {
         let records = topic[range].iter();
         let taken = records.map(|one| Taken {
             event: Event::decode(one.record.value.as_deref()).unwrap(),
-            record: one.record.clone(),
-            offset: one.offset,
+            record: ConsumerRecord {
+                offset: one.offset,
+                timestamp: one.record.timestamp.timestamp_millis(),
+                leader_epoch: 0,
+                key: one.record.key.clone().map(Into::into),
+                value: one.record.value.clone().map(Into::into),
+                headers: Default::default(),
+            },
         });
         taken.collect()
     };
@@ -412,7 +410,7 @@ async fn a_zombie_that_goes_on_is_reported() {
         for taken in batch {
             audit.handle(&taken.delivery()).await.unwrap();
         }
-        let position = Position::at(batch.last().map_or(0, |taken| taken.offset + 1));
+        let position = Position::at(batch.last().map_or(0, |taken| taken.record.offset + 1));
         audit.flush(&Done { position, ids: &[] }).await.unwrap();
         // Times are told apart by microseconds.
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rskafka::record::RecordAndOffset;
 use uuid::Uuid;
 
+use super::chunks::{Item, position_after};
 use super::ownership::Ownership;
 use super::retry::TRIES;
 use super::status::{Status, Trouble};
 use super::{Backoff, Delivery, Done, Handler, HandlerError, Service, Shared};
-use crate::dlq::Failure;
-use crate::kafka::Position;
+use crate::dlq::{DeadLetter, Failure};
+use crate::kafka::records::UnreadableReason;
+use crate::kafka::{ConsumerRecord, Position};
 use crate::offsets::Slot;
 
 /// A batch in flight. What is handled of it is forgotten with the handler unless it is made durable.
@@ -32,8 +33,18 @@ type MessageOf<S> = <<S as Service>::Handler as Handler>::Message;
 pub(super) struct Outcome {
     /// All below it is done, though not yet durable.
     pub(super) position: Position,
+    /// The items that were taken.
+    pub(super) count: usize,
     handled: u64,
     ids: Vec<Uuid>,
+}
+
+impl Outcome {
+    /// Nothing but a position: what is between offers no records (markers, aborted or compacted ones), or
+    /// the log goes on elsewhere.
+    pub(super) fn at(position: Position) -> Self {
+        Self { position, count: 0, handled: 0, ids: Vec::new() }
+    }
 }
 
 /// How one event ended.
@@ -45,41 +56,49 @@ enum Ended {
 }
 
 impl<S: Service> Batch<'_, S> {
-    /// Handles the records in order, as many as it may. `None` if there is nothing to make durable.
-    pub(super) async fn handle(&mut self, records: &[RecordAndOffset]) -> Option<Outcome> {
+    /// Handles the items in order, as many as it may. `None` if there is nothing to make durable.
+    pub(super) async fn handle(&mut self, items: &[Item]) -> Option<Outcome> {
         let shared = Arc::clone(self.shared);
-        let (stats, topic) = (shared.status.stats(), self.ownership.position());
-        let messages: Vec<_> = records.iter().map(|record| self.handler.decode(&record.record)).collect();
-        let id_of = |message: &Result<MessageOf<S>, _>| {
-            message.as_ref().ok().and_then(|message| self.handler.dedup_id(message))
+        let stats = shared.status.stats();
+        let messages: Vec<_> =
+            items.iter().map(|item| item.as_ref().ok().map(|record| self.handler.decode(record))).collect();
+        let id_of = |message: &Option<Result<MessageOf<S>, _>>| {
+            message.as_ref()?.as_ref().ok().and_then(|message| self.handler.dedup_id(message))
         };
         let ids: Vec<Option<Uuid>> = messages.iter().map(id_of).collect();
         let known = self.known(&ids).await?;
         let mut seen: HashSet<Uuid> = HashSet::new();
-        let mut done = None;
+        let (mut position, mut count) = (self.ownership.position(), 0);
         let (mut handled, mut handled_ids) = (0, Vec::new());
-        for (((record, message), id), known) in records.iter().zip(messages).zip(ids).zip(known) {
+        for (((item, message), id), known) in items.iter().zip(messages).zip(ids).zip(known) {
             if self.ownership.must_pause() {
                 break;
             }
-            match message {
-                Err(malformed) => {
-                    let why = malformed.to_string();
-                    log::error!(
-                        "{why} ({}/{} offset {})",
-                        self.slot.topic,
-                        self.slot.partition,
-                        record.offset
-                    );
-                    if !self.dead_letter(record, malformed.kind(), &why, 0).await {
+            match (item, message) {
+                (Err(unreadable), _) => {
+                    log::error!("{}: {unreadable}", self.slot);
+                    let letter = DeadLetter::Unreadable(unreadable);
+                    let (kind, why) = (kind_of(&unreadable.reason), unreadable.to_string());
+                    if !self.dead_letter(letter, kind, &why, 0).await {
                         break;
                     }
                 }
-                Ok(_) if known || id.is_some_and(|id| seen.contains(&id)) => {
+                (Ok(_), None) => {}
+                (Ok(record), Some(Err(malformed))) => {
+                    let why = malformed.to_string();
+                    let slot = self.slot;
+                    log::error!("{why} ({}/{} offset {})", slot.topic, slot.partition, record.offset);
+                    if !self.dead_letter(DeadLetter::Record(record), malformed.kind(), &why, 0).await {
+                        break;
+                    }
+                }
+                (Ok(_), Some(Ok(_))) if known || id.is_some_and(|id| seen.contains(&id)) => {
                     Status::count(&stats.duplicates, 1)
                 }
-                Ok(message) if !self.handler.wants(&message) => Status::count(&stats.not_of_interest, 1),
-                Ok(message) => match self.handle_one(record, &message).await {
+                (Ok(_), Some(Ok(message))) if !self.handler.wants(&message) => {
+                    Status::count(&stats.not_of_interest, 1)
+                }
+                (Ok(record), Some(Ok(message))) => match self.handle_one(record, &message).await {
                     Ended::Handled => {
                         handled += 1;
                         seen.extend(id);
@@ -89,9 +108,10 @@ impl<S: Service> Batch<'_, S> {
                     Ended::Halted => break,
                 },
             }
-            done = Some(Position { offset: record.offset + 1, ..topic });
+            position = position_after(item, position);
+            count += 1;
         }
-        done.map(|position| Outcome { position, handled, ids: handled_ids })
+        (count > 0).then_some(Outcome { position, count, handled, ids: handled_ids })
     }
 
     /// Which of the ids were handled before. `None` if handling was halted before that is known.
@@ -112,15 +132,8 @@ impl<S: Service> Batch<'_, S> {
     }
 
     /// Handles one event, with retries; gives it up to the DLQ after the last.
-    async fn handle_one(&mut self, record: &RecordAndOffset, message: &MessageOf<S>) -> Ended {
-        let delivery = Delivery {
-            message,
-            record: &record.record,
-            topic: &self.slot.topic,
-            partition: self.slot.partition,
-            offset: record.offset,
-            timestamp: record.record.timestamp,
-        };
+    async fn handle_one(&mut self, record: &ConsumerRecord, message: &MessageOf<S>) -> Ended {
+        let delivery = Delivery { message, record, topic: &self.slot.topic, partition: self.slot.partition };
         let mut backoff = Backoff::between_tries();
         let mut tries = 1;
         loop {
@@ -132,7 +145,8 @@ impl<S: Service> Batch<'_, S> {
             let at = format!("{}/{} offset {}", self.slot.topic, self.slot.partition, record.offset);
             if tries == TRIES {
                 log::error!("gave up the event at {at} after {tries} tries: {error}");
-                let given_up = self.dead_letter(record, error.kind, &error.message, tries - 1).await;
+                let given_up =
+                    self.dead_letter(DeadLetter::Record(record), error.kind, &error.message, tries - 1).await;
                 return if given_up { Ended::GivenUp } else { Ended::Halted };
             }
             log::warn!("try {tries} of {TRIES} to handle the event at {at} failed: {error}");
@@ -147,7 +161,7 @@ impl<S: Service> Batch<'_, S> {
     /// Writes the record to the DLQ, however long that takes. False if handling was halted before.
     async fn dead_letter(
         &mut self,
-        record: &RecordAndOffset,
+        letter: DeadLetter<'_>,
         kind: &str,
         message: &str,
         retry_count: u32,
@@ -159,7 +173,7 @@ impl<S: Service> Batch<'_, S> {
             let failure = Failure { group: &slot.group, topic, partition, kind, message, retry_count };
             let mut backoff = Backoff::for_kafka();
             loop {
-                match self.ownership.unless_abandoned(dlq.publish(&failure, record)).await {
+                match self.ownership.unless_abandoned(dlq.publish(&failure, letter)).await {
                     None => return false,
                     Some(Ok(())) => break,
                     Some(Err(error)) => {
@@ -172,7 +186,7 @@ impl<S: Service> Batch<'_, S> {
             self.works_again();
             log::warn!(
                 "sent the event at {topic}/{partition} offset {} to {} ({kind})",
-                record.offset,
+                letter.first_offset(),
                 dlq.topic()
             );
         }
@@ -209,6 +223,15 @@ impl<S: Service> Batch<'_, S> {
 
     fn works_again(&mut self) {
         self.trouble.over(&format!("{} goes on", self.slot));
+    }
+}
+
+fn kind_of(reason: &UnreadableReason) -> &'static str {
+    match reason {
+        UnreadableReason::TooLarge { .. } | UnreadableReason::BatchTooLarge { .. } => "too_large",
+        UnreadableReason::UnknownCodec { .. } => "unknown_codec",
+        UnreadableReason::OldFormat { .. } | UnreadableReason::UnknownFormat { .. } => "unknown_format",
+        _ => "corrupt",
     }
 }
 

@@ -14,11 +14,10 @@
 //! - For a batch of records the order is: `decode`, `dedup_id` and `wants` for each, `known` once, `handle`
 //!   for each event in the order of offsets, `flush` once. Only then is the position committed.
 
-use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::event::Malformed;
-use crate::kafka::{Position, Record};
+use crate::kafka::{ConsumerRecord, Position};
 
 /// Makes the handlers of one service.
 pub trait Service: Send + Sync + 'static {
@@ -40,7 +39,7 @@ pub trait Handler: Send + Sync + 'static {
     type Message: Send + Sync + 'static;
 
     /// Decodes a record. What is malformed goes straight to the DLQ.
-    fn decode(&self, record: &Record) -> Result<Self::Message, Malformed>;
+    fn decode(&self, record: &ConsumerRecord) -> Result<Self::Message, Malformed>;
 
     /// Whether this group wants the event at all.
     fn wants(&self, message: &Self::Message) -> bool;
@@ -108,21 +107,17 @@ pub enum OwnPosition {
     At(Position),
 }
 
-/// An event, and where it is stored.
+/// An event, and where it is stored: its offset and time are those of the record.
 #[derive(Debug)]
 pub struct Delivery<'a, M> {
     /// The event.
     pub message: &'a M,
     /// The record that it came in.
-    pub record: &'a Record,
+    pub record: &'a ConsumerRecord,
     /// Its topic.
     pub topic: &'a str,
     /// Its partition.
     pub partition: i32,
-    /// Its offset.
-    pub offset: i64,
-    /// When the writer says that it was written.
-    pub timestamp: DateTime<Utc>,
 }
 
 /// Why an event was not handled, or its work not made durable.

@@ -186,7 +186,8 @@ impl<S: super::Service> Ownership<S> {
         *self.progress.borrow()
     }
 
-    fn is_owner(&self) -> bool {
+    /// Whether no newer claim has been seen.
+    pub(super) fn is_owner(&self) -> bool {
         self.id.owns(&self.shared.offsets.view().borrow(), &self.slot)
     }
 

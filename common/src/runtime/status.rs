@@ -213,6 +213,11 @@ impl Status {
         self.with(partition, |one| one.log_end = Some(log_end));
     }
 
+    /// Where an open transaction holds the group, if one does.
+    pub(super) fn set_held(&self, partition: i32, held_at: Option<i64>) {
+        self.with(partition, |one| one.held_at = held_at);
+    }
+
     /// The position that was acknowledged to this instance; `None` once another one owns.
     pub(super) fn set_committed(&self, partition: i32, committed: Option<i64>) {
         self.with(partition, |one| one.committed = committed);

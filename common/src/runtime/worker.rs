@@ -3,26 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::batch::Batch;
 use super::claims::{OwnClaims, Verdict, verdict};
+use super::owner::Owner;
 use super::ownership::Ownership;
-use super::reader::{self, ReadAhead};
 use super::start::{Start, start};
 use super::status::{Role, Trouble};
 use super::{Backoff, Handler, HandlerError, Service, Shared};
-use crate::kafka::{Chunk as Fetched, KafkaError, OffsetAt, Position};
+use crate::kafka::{KafkaError, OffsetAt, Position};
 use crate::offsets::{Claim, Claimed, Slot};
 
-/// Records handled between two looks at the lease.
-const BATCH: usize = 500;
-/// Tries to decode the same records before the partition counts as stuck.
-const DECODE_TRIES: u32 = 3;
-/// Time after which a stuck partition is tried again, though nobody moved its position.
-const STUCK_RETRY: Duration = Duration::from_secs(60);
 /// Time to write a new instance id, which may fail: the next start then finds its twin again.
 const PERSIST_TIMEOUT: Duration = Duration::from_secs(2);
 /// An ownership that was shorter than this is followed by a pause, whatever ended it.
@@ -75,9 +67,9 @@ struct ClaimedPartition<H> {
     start: Start,
 }
 
-struct Worker<S> {
-    shared: Arc<Shared<S>>,
-    slot: Slot,
+pub(super) struct Worker<S> {
+    pub(super) shared: Arc<Shared<S>>,
+    pub(super) slot: Slot,
     own: OwnClaims,
     /// How far this process was when the offsets topic was recreated, which took its commits along.
     reached: Option<Position>,
@@ -103,8 +95,10 @@ impl<S: Service> Worker<S> {
             }
         };
         let config = &self.shared.config;
-        let partition = config.kafka.partition(&config.topic, self.slot.partition);
-        let earliest = partition.offset(OffsetAt::Earliest).await?;
+        let topic = config.kafka.topic(&config.topic).await?;
+        let topic_id = Some(topic.id).filter(|id| !id.is_nil());
+        let earliest =
+            config.kafka.list_offset(&config.topic, self.slot.partition, OffsetAt::Earliest).await?;
         let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
         let claim = Claim::new(config.identity.id(), &config.host, lease_ms).for_service(&config.service);
         self.own.add(claim.claim_id);
@@ -114,7 +108,7 @@ impl<S: Service> Worker<S> {
         let committed =
             self.shared.offsets.view().borrow().slot(&self.slot).and_then(|state| state.committed());
         let committed = committed.or(self.reached);
-        let start = start(committed, handler.own_position(), earliest, None);
+        let start = start(committed, handler.own_position(), earliest, topic_id);
         Ok(ClaimedPartition { claim, claimed, handler, start })
     }
 
@@ -249,18 +243,19 @@ impl<S: Service> Worker<S> {
             log::warn!("{}: {warning}", self.slot);
         }
         self.reached = None;
-        let config = &self.shared.config;
-        let partition = config.kafka.partition(&config.topic, self.slot.partition);
         let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start);
-        let trouble = Trouble::new(&self.shared.status, self.slot.partition, "work");
-        let mut owner = Owner { worker: self, handler, ownership, trouble };
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
-        let stuck = owner.run(reader::spawn(partition, start.offset)).await;
+        let mut owner = Owner::new(self, handler, ownership);
+        owner.run(self.shared.reader.partition(self.slot.partition, start)).await;
         let Owner { handler, ownership, .. } = owner;
         // Its unflushed work is forgotten before anybody else can claim.
         drop(handler);
         self.set_role(Role::Starting);
+        if !ownership.is_halted() && ownership.is_owner() {
+            log::info!("{} is opened again: its durable state was changed by another hand", self.slot);
+            return;
+        }
         let (id, position) = (ownership.id().clone(), ownership.position());
         if !ownership.end().await {
             let view = self.shared.offsets.view();
@@ -295,111 +290,5 @@ impl<S: Service> Worker<S> {
                 ),
             }
         }
-        if let Some(stuck) = stuck {
-            self.wait_for_operator(stuck).await;
-        }
-    }
-
-    /// Returns when the position is another than the one where reading is stuck, or when it is worth
-    /// another try. The slot is released meanwhile, so that the operator can move it.
-    async fn wait_for_operator(&self, stuck: Stuck) {
-        let mut trouble = Trouble::new(&self.shared.status, self.slot.partition, "stuck");
-        trouble.report(&stuck.why);
-        let mut view = self.shared.offsets.view();
-        let moved = view
-            .wait_for(|view| view.slot(&self.slot).and_then(|state| state.position()) != Some(stuck.offset));
-        let _ = self.shared.shutdown.or(timeout(STUCK_RETRY, moved)).await;
-    }
-}
-
-/// Records that cannot be decoded are stored at this offset.
-struct Stuck {
-    offset: i64,
-    why: String,
-}
-
-/// An owner at work.
-struct Owner<'a, S: Service> {
-    worker: &'a Worker<S>,
-    handler: S::Handler,
-    ownership: Ownership<S>,
-    trouble: Trouble,
-}
-
-impl<S: Service> Owner<'_, S> {
-    /// Handles what the reader brings, until halted or stuck.
-    async fn run(&mut self, mut chunks: mpsc::Receiver<ReadAhead>) -> Option<Stuck> {
-        let mut undecodable = 0;
-        loop {
-            let chunk = tokio::select! {
-                biased;
-                () = self.ownership.halted() => return None,
-                () = self.handler.superseded() => return None,
-                chunk = chunks.recv() => chunk?,
-            };
-            match chunk {
-                ReadAhead::Chunk(fetched) => {
-                    undecodable = 0;
-                    self.chunk(fetched).await?;
-                }
-                ReadAhead::Undecodable { offset, error } => {
-                    undecodable += 1;
-                    if undecodable == DECODE_TRIES {
-                        let (slot, group) = (&self.worker.slot, &self.worker.slot.group);
-                        let why = format!(
-                            "{slot} is stuck at offset {offset}: {error}; look at what wrote it, then move the group past it with `taskctl offsets reset {group} --to OFFSET --execute`"
-                        );
-                        return Some(Stuck { offset, why });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Handles one chunk in batches. `None` when halted.
-    async fn chunk(&mut self, fetched: Fetched) -> Option<()> {
-        self.worker.shared.status.set_log_end(self.worker.slot.partition, fetched.high_watermark);
-        let mut left = fetched.records.as_slice();
-        while !left.is_empty() {
-            self.ownership.lease_is_valid().await?;
-            let records = left.get(..BATCH).unwrap_or(left);
-            let Some(outcome) = self.batch().handle(records).await else {
-                if self.ownership.is_halted() {
-                    return None;
-                }
-                // The lease ran out before the first event.
-                continue;
-            };
-            // The process may have been stopped for an hour with the batch in flight.
-            self.ownership.lease_is_valid().await?;
-            if !self.batch().make_durable(&outcome).await {
-                return None;
-            }
-            self.advance(outcome.position);
-            if self.ownership.is_halted() {
-                return None;
-            }
-            // All of the batch, unless the lease ran out in its middle.
-            let taken = left.partition_point(|record| record.offset < outcome.position.offset);
-            left = left.get(taken..).unwrap_or_default();
-        }
-        // Past what holds no records: batches that compaction left empty.
-        self.advance(Position { offset: fetched.next_offset, ..self.ownership.position() });
-        Some(())
-    }
-
-    fn batch(&mut self) -> Batch<'_, S> {
-        Batch {
-            shared: &self.worker.shared,
-            slot: &self.worker.slot,
-            ownership: &self.ownership,
-            handler: &mut self.handler,
-            trouble: &mut self.trouble,
-        }
-    }
-
-    fn advance(&self, position: Position) {
-        self.ownership.advance(position);
-        self.worker.shared.status.set_position(self.worker.slot.partition, position.offset);
     }
 }

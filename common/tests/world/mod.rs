@@ -1,4 +1,4 @@
-//! A dev broker in this process, and consumers on it whose handlers do as they are told.
+//! A broker, and consumers on it in this process whose handlers do as the test says.
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,16 +6,18 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use devbroker::{Broker, Config};
+use e2e::{Broker, delete_topic};
+use task_events::dlq::DlqRecord;
 use task_events::event::Malformed;
-use task_events::kafka::{Compression, Kafka, NewTopic, Record};
+use task_events::kafka::{
+    Compression, ConsumerRecord, Kafka, NewTopic, Position, ProducerRecord, ReadEvent, TopicReader,
+};
 use task_events::offsets::{OffsetsLog, Slot};
 use task_events::runtime::{
     self, ConsumerConfig, Delivery, Done, Handler, HandlerError, PartitionState, Service, Status,
 };
 use task_events::shutdown::{self, Trigger};
 use task_events::state_dir::Identity;
-use tempfile::TempDir;
 use tokio::task::{JoinHandle, spawn_blocking};
 use uuid::Uuid;
 
@@ -28,8 +30,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 pub struct World {
     pub kafka: Kafka,
-    _broker: Broker,
-    _folder: TempDir,
+    broker: Broker,
 }
 
 impl World {
@@ -39,28 +40,71 @@ impl World {
 
     /// With a DLQ that takes records of that size.
     pub async fn with_dlq_limit(partitions: i32, max_message_bytes: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config::new("127.0.0.1:0".parse().unwrap(), folder.path().to_owned());
-        let broker = Broker::start(config).await.unwrap();
-        let kafka = Kafka::new(vec![broker.addr().to_string()], "test");
+        let broker = Broker::start().await;
+        let kafka = Kafka::new(vec![broker.bootstrap()], "test");
         let topics = [
             (TOPIC, partitions, ("cleanup.policy", "delete")),
             (OFFSETS, 1, ("cleanup.policy", "compact")),
             (DLQ, 1, ("max.message.bytes", max_message_bytes)),
         ];
         for (name, partitions, (key, value)) in topics {
-            let configs = vec![(key.to_owned(), value.to_owned())];
-            let topic = NewTopic { name: name.to_owned(), partitions, replication_factor: 1, configs };
-            kafka.admin().create_topic(&topic).await.unwrap();
+            create(&kafka, name, partitions, (key, value)).await;
         }
-        Self { kafka, _broker: broker, _folder: folder }
+        Self { kafka, broker }
+    }
+
+    pub fn bootstrap(&self) -> String {
+        self.broker.bootstrap()
+    }
+
+    /// Deletes the topic of events and creates it again.
+    pub async fn recreate_events(&self, partitions: i32) {
+        delete_topic(&self.bootstrap(), TOPIC).await;
+        create(&self.kafka, TOPIC, partitions, ("cleanup.policy", "delete")).await;
+    }
+
+    /// Deletes the topic of claims and commits and creates it again.
+    pub async fn recreate_offsets(&self) {
+        delete_topic(&self.bootstrap(), OFFSETS).await;
+        create(&self.kafka, OFFSETS, 1, ("cleanup.policy", "compact")).await;
+    }
+
+    /// The first records of the DLQ.
+    pub async fn dead_letters(&self, count: usize) -> Vec<DlqRecord> {
+        let mut reader = TopicReader::new(&self.kafka, DLQ).partition(0, Position::at(0));
+        let mut letters = Vec::new();
+        while letters.len() < count {
+            if let ReadEvent::Fetched(fetched) = reader.next().await {
+                for record in fetched.batches.iter().flat_map(|batch| batch.records()) {
+                    letters.push(DlqRecord::decode(record.unwrap().value.as_deref()).unwrap());
+                }
+            }
+        }
+        letters
+    }
+
+    /// The committed position, with all that is known of it.
+    pub async fn committed(&self, partition: i32) -> Option<Position> {
+        self.offsets().await.view().borrow().slot(&self.slot(partition))?.committed()
     }
 
     pub async fn produce(&self, partition: i32, value: &str) -> i64 {
-        let value = Some(value.as_bytes().to_vec());
-        let record = Record { key: None, value, headers: BTreeMap::new(), timestamp: Utc::now() };
+        self.produce_bytes(partition, value.as_bytes().to_vec(), Compression::NoCompression).await
+    }
+
+    pub async fn produce_bytes(&self, partition: i32, value: Vec<u8>, compression: Compression) -> i64 {
+        let record =
+            ProducerRecord { key: None, value: Some(value), headers: BTreeMap::new(), timestamp: Utc::now() };
         let partition = self.kafka.partition(TOPIC, partition);
-        partition.produce(&[record], Compression::NoCompression).await.unwrap()[0]
+        let start = Instant::now();
+        loop {
+            match partition.produce(std::slice::from_ref(&record), compression).await {
+                Ok(offsets) => return offsets[0],
+                // The topic was just created.
+                Err(error) => assert!(start.elapsed() < LIMIT, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub fn consumer(&self, script: Script) -> Consumer {
@@ -108,15 +152,27 @@ impl World {
     /// The claims that were ever made.
     pub async fn claims(&self) -> usize {
         let end = self.offsets().await.view().borrow().next_offset;
-        let partition = self.kafka.partition(OFFSETS, 0);
-        let (mut claims, mut next) = (0, 0);
-        while next < end {
-            let fetched = partition.fetch(next, 1 << 20, Duration::ZERO).await.unwrap();
-            let keys = fetched.records.iter().filter_map(|record| record.record.key.as_deref());
-            claims += keys.filter(|key| key.ends_with(b"/claim")).count();
-            next = fetched.next_offset;
+        let mut range = self.kafka.read_range(OFFSETS, 0, 0, end);
+        let mut claims = 0;
+        while let Some(fetched) = range.next().await {
+            let batches = fetched.unwrap().batches;
+            let records = batches.iter().flat_map(|batch| batch.records());
+            claims += records
+                .filter(|record| record.as_ref().unwrap().key.as_ref().unwrap().ends_with(b"/claim"))
+                .count();
         }
         claims
+    }
+}
+
+async fn create(kafka: &Kafka, name: &str, partitions: i32, (key, value): (&str, &str)) {
+    let configs = vec![(key.to_owned(), value.to_owned())];
+    let topic = NewTopic { name: name.to_owned(), partitions, replication_factor: 1, configs };
+    let start = Instant::now();
+    // A topic that is being deleted is there for a moment still.
+    while let Err(error) = kafka.admin().create_topic(&topic).await {
+        assert!(start.elapsed() < LIMIT, "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -198,7 +254,7 @@ impl Service for Script {
 impl Handler for Scripted {
     type Message = ();
 
-    fn decode(&self, record: &Record) -> Result<(), Malformed> {
+    fn decode(&self, record: &ConsumerRecord) -> Result<(), Malformed> {
         match record.value.as_deref() {
             Some(b"poison") => Err(Malformed::NoValue),
             _ => Ok(()),
@@ -210,8 +266,8 @@ impl Handler for Scripted {
     }
 
     async fn handle(&mut self, delivery: &Delivery<'_, ()>) -> Result<(), HandlerError> {
-        self.pending.push((self.partition, delivery.offset));
-        self.script.0.handled.lock().unwrap().push((self.partition, delivery.offset));
+        self.pending.push((self.partition, delivery.record.offset));
+        self.script.0.handled.lock().unwrap().push((self.partition, delivery.record.offset));
         Ok(())
     }
 

@@ -1,0 +1,174 @@
+//! An owner at work: takes what the reader brings, in order, and moves the position along.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::batch::{Batch, Outcome};
+use super::chunks::{Chunks, Item};
+use super::ownership::Ownership;
+use super::status::Trouble;
+use super::worker::Worker;
+use super::{Handler, Service};
+use crate::kafka::{Fetched, Jump, JumpReason, PartitionReader, Position, ReadEvent};
+
+/// A transaction that is open for less time is nothing to report.
+const HELD_FOR: Duration = Duration::from_secs(1);
+
+pub(super) struct Owner<'a, S: Service> {
+    pub(super) worker: &'a Worker<S>,
+    pub(super) handler: S::Handler,
+    pub(super) ownership: Ownership<S>,
+    trouble: Trouble,
+    reading: Trouble,
+    held: Option<Held>,
+}
+
+/// The group is held by an open transaction of another producer.
+struct Held {
+    at: i64,
+    since: Instant,
+    is_logged: bool,
+}
+
+impl<'a, S: Service> Owner<'a, S> {
+    pub(super) fn new(worker: &'a Worker<S>, handler: S::Handler, ownership: Ownership<S>) -> Self {
+        let trouble = |cause| Trouble::new(&worker.shared.status, worker.slot.partition, cause);
+        Self { worker, handler, ownership, trouble: trouble("work"), reading: trouble("read"), held: None }
+    }
+
+    /// Handles what the reader brings, until halted, fenced or superseded.
+    pub(super) async fn run(&mut self, mut reader: PartitionReader) {
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = self.ownership.halted() => return,
+                () = self.handler.superseded() => return,
+                event = reader.next() => event,
+            };
+            let slot = &self.worker.slot;
+            let goes_on = match event {
+                ReadEvent::Fetched(fetched) => {
+                    self.reading.over(&format!("{slot} is read again"));
+                    self.fetched(fetched).await
+                }
+                ReadEvent::Jumped(jump) => self.jumped(&jump).await,
+                ReadEvent::Failing(error) => {
+                    self.reading.report(&format!("{slot} cannot be read, will try again: {error}"));
+                    Some(())
+                }
+            };
+            if goes_on.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Handles one answer in chunks. `None` when it has to end.
+    async fn fetched(&mut self, fetched: Fetched) -> Option<()> {
+        let (status, partition) = (&self.worker.shared.status, self.worker.slot.partition);
+        status.set_log_end(partition, fetched.high_watermark);
+        let before = self.ownership.position();
+        let end = Position {
+            offset: fetched.next_offset,
+            leader_epoch: fetched.leader_epoch.or(before.leader_epoch),
+            topic_id: fetched.topic_id.or(before.topic_id),
+        };
+        // The topic's id is known from the first answer on, for all commits to come.
+        self.ownership.advance(Position { topic_id: end.topic_id, ..before });
+        let mut chunks = Chunks::new(fetched.batches);
+        loop {
+            let (rest, items) = self.ownership.unless_abandoned(chunks.next()).await?;
+            if items.is_empty() {
+                break;
+            }
+            chunks = rest;
+            self.items(&items).await?;
+        }
+        // Past what holds no records: markers, aborted batches, and what compaction left empty.
+        match self.ownership.position().offset == end.offset {
+            true => self.advance(end),
+            false => self.finish(&Outcome::at(end)).await?,
+        }
+        let is_held =
+            fetched.last_stable_offset < fetched.high_watermark && end.offset >= fetched.last_stable_offset;
+        self.set_held(is_held.then_some(end.offset));
+        Some(())
+    }
+
+    async fn items(&mut self, items: &[Item]) -> Option<()> {
+        let mut left = items;
+        while !left.is_empty() {
+            self.ownership.lease_is_valid().await?;
+            let Some(outcome) = self.batch().handle(left).await else {
+                if self.ownership.is_halted() {
+                    return None;
+                }
+                // The lease ran out before the first event.
+                continue;
+            };
+            self.finish(&outcome).await?;
+            // All of the chunk, unless the lease ran out in its middle.
+            left = left.get(outcome.count..).unwrap_or_default();
+        }
+        Some(())
+    }
+
+    /// The log goes on elsewhere, and the position with it, also backwards.
+    async fn jumped(&mut self, jump: &Jump) -> Option<()> {
+        let slot = &self.worker.slot;
+        match jump.reason {
+            JumpReason::Retention | JumpReason::Recreated => log::error!("LOST: {slot}: {jump}"),
+            JumpReason::Truncated | JumpReason::BeyondEnd => log::warn!("{slot}: {jump}"),
+        }
+        let position = Position { offset: jump.to, leader_epoch: None, topic_id: jump.topic_id };
+        self.finish(&Outcome::at(position)).await
+    }
+
+    /// Makes durable what was handled, and lets it be committed.
+    async fn finish(&mut self, outcome: &Outcome) -> Option<()> {
+        // The process may have been stopped for an hour with the batch in flight.
+        self.ownership.lease_is_valid().await?;
+        if !self.batch().make_durable(outcome).await {
+            return None;
+        }
+        self.advance(outcome.position);
+        (!self.ownership.is_halted()).then_some(())
+    }
+
+    fn batch(&mut self) -> Batch<'_, S> {
+        Batch {
+            shared: &self.worker.shared,
+            slot: &self.worker.slot,
+            ownership: &self.ownership,
+            handler: &mut self.handler,
+            trouble: &mut self.trouble,
+        }
+    }
+
+    fn advance(&self, position: Position) {
+        self.ownership.advance(position);
+        self.worker.shared.status.set_position(self.worker.slot.partition, position.offset);
+    }
+
+    /// Logs once that an open transaction holds the group, and once that it no longer does.
+    fn set_held(&mut self, at: Option<i64>) {
+        let slot = &self.worker.slot;
+        self.worker.shared.status.set_held(slot.partition, at);
+        match (&mut self.held, at) {
+            (Some(held), Some(at)) if held.at == at => {
+                if !held.is_logged && held.since.elapsed() >= HELD_FOR {
+                    log::info!("{slot} is held at offset {at} by an open transaction of another producer");
+                    held.is_logged = true;
+                }
+            }
+            (held, at) => {
+                if let Some(before) = held.take_if(|held| held.is_logged) {
+                    let seconds = before.since.elapsed().as_secs_f32();
+                    log::info!("{slot} moves on from offset {}, held for {seconds:.1} s", before.at);
+                }
+                *held = at.map(|at| Held { at, since: Instant::now(), is_logged: false });
+            }
+        }
+    }
+}
