@@ -287,13 +287,22 @@ async fn a_copied_state_folder_makes_no_two_owners_that_fight() {
     audited(&world, 3).await;
     world.committed("audit-service", 3).await;
     copy_folder(&world.state_dir(), &world.path("twin"));
-    let mut twin = world.instance("audit-service", "twin").start();
-    twin.wait_for_line("standby for", SOON).await;
+    let twin = world.instance("audit-service", "twin").start();
+    // The twin comes later, and so for one of the two the id is no longer its own.
+    let told = async || {
+        let lines = [twin.history(), system.audit.history()].concat();
+        lines.iter().any(|line| line.contains("another instance uses this instance's id")).then_some(())
+    };
+    eventually("the copy to be noticed", SOON, told).await;
     sleep(LEASE * 3).await;
     let claims = world.offsets("audit-service").await.claims.len();
     assert!(claims <= 4, "{claims} claims of two instances with one id");
     system.create("after", 3).await;
-    audited(&world, 6).await;
+    let there = async || {
+        let logs = [world.audit_log(), e2e::read_audit_log(&world.instance_audit_log("twin"))];
+        logs.iter().any(|log| log.len() == 6).then_some(())
+    };
+    eventually("all events in the log of the one that owns", SOON, there).await;
 }
 
 fn copy_folder(from: &Path, to: &Path) {
