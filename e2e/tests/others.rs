@@ -240,7 +240,7 @@ async fn a_topic_that_was_recreated_is_read_from_its_start() {
         })
         .await;
         for service in [&system.audit, &system.notification] {
-            assert!(service.history().iter().any(|line| line.contains("recreated")), "it is said");
+            assert!(service.history().iter().any(|line| line.contains("created again")), "it is reported");
         }
     }
 }
