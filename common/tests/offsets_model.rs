@@ -4,7 +4,8 @@
 //! - all who read to the end agree on the owner and the position, compacted or not;
 //! - the owner is the latest claim;
 //! - every event below the position was handled by somebody (nothing is skipped);
-//! - a commit of a fenced owner moves the position only while no newer owner has committed.
+//! - a commit of a fenced owner moves the position only while no newer owner has committed;
+//! - a commit under a token of another life of the topic never gives the position.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -42,6 +43,9 @@ enum Step {
     DropTombstones(u8),
     /// Somebody writes nonsense.
     Garbage,
+    /// A commit that was copied from another topic, or from another life of this one: its token is not below
+    /// its own offset.
+    Foreign(u8, u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -58,6 +62,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Compact),
         1 => any::<u8>().prop_map(Step::DropTombstones),
         1 => Just(Step::Garbage),
+        1 => any::<(u8, u8)>().prop_map(|(above, offset)| Step::Foreign(above, offset)),
     ]
 }
 
@@ -203,6 +208,12 @@ impl World {
             Step::Compact(share) => self.topic.compact(self.topic.end * i64::from(share) / 255),
             Step::DropTombstones(share) => {
                 self.topic.drop_tombstones(self.topic.end * i64::from(share) / 255)
+            }
+            Step::Foreign(above, offset) => {
+                // Beyond the end of what is written here: a token that a later claim gets is real.
+                let token = self.topic.end + 1_000 + i64::from(above);
+                let commit = Commit::new(10_000 + i64::from(offset), Uuid::nil(), above % 2 == 0);
+                self.append(Key::Commit(slot(), token), Some(serde_json::to_vec(&commit).unwrap()));
             }
             Step::Garbage => {
                 self.topic.append(b"g/t/0/nonsense".to_vec(), Some(b"{".to_vec()));

@@ -158,6 +158,22 @@ mod tests {
         }
     }
 
+    #[actix_web::test]
+    async fn head_is_answered_as_get_without_a_body() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let subject = Subject { group: "g".to_owned(), topic: "t".to_owned(), status: Status::default() };
+        let addr = start(([127, 0, 0, 1], 0).into(), subject).unwrap();
+        for (path, status) in [("/healthz", "200"), ("/readyz", "503"), ("/metrics", "200")] {
+            let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+            let request = format!("HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+            assert!(answer.contains("content-length: ") && answer.ends_with("\r\n\r\n"), "{path}: {answer}");
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn an_address_in_use_is_one_clear_line() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
