@@ -25,7 +25,7 @@ const LAST_LINES: Duration = Duration::from_millis(300);
 /// Time for a line on stderr.
 const STDERR_LIMIT: Duration = Duration::from_millis(500);
 
-/// What writes stdout, once logging has started.
+/// What writes stdout, once something is written.
 static STDOUT: OnceLock<Output> = OnceLock::new();
 
 /// The form of a log line.
@@ -58,8 +58,6 @@ impl Drop for LastLines {
 /// Starts logging. To be called once, before anything logs. What it returns is to be kept until `main` ends.
 pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
     let format = args.log_format;
-    let notice = move |dropped: &Dropped| format!("{}\n", format.line(Level::Warn, module_path!(), dropped));
-    let output = Output::start(io::stdout().as_fd().try_clone_to_owned()?, "stdout", notice)?;
     fern::Dispatch::new()
         .level(args.log_level)
         // What the HTTP and DNS layers say at debug drowns our own lines.
@@ -75,7 +73,7 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
             let level = capped(record.level(), record.target());
             out.finish(format_args!("{}", format.line(level, record.target(), message)))
         })
-        .chain(Box::new(Lines(STDOUT.get_or_init(|| output).clone())) as Box<dyn Log>)
+        .chain(Box::new(Lines(stdout(format)?)) as Box<dyn Log>)
         .apply()?;
     panic::set_hook(Box::new(log_panic));
     Ok(LastLines(()))
@@ -92,9 +90,15 @@ fn capped(level: Level, target: &str) -> Level {
     if target.starts_with("actix_http") { level.max(Level::Debug) } else { level }
 }
 
-/// What writes stdout. `None` before logging has started.
-pub fn stdout() -> Option<Output> {
-    STDOUT.get().cloned()
+/// What writes stdout, for output beside the log; started if it is not there yet. Everything that a process
+/// writes to stdout goes through it, so that no two lines mix.
+pub fn stdout(format: LogFormat) -> io::Result<Output> {
+    if let Some(output) = STDOUT.get() {
+        return Ok(output.clone());
+    }
+    let notice = move |dropped: &Dropped| format!("{}\n", format.line(Level::Warn, module_path!(), dropped));
+    let output = Output::start(io::stdout().as_fd().try_clone_to_owned()?, "stdout", notice)?;
+    Ok(STDOUT.get_or_init(|| output).clone())
 }
 
 /// Adds what logging counts to a process's metrics.

@@ -29,7 +29,7 @@ pub struct ConsumerArgs {
     pub health_addr: Option<SocketAddr>,
 }
 
-/// Logs a notification for each new and each completed task.
+/// Writes a notification to stdout for each new and each completed task.
 ///
 /// Consumer of task events, with a consumer group and a state folder of its own.
 #[derive(Debug, Clone, Parser)]

@@ -1,15 +1,25 @@
-//! The notification service: one log line for each new and each completed task.
+//! The notification service: one line on stdout for each new and each completed task.
 //!
-//! At least once. Its dedup state, kept for as long as the topic keeps events, removes nearly all repeats;
-//! what is left is a notification logged just before the process died.
+//! # Invariants
+//!
+//! - *Notifications are output, not log lines.* They have the log's form, so that one parser reads all of
+//!   stdout, but no log level hides them and none is dropped.
+//! - *An event is handled once its line is written.* A batch of lines is written at its flush. While stdout
+//!   takes nothing, the flush fails and is tried again with the same lines: what is written of them is not
+//!   written a second time.
+//! - *At least once.* The dedup state, kept for as long as the topic keeps events, removes nearly all repeats;
+//!   what is left is a batch that was written just before the process died or lost its partition.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use log::Level;
 use task_events::dedup::{Dedup, DedupError, Retention};
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
-use task_events::logging::escape_control;
+use task_events::logging::{self, LogFormat, escape_control};
+use task_events::output::{Output, Receipt};
 use task_events::runtime::{Delivery, Done, Handler, HandlerError, Service};
 use uuid::Uuid;
 
@@ -17,38 +27,77 @@ use crate::service::Opened;
 
 /// How long the topic keeps events (7 days), and a day.
 const KEEP_IDS: Duration = Duration::from_secs(8 * 24 * 60 * 60);
+/// The longest time for one try to write a batch: soon enough for /readyz to tell of a stdout that nobody
+/// reads.
+const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The service's dedup state cannot be used.
+/// The service cannot start.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{source}; if the file is damaged, move it away: the service then starts without it, and may repeat notifications since its last commit"
-)]
-pub struct OpenError {
-    #[from]
-    source: DedupError,
+pub enum OpenError {
+    /// The dedup state cannot be used.
+    #[error(
+        "{0}; if the file is damaged, move it away: the service then starts without it, and may repeat notifications since its last commit"
+    )]
+    Dedup(#[from] DedupError),
+    /// Stdout cannot be written to.
+    #[error("cannot write notifications to stdout: {0}")]
+    Stdout(io::Error),
 }
 
-/// Opens the service with its state in that folder. Blocks.
-pub fn open(state_dir: &Path) -> Result<Opened<Notifications>, OpenError> {
-    let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
-    Ok(Opened { service: Notifications { dedup }, at_end: Box::new(|| {}) })
-}
-
-/// Logs notifications: the service, and the handler of each of its partitions.
+/// Where notifications are written.
 #[derive(Debug, Clone)]
-pub struct Notifications {
-    dedup: Dedup,
+pub struct Sink {
+    output: Output,
+    format: LogFormat,
+    write_timeout: Duration,
 }
 
-impl Service for Notifications {
-    type Handler = Self;
+impl Sink {
+    /// Lines of that format. A try to write them ends well within the lease, which is renewed between tries.
+    pub fn new(output: Output, format: LogFormat, lease: Duration) -> Self {
+        Self { output, format, write_timeout: (lease / 3).min(MAX_WRITE_TIMEOUT) }
+    }
 
-    async fn open(&self, _: &str, _: i32) -> Result<Self, HandlerError> {
-        Ok(self.clone())
+    /// The same on stdout.
+    pub fn stdout(format: LogFormat, lease: Duration) -> Result<Self, OpenError> {
+        Ok(Self::new(logging::stdout(format).map_err(OpenError::Stdout)?, format, lease))
     }
 }
 
-impl Handler for Notifications {
+/// Opens the service with its state in that folder. Blocks.
+pub fn open(state_dir: &Path, sink: Sink) -> Result<Opened<Notifications>, OpenError> {
+    let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
+    Ok(Opened { service: Notifications { dedup, sink }, at_end: Box::new(|| {}) })
+}
+
+/// Writes notifications.
+#[derive(Debug)]
+pub struct Notifications {
+    dedup: Dedup,
+    sink: Sink,
+}
+
+/// Writes the notifications of one partition. Dropped, it withdraws the lines that are not yet written.
+#[derive(Debug)]
+pub struct PartitionNotifications {
+    dedup: Dedup,
+    sink: Sink,
+    /// The lines of the batch in flight.
+    lines: Vec<u8>,
+    /// The same once they are being written.
+    writing: Option<Receipt>,
+}
+
+impl Service for Notifications {
+    type Handler = PartitionNotifications;
+
+    async fn open(&self, _: &str, _: i32) -> Result<PartitionNotifications, HandlerError> {
+        let (dedup, sink) = (self.dedup.clone(), self.sink.clone());
+        Ok(PartitionNotifications { dedup, sink, lines: Vec::new(), writing: None })
+    }
+}
+
+impl Handler for PartitionNotifications {
     type Message = Event;
 
     fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
@@ -60,12 +109,13 @@ impl Handler for Notifications {
     }
 
     fn wants(&self, event: &Event) -> bool {
-        matches!(event.known_type(), Some(EventType::Created | EventType::Completed))
+        is_wanted(event)
     }
 
     async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
         if let Some(text) = text(delivery.message) {
-            log::info!("{text}");
+            let line = self.sink.format.line(Level::Info, module_path!(), &text);
+            self.lines.extend_from_slice(format!("{line}\n").as_bytes());
         }
         Ok(())
     }
@@ -75,6 +125,14 @@ impl Handler for Notifications {
     }
 
     async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
+        if !self.lines.is_empty() {
+            self.writing = Some(self.sink.output.submit(std::mem::take(&mut self.lines)));
+        }
+        if let Some(writing) = &mut self.writing {
+            let written = writing.written(self.sink.write_timeout).await;
+            written.map_err(|error| HandlerError::new("output", error))?;
+            self.writing = None;
+        }
         if done.ids.is_empty() {
             return Ok(());
         }
@@ -83,7 +141,11 @@ impl Handler for Notifications {
     }
 }
 
-/// What is said of an event, if anything.
+fn is_wanted(event: &Event) -> bool {
+    matches!(event.known_type(), Some(EventType::Created | EventType::Completed))
+}
+
+/// The notification of an event, if it has one.
 fn text(event: &Event) -> Option<String> {
     let happened = match event.known_type()? {
         EventType::Created => "New task created",
@@ -122,9 +184,7 @@ mod tests {
             r"NOTIFICATION: Task completed - 'Buy\nmilk' (ID: 00000000-0000-0000-0000-000000000000)"
         );
         let updated = read(&TaskEvent::task_updated(data, Uuid::nil()));
-        let folder = tempfile::tempdir().unwrap();
-        let notifications = open(folder.path()).unwrap().service;
-        assert!(notifications.wants(&created) && notifications.wants(&completed));
-        assert!(!notifications.wants(&updated) && text(&updated).is_none());
+        assert!(is_wanted(&created) && is_wanted(&completed));
+        assert!(!is_wanted(&updated) && text(&updated).is_none());
     }
 }

@@ -1,7 +1,7 @@
-//! Logs a notification for each new and each completed task.
+//! Writes a notification for each new and each completed task.
 
 use consumers::args::NotificationArgs;
-use consumers::notification;
+use consumers::notification::{self, Sink};
 use consumers::service::{self, Reads};
 
 // musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
@@ -21,5 +21,8 @@ fn main() {
         topic: common.topics.task_events_topic.clone(),
         dlq_topic: Some(common.topics.dlq_topic.clone()),
     };
-    service::run(&common, reads, notification::open);
+    let (format, lease) = (common.log.log_format, common.lease.lease());
+    service::run(&common, reads, move |state_dir| {
+        notification::open(state_dir, Sink::stdout(format, lease)?)
+    });
 }

@@ -1,17 +1,21 @@
 //! A broker in this process, services on it, and what they said.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, Once};
+use std::sync::{LazyLock, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use consumers::notification::Sink;
 use consumers::{audit, notification};
 use rustix::process::{Pid, Signal, kill_process};
 use task_events::event::{TaskData, TaskEvent};
 use task_events::kafka::{Batch, Compression, ConsumerRecord, Kafka, NewTopic, Record};
+use task_events::logging::LogFormat;
 use task_events::offsets::{OffsetsLog, Slot};
+use task_events::output::Output;
 use task_events::runtime::{self, ConsumerConfig, PartitionState, Service, Status};
 use task_events::shutdown::{self, Trigger};
 use task_events::state_dir::{Identity, StateDir};
@@ -162,7 +166,8 @@ impl World {
     pub async fn instance(&self, group: &str, name: &str) -> Running {
         let state = StateDir::open(self.folder.path(), name).unwrap();
         let folder = state.path().to_owned();
-        let opened = tokio::task::spawn_blocking(move || notification::open(&folder)).await.unwrap().unwrap();
+        let opened =
+            tokio::task::spawn_blocking(move || notification::open(&folder, sink())).await.unwrap().unwrap();
         Running::start(self.config(group, state.identity()), opened.service)
     }
 
@@ -329,7 +334,22 @@ fn collect_what_is_said() {
     });
 }
 
-/// How many log lines have this in them.
+/// Where the notifiers write: what is read there is kept with the log lines.
+pub fn sink() -> Sink {
+    static OUTPUT: LazyLock<Output> = LazyLock::new(|| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                println!("{line}");
+                SAID.lock().unwrap().push(line);
+            }
+        });
+        Output::start(writer.into(), "a pipe", |dropped| format!("{dropped}\n")).unwrap()
+    });
+    Sink::new(OUTPUT.clone(), LogFormat::Text, LEASE)
+}
+
+/// How many lines have this in them.
 pub fn said(text: &str) -> usize {
     SAID.lock().unwrap().iter().filter(|line| line.contains(text)).count()
 }
