@@ -65,7 +65,8 @@ impl Program {
         Process::spawn(&self.name, &mut self.command())
     }
 
-    fn command(&self) -> Command {
+    /// As a command, for a test that has something of its own to do with its outputs.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(binaries().join(&self.name));
         command.args(&self.args).env_clear().env("RUST_BACKTRACE", "1").envs(self.env.iter().cloned());
         command

@@ -160,6 +160,35 @@ async fn a_second_signal_ends_it_at_once() {
     assert_eq!(world.topic(EVENTS).await.len(), 1);
 }
 
+/// GNU timeout signals the child and then its group: the child gets two within microseconds.
+#[tokio::test]
+async fn two_equal_signals_within_a_moment_are_one_wish() {
+    let world = World::start().await;
+    produce(&world, 10).await;
+    for name in ["notification-service", "audit-service", "dlq-processor"] {
+        let mut service = world.program(name).start();
+        service.wait_for_line(": claimed ", SOON).await;
+        service.signal(Signal::TERM);
+        service.signal(Signal::TERM);
+        assert_eq!(service.wait_exit(CONSUMER_STOP).await.code(), Some(0));
+        assert_eq!(service.count(": released "), 1, "{:?}", service.lines());
+    }
+}
+
+#[tokio::test]
+async fn an_equal_signal_after_a_moment_ends_it_at_once() {
+    let mut world = World::start().await;
+    let (mut service, api) = world.start_api().await;
+    world.broker.kill9();
+    api.create("left").await;
+    service.signal(Signal::TERM);
+    service.wait_for_line("a second signal stops at once", SOON).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    service.signal(Signal::TERM);
+    service.wait_for_line("SIGTERM again: stopping at once", SOON).await;
+    assert_eq!(service.wait_exit(CONSUMER_STOP).await.code(), Some(130));
+}
+
 async fn api_is_up(service: &mut e2e::Service) {
     let url = service.url().await;
     let up = async || e2e::http().get(format!("{url}/healthz")).send().await.ok();
