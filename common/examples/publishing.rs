@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use task_events::kafka::{Compression, Kafka, NewTopic, Producer, Record};
+use task_events::kafka::{Compression, Kafka, NewTopic, Producer, ProducerRecord};
 use uuid::Uuid;
 
 const KIB: usize = 1024;
@@ -60,8 +60,8 @@ async fn main() {
 }
 
 /// Records of that many bytes together, as many as a task's events would be.
-fn batch(bytes: usize) -> Vec<Record> {
-    let record = || Record {
+fn batch(bytes: usize) -> Vec<ProducerRecord> {
+    let record = || ProducerRecord {
         key: Some(Uuid::now_v7().to_string().into_bytes()),
         value: Some(vec![b'x'; RECORD_BYTES - 36]),
         headers: BTreeMap::new(),
@@ -70,7 +70,7 @@ fn batch(bytes: usize) -> Vec<Record> {
     std::iter::repeat_with(record).take((bytes / RECORD_BYTES).max(1)).collect()
 }
 
-async fn publish(producer: &Producer, records: Vec<Record>) -> Duration {
+async fn publish(producer: &Producer, records: Vec<ProducerRecord>) -> Duration {
     let start = Instant::now();
     producer.produce(&records, Compression::NoCompression).await.unwrap();
     start.elapsed()

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use crate::event::{Malformed, serialize_time};
 use crate::kafka::records::Header;
 use crate::kafka::{
-    Compression, ConsumerRecord, Kafka, KafkaError, Partition, Record, Unreadable, partition_for_key,
+    Compression, ConsumerRecord, Kafka, KafkaError, Partition, ProducerRecord, Unreadable, partition_for_key,
 };
 
 /// Longest error message that is kept, in characters.
@@ -262,14 +262,14 @@ impl DlqRecord {
     }
 
     /// The record to produce, whole.
-    pub(crate) fn into_record(self, letter: DeadLetter<'_>) -> Result<Record, KafkaError> {
+    pub(crate) fn into_record(self, letter: DeadLetter<'_>) -> Result<ProducerRecord, KafkaError> {
         self.render(letter, true)
     }
 
-    fn render(self, letter: DeadLetter<'_>, with_original: bool) -> Result<Record, KafkaError> {
+    fn render(self, letter: DeadLetter<'_>, with_original: bool) -> Result<ProducerRecord, KafkaError> {
         let key = letter.record().and_then(|record| record.key.as_deref());
         let key = key.filter(|key| with_original || key.len() <= MAX_KEY_BY_SOURCE);
-        Ok(Record {
+        Ok(ProducerRecord {
             key: key.map(<[u8]>::to_vec),
             headers: self.headers(letter, with_original),
             value: Some(
@@ -389,7 +389,7 @@ mod tests {
         }
     }
 
-    fn dead_letter(value: Option<&[u8]>) -> (serde_json::Value, Record) {
+    fn dead_letter(value: Option<&[u8]>) -> (serde_json::Value, ProducerRecord) {
         let (failure, original) = (failure("invalid_json"), original(value));
         let letter = DeadLetter::Record(&original);
         let record = DlqRecord::new(&failure, letter).into_record(letter).unwrap();

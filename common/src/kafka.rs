@@ -52,7 +52,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rskafka::BackoffConfig;
-use rskafka::client::{Client, ClientBuilder};
 
 use cluster::Cluster;
 use presence::Presence;
@@ -63,7 +62,7 @@ pub use fetch::{Fetched, Isolation};
 pub use inspect::{BrokerInfo, Probe, Quota, Rights};
 pub use list_offsets::OffsetAt;
 pub use metadata::{PartitionInfo, TopicInfo};
-pub use partition::{Chunk, Partition};
+pub use partition::Partition;
 pub use partitioner::partition_for_key;
 pub use position::{Jump, JumpReason, Position};
 pub use producer::Producer;
@@ -72,7 +71,6 @@ pub use reader::{PartitionReader, ReadEvent, TopicReader};
 pub use records::{Batch, ConsumerRecord, Headers, Unreadable};
 pub use rskafka::client::partition::Compression;
 pub use rskafka::record::Record as ProducerRecord;
-pub use rskafka::record::{Record, RecordAndOffset};
 pub use sasl::{Password, Sasl, SaslMechanism};
 
 /// Time for a connection: resolving, connecting, negotiating, logging in.
@@ -129,16 +127,6 @@ impl Kafka {
     /// The administrative calls.
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())
-    }
-
-    async fn client(&self) -> Result<Client, rskafka::client::error::Error> {
-        let bootstrap = self.bootstrap.iter().map(ToString::to_string).collect();
-        let builder =
-            ClientBuilder::new(bootstrap).client_id(Arc::clone(&self.client_id)).backoff_config(no_retries());
-        match &self.sasl {
-            Some(sasl) => builder.sasl_config(sasl.for_rskafka()).build().await,
-            None => builder.build().await,
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use chrono::{SubsecRound, TimeDelta, Utc};
 use devbroker::{Broker, Config};
-use task_events::kafka::{Batch, Compression, Kafka, NewTopic, Record};
+use task_events::kafka::{Batch, Compression, Kafka, NewTopic, ProducerRecord};
 
 #[tokio::test]
 async fn a_record_whose_time_the_broker_refuses_is_written_without_it() {
@@ -18,7 +18,7 @@ async fn a_record_whose_time_the_broker_refuses_is_written_without_it() {
     kafka.admin().create_topic(&topic).await.unwrap();
     let partition = kafka.partition("t", 0);
     let now = Utc::now().trunc_subsecs(3);
-    let record = |ahead| Record {
+    let record = |ahead| ProducerRecord {
         key: None,
         value: Some(b"x".to_vec()),
         headers: BTreeMap::new(),

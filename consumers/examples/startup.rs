@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use consumers::audit;
 use rustix::process::{Pid, Signal, kill_process};
 use task_events::event::{Event, TaskData, TaskEvent};
-use task_events::kafka::{Compression, Kafka, NewTopic, Record};
+use task_events::kafka::{Compression, Kafka, NewTopic, ProducerRecord};
 use uuid::Uuid;
 
 #[tokio::main]
@@ -150,7 +150,7 @@ fn event() -> TaskEvent {
 async fn produce(kafka: &Kafka, count: usize) {
     let partition = kafka.partition("task-events", 0);
     for _ in 0..count / 1_000 {
-        let record = || Record {
+        let record = || ProducerRecord {
             key: Some(b"key".to_vec()),
             value: Some(serde_json::to_vec(&event()).unwrap()),
             headers: BTreeMap::new(),

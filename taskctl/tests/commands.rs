@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use devbroker::{Broker, Config};
 use serde_json::Value;
-use task_events::kafka::{Compression, Kafka, NewTopic, Record};
+use task_events::kafka::{Compression, Kafka, NewTopic, ProducerRecord};
 use task_events::offsets::{Claim, Claimed, Commit, OffsetsLog, Slot};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -34,8 +34,12 @@ impl World {
     async fn start() -> Self {
         let world = Self::without_topics().await;
         world.answers("topics create").await;
-        let record =
-            Record { key: None, value: Some(b"{}".to_vec()), headers: Default::default(), timestamp: now() };
+        let record = ProducerRecord {
+            key: None,
+            value: Some(b"{}".to_vec()),
+            headers: Default::default(),
+            timestamp: now(),
+        };
         let events = world.kafka.partition("task-events", 0);
         events.produce(&vec![record; 10], Compression::NoCompression).await.unwrap();
         world
@@ -302,7 +306,7 @@ async fn tail_shows_each_record_once_and_says_what_is_no_event() {
     };
     let event = task_events::event::TaskEvent::task_created(data, Uuid::new_v4());
     let value = Some(serde_json::to_vec(&event).unwrap());
-    let record = Record { key: None, value, headers: Default::default(), timestamp: now() };
+    let record = ProducerRecord { key: None, value, headers: Default::default(), timestamp: now() };
     world.kafka.partition("task-events", 0).produce(&[record], Compression::NoCompression).await.unwrap();
     let shown = world.answers("tail --from-beginning --count 11").await;
     let last = shown.lines().last().unwrap();

@@ -17,7 +17,7 @@ use std::time::Duration;
 use consumers::audit::{self, PartitionAudit};
 use e2e::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
-use task_events::kafka::{Compression, ConsumerRecord, Kafka, Position, Record};
+use task_events::kafka::{Compression, ConsumerRecord, Kafka, Position, ProducerRecord};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use task_events::runtime::{self, ConsumerConfig, Delivery, Done, Handler, HandlerError, Service, Status};
 use task_events::shutdown;
@@ -267,7 +267,7 @@ async fn relay_blindly(bootstrap: &str, events: &[TaskEvent], sent: &AtomicU64) 
     let topic = kafka(bootstrap).partition(EVENTS, 0);
     let mut said = Vec::new();
     for batch in events.chunks(10) {
-        let record = |event: &TaskEvent| Record {
+        let record = |event: &TaskEvent| ProducerRecord {
             key: Some(event.data.task_id.to_string().into_bytes()),
             value: Some(serde_json::to_vec(event).unwrap()),
             headers: event.headers(None),

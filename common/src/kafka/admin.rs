@@ -17,11 +17,8 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use super::connection::Connection;
-use super::fetch::{self, Call, Isolation, Outcome, Wanted};
-use super::leader::refused;
 use super::metadata::{address, text};
 use super::{Kafka, KafkaError, REQUEST_TIMEOUT};
 
@@ -158,40 +155,6 @@ impl Admin {
         let response =
             connection.call_as(name, version, &request, REQUEST_TIMEOUT).await.map_err(Unfound::Failed)?;
         coordinator_address(name, response)
-    }
-
-    /// The offset after the last whole batch of one fetch of `max_bytes` at `offset`, whatever is in them.
-    pub(super) async fn offset_after_batches(
-        &self,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-        max_bytes: i32,
-    ) -> Result<i64, KafkaError> {
-        let name = format!("fetch batch headers from {topic}/{partition}");
-        let wanted =
-            Wanted { partition, topic_id: Uuid::nil(), offset, leader_epoch: -1, last_epoch: -1, max_bytes };
-        let call = Call {
-            topic: topic.to_owned(),
-            topic_id: Uuid::nil(),
-            isolation: Isolation::Uncommitted,
-            max_wait_ms: 0,
-            max_bytes,
-        };
-        let leader = self.kafka.leader(topic, partition).await?;
-        let mut leader = self.kafka.connect(&leader.address).await?;
-        let request = fetch::request(&call, 11, std::slice::from_ref(&wanted));
-        let response = leader.call_as(&name, 11, &request, REQUEST_TIMEOUT).await?;
-        let data = fetch::by_partition(response).into_iter().next();
-        let data = data.ok_or_else(|| KafkaError::failed(&name, "the broker answered for no partition"))?;
-        let high_watermark = data.high_watermark;
-        match fetch::read(data, &wanted, Isolation::Uncommitted, true) {
-            Outcome::Fetched(fetched) if fetched.next_offset > offset => Ok(fetched.next_offset),
-            // Nothing at all below the high watermark: the rest of the log was compacted away.
-            Outcome::Fetched(_) => Ok(high_watermark.max(offset)),
-            Outcome::Refused(code) => Err(refused(&name, topic, code)),
-            other => Err(KafkaError::failed(name, format!("{other:?}"))),
-        }
     }
 
     async fn controller(&self) -> Result<Connection, KafkaError> {

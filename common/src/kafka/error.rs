@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use rskafka::client::error::{Error as ClientError, ProtocolError, RequestError};
+use rskafka::client::error::{Error as ClientError, ProtocolError};
 
 use super::position::Jump;
 
@@ -60,15 +60,6 @@ pub enum KafkaError {
         call: String,
         /// What the broker said.
         reason: String,
-    },
-    /// The broker answered, but this client cannot read what it sent: a transaction marker, or a
-    /// compression that is not compiled in.
-    #[error("{call}: the records cannot be decoded ({detail})")]
-    Undecodable {
-        /// The call and what it was about.
-        call: String,
-        /// What the decoder said.
-        detail: String,
     },
     /// No answer in time. A produce may have landed all the same, or may land later.
     #[error("{call}: no answer within {} s", after.as_secs_f32())]
@@ -135,15 +126,7 @@ impl KafkaError {
             Some(other) => return Self::failed(call, format!("the broker answered {other:?}")),
             None => {}
         }
-        match error {
-            ClientError::InvalidResponse(detail) => Self::Undecodable { call, detail: detail.clone() },
-            ClientError::Request(
-                request @ (RequestError::ReadError(_)
-                | RequestError::ReadVersionedError(_)
-                | RequestError::TooMuchData { .. }),
-            ) => Self::Undecodable { call, detail: request.to_string() },
-            other => Self::failed(call, innermost(other)),
-        }
+        Self::failed(call, innermost(error))
     }
 
     /// Whether a produce that failed so has certainly not landed, and will not.

@@ -9,7 +9,6 @@ use kafka_protocol::messages::{SaslAuthenticateRequest, SaslHandshakeRequest};
 use kafka_protocol::protocol::StrBytes;
 use rsasl::config::SASLConfig;
 use rsasl::prelude::{Mechname, SASLClient};
-use rskafka::client::{Credentials, SaslConfig};
 
 use super::connection::Connection;
 use super::{KafkaError, REQUEST_TIMEOUT};
@@ -59,15 +58,6 @@ pub struct Sasl {
 }
 
 impl Sasl {
-    /// As rskafka's clients take it.
-    pub(super) fn for_rskafka(&self) -> SaslConfig {
-        let credentials = Credentials::new(self.username.clone(), self.password.0.clone());
-        match self.mechanism {
-            SaslMechanism::ScramSha256 => SaslConfig::ScramSha256(credentials),
-            SaslMechanism::ScramSha512 => SaslConfig::ScramSha512(credentials),
-        }
-    }
-
     /// Logs in on a connection that was just opened.
     pub(super) async fn log_in(&self, connection: &mut Connection) -> Result<(), KafkaError> {
         let mechanism = self.mechanism.name();

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::follower::{Follower, View};
 use super::record::{Claim, Commit, Key, Slot, render_key};
-use crate::kafka::{Compression, Kafka, KafkaError, OffsetAt, Partition, REQUEST_TIMEOUT, Record};
+use crate::kafka::{Compression, Kafka, KafkaError, OffsetAt, Partition, ProducerRecord, REQUEST_TIMEOUT};
 
 /// The offsets topic as one instance reads and writes it.
 #[derive(Debug)]
@@ -118,6 +118,6 @@ impl OffsetsLog {
     }
 }
 
-fn record(key: &Key, value: Option<Vec<u8>>) -> Record {
-    Record { key: Some(render_key(key)), value, headers: BTreeMap::new(), timestamp: Utc::now() }
+fn record(key: &Key, value: Option<Vec<u8>>) -> ProducerRecord {
+    ProducerRecord { key: Some(render_key(key)), value, headers: BTreeMap::new(), timestamp: Utc::now() }
 }

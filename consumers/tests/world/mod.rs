@@ -12,7 +12,7 @@ use consumers::notification::Sink;
 use consumers::{audit, notification};
 use rustix::process::{Pid, Signal, kill_process};
 use task_events::event::{TaskData, TaskEvent};
-use task_events::kafka::{Batch, Compression, ConsumerRecord, Kafka, NewTopic, Record};
+use task_events::kafka::{Batch, Compression, ConsumerRecord, Kafka, NewTopic, ProducerRecord};
 use task_events::logging::LogFormat;
 use task_events::offsets::{OffsetsLog, Slot};
 use task_events::output::Output;
@@ -70,7 +70,7 @@ impl World {
         values: Vec<Option<Vec<u8>>>,
         how: Compression,
     ) {
-        let record = |value| Record {
+        let record = |value| ProducerRecord {
             key: Some(b"key".to_vec()),
             value,
             headers: BTreeMap::new(),
