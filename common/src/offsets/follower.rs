@@ -22,6 +22,7 @@ use crate::kafka::{
     Batch, ConsumerRecord, Fetched, Isolation, JumpReason, Kafka, KafkaError, OffsetAt, Position, ReadEvent,
     TopicReader,
 };
+use crate::log_once::LogOnce;
 
 /// After this long without an answer, what the follower knows may be old. One comes each half second.
 const CONTACT_GAP: Duration = Duration::from_millis(2_500);
@@ -146,18 +147,22 @@ impl Drop for Follower {
 }
 
 async fn follow(kafka: Kafka, topic: String, view: watch::Sender<View>) {
+    let mut failing = LogOnce::default();
     loop {
-        let start = first_offset(&kafka, &topic, &view).await;
+        let start = first_offset(&kafka, &topic, &view, &mut failing).await;
         let position = Position { topic_id: view.borrow().topic_id, ..Position::at(start) };
         let mut reader =
             TopicReader::with_isolation(&kafka, &topic, Isolation::Uncommitted).partition(0, position);
         loop {
             match reader.next().await {
-                ReadEvent::Fetched(fetched) => view.send_modify(|view| {
-                    view.topic_id = fetched.topic_id.or(view.topic_id);
-                    view.apply(fetched, &topic);
-                }),
-                ReadEvent::Failing(error) => failed(&view, error),
+                ReadEvent::Fetched(fetched) => {
+                    failing.over("the offsets topic is followed again");
+                    view.send_modify(|view| {
+                        view.topic_id = fetched.topic_id.or(view.topic_id);
+                        view.apply(fetched, &topic);
+                    });
+                }
+                ReadEvent::Failing(error) => failed(&view, &mut failing, error),
                 ReadEvent::Jumped(jump) => {
                     log::warn!("{topic}/0: {jump}; every claim and commit that was read before is void");
                     view.send_modify(|view| {
@@ -174,19 +179,17 @@ async fn follow(kafka: Kafka, topic: String, view: watch::Sender<View>) {
     }
 }
 
-async fn first_offset(kafka: &Kafka, topic: &str, view: &watch::Sender<View>) -> i64 {
+async fn first_offset(kafka: &Kafka, topic: &str, view: &watch::Sender<View>, failing: &mut LogOnce) -> i64 {
     loop {
         match kafka.list_offset(topic, 0, OffsetAt::Earliest).await {
             Ok(offset) => return offset,
-            Err(error) => failed(view, error),
+            Err(error) => failed(view, failing, error),
         }
         sleep(RETRY_AFTER).await;
     }
 }
 
-fn failed(view: &watch::Sender<View>, error: KafkaError) {
-    if view.borrow().failure.is_none() {
-        log::warn!("cannot follow the offsets topic, will try again: {error}");
-    }
+fn failed(view: &watch::Sender<View>, failing: &mut LogOnce, error: KafkaError) {
+    failing.warn(&format!("cannot follow the offsets topic, will try again: {error}"));
     view.send_modify(|view| view.failure = Some(error));
 }
