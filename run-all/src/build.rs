@@ -37,10 +37,15 @@ impl Binaries {
 
 /// Builds them; cargo shows its progress on stderr and says on stdout where it put them.
 pub async fn build() -> Result<Binaries, Failure> {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let manifest = manifest().ok_or_else(|| {
+        Failure(
+            "cannot tell which checkout to build: use `cargo run-all` in it, or --binaries FOLDER".to_owned(),
+        )
+    })?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(&cargo);
-    command.args(["build", "--message-format", "json-render-diagnostics", "--manifest-path", manifest]);
+    command.args(["build", "--message-format", "json-render-diagnostics", "--manifest-path"]);
+    command.arg(manifest);
     command.args(["--bins", "--profile", profile()]);
     command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
     command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
@@ -53,6 +58,22 @@ pub async fn build() -> Result<Binaries, Failure> {
         return Err(failed(format!("cargo build ended with {}", output.status)));
     }
     Ok(Binaries(String::from_utf8_lossy(&output.stdout).lines().filter_map(executable).collect()))
+}
+
+/// The workspace of the checkout that this was started in, found at run time: a checkout that was copied with its
+/// target folder holds a binary that was compiled elsewhere.
+fn manifest() -> Option<PathBuf> {
+    // Cargo names the package that it runs; otherwise this binary is in the checkout's target/PROFILE.
+    let by_cargo = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let by_place = std::env::current_exe().ok();
+    let starts = by_cargo.into_iter().chain(by_place);
+    starts.flat_map(|start| start.ancestors().map(Path::to_owned).collect::<Vec<_>>()).find_map(workspace)
+}
+
+/// The manifest of a checkout of this workspace.
+fn workspace(folder: PathBuf) -> Option<PathBuf> {
+    let is_checkout = folder.join("run-all/Cargo.toml").is_file();
+    Some(folder.join("Cargo.toml")).filter(|manifest| is_checkout && manifest.is_file())
 }
 
 /// The profile that this binary was built in.
@@ -69,8 +90,20 @@ fn executable(message: &str) -> Option<(String, PathBuf)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_checkout_of_this_workspace_is_built() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("Cargo.toml"), "").unwrap();
+        assert_eq!(workspace(folder.path().to_owned()), None, "a workspace of somebody else");
+        std::fs::create_dir(folder.path().join("run-all")).unwrap();
+        std::fs::write(folder.path().join("run-all/Cargo.toml"), "").unwrap();
+        assert_eq!(workspace(folder.path().to_owned()), Some(folder.path().join("Cargo.toml")));
+        assert!(manifest().is_some(), "this one");
+    }
 
     #[test]
     fn binaries_are_found_in_cargos_messages() {

@@ -1,10 +1,11 @@
 //! The processes that run-all starts: each in a process group of its own, so that Ctrl-C reaches run-all
-//! alone, and each bound to its life, so that none outlives it.
+//! alone, and each bound to its life, so that none outlives it. One that dies is started again, as a supervisor
+//! in production would do; one that never came up ends everything.
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use rustix::process::{Pid, Signal, getppid, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 use crate::Failure;
 use crate::screen::{Colour, Screen};
@@ -22,6 +24,11 @@ use crate::screen::{Colour, Screen};
 const BOUND: &str = "--become-child-of";
 /// Time for the last lines of a child that has ended.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// A process that lived for so long had come up.
+const CAME_UP: Duration = Duration::from_secs(5);
+/// Time before one that died is started again, the first time and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// A process to start.
 #[derive(Debug)]
@@ -73,62 +80,24 @@ impl Children {
         (Self { screen, running: Vec::new(), ends }, receiver)
     }
 
-    /// Starts a process and shows its lines from now on.
+    /// Starts a process, shows its lines from now on, and starts it again when it dies.
     pub fn start(&mut self, program: Program<'_>) -> Result<(), Failure> {
         let Program { name, colour, path, args, env, stop_limit, stop_rank } = program;
-        let failed = |error: io::Error| Failure(format!("{name} does not start: {error}"));
-        let mut command = bound(path).map_err(failed)?;
-        command.args(args).envs(env);
-        // One group for all and one address for all would set them against each other.
-        command.env_remove("GROUP").env_remove("HEALTH_ADDR");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
-        let mut process = command.spawn().map_err(failed)?;
-
-        let last_line = Arc::new(Mutex::new(String::new()));
-        let show = move |line: String, last_line: &Mutex<String>, screen: &Screen| {
-            last_line.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&line);
-            screen.log(name, colour, line);
-        };
-        let readers = [
-            process.stdout.take().map(|pipe| self.read(pipe, Arc::clone(&last_line), show)),
-            process.stderr.take().map(|pipe| self.read(pipe, Arc::clone(&last_line), show)),
-        ];
+        let launch =
+            Launch { name, colour, path: path.to_owned(), args, env, screen: Arc::clone(&self.screen) };
+        let first = launch.start()?;
         let (order, orders) = watch::channel(Order::Run);
         let (has_ended_sender, has_ended) = watch::channel(false);
         let ends = self.ends.clone();
         tokio::spawn(async move {
-            let status = supervise(process, orders.clone()).await;
-            for reader in readers.into_iter().flatten() {
-                // Only a grandchild could hold the pipe open; its lines are not waited for.
-                let _ = timeout(LAST_LINES, reader).await;
+            if let Err(failure) = keep_running(&launch, first, orders).await {
+                // Nobody listens any more once everything is being stopped.
+                let _ = ends.send(failure);
             }
             has_ended_sender.send_replace(true);
-            if *orders.borrow() == Order::Run {
-                let last_line = last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                // Nobody listens any more once everything is being stopped.
-                let _ = ends.send(unexpected_end(name, status, &last_line));
-            }
         });
         self.running.push(Running { name, stop_limit, stop_rank, order, has_ended });
         Ok(())
-    }
-
-    fn read(
-        &self,
-        pipe: impl AsyncRead + Unpin + Send + 'static,
-        last_line: Arc<Mutex<String>>,
-        show: impl Fn(String, &Mutex<String>, &Screen) + Send + 'static,
-    ) -> tokio::task::JoinHandle<()> {
-        let screen = Arc::clone(&self.screen);
-        tokio::spawn(async move {
-            let mut pipe = BufReader::new(pipe);
-            let mut line = Vec::new();
-            while pipe.read_until(b'\n', &mut line).await.is_ok_and(|length| length > 0) {
-                show(String::from_utf8_lossy(&line).trim_end().to_owned(), &last_line, &screen);
-                line.clear();
-            }
-        })
     }
 
     /// Stops all in order, waits for each, and kills those that take too long.
@@ -164,6 +133,102 @@ impl Running {
     async fn end(&self) {
         // An error says that its task has ended, which it does after the process.
         let _ = self.has_ended.clone().wait_for(|ended| *ended).await;
+    }
+}
+
+/// How to start one process, as often as it takes.
+struct Launch {
+    name: &'static str,
+    colour: Colour,
+    path: PathBuf,
+    args: Vec<String>,
+    env: Vec<(&'static str, String)>,
+    screen: Arc<Screen>,
+}
+
+/// A process that was started, and who shows its lines.
+struct Started {
+    process: Child,
+    since: Instant,
+    last_line: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Launch {
+    fn start(&self) -> Result<Started, Failure> {
+        let failed = |error: io::Error| Failure(format!("{} does not start: {error}", self.name));
+        let mut command = bound(&self.path).map_err(failed)?;
+        command.args(&self.args).envs(self.env.iter().cloned());
+        // One group for all and one address for all would set them against each other.
+        command.env_remove("GROUP").env_remove("HEALTH_ADDR");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        let mut process = command.spawn().map_err(failed)?;
+        let last_line = Arc::default();
+        let stdout = process.stdout.take().map(|pipe| self.show(pipe, Arc::clone(&last_line)));
+        let stderr = process.stderr.take().map(|pipe| self.show(pipe, Arc::clone(&last_line)));
+        let readers = stdout.into_iter().chain(stderr).collect();
+        Ok(Started { process, since: Instant::now(), last_line, readers })
+    }
+
+    fn show(
+        &self,
+        pipe: impl AsyncRead + Unpin + Send + 'static,
+        last_line: Arc<Mutex<String>>,
+    ) -> JoinHandle<()> {
+        let (name, colour, screen) = (self.name, self.colour, Arc::clone(&self.screen));
+        tokio::spawn(async move {
+            let mut pipe = BufReader::new(pipe);
+            let mut bytes = Vec::new();
+            while pipe.read_until(b'\n', &mut bytes).await.is_ok_and(|length| length > 0) {
+                let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+                last_line.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&line);
+                screen.log(name, colour, line);
+                bytes.clear();
+            }
+        })
+    }
+}
+
+/// Returns when the process has ended as ordered, or with a failure when it never came up.
+async fn keep_running(
+    launch: &Launch,
+    first: Started,
+    mut orders: watch::Receiver<Order>,
+) -> Result<(), Failure> {
+    let mut started = first;
+    let mut came_up = false;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let status = supervise(started.process, orders.clone()).await;
+        for reader in started.readers {
+            // Only a grandchild could hold the pipe open; its lines are not waited for.
+            let _ = timeout(LAST_LINES, reader).await;
+        }
+        if *orders.borrow() != Order::Run {
+            return Ok(());
+        }
+        let last_line = started.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let was_killed = status.as_ref().is_ok_and(|status| status.signal().is_some());
+        if started.since.elapsed() >= CAME_UP {
+            (came_up, pause) = (true, FIRST_PAUSE);
+        }
+        if !came_up && !was_killed {
+            return Err(unexpected_end(launch.name, status, &last_line));
+        }
+        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        launch.screen.error(&format!(
+            "{} died ({how}): it is started again in {} s",
+            launch.name,
+            pause.as_secs_f32()
+        ));
+        let stopped = orders.wait_for(|order| *order != Order::Run);
+        if timeout(pause, stopped).await.is_ok() {
+            return Ok(());
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
+        came_up = true;
+        started = launch.start()?;
     }
 }
 

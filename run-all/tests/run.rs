@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -96,6 +97,18 @@ fn someone_lives(folder: &Path) -> bool {
     locks.any(|lock| lock.try_lock().is_err())
 }
 
+/// The process that holds this lock.
+fn holder(lock: &Path) -> Option<Pid> {
+    let inode = format!(":{}", fs::metadata(lock).unwrap().ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    // 1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF
+    let mut locks = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let holder = locks.find(|words| {
+        words.get(1) == Some(&"FLOCK") && words.get(5).is_some_and(|file| file.ends_with(&inode))
+    });
+    Pid::from_raw(holder?.get(4)?.parse().ok()?)
+}
+
 async fn nobody_lives_soon(folder: &Path) {
     let gone = async {
         while someone_lives(folder) {
@@ -147,6 +160,23 @@ async fn the_tour_is_shown_and_no_process_outlives_run_all() {
     assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");
     assert_eq!(fs::read_to_string(folder.path().join("audit.log")).unwrap().lines().count(), 3);
     assert!(!someone_lives(folder.path()));
+
+    // A service that dies is started again, and nothing else ends.
+    let mut run = Run::start(&folder, port, &["--broker-port", &broker_port, "--no-tour"]);
+    run.wait_for("Up:").await;
+    let lock = folder.path().join("data/audit-service/lock");
+    let first = holder(&lock).unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    let again = async {
+        while holder(&lock).is_none_or(|pid| pid == first) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LIMIT, again).await.unwrap();
+    run.signal(Signal::INT);
+    let (status, shown, errors) = run.end().await;
+    assert_eq!(status.code(), Some(0), "{shown}");
+    assert!(matches!(errors.as_slice(), [line] if line.contains("audit-service died")), "{errors:?}");
 
     // kill -9
     let mut run = Run::start(&folder, port, &["--broker-port", &broker_port, "--no-tour"]);
