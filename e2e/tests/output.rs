@@ -287,6 +287,14 @@ async fn a_log_reader_that_stalls_stops_nothing_and_learns_what_it_missed() {
     audit.stops().await;
 }
 
+/// Reads a byte now and then.
+#[allow(clippy::disallowed_methods, reason = "in a thread of its own")]
+fn read_slowly(mut pipe: impl Read) {
+    while pipe.read(&mut [0]).is_ok_and(|length| length > 0) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// Other ends of an output that take nothing, or little.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_kind_of_output_stops_the_api() {
@@ -298,12 +306,7 @@ async fn no_kind_of_output_stops_the_api() {
     let (closed_socket, _) = UnixStream::pair().unwrap();
     let (terminal, _master) = paused_terminal();
     let (slow_reader, slow) = pipe().unwrap();
-    std::thread::spawn(move || {
-        let mut bytes = slow_reader.bytes();
-        while bytes.next().is_some_and(|byte| byte.is_ok()) {
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    });
+    std::thread::spawn(move || read_slowly(slow_reader));
     let outputs = [
         ("a full disk", full()),
         ("a socket", socket.into()),
