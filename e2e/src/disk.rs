@@ -1,4 +1,4 @@
-//! Disks that get full, and disks that fail.
+//! Disks that get full, disks that fail, and disks that hang.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -96,6 +96,16 @@ impl FailingDisk {
         run("chattr", &["-i"], &[&self.image()]).expect("an image that can be written");
     }
 
+    /// From now on whatever writes or syncs on this disk hangs, as on a network disk whose server is away.
+    pub fn hang(&self) {
+        run("fsfreeze", &["--freeze"], &[self.path()]).expect("a file system that hangs");
+    }
+
+    /// What hangs goes on.
+    pub fn release(&self) {
+        run("fsfreeze", &["--unfreeze"], &[self.path()]).expect("a file system that goes on");
+    }
+
     /// Another disk, with what this one would hold after a power cut now: only what reached it.
     pub fn after_power_cut(&self) -> Self {
         let copy = |image: &Path| run("cp", &["--sparse=always"], &[&self.image(), image]);
@@ -104,6 +114,13 @@ impl FailingDisk {
 
     fn image(&self) -> PathBuf {
         self.below.path().join("image")
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        // Fails where it does not hang. Who waits for it could not be killed otherwise.
+        let _ = run("fsfreeze", &["--unfreeze"], &[self.path()]);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::eventually;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ pub struct Process {
     name: String,
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    reading: Arc<Gate>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -23,10 +24,11 @@ impl Process {
         let mut child = command.spawn().unwrap_or_else(|error| {
             panic!("{name} does not start ({}): {error}", command.get_program().display())
         });
-        let lines = Arc::default();
-        let stdout = child.stdout.take().map(|pipe| read_lines(pipe, Arc::clone(&lines)));
-        let stderr = child.stderr.take().map(|pipe| read_lines(pipe, Arc::clone(&lines)));
-        Self { name: name.to_owned(), child, lines, readers: stdout.into_iter().chain(stderr).collect() }
+        let (lines, reading) = (Arc::default(), Arc::<Gate>::default());
+        let stdout = child.stdout.take().map(|pipe| read_lines(pipe, Arc::clone(&lines), &reading));
+        let stderr = child.stderr.take().map(|pipe| read_lines(pipe, Arc::clone(&lines), &reading));
+        let readers = stdout.into_iter().chain(stderr).collect();
+        Self { name: name.to_owned(), child, lines, reading, readers }
     }
 
     /// The process id.
@@ -94,6 +96,16 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Stops reading its outputs, as a log collector that stalls: its pipes fill up.
+    pub fn stop_reading(&mut self) {
+        self.reading.set_closed(true);
+    }
+
+    /// Reads on after [`Process::stop_reading`].
+    pub fn read_on(&mut self) {
+        self.reading.set_closed(false);
+    }
+
     /// Sends SIGTERM, SIGINT or another signal.
     pub fn signal(&mut self, signal: Signal) {
         // A process that has been waited for may have left its id to another.
@@ -104,6 +116,7 @@ impl Process {
 
     fn status(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().unwrap_or_else(|error| panic!("{}: {error}", self.name))?;
+        self.reading.set_closed(false);
         for reader in self.readers.drain(..) {
             reader.join().expect("a reader of lines does not panic");
         }
@@ -123,7 +136,41 @@ impl Drop for Process {
     }
 }
 
-fn read_lines(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+/// Lets readers pass, or not.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn set_closed(&self, closed: bool) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_while(closed, |closed| *closed));
+    }
+}
+
+/// A pipe behind a gate.
+struct Gated<R>(R, Arc<Gate>);
+
+impl<R: Read> Read for Gated<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.1.pass();
+        self.0.read(buffer)
+    }
+}
+
+fn read_lines(
+    pipe: impl Read + Send + 'static,
+    lines: Arc<Mutex<Vec<String>>>,
+    gate: &Arc<Gate>,
+) -> JoinHandle<()> {
+    let pipe = Gated(pipe, Arc::clone(gate));
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();

@@ -2,6 +2,7 @@
 //! the services' logs. The events are those of one partition.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use chrono::DateTime;
@@ -10,6 +11,10 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::history::{Micros, Request, Task, read_lines, write_lines};
+
+/// How titles of events begin that another producer wrote. Nobody here asked for them, and they are events
+/// like all others.
+pub const FOREIGN: &str = "foreign ";
 
 /// What was found.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -24,6 +29,9 @@ pub struct Evidence {
     /// The wall clock of the services was stepped: their times do not tell what came first.
     #[serde(default)]
     pub clock_stepped: bool,
+    /// The topic of events was deleted and created again. Offsets from here on are those of the new one.
+    #[serde(default)]
+    pub recreated_at: Option<i64>,
     /// The topic of events in its order; none where it was not read.
     pub topic: Option<Vec<Seen>>,
     /// The audit logs of one group.
@@ -32,6 +40,9 @@ pub struct Evidence {
     pub offsets: Vec<OffsetsEntry>,
     /// The audit logs as they were when their writer had been killed.
     pub snapshots: Vec<Snapshot>,
+    /// Lines that the audit logs held before they were restored or truncated.
+    #[serde(default)]
+    pub rewritten: Vec<AuditLine>,
     /// What the relay said, in its order; none where its log was not read.
     pub relay: Option<Vec<RelaySaid>>,
     /// What the notification instances said; none where their logs were not read.
@@ -122,6 +133,9 @@ pub enum OffsetsSaid {
         token: i64,
         /// The offset to read next.
         offset: i64,
+        /// The topic in which that holds.
+        #[serde(default)]
+        topic_id: Option<String>,
         /// The instance.
         instance_id: String,
         /// When it wrote so.
@@ -166,6 +180,11 @@ impl Seen {
         Self::read(&serde_json::from_slice(value?).ok()?, offset)
     }
 
+    /// Whether another producer wrote it.
+    pub fn is_foreign(&self) -> bool {
+        self.title.starts_with(FOREIGN)
+    }
+
     fn read(event: &Value, offset: i64) -> Option<Self> {
         let text = |path: &str| Some(event.pointer(path)?.as_str()?.to_owned());
         Some(Self {
@@ -184,7 +203,7 @@ impl AuditLog {
     /// Reads the whole lines of a log. No file is a log without lines.
     pub fn read(path: &Path, instance_id: Option<String>) -> Result<Self> {
         let text = match fs::read_to_string(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             read => read.map_err(|error| Error::file(path, error))?,
         };
         let whole = text.rfind('\n').map_or("", |end| text.split_at(end).0);
@@ -197,6 +216,31 @@ impl AuditLog {
         });
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { name, instance_id, lines: lines.collect::<Result<_>>()? })
+    }
+}
+
+impl AuditLog {
+    /// As [`AuditLog::read`], with the segments that were sealed before: those last written last.
+    pub fn read_with_segments(path: &Path, instance_id: Option<String>) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(folder).map_err(|error| Error::file(folder, error))? {
+            let entry = entry.map_err(|error| Error::file(folder, error))?;
+            let other = entry.file_name().to_string_lossy().into_owned();
+            let is_segment = other.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['.', '-']));
+            if is_segment && !other.contains(".torn-") {
+                let written = entry.metadata().and_then(|metadata| metadata.modified());
+                segments.push((written.map_err(|error| Error::file(path, error))?, entry.path()));
+            }
+        }
+        segments.sort();
+        let mut lines = Vec::new();
+        for (_, segment) in segments {
+            lines.extend(Self::read(&segment, None)?.lines);
+        }
+        lines.extend(Self::read(path, None)?.lines);
+        Ok(Self { name, instance_id, lines })
     }
 }
 
@@ -225,6 +269,7 @@ impl OffsetsEntry {
                 let said = OffsetsSaid::Commit {
                     token: token.parse().ok()?,
                     offset: value.get("offset")?.as_i64()?,
+                    topic_id: text("topic_id"),
                     instance_id: text("instance_id")?,
                     committed_at: micros(value.get("committed_at")?.as_str()?)?,
                 };

@@ -53,6 +53,22 @@ pub enum Fault {
     ClockBack,
     /// The wall clock of all services is two hours fast for a while (needs libfaketime)
     ClockForward,
+    /// Another producer keeps a transaction open in the topic of events, then commits or aborts it
+    ForeignTransaction,
+    /// Others write what this system never writes, to the topic of events and to the offsets topic
+    ForeignBatches,
+    /// The topic of events is deleted, and created again after a while
+    RecreateTopic,
+    /// The audit log, and by chance the state beside it, is restored from a backup
+    RestoreAudit,
+    /// The audit log is rotated by SIGHUP or renamed, or truncated
+    RotateAudit,
+    /// The disk of the audit log hangs; another instance waits, with a log of its own (needs root)
+    HangAudit,
+    /// Nobody reads the API's log for a while
+    StallApiLog,
+    /// Nobody reads the output of the notification instance that owns for a while
+    StallNotificationLog,
 }
 
 /// What a fault hits. Faults of one round hit different things.
@@ -67,12 +83,21 @@ enum Target {
     Network,
     Store,
     Clock,
+    Topic,
 }
 
 impl Fault {
     /// Whether it needs a file system of its own, and so root.
     pub fn needs_root(self) -> bool {
-        matches!(self, Self::FullAudit | Self::FullStore | Self::EioAudit | Self::EioStore | Self::EioState)
+        matches!(
+            self,
+            Self::FullAudit
+                | Self::FullStore
+                | Self::EioAudit
+                | Self::EioStore
+                | Self::EioState
+                | Self::HangAudit
+        )
     }
 
     /// Its name on the command line.
@@ -81,7 +106,9 @@ impl Fault {
     }
 
     /// A service that starts on a disk that fails ends at once: so where a disk fails, its service is not
-    /// killed.
+    /// killed. Other producers and administrators of these rounds are no heroes: they need a broker. Where the
+    /// topic is deleted, what it held is known only while the API writes nothing; and what an audit log held
+    /// when it was killed is told by its offsets, which then begin again.
     fn targets(self) -> &'static [Target] {
         match self {
             Self::KillApi | Self::PauseApi => &[Target::Api],
@@ -100,6 +127,15 @@ impl Fault {
             Self::FullStore => &[Target::Store],
             Self::EioStore => &[Target::Api, Target::Store],
             Self::ClockBack | Self::ClockForward => &[Target::Clock],
+            Self::ForeignTransaction | Self::ForeignBatches => {
+                &[Target::Topic, Target::Broker, Target::Network]
+            }
+            Self::RecreateTopic => {
+                &[Target::Topic, Target::Broker, Target::Network, Target::Api, Target::Store, Target::Audit]
+            }
+            Self::RestoreAudit | Self::RotateAudit | Self::HangAudit => &[Target::Audit, Target::AuditDisk],
+            Self::StallApiLog => &[Target::Api],
+            Self::StallNotificationLog => &[Target::Notification],
         }
     }
 
@@ -125,6 +161,13 @@ impl Fault {
                 dice.between(500, 3_000)
             }
             Self::ClockBack | Self::ClockForward => dice.between(500, 4_000),
+            Self::ForeignTransaction | Self::ForeignBatches => dice.between(500, 5_000),
+            Self::RecreateTopic => dice.between(0, 3_000),
+            Self::RestoreAudit => dice.between(1_000, 4_000),
+            Self::RotateAudit => 0,
+            // Beyond two leases.
+            Self::HangAudit => dice.between(4_500, 8_000),
+            Self::StallApiLog | Self::StallNotificationLog => dice.between(2_000, 6_000),
         }
     }
 }
@@ -208,7 +251,7 @@ mod tests {
     fn a_plan_is_its_seeds_and_every_fault_comes_up() {
         let plan = |seed| Plan::of(seed, Fault::value_variants(), Duration::from_secs(10), None);
         assert_eq!(plan(7), plan(7));
-        let plans: Vec<_> = (1..=50).map(plan).collect();
+        let plans: Vec<_> = (1..=100).map(plan).collect();
         for fault in Fault::value_variants() {
             assert!(plans.iter().any(|plan| plan.has(*fault)), "{fault:?}");
         }

@@ -11,6 +11,7 @@ use crate::check::{Report, check};
 use crate::error::Result;
 use crate::evidence::Evidence;
 use crate::load::{Load, LoadConfig};
+use crate::others::Others;
 use crate::plan::{Fault, Plan, Planned};
 use crate::proxy::Mode;
 use crate::system::{self, Consumer, Disk, Flaw, System, SystemConfig, owner};
@@ -37,11 +38,14 @@ pub struct Round {
 pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round> {
     let flaw = |fault, flaw| plan.has(fault).then_some(flaw);
     let config = SystemConfig {
-        audits: if plan.has(Fault::PauseAudit) { 2 } else { 1 },
-        audit_disk: flaw(Fault::FullAudit, Flaw::Full).or(flaw(Fault::EioAudit, Flaw::Failing)),
+        audits: if plan.has(Fault::PauseAudit) || plan.has(Fault::HangAudit) { 2 } else { 1 },
+        audit_disk: flaw(Fault::FullAudit, Flaw::Full)
+            .or(flaw(Fault::EioAudit, Flaw::Failing))
+            .or(flaw(Fault::HangAudit, Flaw::Hanging)),
         store_disk: flaw(Fault::FullStore, Flaw::Full).or(flaw(Fault::EioStore, Flaw::Failing)),
         state_disk: flaw(Fault::EioState, Flaw::Failing),
         stepped_clock: plan.has(Fault::ClockBack) || plan.has(Fault::ClockForward),
+        api_log_level: if plan.has(Fault::StallApiLog) { "debug" } else { "info" },
         ..SystemConfig::new(broker, plan.seed)
     };
     let mut system = System::start(folder, config).await?;
@@ -61,6 +65,10 @@ pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round
     let mut evidence = system.evidence().await?;
     evidence.requests = requests;
     evidence.not_drained = Some(not_drained);
+    if plan.has(Fault::StallApiLog) {
+        // Lines of the relay may have been dropped.
+        evidence.relay = None;
+    }
     evidence.store_failed = system.store_disk.is_some();
     evidence.clock_stepped = system.clock.is_some();
     let report = check(&evidence);
@@ -81,9 +89,16 @@ async fn faults(system: &mut System, plan: &Plan) -> Result<()> {
     }
     steps.sort_by_key(|(at, begins, _)| (*at, *begins));
     let mut hit = Hit::default();
+    let mut others = Others::new(plan.seed);
     for (at, begins, planned) in steps {
         sleep_until(start + at).await;
-        if begins { begin(system, planned, &mut hit)? } else { end(system, planned.fault, &mut hit).await }
+        if begins {
+            begin(system, planned, &mut hit)?;
+            others.begin(system, planned.fault).await?;
+        } else {
+            end(system, planned.fault, &mut hit).await;
+            others.end(system, planned.fault).await?;
+        }
     }
     system.broker.wait_until_ready().await;
     sleep_until(start + plan.load).await;
@@ -118,11 +133,22 @@ fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
         Fault::NetHalfOpen => network(Mode::HalfOpen),
         Fault::NetTrickle => network(Mode::Trickle),
         Fault::NetDropReplies => network(Mode::DropReplies),
-        Fault::FullAudit | Fault::EioAudit => system.audit_disk.iter().for_each(Disk::hurt),
+        Fault::FullAudit | Fault::EioAudit | Fault::HangAudit => {
+            system.audit_disk.iter().for_each(Disk::hurt);
+        }
         Fault::FullStore | Fault::EioStore => system.store_disk.iter().for_each(Disk::hurt),
         Fault::EioState => system.state_disk.iter().for_each(Disk::hurt),
         Fault::ClockBack => system.clock.iter().for_each(|clock| clock.set(-STEP)),
         Fault::ClockForward => system.clock.iter().for_each(|clock| clock.set(STEP)),
+        Fault::StallApiLog => system.api.stop_reading(),
+        Fault::StallNotificationLog => {
+            hit.notification = strike(&mut system.notifications, |it| it.stop_reading());
+        }
+        Fault::ForeignTransaction
+        | Fault::ForeignBatches
+        | Fault::RecreateTopic
+        | Fault::RestoreAudit
+        | Fault::RotateAudit => {}
     }
     Ok(())
 }
@@ -154,7 +180,7 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
         | Fault::NetDropReplies => {
             system.proxy.set(Mode::Pass, 100);
         }
-        Fault::FullAudit | Fault::EioAudit => {
+        Fault::FullAudit | Fault::EioAudit | Fault::HangAudit => {
             system.audit_disk.iter().for_each(Disk::mend);
             supervise(&mut system.audits);
         }
@@ -164,6 +190,15 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
             supervise(&mut system.notifications);
         }
         Fault::ClockBack | Fault::ClockForward => system.clock.iter().for_each(|clock| clock.set(0)),
+        Fault::StallApiLog => system.api.read_on(),
+        Fault::StallNotificationLog => {
+            heal(&mut system.notifications, hit.notification.take(), |it| it.read_on());
+        }
+        Fault::ForeignTransaction
+        | Fault::ForeignBatches
+        | Fault::RecreateTopic
+        | Fault::RestoreAudit
+        | Fault::RotateAudit => {}
     }
 }
 
@@ -201,8 +236,12 @@ async fn drain(system: &System) -> Vec<String> {
         match api::waiting(&http, &system.url).await {
             Some(0) => {
                 let end = e2e::read_topic(&bootstrap, e2e::EVENTS).await;
-                let end = end.last().map_or(0, |last| last.offset + 1);
-                let offsets = system::read_offsets(&bootstrap, e2e::EVENTS, e2e::OFFSETS).await;
+                let mut end = end.last().map_or(0, |last| last.offset + 1);
+                let mut offsets = system::read_offsets(&bootstrap, e2e::EVENTS, e2e::OFFSETS).await;
+                if let Some(first_life) = &system.first_life {
+                    first_life.move_commits(&mut offsets);
+                    end += first_life.end();
+                }
                 let groups = ["notification-service", "audit-service"];
                 left.extend(groups.iter().filter_map(|group| system::behind(&offsets, group, end)));
             }

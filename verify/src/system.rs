@@ -7,8 +7,11 @@ use std::time::Duration;
 use e2e::{Broker, FailingDisk, Kind as BrokerKind, Program, Service, SmallDisk, SteppedClock, free_port};
 
 use crate::error::{Error, Result};
-use crate::evidence::{AuditLog, Evidence, OffsetsEntry, OffsetsSaid, RelaySaid, Seen, Snapshot, Told};
+use crate::evidence::{
+    AuditLine, AuditLog, Evidence, OffsetsEntry, OffsetsSaid, RelaySaid, Seen, Snapshot, Told,
+};
 use crate::history::now;
+use crate::lives::FirstLife;
 use crate::proxy::Proxy;
 
 /// The lease of the consumers: short, so that take-overs happen within a round.
@@ -35,6 +38,8 @@ pub struct SystemConfig {
     pub state_disk: Option<Flaw>,
     /// The services have a wall clock of their own.
     pub stepped_clock: bool,
+    /// How much the API logs.
+    pub api_log_level: &'static str,
     /// Services say little.
     pub quiet: bool,
 }
@@ -50,6 +55,7 @@ impl SystemConfig {
             store_disk: None,
             state_disk: None,
             stepped_clock: false,
+            api_log_level: "info",
             quiet: false,
         }
     }
@@ -62,6 +68,8 @@ pub enum Flaw {
     Full,
     /// It fails.
     Failing,
+    /// It hangs.
+    Hanging,
 }
 
 /// A disk that can be hurt.
@@ -70,6 +78,8 @@ pub enum Disk {
     Small(SmallDisk),
     /// One that fails.
     Failing(FailingDisk),
+    /// One that hangs.
+    Hanging(FailingDisk),
 }
 
 impl Disk {
@@ -78,21 +88,23 @@ impl Disk {
         match flaw {
             Flaw::Full => SmallDisk::mount(DISK_KIB).map(Self::Small),
             Flaw::Failing => FailingDisk::mount(DISK_KIB).map(Self::Failing),
+            Flaw::Hanging => FailingDisk::mount(DISK_KIB).map(Self::Hanging),
         }
     }
 
     fn path(&self) -> &Path {
         match self {
             Self::Small(disk) => disk.path(),
-            Self::Failing(disk) => disk.path(),
+            Self::Failing(disk) | Self::Hanging(disk) => disk.path(),
         }
     }
 
-    /// Fills it, or lets it fail.
+    /// Fills it, or lets it fail or hang.
     pub fn hurt(&self) {
         match self {
             Self::Small(disk) => disk.fill(),
             Self::Failing(disk) => disk.fail(),
+            Self::Hanging(disk) => disk.hang(),
         }
     }
 
@@ -101,6 +113,7 @@ impl Disk {
         match self {
             Self::Small(disk) => disk.make_room(),
             Self::Failing(disk) => disk.mend(),
+            Self::Hanging(disk) => disk.release(),
         }
     }
 }
@@ -111,13 +124,21 @@ pub struct Consumer {
     pub name: String,
     /// Its process.
     pub service: Service,
-    state: PathBuf,
+    /// Its state.
+    pub state: PathBuf,
     /// Where an audit service writes.
     pub audit_log: Option<PathBuf>,
 }
 
 /// Everything.
 pub struct System {
+    // Before the services, which cannot be killed while their disk hangs.
+    /// The disk of the first audit log.
+    pub audit_disk: Option<Disk>,
+    /// The disk of the store.
+    pub store_disk: Option<Disk>,
+    /// The disk of the notification services' state.
+    pub state_disk: Option<Disk>,
     /// The broker, behind the proxy.
     pub broker: Broker,
     /// What stands between.
@@ -132,16 +153,14 @@ pub struct System {
     pub audits: Vec<Consumer>,
     /// The DLQ processor.
     pub dlq: Consumer,
-    /// The disk of the first audit log.
-    pub audit_disk: Option<Disk>,
-    /// The disk of the store.
-    pub store_disk: Option<Disk>,
-    /// The disk of the notification services' state.
-    pub state_disk: Option<Disk>,
     /// The wall clock of the services, if it is their own.
     pub clock: Option<SteppedClock>,
     /// The audit logs after each kill.
     pub snapshots: Vec<Snapshot>,
+    /// Lines that were taken from the audit logs, and have to be written again.
+    pub rewritten: Vec<AuditLine>,
+    /// The topic of events that was deleted.
+    pub first_life: Option<FirstLife>,
 }
 
 impl System {
@@ -172,7 +191,8 @@ impl System {
 
         let store = store_disk.as_ref().map_or_else(|| folder.join("api"), |disk| disk.path().to_owned());
         // The address is logged at info.
-        let api = program("task-api").env("LOG_LEVEL", "info").env("STATE_DIR", store.display());
+        let api =
+            program("task-api").env("LOG_LEVEL", config.api_log_level).env("STATE_DIR", store.display());
         let mut api = api.env("PORT", free_port()).start();
         let url = api.url().await;
         let consumer = |service: &str, name: String, audit_log: Option<PathBuf>| {
@@ -206,6 +226,8 @@ impl System {
             state_disk,
             clock,
             snapshots: Vec::new(),
+            rewritten: Vec::new(),
+            first_life: None,
         })
     }
 
@@ -216,6 +238,14 @@ impl System {
             last_offset = last_offset.max(audit.read_audit_log()?.lines.last().map(|line| line.seen.offset));
         }
         self.snapshots.push(Snapshot { at: now(), last_offset });
+        Ok(())
+    }
+
+    /// Writes down the lines of the audit logs, some of which are about to be lost.
+    pub fn keep_audit_lines(&mut self) -> Result<()> {
+        for audit in &self.audits {
+            self.rewritten.extend(audit.read_audit_log()?.lines);
+        }
         Ok(())
     }
 
@@ -236,6 +266,10 @@ impl System {
         evidence.relay = Some(self.api.history().iter().filter_map(|line| RelaySaid::parse(line)).collect());
         evidence.tasks = Some(crate::api::all_tasks(&self.url).await?);
         evidence.snapshots.clone_from(&self.snapshots);
+        evidence.rewritten.clone_from(&self.rewritten);
+        if let Some(first_life) = &self.first_life {
+            first_life.join(&mut evidence);
+        }
         AUDIT_GROUP.clone_into(&mut evidence.audit_group);
         NOTIFICATION_GROUP.clone_into(&mut evidence.notification_group);
         Ok(evidence)
@@ -268,7 +302,7 @@ impl Consumer {
         let path = self.audit_log.as_ref().ok_or_else(|| {
             Error::file(Path::new(&self.name), io::Error::other("this service has no audit log"))
         })?;
-        AuditLog::read(path, self.instance_id())
+        AuditLog::read_with_segments(path, self.instance_id())
     }
 
     /// The highest token that it says it claimed.

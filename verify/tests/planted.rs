@@ -551,8 +551,13 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() {
         let other = "another".to_owned();
         let claim = OffsetsSaid::Claim { instance_id: other.clone(), claimed_at: now() };
         it.offsets.push(OffsetsEntry { at: 1_000_000, group: group.clone(), said: claim });
-        let commit =
-            OffsetsSaid::Commit { token: 1_000_000, offset: 1, instance_id: other, committed_at: now() };
+        let commit = OffsetsSaid::Commit {
+            token: 1_000_000,
+            offset: 1,
+            topic_id: None,
+            instance_id: other,
+            committed_at: now(),
+        };
         it.offsets.push(OffsetsEntry { at: 1_000_001, group, said: commit });
         let late = Told { instance_id: claimed, at: now() + 1, task_id: "t".to_owned(), completed: false };
         it.told.as_mut().unwrap().extend(std::iter::repeat_n(late, 2));

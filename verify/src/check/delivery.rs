@@ -21,7 +21,8 @@ pub(super) fn check(evidence: &Evidence, operations: &Operations<'_>, report: &m
 }
 
 /// Each event of what was answered 2xx stands in the audit log and in the topic; what was not answered
-/// stands there whole or not at all.
+/// stands there whole or not at all. Events of other producers are audited as ours are. What was deleted with
+/// its topic may be missing in the audit log.
 fn lost(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     // What is still on its way is not lost: that it did not arrive is a finding of its own.
     if !evidence.is_drained() || (evidence.audit_logs.is_empty() && evidence.topic.is_none()) {
@@ -42,14 +43,25 @@ fn lost(evidence: &Evidence, operations: &Operations<'_>) -> Check {
             accounts.push(("the topic", in_topic));
         }
         for (place, found) in accounts {
-            let missing: Vec<_> =
-                operation.expected().iter().filter(|expected| !found.contains(expected)).collect();
+            let is_deleted = |event_type: &str| {
+                let mut of_type = operation.events.values().filter(|seen| seen.event_type == event_type);
+                of_type.any(|seen| operations.deleted.contains(seen.event_id.as_str()))
+            };
+            let expected = operation.expected().iter();
+            let missing: Vec<_> = expected.filter(|it| !found.contains(it) && !is_deleted(it)).collect();
             if done && !missing.is_empty() {
                 violations.push(format!("answered 2xx, not in {place}: {missing:?} of {}", operation.name()));
             } else if operation.is_unclear() && !found.is_empty() && !missing.is_empty() {
                 violations.push(format!("half done, not in {place}: {missing:?} of {}", operation.name()));
             }
         }
+    }
+    if !evidence.audit_logs.is_empty() {
+        examined += operations.foreign.len();
+        let lines = evidence.audit_logs.iter().flat_map(|log| &log.lines);
+        let audited: HashSet<&str> = lines.map(|line| line.seen.event_id.as_str()).collect();
+        let missing = operations.foreign.iter().filter(|seen| !audited.contains(seen.event_id.as_str()));
+        violations.extend(missing.map(|seen| format!("another producer's, not in the audit log: {seen:?}")));
     }
     Check::new(names::LOST, examined, violations)
 }
@@ -161,13 +173,15 @@ fn refused(evidence: &Evidence) -> Check {
     Check::new(names::REFUSED, evidence.requests.len(), failed.collect())
 }
 
-/// Every created and every completed task was told of.
+/// Every created and every completed task was told of, but for what was deleted with its topic.
 fn not_told(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     let told = evidence.told.as_ref().filter(|_| evidence.is_drained());
     let Some(told) = told else { return Check::without_evidence(names::NOT_TOLD) };
     let known: HashSet<(&str, bool)> =
         told.iter().map(|told| (told.task_id.as_str(), told.completed)).collect();
     let wanted = operations.all.iter().flat_map(|operation| operation.events.values());
+    let wanted = wanted.chain(&operations.foreign).copied();
+    let wanted = wanted.filter(|seen| !operations.deleted.contains(seen.event_id.as_str()));
     let wanted: Vec<_> = wanted.filter(|seen| seen.event_type != "task.updated").collect();
     let missing = wanted.iter().filter(|seen| {
         let completed = seen.event_type == "task.completed";

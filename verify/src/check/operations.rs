@@ -10,6 +10,10 @@ pub(super) struct Operations<'a> {
     pub(super) all: Vec<Operation<'a>>,
     /// Events that no request asked for.
     pub(super) strangers: Vec<&'a Seen>,
+    /// Events in the topic that another producer wrote.
+    pub(super) foreign: Vec<&'a Seen>,
+    /// Ids of events that are only in a topic that was deleted. Whoever had not read them by then cannot.
+    pub(super) deleted: HashSet<&'a str>,
 }
 
 /// One operation.
@@ -94,6 +98,15 @@ impl<'a> Operations<'a> {
                 None => strangers.push(seen),
             }
         }
-        Self { all, strangers }
+        let topic = || evidence.topic.iter().flatten();
+        let mut foreign_ids = HashSet::new();
+        let foreign = topic().filter(|seen| seen.is_foreign() && foreign_ids.insert(seen.event_id.as_str()));
+        let foreign = foreign.collect();
+        strangers.retain(|seen| !foreign_ids.contains(seen.event_id.as_str()));
+        let start = evidence.recreated_at.unwrap_or(0);
+        let kept: HashSet<_> =
+            topic().filter(|seen| seen.offset >= start).map(|seen| seen.event_id.as_str()).collect();
+        let deleted = topic().map(|seen| seen.event_id.as_str()).filter(|id| !kept.contains(id)).collect();
+        Self { all, strangers, foreign, deleted }
     }
 }

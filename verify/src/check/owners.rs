@@ -85,7 +85,7 @@ fn tokens(group: &str, entries: &[&OffsetsEntry], by_time: bool, violations: &mu
     let mut committers: HashMap<i64, &str> = HashMap::new();
     let mut position: Option<(i64, i64)> = None;
     for entry in entries {
-        let OffsetsSaid::Commit { token, offset, instance_id, committed_at } = &entry.said else {
+        let OffsetsSaid::Commit { token, offset, instance_id, committed_at, .. } = &entry.said else {
             // Its owner starts where the group stands.
             reached.extend(position.map(|(_, start)| (entry.at, start)));
             continue;

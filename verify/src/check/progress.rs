@@ -37,7 +37,9 @@ pub(super) fn check(evidence: &Evidence, report: &mut Report) {
         examined += commits.len();
         let audited = audited(evidence);
         let taken = |seen: &Seen| audited.get(seen.event_id.as_str()).map(comparable);
-        ahead(&evidence.audit_group, &events, &commits, taken, &mut violations);
+        for (events, commits) in lives(evidence, &events, &commits) {
+            ahead(&evidence.audit_group, events, &commits, taken, &mut violations);
+        }
         if evidence.clock_stepped {
             report.notes.push("the clock was stepped: no times were compared".to_owned());
         } else {
@@ -59,9 +61,24 @@ pub(super) fn check(evidence: &Evidence, report: &mut Report) {
             let completed = seen.event_type == "task.completed";
             first.get(&(seen.task_id.as_str(), completed)).map(comparable)
         };
-        ahead(&evidence.notification_group, &wanted, &commits, taken, &mut violations);
+        for (wanted, commits) in lives(evidence, &wanted, &commits) {
+            ahead(&evidence.notification_group, wanted, &commits, taken, &mut violations);
+        }
     }
     report.checks.push(Check::new(names::AHEAD, examined, violations));
+}
+
+/// Events and commits of a topic, or of each life of one that was created again: there a commit says nothing of
+/// what was deleted.
+fn lives<'a, 'e>(
+    evidence: &Evidence,
+    events: &'a [&'e Seen],
+    commits: &'a [Commit],
+) -> [(&'a [&'e Seen], Vec<&'a Commit>); 2] {
+    let start = evidence.recreated_at.unwrap_or(0);
+    let (old, new) = events.split_at(events.partition_point(|seen| seen.offset < start));
+    let (of_new, of_old) = commits.iter().partition(|commit| commit.offset >= start);
+    [(old, of_old), (new, of_new)]
 }
 
 /// In the topic's order.
@@ -87,7 +104,8 @@ fn commits_of(evidence: &Evidence, group: &str, violations: &mut Vec<String>) ->
 /// When each event was first taken.
 fn audited(evidence: &Evidence) -> HashMap<&str, Micros> {
     let mut first = HashMap::new();
-    for line in evidence.audit_logs.iter().flat_map(|log| &log.lines) {
+    let lines = evidence.audit_logs.iter().flat_map(|log| &log.lines);
+    for line in lines.chain(&evidence.rewritten) {
         let at = first.entry(line.seen.event_id.as_str()).or_insert(line.at);
         *at = line.at.min(*at);
     }
@@ -98,7 +116,7 @@ fn audited(evidence: &Evidence) -> HashMap<&str, Micros> {
 fn ahead(
     group: &str,
     events: &[&Seen],
-    commits: &[Commit],
+    commits: &[&Commit],
     taken: impl Fn(&Seen) -> Option<Micros>,
     violations: &mut Vec<String>,
 ) {
