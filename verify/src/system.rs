@@ -18,6 +18,8 @@ use crate::proxy::Proxy;
 pub const LEASE: Duration = Duration::from_secs(2);
 /// A file system that can be filled, or can fail.
 const DISK_KIB: u32 = 128 * 1024;
+/// For a first claim on a busy machine.
+const CLAIM_LIMIT: Duration = Duration::from_secs(60);
 const AUDIT_GROUP: &str = "audit-service";
 const NOTIFICATION_GROUP: &str = "notification-service";
 
@@ -206,12 +208,18 @@ impl System {
         };
         let notifications = (1..=2).map(|n| consumer(NOTIFICATION_GROUP, format!("notification-{n}"), None));
         let notifications = notifications.collect();
-        let audits = (1..=config.audits).map(|n| {
+        let mut audits = Vec::new();
+        for n in 1..=config.audits {
             let disk = audit_disk.as_ref().filter(|_| n == 1);
             let folder = disk.map_or(folder, Disk::path);
-            consumer(AUDIT_GROUP, format!("audit-{n}"), Some(folder.join(format!("audit-{n}.log"))))
-        });
-        let audits = audits.collect();
+            let log = folder.join(format!("audit-{n}.log"));
+            let mut audit = consumer(AUDIT_GROUP, format!("audit-{n}"), Some(log));
+            if disk.is_some() && config.audits > 1 {
+                // The one whose disk is hurt is to be the owner.
+                audit.service.wait_for_line("claimed ", CLAIM_LIMIT).await;
+            }
+            audits.push(audit);
+        }
         let dlq = consumer("dlq-processor", "dlq".to_owned(), None);
         Ok(Self {
             broker,

@@ -151,3 +151,43 @@ async fn a_clock_that_is_stepped_back_and_forward_loses_nothing() {
         assert!(apart > Some(3_600), "the clock was stepped under the audit service: {apart:?} s apart");
     }
 }
+
+/// SC-10: other producers, administrators and backup tools.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_do_to_topics_and_audit_logs_loses_nothing() {
+    let _alone = alone().await;
+    let others = [
+        (Fault::ForeignTransaction, 3_000),
+        (Fault::ForeignBatches, 2_000),
+        (Fault::RecreateTopic, 1_000),
+        (Fault::RestoreAudit, 2_000),
+        (Fault::RotateAudit, 0),
+    ];
+    // Two seeds, as each decides between a commit and an abort, and how a log is rotated or restored.
+    for seed in [1, 2] {
+        for (fault, lasts_ms) in others {
+            sound(&plan(seed, LOAD, 300, vec![planned(fault, 1_500, lasts_ms)])).await;
+        }
+    }
+}
+
+/// The disk of the audit service that owns hangs: the standby takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_hands_the_audit_over() {
+    let _alone = alone().await;
+    let hangs = planned(Fault::HangAudit, 1_500, 6_000);
+    let round = sound(&plan(3, Duration::from_secs(9), 300, vec![hangs])).await;
+    if e2e::FailingDisk::mount(1024).is_some() {
+        assert_eq!(owners(&round.evidence, "audit-service").len(), 2, "the standby took over");
+    }
+}
+
+/// A log collector that stalls: requests are answered meanwhile, and each notification is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_that_nobody_reads_lose_nothing() {
+    let _alone = alone().await;
+    let stalls =
+        vec![planned(Fault::StallApiLog, 1_500, 4_000), planned(Fault::StallNotificationLog, 1_500, 4_000)];
+    let round = sound(&plan(4, Duration::from_secs(8), 400, stalls)).await;
+    assert!(round.evidence.requests.iter().all(|one| one.done().is_some()), "each request is answered 2xx");
+}
