@@ -220,7 +220,7 @@ pub fn exit_saying(line: &str, code: i32) -> ! {
 }
 
 /// Writes a line to stderr, if that is taken within a moment.
-fn to_stderr(line: &str) {
+pub fn to_stderr(line: &str) {
     // Nobody is left to be told of a stderr that nobody reads.
     let _ =
         write_within(io::stderr().as_fd(), format!("{}\n", escape_control(line)).as_bytes(), STDERR_LIMIT);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use devbroker::{Broker, Config};
+use task_events::logging::{self, LogFormat, exit_saying};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Kafka broker for DEMOS AND TESTS. NEVER FOR PRODUCTION: one node, no replication, no
@@ -43,21 +44,20 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("devbroker: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => exit_saying(&format!("devbroker: {error}"), 1),
     }
 }
 
 fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    // As the services log: whoever reads the lines, or does not, stops nothing.
+    let output = logging::stdout(LogFormat::Text)?;
     fern::Dispatch::new()
         .level(args.log_level)
         .format(|out, message, record| {
             let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
             out.finish(format_args!("{now} {} {message}", record.level()));
         })
-        .chain(std::io::stdout())
+        .chain(fern::Output::call(move |record| output.log(format!("{}\n", record.args()).as_bytes())))
         .apply()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -75,6 +75,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         log::info!("stopping");
         broker.shutdown().await;
         log::info!("stopped");
+        logging::flush();
         Ok(())
     })
 }

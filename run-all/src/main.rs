@@ -21,7 +21,7 @@ use children::Children;
 use screen::Screen;
 use signals::Signals;
 use task_events::config;
-use task_events::logging::exit_with;
+use task_events::logging::{self, exit_with};
 
 /// What went wrong, in one line: what happened, to what, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,9 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => exit_with(error),
     };
-    runtime.block_on(run(&args))
+    let code = runtime.block_on(run(&args));
+    logging::flush();
+    code
 }
 
 async fn run(args: &Args) -> ExitCode {
@@ -46,7 +48,10 @@ async fn run(args: &Args) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => exit_with(format!("cannot listen for signals: {error}")),
     };
-    let screen = Arc::new(Screen::new());
+    let screen = match Screen::new() {
+        Ok(screen) => Arc::new(screen),
+        Err(error) => exit_with(format!("cannot write to stdout: {error}")),
+    };
     let (mut children, mut ends) = Children::new(Arc::clone(&screen));
     let outcome = tokio::select! {
         // Ctrl-C ends cargo, too, if it is still building: that is no failure then.

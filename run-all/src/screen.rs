@@ -1,9 +1,12 @@
 //! What is shown: the logs of all children side by side, and between them what run-all itself says.
+//!
+//! Whoever reads it, or does not (`cargo run-all | less`), holds up nothing: lines that are not taken are dropped.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
-use task_events::logging::escape_control;
+use task_events::logging::{self, LogFormat, escape_control};
+use task_events::output::Output;
 
 /// Width of the names in front of the lines.
 const NAME_WIDTH: usize = "notification-service".len();
@@ -14,6 +17,7 @@ pub type Colour = u8;
 /// The screen.
 #[derive(Debug)]
 pub struct Screen {
+    output: Output,
     colours: bool,
     /// Lines that wait until the tour is over.
     held: Mutex<Option<Vec<LogLine>>>,
@@ -28,9 +32,10 @@ struct LogLine {
 
 impl Screen {
     /// In colours, unless stdout is no terminal or NO_COLOR is set.
-    pub fn new() -> Self {
+    pub fn new() -> io::Result<Self> {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { colours: wanted && io::stdout().is_terminal(), held: Mutex::new(None) }
+        let colours = wanted && io::stdout().is_terminal();
+        Ok(Self { output: logging::stdout(LogFormat::Text)?, colours, held: Mutex::new(None) })
     }
 
     /// Shows a line of a child's log, now or when the tour is over.
@@ -44,19 +49,18 @@ impl Screen {
 
     /// Shows what run-all itself has to say.
     pub fn say(&self, text: &str) {
-        print(&format!("{text}\n"));
+        self.print(&format!("{text}\n"));
     }
 
     /// Shows a heading.
     pub fn heading(&self, text: &str) {
         let (bold, plain) = if self.colours { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
-        print(&format!("\n{bold}{text}{plain}\n"));
+        self.print(&format!("\n{bold}{text}{plain}\n"));
     }
 
     /// Shows an error on stderr.
     pub fn error(&self, text: &str) {
-        // Nobody is left to be told where stderr is closed.
-        let _ = writeln!(io::stderr(), "error: {}", escape_control(text));
+        logging::to_stderr(&format!("error: {text}"));
     }
 
     /// Keeps the logs back from now on.
@@ -82,19 +86,17 @@ impl Screen {
         let name = format!("{name:NAME_WIDTH$}");
         let line = escape_control(line);
         if self.colours {
-            print(&format!("\x1b[{colour}m{name} |\x1b[0m {line}\n"));
+            self.print(&format!("\x1b[{colour}m{name} |\x1b[0m {line}\n"));
         } else {
-            print(&format!("{name} | {line}\n"));
+            self.print(&format!("{name} | {line}\n"));
         }
+    }
+
+    fn print(&self, text: &str) {
+        self.output.log(text.as_bytes());
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Option<Vec<LogLine>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn print(text: &str) {
-    let mut stdout = io::stdout().lock();
-    // A closed stdout (`cargo run-all | head`) is no reason to stop the services.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

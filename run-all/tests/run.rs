@@ -204,3 +204,38 @@ async fn the_tour_is_shown_and_no_process_outlives_run_all() {
     assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");
     assert_eq!(fs::read_to_string(folder.path().join("audit.log")).unwrap().lines().count(), 3);
 }
+
+/// A pager that is not scrolled, say. What run-all shows once blocked its only thread, Ctrl-C included.
+#[tokio::test]
+async fn whoever_does_not_read_it_holds_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker_port, port) = (free_port().to_string(), free_port());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_run-all"))
+        .args(["--broker-port", &broker_port, "--no-tour"])
+        .current_dir(folder.path())
+        .env("PORT", port.to_string())
+        .env("LOG_LEVEL", "debug")
+        .env_remove("KAFKA_BOOTSTRAP_SERVERS")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let tasks = format!("http://127.0.0.1:{port}/tasks");
+    let post = || client.post(&tasks).body(r#"{"title": "unread"}"#).send();
+    let answers = async {
+        while post().await.is_err() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(BUILD_LIMIT, answers).await.unwrap();
+    // Several lines each: more than a pipe holds.
+    for _ in 0..500 {
+        assert_eq!(post().await.unwrap().status(), 201);
+    }
+    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(timeout(LIMIT, child.wait()).await.unwrap().unwrap().code(), Some(0));
+    assert!(!someone_lives(folder.path()));
+}
