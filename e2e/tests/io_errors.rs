@@ -95,6 +95,9 @@ async fn a_task_store_whose_disk_fails_refuses_changes_until_it_is_good_again_an
             assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert!(refused.headers().contains_key("retry-after"));
         }
+        // A line is read a moment after the answer that goes with it.
+        let said = async || (service.count("the store cannot be written") >= times).then_some(());
+        eventually("a line that tells of it", SOON, said).await;
         let said = service.count("the store cannot be written");
         assert_eq!(said, times, "once, not at every try: {:?}", service.lines());
         let (status, report) = api.readiness().await;
