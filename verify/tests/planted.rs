@@ -86,7 +86,7 @@ impl Consumer {
             dlq_topic: None,
             group: AUDIT_GROUP.to_owned(),
             identity: Identity::in_memory(Uuid::new_v4()),
-            service: "test".to_owned(),
+            service: AUDIT_GROUP.to_owned(),
             host: "here".to_owned(),
             lease: Duration::from_secs(2),
         };
@@ -242,6 +242,9 @@ async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() {
     let end = delivered(&world, &requests).await;
     world.committed(AUDIT_GROUP, end).await;
     consumer.kill().await;
+    drop(opened);
+    let unlocked = async || fs::File::open(&log).unwrap().try_lock().ok();
+    eventually("the end of the log's writer", SOON, unlocked).await;
 
     // The power cut: what was not synced is gone.
     let length = synced.load(Ordering::Relaxed);
@@ -250,16 +253,16 @@ async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() {
     let on_disk = AuditLog::read(&log, None).unwrap();
     let cut = Snapshot { at: now(), last_offset: on_disk.lines.last().map(|line| line.seen.offset) };
 
-    // The real service goes on from there.
+    // The real service completes the log from there: nothing is lost while Kafka has it, and still it is found.
     let _audit = world.program("audit-service").start();
     requests.extend(load(api.url(), Duration::from_secs(1)).await);
     world.committed(AUDIT_GROUP, delivered(&world, &requests).await).await;
     let mut evidence = evidence(&bootstrap, requests, &[(&log, None)]).await;
     evidence.snapshots.push(cut);
     let report = check(&evidence);
-    assert_found(&report, names::LOST, "not in the audit log");
+    assert_eq!(report.found(names::LOST), &[] as &[String]);
     assert_found(&report, names::AHEAD, "when it was killed, and its log ended");
-    assert_found(&report, names::AHEAD, "was never handled");
+    assert_found(&report, names::AHEAD, "µs later");
 }
 
 /// The bug: after a produce without an answer it sends again at once.
