@@ -127,6 +127,7 @@ fn read_batch(
         }
         _ => Err(std::io::Error::other("another codec").into()),
     };
+    let stamped = append_time(&batch);
     let Ok(records) = RecordBatchDecoder::decode_with_custom_compression(&mut batch, Some(unzip)) else {
         return;
     };
@@ -137,21 +138,28 @@ fn read_batch(
             let ended = open.remove(&record.producer_id).unwrap_or_default();
             found.extend(ended.into_iter().filter(|_| commits));
         } else if record.offset >= from {
-            let read = (record.offset, plain(&record));
+            let read = (record.offset, plain(&record, stamped));
             if record.transactional { open.entry(record.producer_id).or_default() } else { &mut *found }
                 .push(read);
         }
     }
 }
 
-fn plain(record: &kafka_protocol::records::Record) -> Record {
+/// The time at which the broker appended the batch, where it stamps records itself.
+fn append_time(batch: &Bytes) -> Option<i64> {
+    let (attributes, mut max_timestamp) = (batch.get(21..23)?, batch.get(35..43)?);
+    (attributes[1] & 1 << 3 != 0).then(|| max_timestamp.get_i64())
+}
+
+fn plain(record: &kafka_protocol::records::Record, stamped: Option<i64>) -> Record {
     let headers =
         record.headers.iter().filter_map(|(name, value)| Some((name.to_string(), value.as_ref()?.to_vec())));
     Record {
         key: record.key.as_ref().map(|key| key.to_vec()),
         value: record.value.as_ref().map(|value| value.to_vec()),
         headers: headers.collect(),
-        timestamp: chrono::DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default(),
+        timestamp: chrono::DateTime::from_timestamp_millis(stamped.unwrap_or(record.timestamp))
+            .unwrap_or_default(),
     }
 }
 

@@ -57,7 +57,7 @@ async fn without_kafka_every_service_waits_and_says_so_and_becomes_ready_later()
 
     // The API takes tasks all the same.
     let task = api.create("taken without Kafka").await;
-    service.wait_for_line("cannot publish, ", SOON).await;
+    service.wait_for_line("cannot publish to ", SOON).await;
     let (status, ready) = api.readiness().await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!((&ready["kafka"]["reachable"], &ready["outbox"]["waiting"]), (&json!(false), &json!(1)));
@@ -73,7 +73,7 @@ async fn without_kafka_every_service_waits_and_says_so_and_becomes_ready_later()
         // Said once, not at every try.
         assert_eq!(consumer.count("WARN"), 1, "{name}: {:?}", consumer.lines());
     }
-    assert_eq!(service.count("cannot publish, "), 1);
+    assert_eq!(service.count("cannot publish to "), 1);
 
     world.broker.restart().await;
     for (name, consumer) in &mut consumers {
