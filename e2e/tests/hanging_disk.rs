@@ -1,0 +1,112 @@
+//! A disk that hangs, as a network disk does whose server is away: whatever writes or syncs on it never returns.
+//! The owner stops renewing its lease, and the standby takes over. Needs root; elsewhere it is said and passed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly, in its helpers too"
+)]
+
+use e2e::{FailingDisk, SOON, Service, StatusCode, World, eventually, http, read_audit_log};
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const KIB: u32 = 64 * 1024;
+/// Longer than that of other tests: two of them are asserted, on a machine that several tests share.
+const LEASE: Duration = Duration::from_secs(4);
+
+/// A service and the disk that its state and its log are on. The disk goes first: a process that hangs in the
+/// kernel cannot even be killed.
+struct OnDisk {
+    disk: FailingDisk,
+    service: Service,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_writes_what_waits_within_two_leases_of_a_disk_that_hangs() {
+    let Some(disk) = FailingDisk::mount(KIB) else { return };
+    let world = World::start().await;
+    let (_api, client) = world.start_api().await;
+    let log = disk.path().join("audit.log");
+    let program = world
+        .program("audit-service")
+        .env("LEASE_MS", LEASE.as_millis())
+        .env("HEALTH_ADDR", "127.0.0.1:0")
+        .env("STATE_DIR", disk.path().join("state").display())
+        .env("AUDIT_LOG_PATH", log.display());
+    let mut first = OnDisk { disk, service: program.start() };
+    let health = first.service.health_url().await;
+    first.service.wait_for_line("claimed audit-service/", SOON).await;
+    let second = world.instance("audit-service", "second").env("LEASE_MS", LEASE.as_millis());
+    let mut second = second.start();
+    second.wait_for_line("standby for audit-service/", SOON).await;
+    client.create("before").await;
+    world.committed("audit-service", 1).await;
+
+    first.disk.hang();
+    let start = Instant::now();
+    client.create("waiting").await;
+    let second_log = world.instance_audit_log("second");
+    let written = async || has(&second_log, "waiting").then_some(());
+    eventually("the waiting event in the standby's log", SOON, written).await;
+    let took = start.elapsed();
+    assert!(took < 2 * LEASE, "the standby took {took:?}");
+
+    // The one that hangs is alive, not ready, and says why.
+    let get = async |path: &str| http().get(format!("{health}{path}")).send().await.unwrap();
+    assert_eq!(get("/healthz").await.status(), StatusCode::OK);
+    let ready = get("/readyz").await;
+    let (status, text) = (ready.status(), ready.text().await.unwrap());
+    assert!(status == StatusCode::SERVICE_UNAVAILABLE || text.contains("standby"), "{status} {text}");
+    let metrics = get("/metrics").await.text().await.unwrap();
+    assert!(metrics.contains("kafka_consumergroup_group_lag{"), "{metrics}");
+    let position = world.offsets("audit-service").await.position();
+
+    first.disk.release();
+    client.create("after").await;
+    eventually("the next event in the new owner's log", SOON, async || {
+        has(&second_log, "after").then_some(())
+    })
+    .await;
+    assert!(world.offsets("audit-service").await.position() >= position, "nothing moved back");
+    assert!(first.service.terminate(Duration::from_secs(10)).await.success());
+    for log in [&log, &second_log] {
+        let lines = read_audit_log(log);
+        let ids: HashSet<_> = lines.iter().map(|line| line["event_id"].to_string()).collect();
+        assert_eq!(ids.len(), lines.len(), "each event once in {}", log.display());
+    }
+}
+
+fn has(log: &Path, title: &str) -> bool {
+    read_audit_log(log).iter().any(|line| line["data"]["title"] == title)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_auditor_whose_disk_hangs_stops_in_time_or_as_soon_as_the_disk_goes_on() {
+    let Some(disk) = FailingDisk::mount(KIB) else { return };
+    let world = World::start().await;
+    let (_api, client) = world.start_api().await;
+    let program = world
+        .program("audit-service")
+        .env("STATE_DIR", disk.path().join("state").display())
+        .env("AUDIT_LOG_PATH", disk.path().join("audit.log").display());
+    let mut audit = OnDisk { disk, service: program.start() };
+    audit.service.wait_for_line("claimed audit-service/", SOON).await;
+    client.create("before").await;
+    world.committed("audit-service", 1).await;
+    audit.disk.hang();
+    client.create("waiting").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    audit.service.signal(e2e::Signal::TERM);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // A thread that hangs in the kernel keeps the process until the disk goes on, and nothing else does.
+    audit.disk.release();
+    assert!(audit.service.wait_exit(Duration::from_secs(5)).await.code().is_some());
+    audit.service.restart();
+    eventually("both events in the log", SOON, async || {
+        has(&audit.disk.path().join("audit.log"), "waiting").then_some(())
+    })
+    .await;
+}
