@@ -1,5 +1,6 @@
-//! Three Apache Kafka brokers, replication factor 3 and min.insync.replicas 2, one of which always has something:
-//! under load no change that was answered is lost, none is in the topic twice, and each task keeps its order.
+//! SC-10 on three Apache Kafka brokers, replication factor 3 and min.insync.replicas 2, one of which always
+//! has something: under load no change that was answered is lost, none is in the topic twice, and each task
+//! keeps its order.
 //!
 //! Only with `E2E_BROKER=kafka`: the dev broker is always alone.
 #![allow(
