@@ -3,7 +3,7 @@
 //! The parts, in the order in which an event meets them:
 //!
 //! - [`event`]: the events of a task, as JSON on the wire.
-//! - [`kafka`]: rskafka with every call bounded in time, and the administrative calls that it lacks.
+//! - [`kafka`]: a reader and admin client of our own, and rskafka for producing; every call is bounded in time.
 //! - [`offsets`]: consumer offsets, ownership and leases in a compacted Kafka topic.
 //! - [`dedup`]: the ids of handled events, on disk.
 //! - [`runtime`]: reads, decodes, deduplicates, handles, dead-letters and commits. You write a [`runtime::Service`].

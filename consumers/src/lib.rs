@@ -1,4 +1,4 @@
-//! The three consumers of task events, each a [`Handler`](task_events::runtime::Handler) on the runtime of
+//! The three consumers of task events, each a [`Service`](task_events::runtime::Service) on the runtime of
 //! `task-events`.
 //!
 //! - [`notification`]: tells of new and completed tasks.
