@@ -101,6 +101,14 @@ impl FailingDisk {
         run("fsfreeze", &["--freeze"], &[self.path()]).expect("a file system that hangs");
     }
 
+    /// The same until the guard is dropped. Declared after the services on this disk, it is dropped before
+    /// them when a test panics: a process that waits for a frozen disk cannot be killed.
+    #[must_use]
+    pub fn hang_until_dropped(&self) -> Hang<'_> {
+        self.hang();
+        Hang(self)
+    }
+
     /// What hangs goes on.
     pub fn release(&self) {
         run("fsfreeze", &["--unfreeze"], &[self.path()]).expect("a file system that goes on");
@@ -121,6 +129,15 @@ impl Drop for FailingDisk {
     fn drop(&mut self) {
         // Fails where it does not hang. Who waits for it could not be killed otherwise.
         let _ = run("fsfreeze", &["--unfreeze"], &[self.path()]);
+    }
+}
+
+/// A disk hangs for as long as this lives.
+pub struct Hang<'a>(&'a FailingDisk);
+
+impl Drop for Hang<'_> {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

@@ -38,7 +38,7 @@ pub use api::{Api, id_of};
 pub use broker::{Broker, Kind};
 pub use clock::SteppedClock;
 pub use cluster::{Cluster, PartitionRow};
-pub use disk::{FailingDisk, SmallDisk};
+pub use disk::{FailingDisk, Hang, SmallDisk};
 pub use event::Event;
 pub use foreign::{Transaction, produce_gzip_bomb, produce_with_headers};
 pub use history::{Change, History, Seen};
