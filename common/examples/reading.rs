@@ -53,7 +53,7 @@ async fn main() {
 }
 
 async fn fill(kafka: &Kafka) {
-    let writer = kafka.partition(TOPIC, 0);
+    let writer = kafka.producer(TOPIC, 0);
     let record = ProducerRecord {
         key: Some(vec![b'k'; 36]),
         value: Some(vec![b'x'; VALUE_BYTES]),

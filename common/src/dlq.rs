@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use crate::event::{Malformed, serialize_time};
 use crate::kafka::records::Header;
 use crate::kafka::{
-    Compression, ConsumerRecord, Kafka, KafkaError, Partition, ProducerRecord, Unreadable, partition_for_key,
+    Compression, ConsumerRecord, Kafka, KafkaError, Producer, ProducerRecord, Unreadable, partition_for_key,
 };
 
 /// Longest error message that is kept, in characters.
@@ -293,7 +293,7 @@ pub struct DlqPublisher {
     kafka: Kafka,
     topic: String,
     /// One handle a partition, made on first use and again after a failure.
-    partitions: Mutex<Vec<Arc<Partition>>>,
+    partitions: Mutex<Vec<Arc<Producer>>>,
 }
 
 impl DlqPublisher {
@@ -340,11 +340,11 @@ impl DlqPublisher {
         }
     }
 
-    async fn partition(&self, key: Option<&[u8]>) -> Result<Arc<Partition>, KafkaError> {
+    async fn partition(&self, key: Option<&[u8]>) -> Result<Arc<Producer>, KafkaError> {
         let mut partitions = self.partitions.lock().await;
         if partitions.is_empty() {
             let count = self.kafka.partition_count(&self.topic).await?;
-            partitions.extend((0..count).map(|number| Arc::new(self.kafka.partition(&self.topic, number))));
+            partitions.extend((0..count).map(|number| Arc::new(self.kafka.producer(&self.topic, number))));
         }
         let count = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
         let number = key.map_or(0, |key| partition_for_key(key, count));

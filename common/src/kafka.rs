@@ -36,7 +36,6 @@ mod inspect;
 mod leader;
 mod list_offsets;
 mod metadata;
-mod partition;
 mod partitioner;
 mod position;
 mod presence;
@@ -62,7 +61,6 @@ pub use fetch::{Fetched, Isolation};
 pub use inspect::{BrokerInfo, Probe, Quota, Rights};
 pub use list_offsets::OffsetAt;
 pub use metadata::{PartitionInfo, TopicInfo};
-pub use partition::Partition;
 pub use partitioner::partition_for_key;
 pub use position::{Jump, JumpReason, Position};
 pub use producer::Producer;
@@ -112,11 +110,6 @@ impl Kafka {
     /// The brokers that are asked first, for messages.
     pub fn bootstrap(&self) -> String {
         self.bootstrap.join(",")
-    }
-
-    /// A handle to a partition. Connects on first use, with a connection of its own.
-    pub fn partition(&self, topic: &str, partition: i32) -> Partition {
-        Partition::new(self.clone(), topic, partition)
     }
 
     /// A handle to produce to a partition. Connects on first use.

@@ -48,7 +48,7 @@ async fn produce(kafka: &Kafka, partition: i32, values: &[String]) -> i64 {
         timestamp: chrono::Utc::now(),
     };
     let records: Vec<_> = values.iter().map(record).collect();
-    let writer = kafka.partition(TOPIC, partition);
+    let writer = kafka.producer(TOPIC, partition);
     let produced = async {
         loop {
             match writer.produce(&records, Compression::NoCompression).await {

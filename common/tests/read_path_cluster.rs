@@ -36,7 +36,7 @@ async fn produce(kafka: &Kafka, partition: i32, count: usize) -> i64 {
         timestamp: chrono::Utc::now(),
     };
     let records = vec![record; count];
-    let writer = kafka.partition(TOPIC, partition);
+    let writer = kafka.producer(TOPIC, partition);
     let produced = async {
         loop {
             match writer.produce(&records, Compression::NoCompression).await {

@@ -16,7 +16,7 @@ async fn a_record_whose_time_the_broker_refuses_is_written_without_it() {
     let kafka = Kafka::new(vec![broker.addr().to_string()], "test");
     let topic = NewTopic { name: "t".to_owned(), partitions: 1, replication_factor: 1, configs: Vec::new() };
     kafka.admin().create_topic(&topic).await.unwrap();
-    let partition = kafka.partition("t", 0);
+    let partition = kafka.producer("t", 0);
     let now = Utc::now().trunc_subsecs(3);
     let record = |ahead| ProducerRecord {
         key: None,

@@ -148,7 +148,7 @@ fn event() -> TaskEvent {
 }
 
 async fn produce(kafka: &Kafka, count: usize) {
-    let partition = kafka.partition("task-events", 0);
+    let partition = kafka.producer("task-events", 0);
     for _ in 0..count / 1_000 {
         let record = || ProducerRecord {
             key: Some(b"key".to_vec()),

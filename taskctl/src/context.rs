@@ -1,7 +1,7 @@
 //! What every command is given.
 
 use task_events::config::TopicArgs;
-use task_events::kafka::{Kafka, KafkaError, OffsetAt, Partition};
+use task_events::kafka::{Kafka, KafkaError, OffsetAt};
 use task_events::offsets::OffsetsLog;
 
 use crate::{Error, Format};
@@ -46,9 +46,9 @@ impl Context {
 }
 
 /// The range of a partition.
-pub async fn log_range(partition: &Partition) -> Result<LogRange, KafkaError> {
+pub async fn log_range(kafka: &Kafka, topic: &str, partition: i32) -> Result<LogRange, KafkaError> {
     Ok(LogRange {
-        start: partition.offset(OffsetAt::Earliest).await?,
-        end: partition.offset(OffsetAt::Latest).await?,
+        start: kafka.list_offset(topic, partition, OffsetAt::Earliest).await?,
+        end: kafka.list_offset(topic, partition, OffsetAt::Latest).await?,
     })
 }

@@ -40,7 +40,7 @@ impl World {
             headers: Default::default(),
             timestamp: now(),
         };
-        let events = world.kafka.partition("task-events", 0);
+        let events = world.kafka.producer("task-events", 0);
         events.produce(&vec![record; 10], Compression::NoCompression).await.unwrap();
         world
     }
@@ -307,7 +307,7 @@ async fn tail_shows_each_record_once_and_says_what_is_no_event() {
     let event = task_events::event::TaskEvent::task_created(data, Uuid::new_v4());
     let value = Some(serde_json::to_vec(&event).unwrap());
     let record = ProducerRecord { key: None, value, headers: Default::default(), timestamp: now() };
-    world.kafka.partition("task-events", 0).produce(&[record], Compression::NoCompression).await.unwrap();
+    world.kafka.producer("task-events", 0).produce(&[record], Compression::NoCompression).await.unwrap();
     let shown = world.answers("tail --from-beginning --count 11").await;
     let last = shown.lines().last().unwrap();
     assert!(last.starts_with("0/10  ") && last.contains("task.created"), "{last}");

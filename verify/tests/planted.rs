@@ -267,7 +267,7 @@ async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() {
 
 /// The bug: after a produce without an answer it sends again at once.
 async fn relay_blindly(bootstrap: &str, events: &[TaskEvent], sent: &AtomicU64) -> Vec<RelaySaid> {
-    let topic = kafka(bootstrap).partition(EVENTS, 0);
+    let topic = kafka(bootstrap).producer(EVENTS, 0);
     let mut said = Vec::new();
     for batch in events.chunks(10) {
         let record = |event: &TaskEvent| ProducerRecord {

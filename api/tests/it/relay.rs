@@ -342,7 +342,7 @@ async fn at_the_start_what_stands_in_the_topic_is_not_sent_again() {
     store.delivered(Delivered { seqs: Vec::new(), positions: vec![(0, 0)] }).await.unwrap();
     let entries = store.outbox_after(0, WINDOW).await.unwrap();
     // What others wrote stands between them.
-    let topic = cluster.kafka.partition(TOPIC, 0);
+    let topic = cluster.kafka.producer(TOPIC, 0);
     let foreign =
         |value: Option<&[u8]>| Record { value: value.map(<[u8]>::to_vec), ..as_record(&entries[0]) };
     let foreign =

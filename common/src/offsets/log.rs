@@ -11,13 +11,14 @@ use uuid::Uuid;
 
 use super::follower::{Follower, View};
 use super::record::{Claim, Commit, Key, Slot, render_key};
-use crate::kafka::{Compression, Kafka, KafkaError, OffsetAt, Partition, ProducerRecord, REQUEST_TIMEOUT};
+use crate::kafka::{Compression, Kafka, KafkaError, OffsetAt, Producer, ProducerRecord, REQUEST_TIMEOUT};
 
 /// The offsets topic as one instance reads and writes it.
 #[derive(Debug)]
 pub struct OffsetsLog {
     follower: Follower,
-    writer: Partition,
+    kafka: Kafka,
+    writer: Producer,
 }
 
 /// A claim that landed.
@@ -32,7 +33,11 @@ pub struct Claimed {
 impl OffsetsLog {
     /// Starts to follow the topic.
     pub fn open(kafka: &Kafka, topic: &str) -> Self {
-        Self { follower: Follower::spawn(kafka, topic), writer: kafka.partition(topic, 0) }
+        Self {
+            follower: Follower::spawn(kafka, topic),
+            kafka: kafka.clone(),
+            writer: kafka.producer(topic, 0),
+        }
     }
 
     /// What is known now, and word of what comes.
@@ -43,7 +48,7 @@ impl OffsetsLog {
     /// Returns when all that stood in the topic at the time of the call has been read. Whoever decides on
     /// ownership calls this first: what it knows may be as old as its last pause.
     pub async fn catch_up(&self) -> Result<(), KafkaError> {
-        let end = self.writer.offset(OffsetAt::Latest).await?;
+        let end = self.kafka.list_offset(self.writer.topic(), 0, OffsetAt::Latest).await?;
         let mut view = self.follower.view();
         let reached = timeout(REQUEST_TIMEOUT, view.wait_for(|view| view.next_offset >= end)).await;
         match reached {

@@ -95,7 +95,7 @@ impl World {
     pub async fn produce_bytes(&self, partition: i32, value: Vec<u8>, compression: Compression) -> i64 {
         let record =
             ProducerRecord { key: None, value: Some(value), headers: BTreeMap::new(), timestamp: Utc::now() };
-        let partition = self.kafka.partition(TOPIC, partition);
+        let partition = self.kafka.producer(TOPIC, partition);
         let start = Instant::now();
         loop {
             match partition.produce(std::slice::from_ref(&record), compression).await {

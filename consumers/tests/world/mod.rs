@@ -77,7 +77,7 @@ impl World {
             timestamp: Utc::now(),
         };
         let records: Vec<_> = values.into_iter().map(record).collect();
-        self.kafka.partition(topic, partition).produce(&records, how).await.unwrap();
+        self.kafka.producer(topic, partition).produce(&records, how).await.unwrap();
     }
 
     /// The first records of a partition.

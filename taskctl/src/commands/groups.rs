@@ -136,7 +136,7 @@ async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
     add_unclaimed(context, &mut slots).await?;
     let mut rows = Vec::new();
     for (slot, report) in slots {
-        let range = match log_range(&context.kafka.partition(&slot.topic, slot.partition)).await {
+        let range = match log_range(&context.kafka, &slot.topic, slot.partition).await {
             Ok(range) => Some(range),
             // The group has outlived its topic.
             Err(KafkaError::UnknownTopic { .. }) => None,

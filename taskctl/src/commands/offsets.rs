@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::config::{group_name, topic_name};
-use task_events::kafka::{KafkaError, OffsetAt, Partition, REQUEST_TIMEOUT};
+use task_events::kafka::{KafkaError, OffsetAt, REQUEST_TIMEOUT};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use uuid::Uuid;
 
@@ -150,10 +150,12 @@ async fn plan(
         let count = context.kafka.partition_count(&topic).await?;
         for partition in partitions(&topic, count, args.partition)? {
             let slot = Slot { group: args.group.clone(), topic: topic.clone(), partition };
-            let handle = context.kafka.partition(&topic, partition);
-            let range = log_range(&handle).await?;
+            let range = log_range(&context.kafka, &topic, partition).await?;
             let at_time = match &args.to {
-                Target::Time(time) => Some(offset_at(&handle, *time).await?),
+                Target::Time(time) => {
+                    let at = OffsetAt::Time(time.timestamp_millis());
+                    Some(context.kafka.list_offset(&topic, partition, at).await?)
+                }
                 _ => None,
             };
             let to = destination(&args.to, range, at_time)
@@ -173,11 +175,6 @@ fn partitions(topic: &str, count: i32, wanted: Option<i32>) -> Result<Vec<i32>, 
             "topic {topic} has {count} partitions, counted from 0, and none with number {partition}"
         ))),
     }
-}
-
-/// The first offset at or after a time; negative where there is none.
-async fn offset_at(partition: &Partition, time: DateTime<Utc>) -> Result<i64, KafkaError> {
-    partition.offset(OffsetAt::Time(time.timestamp_millis())).await
 }
 
 /// The offset that the target means in a log of that range.
