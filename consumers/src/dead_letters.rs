@@ -1,16 +1,23 @@
-//! The DLQ processor: logs each event that a consumer could not handle, and counts them.
+//! The DLQ processor: one line on stdout for each event that a consumer could not handle, and their totals.
+//!
+//! # Invariants
+//!
+//! - *What it tells is its work, not its log*: see [`lines`](crate::lines). A dead letter is handled once its
+//!   line is written, so that none is passed over in silence when the process dies. The totals are log lines.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use log::Level;
 use task_events::dlq::DlqRecord;
 use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
 use task_events::logging::escape_control;
-use task_events::runtime::{Delivery, Handler, HandlerError, Service};
+use task_events::runtime::{Delivery, Done, Handler, HandlerError, Service};
 use tokio::time::sleep;
 
+use crate::lines::{Lines, Sink};
 use crate::service::Opened;
 
 /// The totals are logged at most this often.
@@ -21,25 +28,35 @@ const MAX_COUNTED: usize = 1_000;
 const UNKNOWN_GROUP: &str = "unknown";
 
 /// The service. It has no state but its offset.
-pub fn open() -> Opened<DeadLetters> {
-    let service = DeadLetters::default();
-    let totals = service.0.clone();
+pub fn open(sink: Sink) -> Opened<DeadLetters> {
+    let service = DeadLetters { sink, totals: Totals::default() };
+    let totals = service.totals.clone();
     Opened { service, at_end: Box::new(move || totals.log_if_changed()) }
 }
 
-/// Logs and counts dead letters: the service, and the handler of each of its partitions.
-#[derive(Debug, Clone, Default)]
-pub struct DeadLetters(Totals);
+/// Tells of dead letters and counts them.
+#[derive(Debug)]
+pub struct DeadLetters {
+    sink: Sink,
+    totals: Totals,
+}
+
+/// Tells of the dead letters of one partition.
+#[derive(Debug)]
+pub struct PartitionDeadLetters {
+    lines: Lines,
+    totals: Totals,
+}
 
 impl Service for DeadLetters {
-    type Handler = Self;
+    type Handler = PartitionDeadLetters;
 
-    async fn open(&self, _: &str, _: i32) -> Result<Self, HandlerError> {
-        Ok(self.clone())
+    async fn open(&self, _: &str, _: i32) -> Result<PartitionDeadLetters, HandlerError> {
+        Ok(PartitionDeadLetters { lines: Lines::new(self.sink.clone()), totals: self.totals.clone() })
     }
 }
 
-impl Handler for DeadLetters {
+impl Handler for PartitionDeadLetters {
     /// What is no DLQ record is looked after as well: it has nowhere else to go.
     type Message = Result<DlqRecord, Malformed>;
 
@@ -52,26 +69,29 @@ impl Handler for DeadLetters {
     }
 
     async fn handle(&mut self, delivery: &Delivery<'_, Self::Message>) -> Result<(), HandlerError> {
-        let (group, kind) = match delivery.message {
-            Ok(record) => {
-                log::warn!("{}", text(record));
-                (record.group.as_str(), record.error.kind.as_str())
-            }
-            Err(malformed) => {
-                log::warn!(
-                    "DLQ: group={UNKNOWN_GROUP} kind={} source=?/?/? retries=? message=not a DLQ record, at {}/{} offset {}: {}",
-                    malformed.kind(),
-                    delivery.topic,
-                    delivery.partition,
-                    delivery.record.offset,
-                    escape_control(&malformed.to_string())
-                );
-                (UNKNOWN_GROUP, malformed.kind())
-            }
+        let (group, kind, text) = match delivery.message {
+            Ok(record) => (record.group.as_str(), record.error.kind.as_str(), text(record)),
+            Err(malformed) => (UNKNOWN_GROUP, malformed.kind(), no_record(malformed, delivery)),
         };
-        self.0.count(group, kind);
+        self.lines.push(Level::Warn, module_path!(), &text);
+        self.totals.count(group, kind);
         Ok(())
     }
+
+    async fn flush(&mut self, _: &Done<'_>) -> Result<(), HandlerError> {
+        self.lines.flush().await
+    }
+}
+
+fn no_record<M>(malformed: &Malformed, delivery: &Delivery<'_, M>) -> String {
+    format!(
+        "DLQ: group={UNKNOWN_GROUP} kind={} source=?/?/? retries=? message=not a DLQ record, at {}/{} offset {}: {}",
+        malformed.kind(),
+        delivery.topic,
+        delivery.partition,
+        delivery.record.offset,
+        escape_control(&malformed.to_string())
+    )
 }
 
 fn text(record: &DlqRecord) -> String {

@@ -4,11 +4,13 @@
 //! - [`notification`]: tells of new and completed tasks.
 //! - [`audit`]: writes every event to a log, each once.
 //! - [`dead_letters`]: looks after events that a consumer could not handle.
+//! - [`lines`]: what the notification service and the DLQ processor write to stdout as their work.
 //! - [`args`], [`service`], [`health`]: what the three processes share.
 
 pub mod args;
 pub mod audit;
 pub mod dead_letters;
 pub mod health;
+pub mod lines;
 pub mod notification;
 pub mod service;

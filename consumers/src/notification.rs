@@ -2,15 +2,11 @@
 //!
 //! # Invariants
 //!
-//! - *Notifications are output, not log lines.* They have the log's form, so that one parser reads all of
-//!   stdout, but no log level hides them and none is dropped.
-//! - *An event is handled once its line is written.* A batch of lines is written at its flush. While stdout
-//!   takes nothing, the flush fails and is tried again with the same lines: what is written of them is not
-//!   written a second time.
+//! - *Notifications are output, not log lines*: see [`lines`](crate::lines). An event is handled once its line
+//!   is written.
 //! - *At least once.* The dedup state, kept for as long as the topic keeps events, removes nearly all repeats;
 //!   what is left is a batch that was written just before the process died or lost its partition.
 
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,18 +14,15 @@ use log::Level;
 use task_events::dedup::{Dedup, DedupError, Retention};
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
-use task_events::logging::{self, LogFormat, escape_control};
-use task_events::output::{Output, Receipt};
+use task_events::logging::escape_control;
 use task_events::runtime::{Delivery, Done, Handler, HandlerError, Service};
 use uuid::Uuid;
 
+use crate::lines::{Lines, NoStdout, Sink};
 use crate::service::Opened;
 
 /// How long the topic keeps events (7 days), and a day.
 const KEEP_IDS: Duration = Duration::from_secs(8 * 24 * 60 * 60);
-/// The longest time for one try to write a batch: soon enough for /readyz to tell of a stdout that nobody
-/// reads.
-const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -40,28 +33,8 @@ pub enum OpenError {
     )]
     Dedup(#[from] DedupError),
     /// Stdout cannot be written to.
-    #[error("cannot write notifications to stdout: {0}")]
-    Stdout(io::Error),
-}
-
-/// Where notifications are written.
-#[derive(Debug, Clone)]
-pub struct Sink {
-    output: Output,
-    format: LogFormat,
-    write_timeout: Duration,
-}
-
-impl Sink {
-    /// Lines of that format. A try to write them ends well within the lease, which is renewed between tries.
-    pub fn new(output: Output, format: LogFormat, lease: Duration) -> Self {
-        Self { output, format, write_timeout: (lease / 3).min(MAX_WRITE_TIMEOUT) }
-    }
-
-    /// The same on stdout.
-    pub fn stdout(format: LogFormat, lease: Duration) -> Result<Self, OpenError> {
-        Ok(Self::new(logging::stdout(format).map_err(OpenError::Stdout)?, format, lease))
-    }
+    #[error(transparent)]
+    Stdout(#[from] NoStdout),
 }
 
 /// Opens the service with its state in that folder. Blocks.
@@ -77,23 +50,18 @@ pub struct Notifications {
     sink: Sink,
 }
 
-/// Writes the notifications of one partition. Dropped, it withdraws the lines that are not yet written.
+/// Writes the notifications of one partition.
 #[derive(Debug)]
 pub struct PartitionNotifications {
     dedup: Dedup,
-    sink: Sink,
-    /// The lines of the batch in flight.
-    lines: Vec<u8>,
-    /// The same once they are being written.
-    writing: Option<Receipt>,
+    lines: Lines,
 }
 
 impl Service for Notifications {
     type Handler = PartitionNotifications;
 
     async fn open(&self, _: &str, _: i32) -> Result<PartitionNotifications, HandlerError> {
-        let (dedup, sink) = (self.dedup.clone(), self.sink.clone());
-        Ok(PartitionNotifications { dedup, sink, lines: Vec::new(), writing: None })
+        Ok(PartitionNotifications { dedup: self.dedup.clone(), lines: Lines::new(self.sink.clone()) })
     }
 }
 
@@ -114,8 +82,7 @@ impl Handler for PartitionNotifications {
 
     async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
         if let Some(text) = text(delivery.message) {
-            let line = self.sink.format.line(Level::Info, module_path!(), &text);
-            self.lines.extend_from_slice(format!("{line}\n").as_bytes());
+            self.lines.push(Level::Info, module_path!(), &text);
         }
         Ok(())
     }
@@ -125,14 +92,7 @@ impl Handler for PartitionNotifications {
     }
 
     async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
-        if !self.lines.is_empty() {
-            self.writing = Some(self.sink.output.submit(std::mem::take(&mut self.lines)));
-        }
-        if let Some(writing) = &mut self.writing {
-            let written = writing.written(self.sink.write_timeout).await;
-            written.map_err(|error| HandlerError::new("output", error))?;
-            self.writing = None;
-        }
+        self.lines.flush().await?;
         if done.ids.is_empty() {
             return Ok(());
         }

@@ -1,5 +1,5 @@
 //! What reads the outputs of the services, or does not: a pipe that nobody reads, one that is closed, a full
-//! disk, a paused terminal. Services go on and drop log lines; notifications wait.
+//! disk, a paused terminal. Services go on and drop log lines; notifications and dead letters wait.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -223,6 +223,29 @@ async fn a_notifier_whose_output_is_closed_or_full_waits_and_commits_nothing() {
     }
     let (_next, reader) = Bare::piped(world.program("notification-service"));
     assert_eq!(notified(&read_notifications(reader, 10).await), (0..10).collect::<Vec<_>>());
+}
+
+/// What the DLQ processor tells is all that is ever heard of a dead letter: it is written before the commit,
+/// at each log level.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_told_before_it_is_committed_whatever_the_log_level() {
+    let world = World::start().await;
+    let program = || world.program("dlq-processor").env("LOG_LEVEL", "off");
+    produce(&world.broker.bootstrap(), DLQ, vec![record(None, Some(b"no dead letter"))]).await;
+    let (reader, closed) = pipe().unwrap();
+    drop(reader);
+    let mut processor = Bare::start(program(), closed, Stdio::null());
+    processor.reports(StatusCode::SERVICE_UNAVAILABLE, "its reader has closed it").await;
+    processor.stops().await;
+    assert_eq!(world.offsets_in("dlq-processor", DLQ).await.position().unwrap_or(0), 0);
+
+    let mut processor = program().start();
+    world.committed_in("dlq-processor", DLQ, 1).await;
+    processor.kill9();
+    assert!(processor.has_ended());
+    let lines = processor.lines();
+    let told = lines.iter().any(|line| line.contains("DLQ: group=unknown kind=invalid_json source=?/?/? "));
+    assert!(told && lines.len() == 1, "{lines:?}");
 }
 
 /// Reads as `head -3` does, and goes.

@@ -1,9 +1,8 @@
-//! Logs the events that a consumer could not handle, and counts them.
-
-use std::convert::Infallible;
+//! Tells of each event that a consumer could not handle, and counts them.
 
 use consumers::args::DlqArgs;
 use consumers::dead_letters;
+use consumers::lines::Sink;
 use consumers::service::{self, Reads};
 
 // musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
@@ -19,5 +18,6 @@ fn main() {
     let DlqArgs { group, common } = task_events::config::parse();
     let reads =
         Reads { name: "dlq-processor", group, topic: common.topics.dlq_topic.clone(), dlq_topic: None };
-    service::run(&common, reads, |_| Ok::<_, Infallible>(dead_letters::open()));
+    let (format, lease) = (common.log.log_format, common.lease.lease());
+    service::run(&common, reads, move |_| Sink::stdout(format, lease).map(dead_letters::open));
 }

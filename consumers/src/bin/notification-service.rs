@@ -1,7 +1,8 @@
 //! Writes a notification for each new and each completed task.
 
 use consumers::args::NotificationArgs;
-use consumers::notification::{self, Sink};
+use consumers::lines::Sink;
+use consumers::notification;
 use consumers::service::{self, Reads};
 
 // musl is slow at copying and comparing: these take the place of its memcpy and memcmp.

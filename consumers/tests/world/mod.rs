@@ -8,7 +8,7 @@ use std::sync::{LazyLock, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use consumers::notification::Sink;
+use consumers::lines::Sink;
 use consumers::{audit, notification};
 use rustix::process::{Pid, Signal, kill_process};
 use task_events::event::{TaskData, TaskEvent};

@@ -1,0 +1,83 @@
+//! Lines on stdout that are a service's work, not its log: notifications, and what the DLQ processor tells.
+//!
+//! # Invariants
+//!
+//! - *They have the log's form*, so that one parser reads all of stdout, but no log level hides them and none
+//!   is dropped.
+//! - *An event is handled once its lines are written.* The lines of a batch are written at its flush. While
+//!   stdout takes nothing, the flush fails and is tried again with the same lines: what is written of them is
+//!   not written a second time.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use log::Level;
+use task_events::logging::{self, LogFormat};
+use task_events::output::{Output, Receipt};
+use task_events::runtime::HandlerError;
+
+/// The longest time for one try to write a batch: soon enough for /readyz to tell of a stdout that nobody
+/// reads.
+const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Lines cannot be written to stdout.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to stdout: {0}")]
+pub struct NoStdout(#[from] io::Error);
+
+/// Where the lines are written.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    output: Output,
+    format: LogFormat,
+    write_timeout: Duration,
+}
+
+impl Sink {
+    /// Lines of that format. A try to write them ends well within the lease, which is renewed between tries.
+    pub fn new(output: Output, format: LogFormat, lease: Duration) -> Self {
+        Self { output, format, write_timeout: (lease / 3).min(MAX_WRITE_TIMEOUT) }
+    }
+
+    /// The same on stdout.
+    pub fn stdout(format: LogFormat, lease: Duration) -> Result<Self, NoStdout> {
+        Ok(Self::new(logging::stdout(format)?, format, lease))
+    }
+}
+
+/// The lines of one partition. Dropped, it withdraws those that are not yet written.
+#[derive(Debug)]
+pub struct Lines {
+    sink: Sink,
+    /// Those of the batch in flight.
+    batch: Vec<u8>,
+    /// The same once they are being written.
+    writing: Option<Receipt>,
+}
+
+impl Lines {
+    /// None yet.
+    pub fn new(sink: Sink) -> Self {
+        Self { sink, batch: Vec::new(), writing: None }
+    }
+
+    /// Adds a line to the batch.
+    pub fn push(&mut self, level: Level, target: &str, text: &str) {
+        let line = self.sink.format.line(level, target, &text);
+        // Appending to memory does not fail.
+        let _ = writeln!(self.batch, "{line}");
+    }
+
+    /// Returns once the lines of the batch are written. After an error it is to be called again.
+    pub async fn flush(&mut self) -> Result<(), HandlerError> {
+        if !self.batch.is_empty() {
+            self.writing = Some(self.sink.output.submit(std::mem::take(&mut self.batch)));
+        }
+        if let Some(writing) = &mut self.writing {
+            let written = writing.written(self.sink.write_timeout).await;
+            written.map_err(|error| HandlerError::new("output", error))?;
+            self.writing = None;
+        }
+        Ok(())
+    }
+}
