@@ -55,11 +55,26 @@ impl Broker {
         Self::start_on(kind, port, port).await
     }
 
+    /// Starts an Apache Kafka with these settings. `None`, written to standard error, where `E2E_BROKER` does
+    /// not ask for it: the dev broker has no such settings.
+    pub async fn start_kafka_with(settings: &[(&str, &str)]) -> Option<Self> {
+        if Kind::from_env() == Kind::Dev || kafka_tools::kafka_libs().is_none() {
+            eprintln!("E2E_BROKER is not kafka: nothing is tried");
+            return None;
+        }
+        let port = free_port();
+        Some(Self::start_as(Kind::Kafka, port, port, settings).await)
+    }
+
     /// Starts a broker on `port` that sends its clients to `advertised`, where a proxy listens already.
     pub async fn start_on(kind: Kind, port: u16, advertised: u16) -> Self {
+        Self::start_as(kind, port, advertised, &[]).await
+    }
+
+    async fn start_as(kind: Kind, port: u16, advertised: u16, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the broker");
         if kind == Kind::Kafka {
-            format_storage(folder.path(), port, advertised).await;
+            format_storage(folder.path(), port, advertised, settings).await;
         }
         let process = spawn(kind, folder.path(), port, advertised);
         let mut broker = Self { kind, port, advertised, process, folder };
@@ -171,10 +186,10 @@ fn properties_file(folder: &Path) -> PathBuf {
 }
 
 /// Writes Kafka's configuration and makes its log folder.
-async fn format_storage(folder: &Path, port: u16, advertised: u16) {
+async fn format_storage(folder: &Path, port: u16, advertised: u16, settings: &[(&str, &str)]) {
     let controller = free_port();
     let place = Node { id: 1, port, advertised, controller };
-    place.format(folder, &format!("1@127.0.0.1:{controller}"), 1, &[]).await;
+    place.format(folder, &format!("1@127.0.0.1:{controller}"), 1, settings).await;
 }
 
 /// One Apache Kafka, broker and controller, of one or several.

@@ -238,6 +238,90 @@ async fn a_log_that_was_cut_and_has_grown_again_is_read_from_the_cut() {
     }
 }
 
+/// Every partition moves to other brokers, and back, under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_are_moved_lose_nothing_and_leave_no_copies() {
+    let _alone = alone().await;
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.create_topic(EVENTS, &[&[1, 2], &[2, 3]], &[]).await;
+    cluster.create_topic(OFFSETS, &[&[1, 2]], &[("cleanup.policy", "compact")]).await;
+    let mut system = System::on(World::on(cluster).await).await;
+    let load = system.load(Duration::from_secs(40));
+    for (first, second) in [([3, 1], [1, 2]), ([2, 3], [3, 1])] {
+        move_replicas(&system.world, &[(EVENTS, 0, first), (EVENTS, 1, second), (OFFSETS, 0, first)]).await;
+    }
+    system.check(load).await;
+}
+
+async fn move_replicas(world: &World<Cluster>, moves: &[(&str, i32, [i32; 2])]) {
+    let partition = |(topic, partition, replicas): &(&str, i32, [i32; 2])| serde_json::json!({"topic": topic, "partition": partition, "replicas": replicas});
+    let plan =
+        serde_json::json!({"version": 1, "partitions": moves.iter().map(partition).collect::<Vec<_>>()});
+    let file = world.path("reassignment.json");
+    std::fs::write(&file, plan.to_string()).unwrap();
+    let file = file.display().to_string();
+    let tool = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
+    let tools = world.broker.tools();
+    tools.run(tool, &["--reassignment-json-file", &file, "--execute"]).await;
+    for (topic, number, replicas) in moves {
+        let moved = async || {
+            let rows = world.broker.describe(topic).await;
+            let row = rows.into_iter().find(|row| row.partition == *number)?;
+            // Old replicas stay in the list until the new ones are in sync.
+            (row.replicas == replicas && row.isr.len() == replicas.len()).then_some(())
+        };
+        eventually(&format!("{topic}/{number} on {replicas:?}"), SOON * 2, moved).await;
+    }
+    // By now the preferred leaders are others; the cluster would take minutes to see to it.
+    tools
+        .run(
+            "org.apache.kafka.tools.LeaderElectionCommand",
+            &["--election-type", "preferred", "--all-topic-partitions"],
+        )
+        .await;
+}
+
+/// Below min.insync.replicas nothing can be written, for as long as it lasts: that is said once in a while, the
+/// same in /readyz all the time, and then everything goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_replicas_are_reported_calmly() {
+    let _alone = alone().await;
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.create_topic(EVENTS, &[&[1, 2]], &[]).await;
+    cluster.create_topic(OFFSETS, &[&[1, 2]], &[("cleanup.policy", "compact")]).await;
+    let mut system = System::on(World::on(cluster).await).await;
+    let standby = system.world.instance("audit-service", "standby").env("HEALTH_ADDR", "127.0.0.1:0").start();
+    system.world.broker.kill9(2);
+    let load = system.load(Duration::from_secs(30));
+    let lines = [system.api.lines().len(), system.audit.lines().len(), standby.lines().len()];
+    let waits = async || {
+        let (_, ready) = system.client.readiness().await;
+        ready["kafka"]["waiting_for"]
+            .as_str()
+            .is_some_and(|why| why.contains("min.insync.replicas"))
+            .then_some(())
+    };
+    eventually("the reason in /readyz", SOON, waits).await;
+    for _ in 0..100 {
+        assert!(waits().await.is_some(), "/readyz flaps: {:?}", system.client.readiness().await);
+        sleep(Duration::from_millis(100)).await;
+    }
+    let noise = |before: usize, lines: Vec<String>| {
+        let new: Vec<_> = lines[before..]
+            .iter()
+            .filter(|line| !line.contains("POST ") && !line.contains("PATCH "))
+            .cloned()
+            .collect();
+        // The outage of the leader that was killed is one more cause.
+        assert!(new.len() <= 12, "{} lines in half a minute: {new:#?}", new.len());
+    };
+    noise(lines[0], system.api.lines());
+    noise(lines[1], system.audit.lines());
+    noise(lines[2], standby.lines());
+    system.world.broker.restart(2).await;
+    system.check(load).await;
+}
+
 impl System {
     async fn audited(&self, lines: usize) {
         let there = async || (self.world.audit_log().len() >= lines).then_some(());

@@ -8,13 +8,15 @@
     reason = "a test may fail loudly, in its helpers too"
 )]
 
+use chrono::DateTime;
 use e2e::{
-    Api, DLQ, EVENTS, Event, LEASE, OFFSETS, SOON, Service, Transaction, World, alone, delete_topic,
+    Api, DLQ, EVENTS, Event, Kind, LEASE, OFFSETS, SOON, Service, Transaction, World, alone, delete_topic,
     eventually, produce, produce_gzip_bomb, produce_with_headers, record,
 };
+use rskafka::record::Record;
 use std::collections::HashSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
@@ -202,6 +204,73 @@ async fn a_value_that_decompresses_to_700_mb_costs_neither_memory_nor_the_group(
         let peak = peak_memory(service.id());
         assert!(peak < 100 * MIB, "a service took {} MiB", peak / MIB);
         assert!(!service.has_ended());
+    }
+}
+
+/// Position and order come from offsets alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn timestamps_of_any_kind_change_neither_order_nor_position() {
+    let world = World::start().await;
+    if let Some(tools) = world.kafka_tools().filter(|_| world.broker.kind() == Kind::Kafka) {
+        // The producer's times count, whatever they are, and nothing is deleted by them.
+        let as_produced = "message.timestamp.type=CreateTime,message.timestamp.after.max.ms=9223372036854775807,message.timestamp.before.max.ms=9223372036854775807,retention.ms=-1";
+        tools.alter_topic(EVENTS, as_produced).await;
+    }
+    let mut system = System::start(&world).await;
+    let bootstrap = world.broker.bootstrap();
+    let year_9999 = 253_402_300_799_000;
+    let times = [year_9999, -1, 0, i64::from(i32::MAX), 1, year_9999, 0];
+    for (n, time) in times.into_iter().enumerate() {
+        let timestamp = DateTime::from_timestamp_millis(time).unwrap();
+        let event = record(Some(b"foreign"), Some(&Event::created(&format!("foreign {n}")).bytes()));
+        produce(&bootstrap, EVENTS, vec![Record { timestamp, ..event }]).await;
+        let poison = record(None, Some(b"poison"));
+        produce(&bootstrap, EVENTS, vec![Record { timestamp, ..poison }]).await;
+        system.create(&format!("own {n}"), 1).await;
+        system.client.delivered().await;
+    }
+    let expected: Vec<_> =
+        (0..times.len()).flat_map(|n| [format!("foreign {n}"), format!("own {n} 0")]).collect();
+    audited(&world, expected.len()).await;
+    assert_eq!(titles(&world), expected);
+    let dead = async || (world.topic(DLQ).await.len() == times.len() * GROUPS.len()).then_some(());
+    eventually("the dead letters of both groups", SOON, dead).await;
+    // And from the start once more.
+    system.stop_consumers().await;
+    std::fs::remove_file(world.audit_log_path()).unwrap();
+    std::fs::remove_dir_all(world.state_dir().join("audit-service")).unwrap();
+    system.audit.restart();
+    audited(&world, expected.len()).await;
+}
+
+/// The broker holds its answers back, or asks the client to wait: what is read comes late, and once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_quota_delays_and_loses_nothing() {
+    let _alone = alone().await;
+    let world = World::start().await;
+    let Some(tools) = world.kafka_tools().filter(|_| world.broker.kind() == Kind::Kafka) else { return };
+    for group in GROUPS {
+        let quota = ["--alter", "--add-config", "consumer_byte_rate=30000", "--entity-type", "clients"];
+        tools.run("kafka.admin.ConfigCommand", &[&quota[..], &["--entity-name", group]].concat()).await;
+    }
+    let events: Vec<_> = (0..600)
+        .map(|n| Event::created(&format!("{n} {}", "x".repeat(400))).bytes())
+        .map(|value| record(Some(b"key"), Some(&value)))
+        .collect();
+    produce(&world.broker.bootstrap(), EVENTS, events).await;
+    let started = Instant::now();
+    let mut system = System::start(&world).await;
+    audited(&world, 600).await;
+    for group in GROUPS {
+        world.committed(group, 600).await;
+    }
+    assert!(started.elapsed() > Duration::from_secs(3), "the quota was not felt: {:?}", started.elapsed());
+    assert_eq!(system.notification.count("NOTIFICATION: "), 600);
+    for (consumer, group) in
+        [(&mut system.audit, "audit-service"), (&mut system.notification, "notification-service")]
+    {
+        assert!(!consumer.has_ended());
+        assert_eq!(world.offsets(group).await.claims.len(), 1, "{group} stays the owner");
     }
 }
 

@@ -89,6 +89,10 @@ impl Admin {
         match ResponseError::try_from_code(result.error_code) {
             None => Ok(TopicOutcome::Created),
             Some(ResponseError::TopicAlreadyExists) => Ok(TopicOutcome::Existed),
+            Some(ResponseError::TopicAuthorizationFailed | ResponseError::ClusterAuthorizationFailed) => {
+                let why = "this user may not create it: grant Create and AlterConfigs on the topic";
+                Err(KafkaError::failed(name, why))
+            }
             Some(error) => {
                 let detail = result
                     .error_message
@@ -117,6 +121,10 @@ impl Admin {
         match ResponseError::try_from_code(result.error_code) {
             None => {}
             Some(ResponseError::UnknownTopicOrPartition) => return Err(KafkaError::unknown_topic(topic)),
+            Some(ResponseError::TopicAuthorizationFailed) => {
+                let why = "this user may not see the topic's configs: grant DescribeConfigs on it";
+                return Err(KafkaError::failed(name, why));
+            }
             Some(error) => return Err(KafkaError::failed(name, error)),
         }
         let value = result
@@ -188,7 +196,20 @@ fn coordinator_address(name: &str, response: FindCoordinatorResponse) -> Result<
     match ResponseError::try_from_code(code) {
         None => Ok(address(&host, port).into()),
         Some(code) if is_moving(code) => Err(Unfound::NotYet(KafkaError::failed(name, code))),
-        Some(code) => Err(Unfound::Failed(KafkaError::failed(name, code))),
+        Some(code) => Err(Unfound::Failed(refused(name, code))),
+    }
+}
+
+/// A coordinator's error code as an error of the call `name`.
+fn refused(name: &str, code: ResponseError) -> KafkaError {
+    match code {
+        ResponseError::GroupAuthorizationFailed => {
+            KafkaError::failed(name, "this user may not use the group: grant Read on it")
+        }
+        ResponseError::TopicAuthorizationFailed => {
+            KafkaError::failed(name, "this user may not commit offsets of the topic: grant Read on it")
+        }
+        code => KafkaError::failed(name, code),
     }
 }
 
@@ -240,9 +261,9 @@ impl Coordinator {
             sleep(COORDINATOR_RETRY).await;
             self.connection = self.kafka.admin().coordinator(&self.group).await?.connection;
             let response = self.commit_once(&name, &request).await?;
-            return error_of(&response).map_or(Ok(()), |code| Err(KafkaError::failed(name, code)));
+            return error_of(&response).map_or(Ok(()), |code| Err(refused(&name, code)));
         }
-        error_of(&response).map_or(Ok(()), |code| Err(KafkaError::failed(name, code)))
+        error_of(&response).map_or(Ok(()), |code| Err(refused(&name, code)))
     }
 
     async fn commit_once(

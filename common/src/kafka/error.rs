@@ -92,7 +92,7 @@ impl KafkaError {
     pub(super) fn lost(call: String) -> Self {
         Self::Failed {
             call,
-            detail: "no answer, though Kafka is there again: it was lost on the way".to_owned(),
+            detail: "no answer, though Kafka has answered others since: it was lost on the way".to_owned(),
         }
     }
 
@@ -118,6 +118,9 @@ impl KafkaError {
                 let reason = match refusal {
                     ProtocolError::NotEnoughReplicas => {
                         "fewer replicas are in sync than the topic's min.insync.replicas".to_owned()
+                    }
+                    ProtocolError::TopicAuthorizationFailed => {
+                        "this user may not write to the topic: grant Write on it".to_owned()
                     }
                     other => format!("the broker answered {other:?}"),
                 };

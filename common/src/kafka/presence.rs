@@ -27,7 +27,7 @@ const AGAIN_THERE: Duration = Duration::from_secs(1);
 const LEADER_CHECK: Duration = Duration::from_millis(250);
 /// That it was away is known for so long after it was last asked.
 const KNOWN: Duration = Duration::from_secs(3);
-/// Time for what is on its way, once Kafka is there again.
+/// Time for what is on its way, once Kafka is back.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
 /// The same for a produce, which has to be looked for when it is given up.
 pub(super) const PRODUCE_GRACE: Duration = Duration::from_millis(750);
