@@ -253,11 +253,12 @@ async fn a_consumer_quota_delays_and_loses_nothing() {
         let quota = ["--alter", "--add-config", "consumer_byte_rate=30000", "--entity-type", "clients"];
         tools.run("kafka.admin.ConfigCommand", &[&quota[..], &["--entity-name", group]].concat()).await;
     }
-    let events: Vec<_> = (0..600)
-        .map(|n| Event::created(&format!("{n} {}", "x".repeat(400))).bytes())
-        .map(|value| record(Some(b"key"), Some(&value)))
-        .collect();
-    produce(&world.broker.bootstrap(), EVENTS, events).await;
+    // Small batches: one that is larger than all of the quota's window is never handed out, to nobody.
+    for first in (0..600).step_by(20) {
+        let events = (first..first + 20).map(|n| Event::created(&format!("{n} {}", "x".repeat(400))).bytes());
+        let events = events.map(|value| record(Some(b"key"), Some(&value))).collect();
+        produce(&world.broker.bootstrap(), EVENTS, events).await;
+    }
     let started = Instant::now();
     let mut system = System::start(&world).await;
     audited(&world, 600).await;
@@ -272,6 +273,15 @@ async fn a_consumer_quota_delays_and_loses_nothing() {
         assert!(!consumer.has_ended());
         assert_eq!(world.offsets(group).await.claims.len(), 1, "{group} stays the owner");
     }
+
+    // Such a batch stops the group until the quota is raised; that is said.
+    let large = (0..600).map(|n| Event::created(&format!("{n} {}", "x".repeat(400))).bytes());
+    let large = large.map(|value| record(Some(b"key"), Some(&value))).collect();
+    produce(&world.broker.bootstrap(), EVENTS, large).await;
+    system.audit.wait_for_line("raise consumer_byte_rate", SOON).await;
+    let none = ["--alter", "--delete-config", "consumer_byte_rate", "--entity-type", "clients"];
+    tools.run("kafka.admin.ConfigCommand", &[&none[..], &["--entity-name", "audit-service"]].concat()).await;
+    audited(&world, 1_200).await;
 }
 
 fn peak_memory(pid: u32) -> u64 {

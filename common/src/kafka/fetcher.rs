@@ -7,7 +7,9 @@
 //!    asked for in it.
 //! 2. *A partition without room holds up no other.* While one that is led here is not part of a call, the
 //!    broker is told to wait for a short time only, so that it is part of the next one soon.
-//! 3. *A connection that lost an answer is given up.* When an answer is overdue and the broker takes a new
+//! 3. *Over a quota, a broker answers nothing of what was asked for*, and says for how long. It is then asked
+//!    again; only where that lasts, those that wait are told.
+//! 4. *A connection that lost an answer is given up.* When an answer is overdue and the broker takes a new
 //!    connection, the old one is dropped, and what was wanted is asked for again.
 
 use std::collections::VecDeque;
@@ -36,6 +38,11 @@ const GATHER: Duration = Duration::from_millis(2);
 pub(super) const OVERDUE: Duration = Duration::from_secs(1);
 /// Most bytes of an answer, and of each partition in it: some 1,500 events.
 const ANSWER_BYTES: i32 = 8 * 1024 * 1024;
+/// How long a quota may hold answers back before those that wait are told: an ordinary throttling is over.
+const HELD_BACK: Duration = Duration::from_secs(15);
+/// A broker is not asked for this long at most, whatever it says: Kafka's own bound is the window of its
+/// quotas, 11 s unless configured otherwise.
+const MAX_THROTTLE: Duration = Duration::from_secs(60);
 /// Partitions that wait to be asked for; each hands in one want at a time.
 const QUEUE: usize = 64;
 
@@ -114,6 +121,7 @@ impl Fetcher {
             is_doubted: Arc::clone(&is_doubted),
             connection: None,
             throttled_until: Instant::now(),
+            held_back_since: None,
             patience: OVERDUE,
             turn: VecDeque::new(),
         };
@@ -130,6 +138,8 @@ struct Fetching {
     is_doubted: Arc<AtomicBool>,
     connection: Option<Connection>,
     throttled_until: Instant,
+    /// Since when a quota has held all answers back.
+    held_back_since: Option<Instant>,
     /// How long an answer may be overdue before the connection is looked at.
     patience: Duration,
     /// Partitions in the order in which they last brought records: a broker fills its answer from the
@@ -173,8 +183,23 @@ impl Fetching {
                 max_bytes: wanted.iter().map(|wanted| wanted.max_bytes).fold(ANSWER_BYTES, i32::max),
             };
             let outcome = self.call(&call, &wanted, &mut now).await;
-            self.reply(now, outcome);
+            if self.is_held_back(&outcome) {
+                tokio::time::sleep_until(self.throttled_until).await;
+                waiting.extend(now);
+                waiting.retain(|one| !one.reply.is_closed());
+            } else {
+                self.reply(now, outcome);
+            }
         }
+    }
+
+    /// Whether a quota held the answer back, and not yet for so long that it has to be said.
+    fn is_held_back(&mut self, outcome: &Result<(FetchResponse, bool), KafkaError>) -> bool {
+        if !outcome.as_ref().is_ok_and(|(response, _)| is_withheld(response)) {
+            self.held_back_since = None;
+            return false;
+        }
+        self.held_back_since.get_or_insert_with(Instant::now).elapsed() < HELD_BACK
     }
 
     fn in_turn(&mut self, waiting: &mut [Waiting]) {
@@ -194,6 +219,11 @@ impl Fetching {
                 Some(code) => Err(KafkaError::failed(self.name(), format!("the broker answered {code}"))),
             }
         });
+        let nothing = if self.held_back_since.is_some() {
+            "a quota of the broker holds its answers back: raise consumer_byte_rate for this client id or user"
+        } else {
+            "the broker left a partition out of its answer"
+        };
         let (mut answers, by_topic_id) = match outcome {
             Ok(answers) => answers,
             Err(error) => {
@@ -211,7 +241,7 @@ impl Fetching {
                     }
                     Ok(Answer { data, by_topic_id })
                 }
-                None => Err(KafkaError::failed(self.name(), "the broker left a partition out of its answer")),
+                None => Err(KafkaError::failed(self.name(), nothing)),
             };
             // Who no longer waits has gone to another leader.
             drop(reply.send(answer));
@@ -236,7 +266,8 @@ impl Fetching {
                 let (answer, by_topic_id) = answer?;
                 if let Some(throttled) = u64::try_from(answer.throttle_time_ms).ok().filter(|ms| *ms > 0) {
                     log::debug!("{} throttles fetches from {} for {throttled} ms", self.address, self.topic);
-                    self.throttled_until = Instant::now() + Duration::from_millis(throttled);
+                    self.throttled_until =
+                        Instant::now() + Duration::from_millis(throttled).min(MAX_THROTTLE);
                 }
                 Ok((answer, by_topic_id))
             }
@@ -314,4 +345,9 @@ async fn nobody_waits(waiting: &mut [Waiting]) {
 
 fn millis(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+/// Whether this is how a broker answers over a quota.
+fn is_withheld(response: &FetchResponse) -> bool {
+    response.throttle_time_ms > 0 && response.error_code == 0 && response.responses.is_empty()
 }
