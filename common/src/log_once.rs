@@ -14,8 +14,9 @@ pub const REPEAT: Duration = Duration::from_secs(30);
 const MAX_TEXTS: usize = 8;
 
 /// The log of one condition.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LogOnce {
+    target: &'static str,
     /// When each text was last logged; numbers in it (offsets, times) do not make another text of it.
     logged: HashMap<String, Instant>,
     /// Since when the condition lasts.
@@ -25,17 +26,22 @@ pub struct LogOnce {
 }
 
 impl LogOnce {
+    /// For a condition that the module `target` looks after: `module_path!()`.
+    pub fn new(target: &'static str) -> Self {
+        Self { target, logged: HashMap::new(), since: None, open: false }
+    }
+
     /// Logs the warning, unless the same was logged less than [`REPEAT`] ago.
     pub fn warn(&mut self, text: &str) {
         if self.is_due(text, Instant::now()) {
-            log::warn!("{text}");
+            log::warn!(target: self.target, "{text}");
         }
     }
 
     /// The condition is over: logs so, with how long it lasted, if a warning was logged.
     pub fn over(&mut self, text: &str) {
         if let Some(lasted) = self.closes(Instant::now()) {
-            log::info!("{text} (after {:.1} s)", lasted.as_secs_f32());
+            log::info!(target: self.target, "{text} (after {:.1} s)", lasted.as_secs_f32());
         }
     }
 
@@ -63,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_lasting_condition_is_one_line_in_half_a_minute_and_one_at_its_end() {
-        let mut log = LogOnce::default();
+        let mut log = LogOnce::new(module_path!());
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert!(log.is_due("timeout after 10 s at offset 5", at(0)));
@@ -77,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_condition_that_flaps_does_not_fill_the_log() {
-        let mut log = LogOnce::default();
+        let mut log = LogOnce::new(module_path!());
         let start = Instant::now();
         let mut lines = 0;
         for n in 0..290 {
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn texts_that_all_differ_are_bounded() {
-        let mut log = LogOnce::default();
+        let mut log = LogOnce::new(module_path!());
         let now = Instant::now();
         let due = (0..26u8).filter(|n| log.is_due(&char::from(b'a' + n).to_string(), now)).count();
         assert_eq!(due, MAX_TEXTS);

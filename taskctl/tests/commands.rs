@@ -313,3 +313,26 @@ async fn tail_shows_each_record_once_and_says_what_is_no_event() {
     assert!(last.starts_with("0/10  ") && last.contains("task.created"), "{last}");
     assert!(last.ends_with("pending  a\\u{1b}b"), "{last}");
 }
+
+/// `taskctl tail | head -3`, and no event comes after the third.
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_ends_with_its_reader() {
+    use tokio::io::AsyncReadExt;
+    let world = World::start().await;
+    let mut tail = Command::new(env!("CARGO_BIN_EXE_taskctl"))
+        .args(["tail", "--from-beginning"])
+        .env_clear()
+        .env("KAFKA_BOOTSTRAP_SERVERS", world.broker.addr().to_string())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdout = tail.stdout.take().unwrap();
+    let mut line = [0; 10];
+    stdout.read_exact(&mut line).await.unwrap();
+    // All ten are written before the reader goes.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    drop(stdout);
+    let ended = tokio::time::timeout(Duration::from_secs(30), tail.wait()).await;
+    assert_eq!(ended.expect("it ends without another event").unwrap().code(), Some(0));
+}

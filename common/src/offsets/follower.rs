@@ -147,7 +147,7 @@ impl Drop for Follower {
 }
 
 async fn follow(kafka: Kafka, topic: String, view: watch::Sender<View>) {
-    let mut failing = LogOnce::default();
+    let mut failing = LogOnce::new(module_path!());
     loop {
         let start = first_offset(&kafka, &topic, &view, &mut failing).await;
         let position = Position { topic_id: view.borrow().topic_id, ..Position::at(start) };

@@ -283,7 +283,8 @@ pub(super) struct Trouble {
 impl Trouble {
     /// Of one partition, or of all.
     pub(super) fn new(status: &Status, partition: impl Into<Option<i32>>, cause: &'static str) -> Self {
-        Self { status: status.clone(), partition: partition.into(), cause, log: LogOnce::default() }
+        let log = LogOnce::new("task_events::runtime");
+        Self { status: status.clone(), partition: partition.into(), cause, log }
     }
 
     /// It lasts, or begins.

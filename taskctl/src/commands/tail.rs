@@ -1,9 +1,11 @@
 //! `taskctl tail`: the events as they come.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use chrono::DateTime;
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use task_events::event::{Event, format_time};
@@ -20,6 +22,9 @@ use crate::{Context, Error, Format};
 
 /// Records that wait to be written.
 const AHEAD: usize = 1_000;
+
+/// How soon a reader that has gone away is noticed while there are no events: `taskctl tail | head -3`.
+const READER_CHECK: Duration = Duration::from_millis(300);
 
 /// A record and its partition.
 type Tailed = (i32, ConsumerRecord);
@@ -55,12 +60,33 @@ pub async fn run(context: &Context, args: Tail) -> Result<(), Error> {
     let reading = tokio::spawn(read_all(context.kafka.clone(), topic, args.from_beginning, sender));
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let Some(Some((partition, record))) = stop.or(records.recv()).await else { break };
+        let next = async {
+            tokio::select! {
+                biased;
+                record = records.recv() => record,
+                () = reader_gone() => None,
+            }
+        };
+        let Some(Some((partition, record))) = stop.or(next).await else { break };
         write(context.format, partition, &record)?;
         left -= 1;
     }
     reading.abort();
     Ok(())
+}
+
+/// Returns when nobody reads stdout any more.
+async fn reader_gone() {
+    loop {
+        sleep(READER_CHECK).await;
+        let stdout = io::stdout();
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        // Asks and does not wait. Where it fails, the next write tells.
+        let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        if polled.is_ok() && fds.iter().any(|fd| fd.revents().intersects(PollFlags::ERR | PollFlags::HUP)) {
+            return;
+        }
+    }
 }
 
 /// Follows every partition. Waits for Kafka and for the topic.

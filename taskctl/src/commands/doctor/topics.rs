@@ -59,6 +59,10 @@ async fn topic(context: &Context, wanted: &NewTopic, findings: &mut Findings) {
     rights(context, &subject, &wanted.name, findings).await;
 }
 
+fn counted(partitions: usize) -> String {
+    if partitions == 1 { "1 partition".to_owned() } else { format!("{partitions} partitions") }
+}
+
 fn partitions(subject: &str, info: &TopicInfo, findings: &mut Findings) {
     let numbers = |wanted: fn(&task_events::kafka::PartitionInfo) -> bool| {
         let found = info.partitions.iter().filter(|partition| wanted(partition));
@@ -82,11 +86,11 @@ fn partitions(subject: &str, info: &TopicInfo, findings: &mut Findings) {
     } else if single {
         findings.warn(
             subject,
-            format!("{} partitions, one replica each", info.partitions.len()),
+            format!("{}, one replica each", counted(info.partitions.len())),
             "a broker that is lost takes its history with it: use 3 replicas where history matters",
         );
     } else {
-        findings.ok(subject, format!("{} partitions, all replicas in sync", info.partitions.len()));
+        findings.ok(subject, format!("{}, all replicas in sync", counted(info.partitions.len())));
     }
 }
 
