@@ -14,12 +14,19 @@ pub struct Program {
     name: String,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    folder: Option<PathBuf>,
 }
 
 impl Program {
     /// A binary by its name.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), args: Vec::new(), env: Vec::new() }
+        Self { name: name.to_owned(), args: Vec::new(), env: Vec::new(), folder: None }
+    }
+
+    /// Another build of it, in this folder.
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
     }
 
     /// Adds an argument.
@@ -67,7 +74,7 @@ impl Program {
 
     /// As a command, for a test that has something of its own to do with its outputs.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binaries().join(&self.name));
+        let mut command = Command::new(self.folder.as_deref().unwrap_or_else(|| binaries()).join(&self.name));
         command.args(&self.args).env_clear().env("RUST_BACKTRACE", "1").envs(self.env.iter().cloned());
         command
     }

@@ -1,0 +1,173 @@
+//! Measures the whole system: `cargo run --release -p bench -- post`.
+//!
+//! The broker is a fresh dev broker, or a fresh Apache Kafka with `E2E_BROKER=kafka` and `KAFKA_LIBS`, as for
+//! the end-to-end tests. With `--against FOLDER` the binaries in that folder are measured in turn with those
+//! of this build, in one run, so that whatever else the machine does falls on both; then the ratios are
+//! what counts. Logs are at the default level, as an operator has them.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `post` | POST /tasks: a closed loop, and a fixed rate up to the audit line |
+//! | `drain` | how fast a consumer works off a topic |
+//! | `history` | one change, and a start after kill -9, with much in the store |
+//! | `http` | the load: one thread, as little work for each request as can be |
+//! | `usage` | what a process used, by the kernel's count |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a measurement that cannot be made may end loudly"
+)]
+
+mod drain;
+mod history;
+mod http;
+mod post;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use e2e::{Program, World};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// POST /tasks over 64 connections, each with one request in flight
+    Post,
+    /// The same, each request under an Idempotency-Key of its own
+    Keyed,
+    /// POST /tasks at 200 a second, up to the line in the audit log
+    Rate,
+    /// The audit service works off a topic
+    Audit,
+    /// The notification service works off a topic
+    Notification,
+    /// A change, and a start after kill -9, with that many tasks in the store (`--tasks`)
+    History,
+}
+
+/// Measures the system, in turn with other builds of it.
+#[derive(Debug, Parser)]
+struct Args {
+    /// What to measure
+    #[arg(required = true)]
+    what: Vec<What>,
+    /// A folder of other binaries to measure in the same run
+    #[arg(long, value_name = "FOLDER")]
+    against: Vec<PathBuf>,
+    /// How often; the medians count
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of load
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// Events in a topic that is worked off
+    #[arg(long, default_value_t = 200_000)]
+    events: usize,
+    /// Ids of events that rise with time, as the API makes them, and not random ones, as others may
+    #[arg(long)]
+    ordered_ids: bool,
+    /// Tasks in the store before a measurement
+    #[arg(long, default_value_t = 10_000)]
+    tasks: usize,
+    /// Write all figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// The figures of one measurement, by name.
+type Figures = Vec<(&'static str, f64)>;
+
+/// One build of the binaries.
+struct Build {
+    label: String,
+    folder: Option<PathBuf>,
+}
+
+impl Build {
+    fn program(&self, world: &World, name: &str) -> Program {
+        let program = world.program(name);
+        match &self.folder {
+            Some(folder) => program.in_folder(folder),
+            None => program,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let args = Args::parse();
+    let mut builds = vec![Build { label: "this".to_owned(), folder: None }];
+    builds.extend(args.against.iter().map(|folder| Build {
+        label: folder.display().to_string(),
+        folder: Some(std::path::absolute(folder).expect("a path")),
+    }));
+    let mut all = BTreeMap::new();
+    for what in &args.what {
+        let mut runs: Vec<Vec<Figures>> = builds.iter().map(|_| Vec::new()).collect();
+        for round in 1..=args.rounds {
+            for (build, runs) in builds.iter().zip(&mut runs) {
+                let figures = measure(*what, build, &args).await;
+                let shown: Vec<_> =
+                    figures.iter().map(|(name, value)| format!("{name} {value:.1}")).collect();
+                eprintln!("{what:?}, round {round}, {}: {}", build.label, shown.join(", "));
+                runs.push(figures);
+            }
+        }
+        show(*what, &builds, &runs);
+        let figures = builds.iter().zip(&runs).map(|(build, runs)| (build.label.clone(), medians(runs)));
+        let figures: BTreeMap<_, BTreeMap<_, _>> =
+            figures.map(|(label, figures)| (label, figures.into_iter().collect())).collect();
+        all.insert(format!("{what:?}").to_lowercase(), figures);
+    }
+    if let Some(file) = args.json {
+        let text = serde_json::to_string_pretty(&all).expect("figures are JSON");
+        std::fs::write(&file, text + "\n").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
+}
+
+async fn measure(what: What, build: &Build, args: &Args) -> Figures {
+    match what {
+        What::Post => post::closed_loop(build, args.seconds, false).await,
+        What::Keyed => post::closed_loop(build, args.seconds, true).await,
+        What::Rate => post::at_rate(build, args.seconds).await,
+        What::Audit => drain::audit(build, args.events, args.ordered_ids).await,
+        What::Notification => drain::notification(build, args.events, args.ordered_ids).await,
+        What::History => history::run(build, args.tasks).await,
+    }
+}
+
+/// A line for each figure: the medians, and the ratios to the first build.
+fn show(what: What, builds: &[Build], runs: &[Vec<Figures>]) {
+    let medians: Vec<Figures> = runs.iter().map(|runs| medians(runs)).collect();
+    println!("\n{what:?}");
+    for (index, (name, first)) in medians[0].iter().enumerate() {
+        print!("  {name:<34} {first:>12.1}");
+        for (build, figures) in builds.iter().zip(&medians).skip(1) {
+            let other = figures[index].1;
+            print!("   {}: {other:.1} (this is {:.2} of it)", build.label, first / other);
+        }
+        println!();
+    }
+}
+
+fn medians(runs: &[Figures]) -> Figures {
+    let names = runs.first().map(|figures| figures.iter().map(|(name, _)| *name)).into_iter().flatten();
+    names
+        .enumerate()
+        .map(|(index, name)| {
+            let mut values: Vec<f64> = runs.iter().map(|figures| figures[index].1).collect();
+            values.sort_by(f64::total_cmp);
+            (name, values[values.len() / 2])
+        })
+        .collect()
+}
+
+/// The value below which this part of the values lies.
+fn quantile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = (values.len() as f64 * part) as usize;
+    values.get(at.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
