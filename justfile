@@ -21,6 +21,10 @@ e2e-kafka: kafka
 kafka:
     e2e/kafka/fetch
 
+# Measure the whole system (post, keyed, rate, audit, notification, history); see docs/measurements.md
+bench *args="post keyed rate audit notification history":
+    cargo run --release -p bench -- {{args}}
+
 # Format
 fmt:
     cargo fmt --all
