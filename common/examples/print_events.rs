@@ -13,7 +13,9 @@ use std::time::Duration;
 use task_events::dedup::{Dedup, Retention};
 use task_events::event::{Event, Malformed};
 use task_events::kafka::{ConsumerRecord, Kafka};
-use task_events::runtime::{self, ConsumerConfig, Delivery, Done, Handler, HandlerError, Service, Status};
+use task_events::runtime::{
+    self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, Service, Status,
+};
 use task_events::shutdown;
 use task_events::state_dir::StateDir;
 use uuid::Uuid;
@@ -31,22 +33,34 @@ impl Service for Print {
     }
 }
 
-impl Handler for Print {
-    type Message = Event;
+impl Decoder for Print {
+    type Message = Event<'static>;
 
-    fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
-        Event::decode(record.value.as_deref())
+    fn decode(&self, record: &ConsumerRecord) -> Result<Event<'static>, Malformed> {
+        Event::decode(record.value.as_deref()).map(Event::into_owned)
     }
 
-    fn dedup_id(&self, event: &Event) -> Option<Uuid> {
+    fn dedup_id(&self, event: &Event<'static>) -> Option<Uuid> {
         Some(event.event_id)
     }
 
-    fn wants(&self, _: &Event) -> bool {
+    fn wants(&self, _: &Event<'static>) -> bool {
         true
     }
 
-    async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
+    async fn known(&self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
+        self.dedup.known(ids.to_vec()).await.map_err(|error| HandlerError::new("dedup", error))
+    }
+}
+
+impl Handler for Print {
+    type Decoder = Self;
+
+    fn decoder(&self) -> Self {
+        self.clone()
+    }
+
+    async fn handle(&mut self, delivery: &Delivery<'_, Event<'static>>) -> Result<(), HandlerError> {
         println!(
             "{} at offset {}: {}",
             delivery.message.event_type, delivery.record.offset, delivery.message.data
@@ -54,13 +68,10 @@ impl Handler for Print {
         Ok(())
     }
 
-    async fn known(&mut self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
-        self.dedup.known(ids.to_vec()).await.map_err(|error| HandlerError::new("dedup", error))
-    }
-
-    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
+    async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
         let recorded = self.dedup.record(done.ids.to_vec(), None).await;
-        recorded.map_err(|error| HandlerError::new("dedup", error))
+        recorded.map_err(|error| HandlerError::new("dedup", error))?;
+        Ok(0)
     }
 }
 

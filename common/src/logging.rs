@@ -27,6 +27,8 @@ const STDERR_LIMIT: Duration = Duration::from_millis(500);
 
 /// What writes stdout, once something is written.
 static STDOUT: OnceLock<Output> = OnceLock::new();
+/// The form of log lines, once [`init`] has started logging.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,6 +44,82 @@ impl LogFormat {
     pub fn line<'a>(self, level: Level, target: &'a str, message: &'a dyn fmt::Display) -> impl fmt::Display {
         Line { format: self, level, target, message }
     }
+
+    /// No lines yet, of that level and target.
+    pub fn block(self, level: Level, target: &'static str) -> Block {
+        Block { format: self, level, target, start: String::new(), lines: Vec::new() }
+    }
+}
+
+/// Lines of one level and target that are written together: all have the time of the first, and each costs
+/// hardly more than its bytes.
+#[derive(Debug)]
+pub struct Block {
+    format: LogFormat,
+    level: Level,
+    target: &'static str,
+    /// What all lines of the block start with.
+    start: String,
+    lines: Vec<u8>,
+}
+
+impl Block {
+    /// Adds a line.
+    pub fn push(&mut self, message: &str) {
+        if self.lines.is_empty() {
+            self.begin();
+        }
+        self.lines.extend_from_slice(self.start.as_bytes());
+        match self.format {
+            LogFormat::Text => self.lines.extend_from_slice(escape_control(message).as_bytes()),
+            LogFormat::Json => {
+                // A string always serialises, and memory takes it.
+                let _ = serde_json::to_writer(&mut self.lines, message);
+                self.lines.push(b'}');
+            }
+        }
+        self.lines.push(b'\n');
+    }
+
+    /// Whether it has no lines.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Takes the lines, each with its end.
+    pub fn take(&mut self) -> Vec<u8> {
+        let capacity = self.lines.len();
+        std::mem::replace(&mut self.lines, Vec::with_capacity(capacity))
+    }
+
+    fn begin(&mut self) {
+        let Self { level, target, .. } = self;
+        let time = format_time(Utc::now());
+        self.start = match self.format {
+            LogFormat::Text => format!("{time} {level:5} {target}: "),
+            // A path of modules has nothing to escape.
+            LogFormat::Json => {
+                format!(r#"{{"time":"{time}","level":"{level}","target":"{target}","message":"#)
+            }
+        };
+    }
+}
+
+/// Logs a line for each message, all at once: what [`log::log!`] does for each alone would cost more than most
+/// of what there is to log about an event.
+pub fn log_all<'a>(level: Level, target: &'static str, messages: impl Iterator<Item = &'a str>) {
+    if level > log::max_level()
+        || !log::logger().enabled(&Metadata::builder().level(level).target(target).build())
+    {
+        return;
+    }
+    let (Some(output), Some(format)) = (STDOUT.get(), FORMAT.get()) else {
+        // Another logger than this module's.
+        return messages.for_each(|message| log::log!(target: target, level, "{message}"));
+    };
+    let mut block = format.block(level, target);
+    messages.for_each(|message| block.push(message));
+    output.log_lines(&block.take());
 }
 
 /// Waits, when it is dropped, for the last lines to be written, though not for long.
@@ -75,6 +153,8 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
         })
         .chain(Box::new(Lines(stdout(format)?)) as Box<dyn Log>)
         .apply()?;
+    // The first call only: a second one has failed above.
+    let _ = FORMAT.set(format);
     panic::set_hook(Box::new(log_panic));
     Ok(LastLines(()))
 }
@@ -188,7 +268,9 @@ impl Write for Escaping<'_, '_> {
 
 /// Escapes control characters, so that a title cannot forge a log line or drive a terminal.
 pub fn escape_control(text: &str) -> std::borrow::Cow<'_, str> {
-    if !text.contains(is_control) {
+    // Printable ASCII, as nearly all of it is, is seen to be that many bytes at once.
+    let is_plain = text.bytes().fold(true, |plain, byte| plain & (b' '..0x7f).contains(&byte));
+    if is_plain || !text.contains(is_control) {
         return text.into();
     }
     let mut escaped = String::with_capacity(text.len() + 8);
@@ -264,5 +346,23 @@ mod tests {
         assert_eq!((line["level"].as_str(), line["message"].as_str()), (Some("WARN"), Some("a \"b\"\n")));
         let line = LogFormat::Text.line(Level::Info, "t", &format_args!("a{}", '\n')).to_string();
         assert!(line.ends_with("Z INFO  t: a\\n"), "{line}");
+    }
+
+    #[test]
+    fn lines_of_a_block_are_those_of_the_log() {
+        const TIME: usize = "2026-01-15T10:30:00.000000Z".len();
+        let messages = ["plain", "Größe \u{1b}[2J\n\t", "a \"b\" \\ \u{2028}", ""];
+        for (format, start) in [(LogFormat::Text, 0), (LogFormat::Json, r#"{"time":""#.len())] {
+            let mut block = format.block(Level::Warn, "a::b");
+            messages.iter().for_each(|message| block.push(message));
+            let lines = String::from_utf8(block.take()).unwrap();
+            assert!(block.is_empty() && lines.ends_with('\n'));
+            for (line, message) in lines.lines().zip(messages) {
+                let alone = format.line(Level::Warn, "a::b", &message).to_string();
+                assert_eq!(line[..start], alone[..start]);
+                assert_eq!(line[start + TIME..], alone[start + TIME..]);
+            }
+            assert_eq!(lines.lines().count(), messages.len());
+        }
     }
 }

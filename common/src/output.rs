@@ -63,6 +63,11 @@ impl Output {
         self.0.log(line);
     }
 
+    /// The same for several lines, each with its end; those that there is no space for are dropped.
+    pub fn log_lines(&self, lines: &[u8]) {
+        self.0.log(lines);
+    }
+
     /// Writes these lines, each with its end, as soon as the descriptor takes them and
     /// [`Receipt::written`] is waiting.
     pub fn submit(&self, lines: Vec<u8>) -> Receipt {

@@ -16,11 +16,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use clap::{CommandFactory, Parser};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::config::{self, KafkaArgs, LeaseArgs, LogArgs, TopicArgs};
 use crate::dlq::{DeadLetter, DlqRecord, Failure};
-use crate::event::{Event, TaskData, TaskEvent};
+use crate::event::{Event, EventType, Malformed, Metadata, TaskData, TaskEvent};
 use crate::kafka::records::{self, Batch, BatchBuilder, Batches, ConsumerRecord, HEADER_BYTES, Limits};
 use crate::offsets::fold::Fold;
 use crate::offsets::{Claim, Commit, Key, OffsetsRecord, Slot, parse, render_key};
@@ -50,6 +51,7 @@ impl<'a> Choices<'a> {
 /// version knows is read alike by both readers.
 pub fn event(bytes: &[u8]) {
     writer_and_reader_agree(&String::from_utf8_lossy(bytes));
+    views_and_copies_agree(bytes);
     let Ok(event) = Event::decode(Some(bytes)) else { return };
     for raw in [&event.data, &event.metadata] {
         assert!(!raw.get().contains(['\n', '\r']), "on one line: {raw}");
@@ -63,7 +65,47 @@ pub fn event(bytes: &[u8]) {
     }
     assert_eq!(event.task.is_some(), event.known_type().is_some());
     if let (Some(task), Ok(known)) = (&event.task, serde_json::from_slice::<TaskEvent>(bytes)) {
-        assert_eq!((known.event_id, &known.data), (event.event_id, task));
+        assert_eq!(known.event_id, event.event_id);
+        assert_eq!(*task, known.data);
+    }
+}
+
+/// A view of an event holds what a copy of it would, and what is malformed is so for the same reason, in the
+/// same words.
+fn views_and_copies_agree(bytes: &[u8]) {
+    #[derive(serde::Deserialize)]
+    struct Envelope {
+        event_id: Uuid,
+        event_type: String,
+        occurred_at: String,
+        data: Box<RawValue>,
+        metadata: Box<RawValue>,
+    }
+    let copy = || -> Result<(Envelope, Option<TaskData>), Malformed> {
+        let field = |name: &str, error: serde_json::Error| Malformed::Field(format!("{name}: {error}"));
+        let copy: Envelope = serde_json::from_slice(bytes).map_err(|error| Malformed::from_json(&error))?;
+        DateTime::parse_from_rfc3339(&copy.occurred_at)
+            .map_err(|error| Malformed::Field(format!("occurred_at is not RFC 3339: {error}")))?;
+        let metadata = serde_json::from_str::<Metadata>(copy.metadata.get());
+        metadata.map_err(|error| field("metadata", error))?;
+        let is_known = EventType::from_name(&copy.event_type).is_some();
+        let task = is_known.then(|| serde_json::from_str(copy.data.get())).transpose();
+        let task = task.map_err(|error| field("data", error))?;
+        Ok((copy, task))
+    };
+    if bytes.len() > crate::event::MAX_EVENT_BYTES {
+        return;
+    }
+    match (Event::decode(Some(bytes)), copy()) {
+        (Ok(view), Ok((copy, task))) => {
+            let line = |raw: &RawValue| raw.get().replace(['\n', '\r'], " ");
+            assert_eq!(view.event_id, copy.event_id);
+            assert_eq!((&*view.event_type, &*view.occurred_at), (&*copy.event_type, &*copy.occurred_at));
+            assert_eq!((view.data.get(), view.metadata.get()), (&*line(&copy.data), &*line(&copy.metadata)));
+            assert_eq!(view.task.is_some(), task.is_some());
+            view.task.zip(task).into_iter().for_each(|(view, copy)| assert_eq!(view, copy));
+        }
+        (view, copy) => assert_eq!(view.map(drop).unwrap_err(), copy.map(drop).unwrap_err()),
     }
 }
 
@@ -77,7 +119,10 @@ fn writer_and_reader_agree(title: &str) {
     let event = TaskEvent::task_updated(data, Uuid::nil());
     let json = serde_json::to_vec(&event).unwrap();
     match Event::decode(Some(&json)) {
-        Ok(read) => assert_eq!((read.event_id, read.task), (event.event_id, Some(event.data))),
+        Ok(read) => {
+            assert_eq!(read.event_id, event.event_id);
+            assert_eq!(read.task.unwrap(), event.data);
+        }
         Err(malformed) => assert!(json.len() > crate::event::MAX_EVENT_BYTES, "{malformed}"),
     }
 }

@@ -45,7 +45,7 @@ use crate::state_dir::Identity;
 use crate::topics::is_compacted;
 use status::Trouble;
 
-pub use handler::{Delivery, Done, Handler, HandlerError, OwnPosition, Service};
+pub use handler::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
 pub use retry::Backoff;
 pub use status::{PartitionReport, PartitionState, Stats, Status, StatusReport};
 

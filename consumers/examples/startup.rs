@@ -130,7 +130,8 @@ fn memory(child: &Child) -> (f64, f64) {
 fn write_log(path: &Path, lines: usize) {
     let mut log = BufWriter::new(File::create(path).unwrap());
     for offset in 0..lines {
-        let event = Event::decode(Some(&serde_json::to_vec(&event()).unwrap())).unwrap();
+        let json = serde_json::to_vec(&event()).unwrap();
+        let event = Event::decode(Some(&json)).unwrap();
         let at = audit::At { topic: "history".into(), partition: 0, offset: offset as i64 };
         log.write_all(&audit::render(&event, &event.occurred_at, at).unwrap()).unwrap();
     }

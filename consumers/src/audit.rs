@@ -52,6 +52,7 @@ mod gone;
 mod journal;
 mod line;
 mod mark;
+mod pending;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 mod recovery;
@@ -66,21 +67,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::Utc;
 use task_events::dedup::DedupError;
 use task_events::disk::FileSystem;
-use task_events::event::{Event, Malformed, format_time};
+use task_events::event::{Event, Malformed};
 use task_events::kafka::ConsumerRecord;
-use task_events::logging::escape_control;
-use task_events::runtime::{Delivery, Done, Handler, HandlerError, OwnPosition, Service};
+use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
 use tokio::signal::unix::{SignalKind, signal};
-use uuid::Uuid;
 
-use self::journal::{Pending, Progress};
+use self::journal::Progress;
+use self::pending::Pending;
 use self::writer::{FlushError, Writer};
 use crate::service::Opened;
 
 pub use line::{At, Line, parse, render};
+pub use pending::Entry;
 
 /// Why the audit log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +200,7 @@ impl Service for Audit {
             partition,
             own: opened.position.map_or(OwnPosition::Empty, OwnPosition::At),
             generation: opened.generation,
-            pending: Arc::default(),
+            pending: Arc::new(Pending::new(topic, partition)),
         })
     }
 }
@@ -215,53 +215,49 @@ pub struct PartitionAudit {
     own: OwnPosition,
     generation: u64,
     /// Lines that wait for the flush. The writer may still hold those of a flush that was given up.
-    pending: Arc<Vec<Pending>>,
+    pending: Arc<Pending>,
+}
+
+/// Makes lines of events.
+#[derive(Debug)]
+pub struct EntryDecoder;
+
+impl Decoder for EntryDecoder {
+    type Message = Entry;
+
+    fn decode(&self, record: &ConsumerRecord) -> Result<Entry, Malformed> {
+        let event = Event::decode(record.value.as_deref())?;
+        Entry::new(&event, record.key.as_deref()).map_err(|error| Malformed::from_json(&error))
+    }
+
+    // Repeats are found by the writer, which has to look for them in any case: see invariant 3.
+
+    fn wants(&self, _: &Entry) -> bool {
+        true
+    }
 }
 
 impl Handler for PartitionAudit {
-    type Message = Event;
+    type Decoder = EntryDecoder;
 
-    fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
-        Event::decode(record.value.as_deref())
+    fn decoder(&self) -> EntryDecoder {
+        EntryDecoder
     }
 
-    fn dedup_id(&self, event: &Event) -> Option<Uuid> {
-        Some(event.event_id)
-    }
-
-    fn wants(&self, _: &Event) -> bool {
-        true
-    }
-
-    async fn known(&mut self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
-        let known = self.writer.index().known(ids.to_vec()).await;
-        known.map_err(|error| HandlerError::new("audit_index", error))
-    }
-
-    async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
-        let event = delivery.message;
-        let at = At {
-            topic: delivery.topic.to_owned().into(),
-            partition: delivery.partition,
-            offset: delivery.record.offset,
-        };
-        let bytes = render(event, &format_time(Utc::now()), at.clone())
-            .map_err(|error| HandlerError::new("audit_line", error))?;
-        let task_id = line::task_id(event, delivery.record.key.as_deref());
-        let notice =
-            format!("AUDIT: {} - task_id={}", escape_control(&event.event_type), escape_control(&task_id));
-        let line = Pending { event_id: event.event_id, at, bytes, notice };
-        Arc::make_mut(&mut self.pending).push(line);
+    async fn handle(&mut self, delivery: &Delivery<'_, Entry>) -> Result<(), HandlerError> {
+        // Shared only while a flush is tried again, when nothing is handled.
+        Arc::make_mut(&mut self.pending).push(delivery.message, delivery.record.offset);
         Ok(())
     }
 
-    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
+    async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
         let progress =
             Progress { topic: self.topic.clone(), partition: self.partition, position: done.position };
-        let flushed = self.writer.flush(Arc::clone(&self.pending), progress, self.generation).await;
-        flushed.map_err(failed)?;
-        self.pending = Arc::default();
-        Ok(())
+        let lines = Arc::clone(&self.pending);
+        let written = self.writer.flush(lines, progress, self.generation).await.map_err(failed)?;
+        let repeats = self.pending.len().saturating_sub(written);
+        self.pending = Arc::new(self.pending.like());
+        Ok(repeats)
     }
 
     fn own_position(&self) -> OwnPosition {

@@ -14,7 +14,7 @@ use task_events::dlq::DlqRecord;
 use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
 use task_events::logging::escape_control;
-use task_events::runtime::{Delivery, Done, Handler, HandlerError, Service};
+use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use tokio::time::sleep;
 
 use crate::lines::{Lines, Sink};
@@ -52,11 +52,16 @@ impl Service for DeadLetters {
     type Handler = PartitionDeadLetters;
 
     async fn open(&self, _: &str, _: i32) -> Result<PartitionDeadLetters, HandlerError> {
-        Ok(PartitionDeadLetters { lines: Lines::new(self.sink.clone()), totals: self.totals.clone() })
+        let lines = Lines::new(self.sink.clone(), Level::Warn, module_path!());
+        Ok(PartitionDeadLetters { lines, totals: self.totals.clone() })
     }
 }
 
-impl Handler for PartitionDeadLetters {
+/// Decodes dead letters.
+#[derive(Debug)]
+pub struct LetterDecoder;
+
+impl Decoder for LetterDecoder {
     /// What is no DLQ record is looked after as well: it has nowhere else to go.
     type Message = Result<DlqRecord, Malformed>;
 
@@ -67,19 +72,31 @@ impl Handler for PartitionDeadLetters {
     fn wants(&self, _: &Self::Message) -> bool {
         true
     }
+}
 
-    async fn handle(&mut self, delivery: &Delivery<'_, Self::Message>) -> Result<(), HandlerError> {
+impl Handler for PartitionDeadLetters {
+    type Decoder = LetterDecoder;
+
+    fn decoder(&self) -> LetterDecoder {
+        LetterDecoder
+    }
+
+    async fn handle(
+        &mut self,
+        delivery: &Delivery<'_, Result<DlqRecord, Malformed>>,
+    ) -> Result<(), HandlerError> {
         let (group, kind, text) = match delivery.message {
             Ok(record) => (record.group.as_str(), record.error.kind.as_str(), text(record)),
             Err(malformed) => (UNKNOWN_GROUP, malformed.kind(), no_record(malformed, delivery)),
         };
-        self.lines.push(Level::Warn, module_path!(), &text);
+        self.lines.push(&text);
         self.totals.count(group, kind);
         Ok(())
     }
 
-    async fn flush(&mut self, _: &Done<'_>) -> Result<(), HandlerError> {
-        self.lines.flush().await
+    async fn flush(&mut self, _: &Done<'_>) -> Result<u64, HandlerError> {
+        self.lines.flush().await?;
+        Ok(0)
     }
 }
 

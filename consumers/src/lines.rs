@@ -8,11 +8,11 @@
 //!   stdout takes nothing, the flush fails and is tried again with the same lines: what is written of them is
 //!   not written a second time.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::time::Duration;
 
 use log::Level;
-use task_events::logging::{self, LogFormat};
+use task_events::logging::{self, Block, LogFormat};
 use task_events::output::{Output, Receipt};
 use task_events::runtime::HandlerError;
 
@@ -50,28 +50,27 @@ impl Sink {
 pub struct Lines {
     sink: Sink,
     /// Those of the batch in flight.
-    batch: Vec<u8>,
+    batch: Block,
     /// The same once they are being written.
     writing: Option<Receipt>,
 }
 
 impl Lines {
-    /// None yet.
-    pub fn new(sink: Sink) -> Self {
-        Self { sink, batch: Vec::new(), writing: None }
+    /// None yet, of that level and target.
+    pub fn new(sink: Sink, level: Level, target: &'static str) -> Self {
+        let batch = sink.format.block(level, target);
+        Self { sink, batch, writing: None }
     }
 
     /// Adds a line to the batch.
-    pub fn push(&mut self, level: Level, target: &str, text: &str) {
-        let line = self.sink.format.line(level, target, &text);
-        // Appending to memory does not fail.
-        let _ = writeln!(self.batch, "{line}");
+    pub fn push(&mut self, text: &str) {
+        self.batch.push(text);
     }
 
     /// Returns once the lines of the batch are written. After an error it is to be called again.
     pub async fn flush(&mut self) -> Result<(), HandlerError> {
         if !self.batch.is_empty() {
-            self.writing = Some(self.sink.output.submit(std::mem::take(&mut self.batch)));
+            self.writing = Some(self.sink.output.submit(self.batch.take()));
         }
         if let Some(writing) = &mut self.writing {
             let written = writing.written(self.sink.write_timeout).await;

@@ -15,7 +15,7 @@ use task_events::dedup::{Dedup, DedupError, Retention};
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
 use task_events::logging::escape_control;
-use task_events::runtime::{Delivery, Done, Handler, HandlerError, Service};
+use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use uuid::Uuid;
 
 use crate::lines::{Lines, NoStdout, Sink};
@@ -57,56 +57,74 @@ pub struct PartitionNotifications {
     lines: Lines,
 }
 
+/// Makes notifications of events.
+#[derive(Debug)]
+pub struct EventDecoder(Dedup);
+
+/// An event, and what is to be written of it.
+#[derive(Debug)]
+pub struct Notification {
+    event_id: Uuid,
+    /// None: the event is not of interest.
+    text: Option<String>,
+}
+
 impl Service for Notifications {
     type Handler = PartitionNotifications;
 
     async fn open(&self, _: &str, _: i32) -> Result<PartitionNotifications, HandlerError> {
-        Ok(PartitionNotifications { dedup: self.dedup.clone(), lines: Lines::new(self.sink.clone()) })
+        let lines = Lines::new(self.sink.clone(), Level::Info, module_path!());
+        Ok(PartitionNotifications { dedup: self.dedup.clone(), lines })
+    }
+}
+
+impl Decoder for EventDecoder {
+    type Message = Notification;
+
+    fn decode(&self, record: &ConsumerRecord) -> Result<Notification, Malformed> {
+        let event = Event::decode(record.value.as_deref())?;
+        Ok(Notification { event_id: event.event_id, text: text(&event) })
+    }
+
+    fn dedup_id(&self, notification: &Notification) -> Option<Uuid> {
+        Some(notification.event_id)
+    }
+
+    fn wants(&self, notification: &Notification) -> bool {
+        notification.text.is_some()
+    }
+
+    async fn known(&self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
+        self.0.known(ids.to_vec()).await.map_err(|error| HandlerError::new("dedup", error))
     }
 }
 
 impl Handler for PartitionNotifications {
-    type Message = Event;
+    type Decoder = EventDecoder;
 
-    fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
-        Event::decode(record.value.as_deref())
+    fn decoder(&self) -> EventDecoder {
+        EventDecoder(self.dedup.clone())
     }
 
-    fn dedup_id(&self, event: &Event) -> Option<Uuid> {
-        Some(event.event_id)
-    }
-
-    fn wants(&self, event: &Event) -> bool {
-        is_wanted(event)
-    }
-
-    async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
-        if let Some(text) = text(delivery.message) {
-            self.lines.push(Level::Info, module_path!(), &text);
+    async fn handle(&mut self, delivery: &Delivery<'_, Notification>) -> Result<(), HandlerError> {
+        if let Some(text) = &delivery.message.text {
+            self.lines.push(text);
         }
         Ok(())
     }
 
-    async fn known(&mut self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
-        self.dedup.known(ids.to_vec()).await.map_err(|error| HandlerError::new("dedup", error))
-    }
-
-    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
+    async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
         self.lines.flush().await?;
-        if done.ids.is_empty() {
-            return Ok(());
+        if !done.ids.is_empty() {
+            let recorded = self.dedup.record(done.ids.to_vec(), None).await;
+            recorded.map_err(|error| HandlerError::new("dedup", error))?;
         }
-        let recorded = self.dedup.record(done.ids.to_vec(), None).await;
-        recorded.map_err(|error| HandlerError::new("dedup", error))
+        Ok(0)
     }
-}
-
-fn is_wanted(event: &Event) -> bool {
-    matches!(event.known_type(), Some(EventType::Created | EventType::Completed))
 }
 
 /// The notification of an event, if it has one.
-fn text(event: &Event) -> Option<String> {
+fn text(event: &Event<'_>) -> Option<String> {
     let happened = match event.known_type()? {
         EventType::Created => "New task created",
         EventType::Completed => "Task completed",
@@ -121,8 +139,8 @@ mod tests {
     use super::*;
     use task_events::event::{TaskData, TaskEvent};
 
-    fn read(event: &TaskEvent) -> Event {
-        Event::decode(Some(&serde_json::to_vec(event).unwrap())).unwrap()
+    fn read(event: &TaskEvent) -> Event<'static> {
+        Event::decode(Some(&serde_json::to_vec(event).unwrap())).unwrap().into_owned()
     }
 
     #[test]
@@ -144,7 +162,6 @@ mod tests {
             r"NOTIFICATION: Task completed - 'Buy\nmilk' (ID: 00000000-0000-0000-0000-000000000000)"
         );
         let updated = read(&TaskEvent::task_updated(data, Uuid::nil()));
-        assert!(is_wanted(&created) && is_wanted(&completed));
-        assert!(!is_wanted(&updated) && text(&updated).is_none());
+        assert_eq!(text(&updated), None);
     }
 }

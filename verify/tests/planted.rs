@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use consumers::audit::{self, PartitionAudit};
+use consumers::audit::{self, Entry, EntryDecoder, PartitionAudit};
 use e2e::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
 use task_events::kafka::{Compression, ConsumerRecord, Kafka, Position, ProducerRecord};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
-use task_events::runtime::{self, ConsumerConfig, Delivery, Done, Handler, HandlerError, Service, Status};
+use task_events::runtime::{
+    self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, Service, Status,
+};
 use task_events::shutdown;
 use task_events::state_dir::Identity;
 use tokio::task::JoinHandle;
@@ -106,17 +108,17 @@ impl Consumer {
 
 /// What a handler was given.
 struct Taken {
-    event: Event,
+    entry: Entry,
     record: ConsumerRecord,
 }
 
 impl Taken {
-    fn of(delivery: &Delivery<'_, Event>) -> Self {
-        Self { event: delivery.message.clone(), record: delivery.record.clone() }
+    fn of(delivery: &Delivery<'_, Entry>) -> Self {
+        Self { entry: delivery.message.clone(), record: delivery.record.clone() }
     }
 
-    fn delivery(&self) -> Delivery<'_, Event> {
-        Delivery { message: &self.event, record: &self.record, topic: EVENTS, partition: 0 }
+    fn delivery(&self) -> Delivery<'_, Entry> {
+        Delivery { message: &self.entry, record: &self.record, topic: EVENTS, partition: 0 }
     }
 }
 
@@ -135,18 +137,10 @@ impl<H: Handler> Service for Once<H> {
 /// Reads events as the audit service does.
 macro_rules! reads_as_audit {
     () => {
-        type Message = Event;
+        type Decoder = EntryDecoder;
 
-        fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
-            self.audit.decode(record)
-        }
-
-        fn dedup_id(&self, event: &Event) -> Option<Uuid> {
-            self.audit.dedup_id(event)
-        }
-
-        fn wants(&self, event: &Event) -> bool {
-            self.audit.wants(event)
+        fn decoder(&self) -> EntryDecoder {
+            self.audit.decoder()
         }
     };
 }
@@ -161,12 +155,12 @@ struct CommitsFirst {
 impl Handler for CommitsFirst {
     reads_as_audit!();
 
-    async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
+    async fn handle(&mut self, delivery: &Delivery<'_, Entry>) -> Result<(), HandlerError> {
         self.taken.push(Taken::of(delivery));
         Ok(())
     }
 
-    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
+    async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
         for taken in std::mem::take(&mut self.promised) {
             self.audit.handle(&taken.delivery()).await?;
         }
@@ -209,17 +203,17 @@ struct SkipsSync {
 impl Handler for SkipsSync {
     reads_as_audit!();
 
-    async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
+    async fn handle(&mut self, delivery: &Delivery<'_, Entry>) -> Result<(), HandlerError> {
         self.audit.handle(delivery).await
     }
 
-    async fn flush(&mut self, done: &Done<'_>) -> Result<(), HandlerError> {
-        self.audit.flush(done).await?;
+    async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
+        let repeats = self.audit.flush(done).await?;
         if self.syncs_left > 0 {
             self.syncs_left -= 1;
             self.synced.store(fs::metadata(&self.log).unwrap().len(), Ordering::Relaxed);
         }
-        Ok(())
+        Ok(repeats)
     }
 }
 
@@ -311,22 +305,29 @@ fn created(number: usize) -> (Request, TaskEvent) {
 /// The bug: an audit log without dedup.
 struct WritesAll(PathBuf);
 
-impl Handler for WritesAll {
-    type Message = Event;
+/// Reads whole events.
+struct EventDecoder;
 
-    fn decode(&self, record: &ConsumerRecord) -> Result<Event, Malformed> {
-        Event::decode(record.value.as_deref())
+impl Decoder for EventDecoder {
+    type Message = Event<'static>;
+
+    fn decode(&self, record: &ConsumerRecord) -> Result<Event<'static>, Malformed> {
+        Event::decode(record.value.as_deref()).map(Event::into_owned)
     }
 
-    fn dedup_id(&self, _: &Event) -> Option<Uuid> {
-        None
-    }
-
-    fn wants(&self, _: &Event) -> bool {
+    fn wants(&self, _: &Event<'static>) -> bool {
         true
     }
+}
 
-    async fn handle(&mut self, delivery: &Delivery<'_, Event>) -> Result<(), HandlerError> {
+impl Handler for WritesAll {
+    type Decoder = EventDecoder;
+
+    fn decoder(&self) -> EventDecoder {
+        EventDecoder
+    }
+
+    async fn handle(&mut self, delivery: &Delivery<'_, Event<'static>>) -> Result<(), HandlerError> {
         use std::io::Write;
         let at = audit::At { topic: EVENTS.into(), partition: 0, offset: delivery.record.offset };
         let time = task_events::event::format_time(chrono::Utc::now());
@@ -395,18 +396,15 @@ async fn a_zombie_that_goes_on_is_reported() {
     delivered(&world, &requests).await;
     let topic = world.topic(EVENTS).await;
     let taken = |range: std::ops::Range<usize>| -> Vec<Taken> {
-        let records = topic[range].iter();
-        let taken = records.map(|one| Taken {
-            event: Event::decode(one.record.value.as_deref()).unwrap(),
-            record: ConsumerRecord {
-                offset: one.offset,
-                timestamp: one.record.timestamp.timestamp_millis(),
-                leader_epoch: 0,
-                key: one.record.key.clone().map(Into::into),
-                value: one.record.value.clone().map(Into::into),
-                headers: Default::default(),
-            },
+        let records = topic[range].iter().map(|one| ConsumerRecord {
+            offset: one.offset,
+            timestamp: one.record.timestamp.timestamp_millis(),
+            leader_epoch: 0,
+            key: one.record.key.clone().map(Into::into),
+            value: one.record.value.clone().map(Into::into),
+            headers: Default::default(),
         });
+        let taken = records.map(|record| Taken { entry: EntryDecoder.decode(&record).unwrap(), record });
         taken.collect()
     };
     async fn write(audit: &mut PartitionAudit, batch: &[Taken]) {

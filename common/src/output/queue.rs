@@ -180,19 +180,27 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn log(&self, line: &[u8]) {
+    /// Takes lines, as many as there is space for.
+    pub(super) fn log(&self, lines: &[u8]) {
         let mut state = self.state();
-        let is_full = state.unwritten > 0 && state.unwritten + line.len() > MAX_LOG;
-        if is_full || state.gap.is_some() {
-            // Even where a shorter one would fit again: the gap is in one place.
-            let why = state.hindrance;
-            state.gap.get_or_insert_with(|| Gap { since: Instant::now(), lines: 0, why }).lines += 1;
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
+        let space = MAX_LOG.saturating_sub(state.unwritten);
+        let taken = match (&state.gap, state.unwritten) {
+            // Even where a line would fit again: the gap is in one place.
+            (Some(_), _) => &[],
+            _ if lines.len() <= space => lines,
+            // One line is taken whatever its length.
+            (None, 0) => whole_lines(lines, space),
+            (None, _) => lines.get(..space).map_or(&[][..], up_to_a_lines_end),
+        };
+        state.log.extend_from_slice(taken);
+        state.unwritten += taken.len();
+        let dropped = lines.get(taken.len()..).unwrap_or_default();
+        if !dropped.is_empty() {
+            let (why, count) = (state.hindrance, line_ends(dropped));
+            state.gap.get_or_insert_with(|| Gap { since: Instant::now(), lines: 0, why }).lines += count;
+            self.dropped.fetch_add(count, Ordering::Relaxed);
         }
-        state.log.extend_from_slice(line);
-        state.unwritten += line.len();
-        if state.log.len() > state.wake_above {
+        if state.log.len() > state.wake_above && !taken.is_empty() {
             state.wake_above = AWAKE;
             drop(state);
             self.work.notify_one();
@@ -308,6 +316,16 @@ impl Queue {
             gap.why = Some(hindrance);
         }
     }
+}
+
+/// The whole lines at the start of the bytes.
+fn up_to_a_lines_end(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n');
+    end.and_then(|end| bytes.get(..=end)).unwrap_or_default()
+}
+
+fn line_ends(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 impl State {

@@ -82,6 +82,20 @@ fn a_reader_that_stalls_blocks_nobody_and_is_told_what_it_missed_in_its_place() 
 }
 
 #[test]
+fn lines_that_come_together_are_taken_as_far_as_there_is_space_and_the_rest_is_counted() {
+    let (output, mut reader) = piped();
+    let mut logged = 0;
+    while output.dropped() == 0 {
+        let lines: String =
+            (logged..logged + 1_000).map(|number| format!("{number} {}\n", "x".repeat(100))).collect();
+        output.log_lines(lines.as_bytes());
+        logged += 1_000;
+    }
+    assert!(output.dropped() < 1_000, "what fits of them is taken: {}", output.dropped());
+    assert_eq!(read_all(&mut reader, logged).len(), 1);
+}
+
+#[test]
 fn a_slow_reader_gets_whole_lines_in_order() {
     let (output, mut reader) = piped();
     let logged = log_until_dropped(&output, 0);

@@ -10,7 +10,7 @@ use super::chunks::{Item, position_after};
 use super::ownership::Ownership;
 use super::retry::TRIES;
 use super::status::{Status, Trouble};
-use super::{Backoff, Delivery, Done, Handler, HandlerError, Service, Shared};
+use super::{Backoff, Decoder, Delivery, Done, Handler, HandlerError, Service, Shared};
 use crate::dlq::{DeadLetter, Failure};
 use crate::kafka::records::UnreadableReason;
 use crate::kafka::{ConsumerRecord, Position};
@@ -21,13 +21,15 @@ pub(super) struct Batch<'a, S: Service> {
     pub(super) shared: &'a Arc<Shared<S>>,
     pub(super) slot: &'a Slot,
     pub(super) ownership: &'a Ownership<S>,
+    pub(super) decoder: &'a DecoderOf<S>,
     pub(super) handler: &'a mut S::Handler,
     /// What the partition waits for while a step is tried again.
     pub(super) trouble: &'a mut Trouble,
 }
 
-/// A message of the service's handler.
-type MessageOf<S> = <<S as Service>::Handler as Handler>::Message;
+/// The decoder of the service's handlers, and its messages.
+pub(super) type DecoderOf<S> = <<S as Service>::Handler as Handler>::Decoder;
+type MessageOf<S> = <DecoderOf<S> as Decoder>::Message;
 
 /// What was handled of a batch.
 pub(super) struct Outcome {
@@ -61,9 +63,9 @@ impl<S: Service> Batch<'_, S> {
         let shared = Arc::clone(self.shared);
         let stats = shared.status.stats();
         let messages: Vec<_> =
-            items.iter().map(|item| item.as_ref().ok().map(|record| self.handler.decode(record))).collect();
+            items.iter().map(|item| item.as_ref().ok().map(|record| self.decoder.decode(record))).collect();
         let id_of = |message: &Option<Result<MessageOf<S>, _>>| {
-            message.as_ref()?.as_ref().ok().and_then(|message| self.handler.dedup_id(message))
+            message.as_ref()?.as_ref().ok().and_then(|message| self.decoder.dedup_id(message))
         };
         let ids: Vec<Option<Uuid>> = messages.iter().map(id_of).collect();
         let known = self.known(&ids).await?;
@@ -95,7 +97,7 @@ impl<S: Service> Batch<'_, S> {
                 (Ok(_), Some(Ok(_))) if known || id.is_some_and(|id| seen.contains(&id)) => {
                     Status::count(&stats.duplicates, 1)
                 }
-                (Ok(_), Some(Ok(message))) if !self.handler.wants(&message) => {
+                (Ok(_), Some(Ok(message))) if !self.decoder.wants(&message) => {
                     Status::count(&stats.not_of_interest, 1)
                 }
                 (Ok(record), Some(Ok(message))) => match self.handle_one(record, &message).await {
@@ -121,7 +123,7 @@ impl<S: Service> Batch<'_, S> {
         if !asked.is_empty() {
             let mut backoff = flush_backoff();
             known = loop {
-                match self.ownership.call("looking up known events", self.handler.known(&asked)).await? {
+                match self.ownership.call("looking up known events", self.decoder.known(&asked)).await? {
                     Ok(known) => break known.into_iter(),
                     Err(error) => self.wait(&mut backoff, &error).await?,
                 }
@@ -198,10 +200,10 @@ impl<S: Service> Batch<'_, S> {
     pub(super) async fn make_durable(mut self, outcome: &Outcome) -> bool {
         let done = Done { position: outcome.position, ids: &outcome.ids };
         let mut backoff = flush_backoff();
-        loop {
+        let repeats = loop {
             match self.ownership.call("making events durable", self.handler.flush(&done)).await {
                 None => return false,
-                Some(Ok(())) => break,
+                Some(Ok(repeats)) => break repeats.min(outcome.handled),
                 Some(Err(error)) if error.kind == HandlerError::SUPERSEDED => return false,
                 Some(Err(error)) => {
                     if self.wait(&mut backoff, &error).await.is_none() {
@@ -209,9 +211,11 @@ impl<S: Service> Batch<'_, S> {
                     }
                 }
             }
-        }
+        };
         self.works_again();
-        Status::count(&self.shared.status.stats().handled, outcome.handled);
+        let stats = self.shared.status.stats();
+        Status::count(&stats.handled, outcome.handled - repeats);
+        Status::count(&stats.duplicates, repeats);
         true
     }
 

@@ -7,10 +7,11 @@ use tokio::task::spawn_blocking;
 use crate::kafka::records::{Limits, Records};
 use crate::kafka::{Batch, ConsumerRecord, Position, Unreadable};
 
-/// Records handled between two looks at the lease.
-const CHUNK_RECORDS: usize = 500;
-/// Bytes of keys and values in a chunk, beyond which it ends.
-const CHUNK_BYTES: usize = 4 << 20;
+/// Records in a chunk: what bounds it where they are tiny.
+const CHUNK_RECORDS: usize = 8_192;
+/// Bytes of keys and values in a chunk, beyond which it ends: as much as a fetch brings, so that each write and
+/// each sync of a service is for some 2,000 events when there are that many.
+const CHUNK_BYTES: usize = 1 << 20;
 /// A record that is larger could not be republished to the DLQ either: its range goes there by its source.
 const LIMITS: Limits = Limits { record_bytes: 4 << 20, batch_bytes: 256 << 20 };
 
@@ -109,8 +110,8 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_are_bounded_by_number_and_by_size_and_cross_batches() {
-        let small = (0..20).map(|n| batch(n * 100, 100, b"x"));
-        let large = batch(2_000, 6, &vec![0; 1 << 20]);
+        let small = (0..100).map(|n| batch(n * 100, 100, b"x"));
+        let large = batch(10_000, 6, &vec![0; 1 << 19]);
         let mut chunks = Chunks::new(small.chain([large]).collect());
         let mut sizes = Vec::new();
         let mut position = Position::at(0);
@@ -123,7 +124,7 @@ mod tests {
             position = position_after(items.last().unwrap(), position);
             sizes.push(items.len());
         }
-        assert_eq!(sizes, [500, 500, 500, 500, 4, 2]);
-        assert_eq!((position.offset, position.leader_epoch), (2_006, Some(3)));
+        assert_eq!(sizes, [8_192, 1_808 + 2, 2, 2]);
+        assert_eq!((position.offset, position.leader_epoch), (10_006, Some(3)));
     }
 }

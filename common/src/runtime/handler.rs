@@ -11,8 +11,11 @@
 //!   call done or not done, but never half visible to another handler.
 //! - Calls must not block the thread: file work goes to `spawn_blocking`. A call may take as long as the
 //!   lease. One that hangs longer ends the renewals of the lease, and a standby takes over.
-//! - For a batch of records the order is: `decode`, `dedup_id` and `wants` for each, `known` once, `handle`
-//!   for each event in the order of offsets, `flush` once. Only then is the position committed.
+//! - For a batch of records the order is: `decode`, `dedup_id` and `wants` for each and `known` once, all by
+//!   the [`Decoder`]; then `handle` for each event in the order of offsets, and `flush` once. Only then is the
+//!   position committed.
+//! - The decoder works ahead: on the next batch while the handler is at this one. So it has no effects, and
+//!   what `known` says may lack the ids of the batch that the handler is at. The runtime adds those.
 
 use uuid::Uuid;
 
@@ -33,8 +36,8 @@ pub trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Handler, HandlerError>> + Send;
 }
 
-/// What a group does with the events of one partition.
-pub trait Handler: Send + Sync + 'static {
+/// What a group takes from the records of one partition. It changes nothing, in memory or elsewhere.
+pub trait Decoder: Send + Sync + 'static {
     /// An event, decoded.
     type Message: Send + Sync + 'static;
 
@@ -44,22 +47,31 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether this group wants the event at all.
     fn wants(&self, message: &Self::Message) -> bool;
 
-    /// The id under which a repeat of this event is known. `None`: repeats are not looked for.
+    /// The id under which a repeat of this event is known. `None`: the runtime looks for no repeats.
     fn dedup_id(&self, _message: &Self::Message) -> Option<Uuid> {
         None
     }
 
-    /// Which of the ids were handled before; an answer for each, in the same order. Repeats within one
-    /// batch are found by the runtime.
-    fn known(&mut self, ids: &[Uuid]) -> impl Future<Output = Result<Vec<bool>, HandlerError>> + Send {
+    /// Which of the ids were flushed before; an answer for each, in the same order. Repeats within one batch,
+    /// and of the batch before it, are found by the runtime.
+    fn known(&self, ids: &[Uuid]) -> impl Future<Output = Result<Vec<bool>, HandlerError>> + Send {
         let none = vec![false; ids.len()];
         async move { Ok(none) }
     }
+}
+
+/// What a group does with the events of one partition.
+pub trait Handler: Send + Sync + 'static {
+    /// What decodes the records of the partition.
+    type Decoder: Decoder;
+
+    /// The decoder, which is used beside the handler. Asked for once.
+    fn decoder(&self) -> Self::Decoder;
 
     /// Handles one event. An error is retried, then given up to the DLQ.
     fn handle(
         &mut self,
-        delivery: &Delivery<'_, Self::Message>,
+        delivery: &Delivery<'_, <Self::Decoder as Decoder>::Message>,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 
     /// Makes the work of all events since the last flush durable, then remembers their ids. Nothing is
@@ -68,8 +80,10 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// It is also called where no event was handled (duplicates, dead letters, events that are not
     /// wanted), so that a service with a position of its own can keep `done.position`.
-    fn flush(&mut self, _done: &Done<'_>) -> impl Future<Output = Result<(), HandlerError>> + Send {
-        async { Ok(()) }
+    ///
+    /// Returns how many of the events were repeats after all, which a service knows that finds them itself.
+    fn flush(&mut self, _done: &Done<'_>) -> impl Future<Output = Result<u64, HandlerError>> + Send {
+        async { Ok(0) }
     }
 
     /// How far this partition's work is done as the service's own durable state says, read when the handler

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::batch::{Batch, Outcome};
+use super::batch::{Batch, DecoderOf, Outcome};
 use super::chunks::{Chunks, Item};
 use super::ownership::Ownership;
 use super::status::Trouble;
@@ -18,6 +18,7 @@ const HELD_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Owner<'a, S: Service> {
     pub(super) worker: &'a Worker<S>,
     pub(super) handler: S::Handler,
+    decoder: DecoderOf<S>,
     pub(super) ownership: Ownership<S>,
     trouble: Trouble,
     reading: Trouble,
@@ -34,7 +35,16 @@ struct Held {
 impl<'a, S: Service> Owner<'a, S> {
     pub(super) fn new(worker: &'a Worker<S>, handler: S::Handler, ownership: Ownership<S>) -> Self {
         let trouble = |cause| Trouble::new(&worker.shared.status, worker.slot.partition, cause);
-        Self { worker, handler, ownership, trouble: trouble("work"), reading: trouble("read"), held: None }
+        let decoder = handler.decoder();
+        Self {
+            worker,
+            handler,
+            decoder,
+            ownership,
+            trouble: trouble("work"),
+            reading: trouble("read"),
+            held: None,
+        }
     }
 
     /// Handles what the reader brings, until halted, fenced or superseded.
@@ -141,6 +151,7 @@ impl<'a, S: Service> Owner<'a, S> {
             shared: &self.worker.shared,
             slot: &self.worker.slot,
             ownership: &self.ownership,
+            decoder: &self.decoder,
             handler: &mut self.handler,
             trouble: &mut self.trouble,
         }

@@ -14,7 +14,7 @@ use task_events::kafka::{
 };
 use task_events::offsets::{OffsetsLog, Slot};
 use task_events::runtime::{
-    self, ConsumerConfig, Delivery, Done, Handler, HandlerError, PartitionState, Service, Status,
+    self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, PartitionState, Service, Status,
 };
 use task_events::shutdown::{self, Trigger};
 use task_events::state_dir::Identity;
@@ -251,7 +251,10 @@ impl Service for Script {
     }
 }
 
-impl Handler for Scripted {
+/// Decodes everything but poison.
+pub struct Plain;
+
+impl Decoder for Plain {
     type Message = ();
 
     fn decode(&self, record: &ConsumerRecord) -> Result<(), Malformed> {
@@ -264,6 +267,14 @@ impl Handler for Scripted {
     fn wants(&self, (): &()) -> bool {
         true
     }
+}
+
+impl Handler for Scripted {
+    type Decoder = Plain;
+
+    fn decoder(&self) -> Plain {
+        Plain
+    }
 
     async fn handle(&mut self, delivery: &Delivery<'_, ()>) -> Result<(), HandlerError> {
         self.pending.push((self.partition, delivery.record.offset));
@@ -271,7 +282,7 @@ impl Handler for Scripted {
         Ok(())
     }
 
-    async fn flush(&mut self, _: &Done<'_>) -> Result<(), HandlerError> {
+    async fn flush(&mut self, _: &Done<'_>) -> Result<u64, HandlerError> {
         let (shared, partition, pending) = (Arc::clone(&self.script.0), self.partition, self.pending.clone());
         let flushing = spawn_blocking(move || {
             let hanging = shared.hanging.lock().unwrap();
@@ -280,7 +291,7 @@ impl Handler for Scripted {
         });
         flushing.await.unwrap();
         self.pending.clear();
-        Ok(())
+        Ok(0)
     }
 }
 

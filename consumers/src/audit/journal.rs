@@ -17,14 +17,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use log::Level;
 use task_events::dedup::{Dedup, DedupError};
 use task_events::kafka::Position;
+use task_events::logging::log_all;
 use uuid::Uuid;
 
 use super::file::{self, Files, Lines, Section, Storage};
 use super::gone;
-use super::line::At;
 use super::mark::Mark;
+use super::pending::{Line, NewLines, Part};
 use super::recovery::{self, Current, holds};
 use super::scan::{ScanError, scan};
 use super::{AuditError, segments};
@@ -33,16 +35,6 @@ use super::{AuditError, segments};
 const SIGHUP_FOLLOWS: Duration = Duration::from_secs(60);
 /// Bytes that are looked at in one step for where a hole starts.
 const HOLE_STEP: u64 = 64 * 1024;
-
-/// A line that is to be written.
-#[derive(Debug, Clone)]
-pub(super) struct Pending {
-    pub(super) event_id: Uuid,
-    pub(super) at: At<'static>,
-    pub(super) bytes: Vec<u8>,
-    /// What is logged once the line is on disk.
-    pub(super) notice: String,
-}
 
 /// How far a partition's work is done.
 #[derive(Debug, Clone)]
@@ -111,45 +103,45 @@ impl<F: Files> Journal<F> {
     }
 
     /// Writes those of the lines whose events are not in the log, syncs them, and keeps how far the
-    /// partitions are done. After an error the same call may be made again.
+    /// partitions are done. Returns the number of lines written of each part. After an error the same call
+    /// may be made again.
     ///
     /// The lines together are no longer than may be unsynced.
-    pub(super) fn append(&mut self, lines: &[&Pending], progress: &[&Progress]) -> Result<(), JournalError> {
+    pub(super) fn append(
+        &mut self,
+        parts: &[Part<'_>],
+        progress: &[&Progress],
+    ) -> Result<Vec<u64>, JournalError> {
         self.make_ready()?;
         let lags = index_error(&self.path);
-        let asked: Vec<Uuid> = lines.iter().map(|line| line.event_id).collect();
-        let known = self.index.numbers(&asked).map_err(&lags)?;
-        let mut seen = HashSet::new();
-        let is_new =
-            |(line, number): (&&Pending, Option<u64>)| number.is_none() && seen.insert(line.event_id);
-        let is_new: Vec<bool> = lines.iter().zip(known).map(is_new).collect();
-        let lines: Vec<&Pending> =
-            lines.iter().zip(is_new).filter(|(_, is_new)| *is_new).map(|(line, _)| *line).collect();
-        if !lines.is_empty() {
-            self.write(&lines)?;
+        let asked: Vec<Uuid> = parts.iter().flat_map(Part::lines).map(|line| line.event_id).collect();
+        let mut known = self.index.numbers(&asked).map_err(&lags)?.into_iter();
+        let mut seen = HashSet::with_capacity(asked.len());
+        // An answer that is missing counts as a repeat: nothing is ever written twice.
+        let new = NewLines::of(parts, |line| known.next() == Some(None) && seen.insert(line.event_id));
+        if !new.lines.is_empty() {
+            self.write(&new)?;
         }
         let mut beyond_lines = false;
         for Progress { topic, partition, position } in progress {
-            let last =
-                lines.iter().rev().find(|line| line.at.topic == *topic && line.at.partition == *partition);
-            beyond_lines |= last.is_none_or(|last| last.at.offset + 1 < position.offset);
+            let mut lines = new.lines.iter().rev();
+            let last = lines.find(|line| line.topic == *topic && line.partition == *partition);
+            beyond_lines |= last.is_none_or(|last| last.offset + 1 < position.offset);
             self.mark.advance(topic, *partition, *position);
         }
         // What ended without a line (in the DLQ, say) is known from the index alone.
-        let ids: Vec<Uuid> = lines.iter().map(|line| line.event_id).collect();
+        let ids: Vec<Uuid> = new.lines.iter().map(|line| line.event_id).collect();
         let recorded = self.index.append(&ids, beyond_lines, |ids| self.mark.to_bytes(ids));
         self.mark.ids = recorded.map_err(&lags)?;
-        for line in lines {
-            log::info!("{}", line.notice);
-        }
-        Ok(())
+        log_all(Level::Info, module_path!(), new.lines.iter().map(Line::notice));
+        Ok(new.counts)
     }
 
     /// Writes the lines behind the last one, syncs them, and sees that they are where they belong.
-    pub(super) fn write(&mut self, lines: &[&Pending]) -> Result<(), JournalError> {
-        let bytes: Vec<u8> = lines.iter().flat_map(|line| line.bytes.iter().copied()).collect();
+    pub(super) fn write(&mut self, new: &NewLines<'_>) -> Result<(), JournalError> {
+        let NewLines { lines, bytes, .. } = new;
         let was_dirty = std::mem::replace(&mut self.is_dirty, true);
-        file::append(&self.file, &bytes, self.mark.length, was_dirty)
+        file::append(&self.file, bytes, self.mark.length, was_dirty)
             .map_err(|source| JournalError::Write { path: self.path.clone(), source })?;
         let end = self.mark.length + bytes.len() as u64;
         let look = look_error(&self.path);

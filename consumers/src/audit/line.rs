@@ -55,19 +55,44 @@ impl At<'_> {
 }
 
 /// The line of an event, with its end.
-pub fn render(event: &Event, audited_at: &str, at: At<'_>) -> serde_json::Result<Vec<u8>> {
-    let line = Line {
-        event_id: event.event_id,
-        event_type: event.event_type.as_str().into(),
-        occurred_at: event.occurred_at.as_str().into(),
-        data: &event.data,
-        metadata: &event.metadata,
-        audited_at: audited_at.into(),
-        kafka: at,
-    };
-    let mut bytes = serde_json::to_vec(&line)?;
-    bytes.push(b'\n');
+pub fn render(event: &Event<'_>, audited_at: &str, at: At<'_>) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    start(event, &mut bytes)?;
+    bytes.extend_from_slice(&middle(audited_at, &at.topic, at.partition));
+    end(at.offset, &mut bytes);
     Ok(bytes)
+}
+
+/// Appends what a line says of the event itself.
+pub(super) fn start(event: &Event<'_>, bytes: &mut Vec<u8>) -> serde_json::Result<()> {
+    let mut field = |name: &str, value: &str| {
+        bytes.extend_from_slice(name.as_bytes());
+        serde_json::to_writer(&mut *bytes, value)
+    };
+    let mut id = Uuid::encode_buffer();
+    field(r#"{"event_id":"#, event.event_id.hyphenated().encode_lower(&mut id))?;
+    field(r#","event_type":"#, &event.event_type)?;
+    field(r#","occurred_at":"#, &event.occurred_at)?;
+    for (name, json) in [(r#","data":"#, &event.data), (r#","metadata":"#, &event.metadata)] {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(json.get().as_bytes());
+    }
+    Ok(())
+}
+
+/// What comes next: the same for all events of a partition that are taken together.
+pub(super) fn middle(audited_at: &str, topic: &str, partition: i32) -> Vec<u8> {
+    let string = serde_json::Value::from;
+    let (audited_at, topic) = (string(audited_at), string(topic));
+    format!(r#","audited_at":{audited_at},"kafka":{{"topic":{topic},"partition":{partition},"offset":"#)
+        .into_bytes()
+}
+
+/// Appends the end of a line.
+pub(super) fn end(offset: i64, bytes: &mut Vec<u8>) {
+    // A number always serialises, and memory takes it.
+    let _ = serde_json::to_writer(&mut *bytes, &offset);
+    bytes.extend_from_slice(b"}}\n");
 }
 
 /// Reads a line, its end included. `None`: it is not a whole line of an audit log, or not as it was written.
@@ -110,7 +135,7 @@ pub(super) fn what_is_wrong(bytes: &[u8]) -> String {
 }
 
 /// The task that an event is about: as its data says, else its key.
-pub fn task_id<'a>(event: &'a Event, key: Option<&'a [u8]>) -> Cow<'a, str> {
+pub fn task_id<'a>(event: &'a Event<'_>, key: Option<&'a [u8]>) -> Cow<'a, str> {
     #[derive(Deserialize)]
     struct Data<'a> {
         #[serde(borrow)]
@@ -129,12 +154,12 @@ pub fn task_id<'a>(event: &'a Event, key: Option<&'a [u8]>) -> Cow<'a, str> {
 mod tests {
     use super::*;
 
-    fn event(data: &str) -> Event {
+    fn event(data: &str) -> Event<'static> {
         let json = format!(
             r#"{{"event_id":"01900000-0000-7000-8000-000000000001","event_type":"task.\u0061rchived","occurred_at":"2026-01-15T10:30:00Z",
             "data":{data},"metadata":{{"correlation_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","source":"task-api","new": 1.0}}}}"#
         );
-        Event::decode(Some(json.as_bytes())).unwrap()
+        Event::decode(Some(json.as_bytes())).unwrap().into_owned()
     }
 
     fn at() -> At<'static> {

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::journal::Journal;
 use super::line::MAX_LINE;
-use super::{At, AuditError, parse, render};
+use super::{At, AuditError, Line, parse, render};
 
 /// An event's line is one line, and holds what the event held, as it came. Whatever is read as a line reads
 /// the same when it is written again.
@@ -29,9 +29,19 @@ pub fn line(bytes: &[u8]) {
         let at = At { topic: "task-events".into(), partition: 1, offset: i64::MAX };
         let line = render(&event, "2026-01-15T10:30:01.000000Z", at.clone()).unwrap();
         assert!(line.len() <= MAX_LINE);
+        let by_serde = Line {
+            event_id: event.event_id,
+            event_type: event.event_type.as_ref().into(),
+            occurred_at: event.occurred_at.as_ref().into(),
+            data: &event.data,
+            metadata: &event.metadata,
+            audited_at: "2026-01-15T10:30:01.000000Z".into(),
+            kafka: at.clone(),
+        };
+        assert_eq!(line, [serde_json::to_vec(&by_serde).unwrap().as_slice(), b"\n"].concat());
         assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
         let read = parse(&line).unwrap();
-        assert_eq!((read.event_id, read.event_type.as_ref()), (event.event_id, event.event_type.as_str()));
+        assert_eq!((read.event_id, read.event_type), (event.event_id, event.event_type.clone()));
         assert_eq!(read.occurred_at, event.occurred_at);
         assert_eq!((read.data.get(), read.metadata.get()), (event.data.get(), event.metadata.get()));
         assert_eq!(read.kafka, at);
@@ -137,7 +147,8 @@ fn sound_line(number: usize, text: &[u8]) -> Vec<u8> {
         "occurred_at": "2026-01-15T10:30:00Z", "data": {"title": title},
         "metadata": {"correlation_id": Uuid::nil(), "source": "task-api"},
     });
-    let event = Event::decode(Some(event.to_string().as_bytes())).unwrap();
+    let json = event.to_string();
+    let event = Event::decode(Some(json.as_bytes())).unwrap();
     let at = At { topic: "task-events".into(), partition: 0, offset: number as i64 };
     render(&event, "2026-01-15T10:30:01.000000Z", at).unwrap()
 }

@@ -13,10 +13,12 @@ use std::fs;
 use proptest::prelude::*;
 use task_events::kafka::Position;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::file::Files;
 use super::journal::{Journal, JournalError};
 use super::line::MAX_LINE;
+use super::pending::{NewLines, Part};
 use super::*;
 
 const TOPIC: &str = "task-events";
@@ -103,10 +105,15 @@ fn line((number, partition, offset): Record, pad: usize) -> Pending {
         "data": {"task_id": format!("t{number}"), "pad": "x".repeat(pad)},
         "metadata": {"correlation_id": Uuid::nil(), "source": "task-api"},
     });
-    let event = Event::decode(Some(json.to_string().as_bytes())).unwrap();
-    let at = At { topic: TOPIC.into(), partition, offset };
-    let bytes = render(&event, &format_time(Utc::now()), at.clone()).unwrap();
-    Pending { event_id: id(number), at, bytes, notice: format!("AUDIT: {number}") }
+    let json = json.to_string();
+    let entry = Entry::new(&Event::decode(Some(json.as_bytes())).unwrap(), None).unwrap();
+    let mut line = Pending::new(TOPIC, partition);
+    line.push(&entry, offset);
+    line
+}
+
+fn parts(lines: &[Pending]) -> Vec<Part<'_>> {
+    lines.iter().map(Pending::all).collect()
 }
 
 /// How far a batch is done in each partition.
@@ -126,7 +133,7 @@ fn progress(records: &[Record]) -> Vec<Progress> {
 fn try_batch<F: Files>(journal: &mut Journal<F>, records: &[Record]) -> Result<(), JournalError> {
     let lines: Vec<Pending> = records.iter().map(|record| line(*record, 0)).collect();
     let progress = progress(records);
-    journal.append(&lines.iter().collect::<Vec<_>>(), &progress.iter().collect::<Vec<_>>())
+    journal.append(&parts(&lines), &progress.iter().collect::<Vec<_>>()).map(drop)
 }
 
 fn batch<F: Files>(journal: &mut Journal<F>, records: &[Record]) {
@@ -136,7 +143,7 @@ fn batch<F: Files>(journal: &mut Journal<F>, records: &[Record]) {
 /// Writes lines as a process does that dies before it adds them to the index.
 fn write_only<F: Files>(journal: &mut Journal<F>, records: &[Record]) {
     let lines: Vec<Pending> = records.iter().map(|record| line(*record, 0)).collect();
-    journal.write(&lines.iter().collect::<Vec<_>>()).unwrap();
+    journal.write(&NewLines::of(&parts(&lines), |_| true)).unwrap();
 }
 
 /// Events `range` of partition 0, each at its own number as offset.
@@ -355,7 +362,7 @@ fn topic_id_and_leader_epoch_are_kept_with_the_position() {
     let (topic_id, leader_epoch) = (Some(Uuid::from_u128(7)), Some(4));
     let position = Position { offset: 1, leader_epoch, topic_id };
     let progress = Progress { topic: TOPIC.to_owned(), partition: 0, position };
-    journal.append(&[&line((0, 0, 0), 0)], &[&progress]).unwrap();
+    journal.append(&[line((0, 0, 0), 0).all()], &[&progress]).unwrap();
     drop(journal);
     let mut journal = rig.open();
     assert_eq!(journal.mark().position(TOPIC, 0), Some(position));

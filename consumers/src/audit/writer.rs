@@ -16,7 +16,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::AuditError;
 use super::file::{Files, MAX_UNSYNCED};
-use super::journal::{Journal, JournalError, Pending, Progress};
+use super::journal::{Journal, JournalError, Progress};
+use super::pending::{Part, Pending};
 
 /// How long a change by another hand may go unnoticed while nothing is written.
 const IDLE: Duration = Duration::from_secs(1);
@@ -76,10 +77,10 @@ enum Command {
 
 #[derive(Debug)]
 struct Flush {
-    lines: Arc<Vec<Pending>>,
+    lines: Arc<Pending>,
     progress: Progress,
     generation: u64,
-    reply: oneshot::Sender<Result<(), FlushError>>,
+    reply: oneshot::Sender<Result<u64, FlushError>>,
 }
 
 impl Writer {
@@ -110,13 +111,14 @@ impl Writer {
         self.ask(|reply| Command::Open { topic: topic.to_owned(), partition, reply }).await
     }
 
-    /// Returns when the lines are on disk and their ids in the index, and the progress with them.
+    /// Returns when the lines are on disk and their ids in the index, and the progress with them: how many
+    /// were written, the others being there before.
     pub(super) async fn flush(
         &self,
-        lines: Arc<Vec<Pending>>,
+        lines: Arc<Pending>,
         progress: Progress,
         generation: u64,
-    ) -> Result<(), FlushError> {
+    ) -> Result<u64, FlushError> {
         self.ask(|reply| Command::Flush(Flush { lines, progress, generation, reply })).await?
     }
 
@@ -227,7 +229,7 @@ impl<F: Files> Worker<F> {
     }
 
     /// Where lines are gone, all that was read is void.
-    fn take_note(&self, result: &Result<(), JournalError>) {
+    fn take_note<T>(&self, result: &Result<T, JournalError>) {
         if let Err(JournalError::Reread { missing }) = result {
             log::error!("{missing}");
             self.generation.send_modify(|generation| *generation += 1);
@@ -236,12 +238,12 @@ impl<F: Files> Worker<F> {
 
     /// The flushes that wait and may be written with one sync. What comes next and is none of them is kept.
     fn group(&mut self, first: Flush, queue: &Receiver<Command>) -> Vec<Flush> {
-        let mut bytes = first.bytes();
+        let mut bytes = first.lines.bytes();
         let mut group = vec![first];
         while let Ok(command) = queue.try_recv() {
             match command {
-                Command::Flush(flush) if bytes + flush.bytes() <= MAX_UNSYNCED => {
-                    bytes += flush.bytes();
+                Command::Flush(flush) if bytes + flush.lines.bytes() <= MAX_UNSYNCED => {
+                    bytes += flush.lines.bytes();
                     group.push(flush);
                 }
                 other => {
@@ -268,35 +270,46 @@ impl<F: Files> Worker<F> {
         for flush in void {
             let _ = flush.reply.send(Err(FlushError::Reread));
         }
-        for flush in group {
-            let _ = flush.reply.send(ended.clone());
+        match ended {
+            Ok(counts) => group.into_iter().zip(counts).for_each(|(flush, count)| {
+                let _ = flush.reply.send(Ok(count));
+            }),
+            Err(error) => group.into_iter().for_each(|flush| {
+                let _ = flush.reply.send(Err(error.clone()));
+            }),
         }
     }
 
-    /// A part that was written before another failed is known, and not written again, when all is tried again.
-    fn write(&mut self, group: &[Flush]) -> Result<(), JournalError> {
-        let mut part: Vec<&Pending> = Vec::new();
-        let mut bytes = 0;
-        for line in group.iter().flat_map(|flush| flush.lines.iter()) {
-            let length = line.bytes.len() as u64;
-            if bytes + length > MAX_UNSYNCED && !part.is_empty() {
-                self.journal.append(&part, &[])?;
-                part.clear();
-                bytes = 0;
-                if group.iter().all(|flush| flush.reply.is_closed()) {
-                    return Ok(());
-                }
+    /// Returns how many lines of each flush were written. A part that was written before another failed is
+    /// known, and not written again, when all is tried again.
+    fn write(&mut self, group: &[Flush]) -> Result<Vec<u64>, JournalError> {
+        let mut counts = vec![0; group.len()];
+        if group.is_empty() {
+            return Ok(counts);
+        }
+        let mut add = |of: &[usize], written: Vec<u64>| {
+            for (flush, count) in of.iter().zip(written) {
+                counts.get_mut(*flush).into_iter().for_each(|sum| *sum += count);
             }
-            part.push(line);
-            bytes += length;
+        };
+        let (mut parts, mut of, mut bytes): (Vec<Part<'_>>, Vec<usize>, u64) = Default::default();
+        for (number, flush) in group.iter().enumerate() {
+            for part in flush.lines.parts(MAX_UNSYNCED) {
+                let length = part.bytes().len() as u64;
+                if bytes + length > MAX_UNSYNCED && !parts.is_empty() {
+                    add(&of, self.journal.append(&parts, &[])?);
+                    (parts, of, bytes) = Default::default();
+                    if group.iter().all(|flush| flush.reply.is_closed()) {
+                        return Ok(counts);
+                    }
+                }
+                parts.push(part);
+                of.push(number);
+                bytes += length;
+            }
         }
         let progress: Vec<&Progress> = group.iter().map(|flush| &flush.progress).collect();
-        if progress.is_empty() { Ok(()) } else { self.journal.append(&part, &progress) }
-    }
-}
-
-impl Flush {
-    fn bytes(&self) -> u64 {
-        self.lines.iter().map(|line| line.bytes.len() as u64).sum()
+        add(&of, self.journal.append(&parts, &progress)?);
+        Ok(counts)
     }
 }

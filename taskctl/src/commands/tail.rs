@@ -179,7 +179,7 @@ fn write(format: Format, partition: i32, record: &ConsumerRecord) -> io::Result<
     stdout.flush()
 }
 
-fn text(event: Result<Event, task_events::event::Malformed>) -> String {
+fn text(event: Result<Event<'_>, task_events::event::Malformed>) -> String {
     match event {
         Err(malformed) => malformed.to_string(),
         Ok(Event { occurred_at, event_type, task: Some(task), .. }) => {

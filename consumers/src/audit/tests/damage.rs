@@ -135,7 +135,8 @@ fn lines_out_of_order_and_of_another_topic_are_kept_and_nothing_is_skipped() {
     let written = written(BATCHES);
     let mut lines = lines(&written.log);
     lines.swap(4, 17);
-    let other = String::from_utf8(line((99, 0, 5), 0).bytes).unwrap().replace(TOPIC, "other-topic");
+    let other =
+        String::from_utf8(line((99, 0, 5), 0).all().bytes().to_vec()).unwrap().replace(TOPIC, "other-topic");
     lines.push(other.into_bytes());
     for rig in each_index(&written, &lines.concat()) {
         let mut journal = rig.open();

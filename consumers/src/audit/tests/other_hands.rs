@@ -138,7 +138,7 @@ fn lines_that_another_hand_appends_are_kept_and_anything_else_stops_the_log() {
         use std::io::Write;
         fs::OpenOptions::new().append(true).open(rig.log()).unwrap().write_all(bytes).unwrap();
     };
-    append(&line((6, 0, 6), 0).bytes);
+    append(line((6, 0, 6), 0).all().bytes());
     batch(&mut journal, &events(6..8));
     assert_eq!(rig.numbers(), (0..8).collect::<Vec<_>>());
 
@@ -200,7 +200,7 @@ fn a_truncation_between_check_and_write_is_found_after_the_write() {
     fs::OpenOptions::new().write(true).open(rig.log()).unwrap().set_len(0).unwrap();
     // The write itself, as if its check had come before the truncation.
     let lines: Vec<Pending> = events(6..9).into_iter().map(|record| line(record, 0)).collect();
-    let error = journal.write(&lines.iter().collect::<Vec<_>>()).unwrap_err();
+    let error = journal.write(&NewLines::of(&parts(&lines), |_| true)).unwrap_err();
     assert!(matches!(error, JournalError::Reread { .. }), "{error}");
     assert_eq!(rig.bytes(), b"", "no hole of zeros is left");
     batch(&mut journal, &events(0..9));
@@ -212,7 +212,7 @@ fn a_deletion_between_check_and_write_is_found_after_the_write() {
     let (rig, mut journal) = running();
     fs::remove_file(rig.log()).unwrap();
     let lines: Vec<Pending> = events(6..9).into_iter().map(|record| line(record, 0)).collect();
-    let error = journal.write(&lines.iter().collect::<Vec<_>>()).unwrap_err();
+    let error = journal.write(&NewLines::of(&parts(&lines), |_| true)).unwrap_err();
     assert!(matches!(error, JournalError::Reread { .. }), "{error}");
     batch(&mut journal, &events(0..9));
     all(&journal, &rig, 9);

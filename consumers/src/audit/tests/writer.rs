@@ -111,8 +111,8 @@ fn start(rig: &Rig) -> (Writer, Arc<Gate>) {
 }
 
 /// A flush of one event of a partition.
-fn flush(writer: &Writer, record: Record) -> tokio::task::JoinHandle<Result<(), FlushError>> {
-    let (writer, lines) = (writer.clone(), Arc::new(vec![line(record, 0)]));
+fn flush(writer: &Writer, record: Record) -> tokio::task::JoinHandle<Result<u64, FlushError>> {
+    let (writer, lines) = (writer.clone(), Arc::new(line(record, 0)));
     let progress = progress(&[record]).remove(0);
     tokio::spawn(async move { writer.flush(lines, progress, 0).await })
 }
