@@ -5,6 +5,7 @@
 //! | `dispatcher` | reads the outbox in order and fills the windows; watches the topic |
 //! | `window` | the events of one partition that are pending |
 //! | `lane` | sends the events of one window, one request in flight |
+//! | `batch_limit` | how large a request may be |
 //! | `reconcile` | finds out which pending events are in the topic already |
 //! | `report` | readiness and log lines |
 //!
@@ -22,6 +23,7 @@
 //!    backoff of their own.
 //! 5. *Bounded.* Memory is bounded by the windows; no event is read again and again while it waits.
 
+mod batch_limit;
 mod dispatcher;
 mod lane;
 mod reconcile;

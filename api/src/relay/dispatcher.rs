@@ -192,7 +192,9 @@ impl Dispatcher {
             let rooms: Vec<usize> = lanes.windows.iter().map(|window| window.room()).collect();
             let wanting = rooms.iter().zip(&lanes.next).filter(|(room, _)| **room > 0).map(|(_, next)| *next);
             let Some(from) = wanting.min().filter(|from| *from <= last_seq) else {
-                lanes.windows.iter().for_each(|window| window.set_loaded());
+                for (window, next) in lanes.windows.iter().zip(&lanes.next) {
+                    window.set_loaded(*next > last_seq);
+                }
                 return Ok(());
             };
             let (mut left, next) = (rooms.clone(), lanes.next.clone());
@@ -230,7 +232,7 @@ impl Dispatcher {
                     // All of its events up to there are in the window.
                     *next = (*next).max(scanned_to);
                 } else {
-                    window.set_loaded();
+                    window.set_loaded(false);
                 }
             }
         }

@@ -13,9 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::batch_limit::BatchLimit;
 use super::reconcile::{Reconcile, not_replicated};
 use super::report::Report;
-use super::window::Window;
+use super::window::{Window, request_size};
 use crate::store::{Delivered, OutboxEntry, Store, StoreError};
 
 /// How long an acknowledgement by all in-sync replicas may take: longer than the 30 s after which a leader
@@ -68,23 +69,23 @@ impl Lane {
     }
 
     async fn publish(&mut self, backoff: &mut Backoff) -> Result<Infallible, RelayError> {
-        let mut at_most = usize::MAX;
+        let mut limit = BatchLimit::new();
         loop {
-            if self.window.in_doubt() {
+            while self.window.in_doubt() {
                 self.reconcile().await?;
             }
             self.window.has_something().await;
             if self.noted.is_none_or(|noted| noted.elapsed() >= MAX_POSITION_AGE) {
                 self.note_position().await?;
             }
-            let request = self.window.begin_request(at_most);
+            let request = self.window.begin_request(limit.bytes());
             if request.is_empty() {
                 continue;
             }
             match self.send(&request).await {
                 // The topic takes smaller batches than this: halve it. Nothing of it has landed.
                 Err(RelayError::Kafka(KafkaError::MessageTooLarge { .. })) if request.len() > 1 => {
-                    at_most = request.len() / 2;
+                    limit.refused(request_size(&request));
                 }
                 sent => sent?,
             }
@@ -106,7 +107,9 @@ impl Lane {
         self.noted = Some(Instant::now());
     }
 
-    /// Takes the events out of the window and the outbox that are in the topic already.
+    /// Takes the events out of the window and the outbox that are in the topic already. Where all of them are,
+    /// those that follow may be as well: the store is older than the topic, restored from a backup. Then it stays
+    /// in doubt, and the next ones are looked for from there.
     async fn reconcile(&mut self) -> Result<(), RelayError> {
         let pending = self.window.loaded().await;
         let (topic, partition) = (self.producer.topic(), self.producer.partition());
@@ -114,9 +117,14 @@ impl Lane {
             let reconcile = Reconcile { kafka: &self.kafka, topic, partition, pending: &pending };
             let found = reconcile.run(position, |why| self.report.lane_waits(partition, why)).await?;
             let positions = vec![(partition, found.end.offset)];
-            self.store.delivered(Delivered { seqs: found.seqs.clone(), positions }).await?;
-            self.window.remove(&found.seqs);
+            let seqs: Vec<u64> = found.seqs.into_iter().collect();
+            self.store.delivered(Delivered { seqs: seqs.clone(), positions }).await?;
             self.move_to(found.end);
+            self.window.remove(&seqs);
+            if seqs.len() == pending.len() {
+                self.window.load_again();
+                return Ok(());
+            }
         }
         self.window.clear_doubt();
         Ok(())

@@ -8,7 +8,7 @@
 //! It reads uncommitted, up to the high watermark: this service writes without transactions, and those of
 //! others that are open must not hold it up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -38,10 +38,11 @@ pub(super) fn not_replicated(end: i64, replicated: i64) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Sequence numbers of events that are in the topic.
-    pub(super) seqs: Vec<u64>,
+    pub(super) seqs: HashSet<u64>,
     /// The first and the last offset at which one is.
     offsets: Option<(i64, i64)>,
-    /// The end of what was read: whatever is sent from now on is at or after it.
+    /// The end of what was read, up to the last pending event where all were found: whatever else was sent, or is
+    /// sent from now on, is at or after it.
     pub(super) end: Position,
 }
 
@@ -129,6 +130,12 @@ impl Reconcile<'_> {
                     self.take(&fetched, &mut found);
                     found.end.offset = fetched.next_offset;
                     found.end.leader_epoch = fetched.leader_epoch.or(found.end.leader_epoch);
+                    if let Some((_, last)) = found.offsets
+                        && found.seqs.len() == self.pending.len()
+                    {
+                        found.end.offset = last + 1;
+                        break;
+                    }
                 }
                 ReadEvent::Jumped(jump) => {
                     log::warn!("{}/{}: {jump}", self.topic, self.partition);
@@ -147,7 +154,7 @@ impl Reconcile<'_> {
             let Some(value) = &record.value else { continue };
             let Ok(event) = serde_json::from_slice::<Identified>(value) else { continue };
             if let Some(seq) = self.pending.get(&event.event_id) {
-                found.seqs.push(*seq);
+                found.seqs.insert(*seq);
                 let (first, _) = found.offsets.unwrap_or((record.offset, record.offset));
                 found.offsets = Some((first, record.offset));
             }

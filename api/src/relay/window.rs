@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::store::OutboxEntry;
 
 /// Largest request, in bytes, unless a single event is larger: half of Kafka's default max.message.bytes.
-const REQUEST_BYTES: usize = 512 * 1024;
+pub(super) const REQUEST_BYTES: usize = 512 * 1024;
 /// What a record costs beside its JSON, about: key, headers, framing.
 const RECORD_OVERHEAD: usize = 500;
 
@@ -66,9 +66,14 @@ impl Window {
         self.changed.notify_one();
     }
 
-    pub(super) fn set_loaded(&self) {
-        self.inner().is_loaded = true;
-        self.changed.notify_one();
+    /// It holds what it can hold: it is full, or all of the outbox was read for it.
+    pub(super) fn set_loaded(&self, all_was_read: bool) {
+        let mut inner = self.inner();
+        // Looked at here: it may have been emptied, to be loaded again, since the dispatcher did.
+        if all_was_read || inner.entries.len() >= self.capacity {
+            inner.is_loaded = true;
+            self.changed.notify_one();
+        }
     }
 
     /// Lets nothing more be sent, or lets it again.
@@ -117,8 +122,9 @@ impl Window {
         }
     }
 
-    /// The first events, as many as go into one request. From now on it is in doubt. Empty if it is held.
-    pub(super) fn begin_request(&self, at_most: usize) -> Vec<Arc<OutboxEntry>> {
+    /// The first events, as many as go into one request of so many bytes, and one at least. From now on it is in
+    /// doubt. Empty if it is held.
+    pub(super) fn begin_request(&self, at_most_bytes: usize) -> Vec<Arc<OutboxEntry>> {
         let mut inner = self.inner();
         if inner.is_held {
             return Vec::new();
@@ -126,14 +132,20 @@ impl Window {
         let mut bytes = 0;
         let fits = |entry: &&Arc<OutboxEntry>| {
             let is_first = bytes == 0;
-            bytes += entry.json.len() + RECORD_OVERHEAD;
-            is_first || bytes <= REQUEST_BYTES
+            bytes += size(entry);
+            is_first || bytes <= at_most_bytes
         };
-        let request: Vec<_> = inner.entries.iter().take(at_most).take_while(fits).cloned().collect();
+        let request: Vec<_> = inner.entries.iter().take_while(fits).cloned().collect();
         if !request.is_empty() {
             inner.in_doubt.get_or_insert_with(Instant::now);
         }
         request
+    }
+
+    /// What was sent before may also be among the events that are still to be loaded.
+    pub(super) fn load_again(&self) {
+        self.inner().is_loaded = false;
+        self.freed.notify_one();
     }
 
     /// These events are in the topic and out of the outbox.
@@ -148,6 +160,15 @@ impl Window {
         self.inner().in_doubt = None;
         self.freed.notify_one();
     }
+}
+
+/// What these events have in one request, in bytes, about.
+pub(super) fn request_size(entries: &[Arc<OutboxEntry>]) -> usize {
+    entries.iter().map(|entry| size(entry)).sum()
+}
+
+fn size(entry: &OutboxEntry) -> usize {
+    entry.json.len() + RECORD_OVERHEAD
 }
 
 #[cfg(test)]
@@ -180,12 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_bounded_in_bytes_and_in_events_and_never_empty() {
+    fn a_request_is_bounded_in_bytes_and_never_empty() {
         let large = REQUEST_BYTES / 2 - RECORD_OVERHEAD;
-        assert_eq!(seqs(&window(9, &[large, large, 1]).begin_request(usize::MAX)), [1, 2]);
-        assert_eq!(seqs(&window(9, &[REQUEST_BYTES * 3, 1]).begin_request(usize::MAX)), [1]);
-        assert_eq!(seqs(&window(9, &[1, 1, 1]).begin_request(2)), [1, 2]);
-        assert!(window(9, &[]).begin_request(usize::MAX).is_empty());
+        assert_eq!(seqs(&window(9, &[large, large, 1]).begin_request(REQUEST_BYTES)), [1, 2]);
+        assert_eq!(seqs(&window(9, &[REQUEST_BYTES * 3, 1]).begin_request(REQUEST_BYTES)), [1]);
+        assert_eq!(seqs(&window(9, &[1, 1, 1]).begin_request(1)), [1]);
+        assert!(window(9, &[]).begin_request(REQUEST_BYTES).is_empty());
     }
 
     #[test]
@@ -206,8 +227,10 @@ mod tests {
     fn it_is_loaded_to_the_brim_and_then_refilled_in_large_parts() {
         let window = window(4, &[1, 1, 1]);
         assert_eq!(window.room(), 1, "what was sent before has to be in it");
+        window.set_loaded(false);
+        assert_eq!(window.room(), 1, "it is not full yet");
         window.push(entry(4, 1));
-        window.set_loaded();
+        window.set_loaded(false);
         window.remove(&[1]);
         assert_eq!(window.room(), 0);
         window.remove(&[2]);

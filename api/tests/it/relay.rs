@@ -372,6 +372,47 @@ async fn at_the_start_what_stands_in_the_topic_is_not_sent_again() {
     cluster.broker.shutdown().await;
 }
 
+/// A store that was restored from a backup may have far more in its outbox that stands in the topic already than
+/// one window holds, and has new events after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_restored_from_a_backup_sends_nothing_again() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic(1, &[]).await;
+    let (store, writer) = Store::open(cluster.dir.path()).unwrap();
+    let (sent, total) = (2 * WINDOW + 300, 2 * WINDOW + 310);
+    let mut creating = tokio::task::JoinSet::new();
+    for number in 0..total {
+        let store = store.clone();
+        creating.spawn(async move { done(&store, create(&format!("task {number}"))).await });
+    }
+    creating.join_all().await;
+    store.delivered(Delivered { seqs: Vec::new(), positions: vec![(0, 0)] }).await.unwrap();
+    let entries = store.outbox_after(0, total).await.unwrap();
+    let topic = cluster.kafka.producer(TOPIC, 0);
+    for part in entries[..sent].chunks(WINDOW / 2) {
+        let records: Vec<_> = part.iter().map(as_record).collect();
+        topic.produce(&records, Compression::NoCompression).await.unwrap();
+    }
+    // One of them stands there twice.
+    topic.produce(&[as_record(&entries[7])], Compression::NoCompression).await.unwrap();
+
+    let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);
+    let (drain, draining) = shutdown::channel();
+    drain.stop();
+    relay.run(draining).await;
+    assert_eq!(store.outbox().borrow().waiting, 0);
+    let ids: Vec<Value> =
+        cluster.records(0).await.iter().map(|record| value(record)["event_id"].clone()).collect();
+    let wanted = entries.iter().map(|entry| Value::from(entry.event.event_id.to_string()));
+    let copy = std::iter::once(ids[7].clone());
+    let wanted: Vec<Value> = wanted.clone().take(sent).chain(copy).chain(wanted.skip(sent)).collect();
+    assert_eq!(ids.len(), wanted.len(), "each once, but for the one that was there twice");
+    assert!(ids == wanted, "in order");
+    drop(store);
+    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    cluster.broker.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_takes_only_small_batches_gets_small_ones() {
     let cluster = Cluster::start().await;
