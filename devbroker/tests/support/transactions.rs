@@ -112,13 +112,17 @@ impl TransactionalProducer {
         offset
     }
 
+    /// Ends the transaction; its markers are in the log when this returns, which an answer does not promise.
     pub async fn end(&self, wire: &mut Wire, version: i16, committed: bool) -> i16 {
         let request = EndTxnRequest::default()
             .with_transactional_id(TransactionalId(text(&self.id)))
             .with_producer_id(ProducerId(self.producer_id))
             .with_producer_epoch(self.epoch)
             .with_committed(committed);
-        retried(async || (wire.call(version, &request).await.error_code, ())).await.0
+        let mut ask = async || retried(async || (wire.call(version, &request).await.error_code, ())).await.0;
+        // While markers are missing the second answer is CONCURRENT_TRANSACTIONS, which is asked again.
+        let code = ask().await;
+        if code == 0 { ask().await } else { code }
     }
 }
 
