@@ -43,7 +43,7 @@ pub trait Files: Clone + Debug + Send + Sync + 'static {
     /// Opens a segment for reading. Returns its length as well.
     fn segment(&self, path: &Path) -> io::Result<(Self::File, u64)>;
 
-    /// The names of the files in the log's folder, with their paths.
+    /// The paths of the files in the log's folder.
     fn beside(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
 
     /// Compares the file with what the name leads to.
@@ -119,7 +119,10 @@ impl Files for FileSystem {
     fn beside(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let entries = fs::read_dir(folder.unwrap_or(Path::new(".")))?;
-        entries.map(|entry| entry.map(|entry| entry.path())).collect()
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        // To open a pipe would wait for somebody to write to it.
+        let may_be_a_file = |path: &PathBuf| fs::metadata(path).map_or(true, |metadata| metadata.is_file());
+        paths.filter(|path| path.as_ref().map_or(true, may_be_a_file)).collect()
     }
 
     fn standing(&self, file: &File, path: &Path) -> io::Result<Standing> {

@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | names a line of the file | has it | the lines behind it are added to the index |
 //! | names a line of the file | has it not; a segment has it, and the file is none of its lines | it was rotated: the segment is sealed, the file is new |
+//! | names no line of the file, being older than it, or made before a rotation | whatever it has; segments begin with lines that the index has not | it was rotated since: these segments are sealed, the file is new |
 //! | names a line of the file | has it not | lines are gone: see [`gone`](super::gone) |
 //! | is missing, unreadable, or of another version | whatever it has | the index is made from the segments beside the log and from the log |
 
@@ -77,10 +78,14 @@ pub(super) fn recover<F: Files>(
     let (start, tail, missing) = match read.filter(|mark| mark.ids == ids) {
         Some(mark) if holds(current.file, current.length, &mark).map_err(io)? => {
             let tail = if mark.refused { Tail::Foreign } else { Tail::Unsynced };
-            (mark, tail, None)
+            (seal_later(current, index, mark).map_err(|error| error.at_start(current.path))?, tail, None)
         }
         Some(mark) => match follow(current, index, &mark).map_err(|error| error.at_start(current.path))? {
-            Some(sealed) => (sealed, Tail::Unsynced, None),
+            Some(sealed) => {
+                let sealed =
+                    seal_later(current, index, sealed).map_err(|error| error.at_start(current.path))?;
+                (sealed, Tail::Unsynced, None)
+            }
             None => {
                 let (start, missing) =
                     gone::forget(current, index, &mark).map_err(|error| error.at_start(current.path))?;
@@ -184,6 +189,32 @@ fn follow<F: Files>(current: &Current<'_, F>, index: &Dedup, mark: &Mark) -> Res
         }
     }
     Ok(None)
+}
+
+/// Seals the segments that were written and rotated after the mark was made. Without a crash there are none:
+/// a rotation that the service sees, and an orderly stop, make the mark durable.
+fn seal_later<F: Files>(current: &Current<'_, F>, index: &Dedup, mark: Mark) -> Result<Mark, ScanError> {
+    let mut mark = mark;
+    // While the mark names a line of the file, that one was begun before the mark.
+    if mark.length > 0 {
+        return Ok(mark);
+    }
+    for path in segments::beside(current.files, current.real)? {
+        let segment = Segment::open(current.files, &path)?;
+        let first = segment.first_id().map_err(|error| segments::named(&path, error))?;
+        let Some(first) = first else { continue };
+        if index.numbers(&[first])?.iter().all(Option::is_none) {
+            add_segment(current, index, &mut mark, &path)?;
+            mark = mark.sealed();
+            index.append(&[], true, |ids| mark.to_bytes(ids))?;
+            ::log::info!(
+                "{} was rotated to {}, whose lines the index lacked",
+                current.path.display(),
+                path.display()
+            );
+        }
+    }
+    Ok(mark)
 }
 
 /// Whether the line that ends where the mark ends is the one that it names.

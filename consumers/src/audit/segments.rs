@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use flate2::bufread::MultiGzDecoder;
+use uuid::Uuid;
 
 use super::file::{Files, Lines, Section, Storage};
 use super::line;
@@ -36,6 +37,12 @@ impl<F: Storage> Segment<F> {
             return Lines::new(Box::new(MultiGzDecoder::new(bytes)), 0);
         }
         Lines::new(Box::new(Section::new(&self.file, from, self.length)), from)
+    }
+
+    /// Its first event. `None`: it does not start with a line.
+    pub(super) fn first_id(&self) -> io::Result<Option<Uuid>> {
+        let mut lines = self.lines(0);
+        Ok(lines.next()?.and_then(|(_, bytes)| line::parse(bytes)).map(|line| line.event_id))
     }
 
     /// When its first event was audited. `None`: it does not start with a line.

@@ -146,6 +146,50 @@ fn a_log_that_was_rotated_while_the_service_was_stopped_goes_on() {
 }
 
 #[test]
+fn segments_that_are_newer_than_the_index_are_known() {
+    // The index is that of before a kill, or of a backup: it names no line of the file, or one of a segment.
+    for indexed in [0, 2] {
+        for rotations in 1..4 {
+            let rig = Rig::new();
+            let mut journal = rig.open();
+            batch(&mut journal, &events(0..indexed));
+            drop(journal);
+            let index = fs::read(rig.index()).unwrap();
+            let mut end = indexed;
+            for rotation in 0..rotations {
+                let mut journal = rig.open();
+                batch(&mut journal, &events(end..end + 3));
+                end += 3;
+                drop(journal);
+                fs::rename(rig.log(), rig.path(&format!("audit.log.{}", 9 - rotation))).unwrap();
+            }
+            drop(rig.open());
+            fs::write(rig.index(), &index).unwrap();
+
+            let mut journal = rig.open();
+            assert_eq!((ids(&journal), next(&journal, 0)), (end, Some(end as i64)), "{indexed}, {rotations}");
+            replay(&mut journal, end);
+            batch(&mut journal, &events(end..end + 1));
+            assert_eq!(rig.numbers(), [end], "{indexed}, {rotations}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_file_is_no_segment() {
+    let rig = Rig::new();
+    let mut journal = rig.open();
+    batch(&mut journal, &events(0..3));
+    drop(journal);
+    fs::remove_file(rig.index()).unwrap();
+    fs::create_dir(rig.path("audit.log.1")).unwrap();
+    // To open it would wait for ever.
+    let pipe = std::process::Command::new("mkfifo").arg(rig.path("audit.log.2")).status().unwrap();
+    assert!(pipe.success());
+    assert_eq!(ids(&rig.open()), 3);
+}
+
+#[test]
 fn copytruncate_doubles_nothing_where_the_copy_is_complete_and_loses_nothing_where_it_is_not() {
     for lost in [0, 1, 2] {
         let rig = Rig::new();
