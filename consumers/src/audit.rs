@@ -244,6 +244,10 @@ impl Handler for PartitionAudit {
         EntryDecoder
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.writer.trouble()
+    }
+
     async fn handle(&mut self, delivery: &Delivery<'_, Entry>) -> Result<(), HandlerError> {
         // Shared only while a flush is tried again, when nothing is handled.
         Arc::make_mut(&mut self.pending).push(delivery.message, delivery.record.offset);

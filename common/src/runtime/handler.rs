@@ -68,6 +68,11 @@ pub trait Handler: Send + Sync + 'static {
     /// The decoder, which is used beside the handler. Asked for once.
     fn decoder(&self) -> Self::Decoder;
 
+    /// Why nothing can be handled now, where that is known before an event is there. It is shown meanwhile.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Handles one event. An error is retried, then given up to the DLQ.
     fn handle(
         &mut self,

@@ -60,6 +60,12 @@ impl<'a, S: Service> Owner<'a, S> {
             let goes_on = match event {
                 ReadEvent::Fetched(fetched) => {
                     self.reading.over(&format!("{slot} is read again"));
+                    match self.handler.trouble() {
+                        Some(why) => {
+                            self.trouble.report(&format!("{slot} cannot go on, will try again: {why}"))
+                        }
+                        None => self.trouble.over(&format!("{slot} goes on")),
+                    }
                     self.fetched(fetched).await
                 }
                 ReadEvent::Jumped(jump) => self.jumped(&jump).await,

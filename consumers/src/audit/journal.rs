@@ -77,6 +77,8 @@ pub(super) struct Journal<F: Files> {
     index: Dedup,
     /// When the log was sealed because another hand had renamed it.
     renamed: Option<Instant>,
+    /// The length of the log when it was logged that another process had appended to it.
+    reported: Option<u64>,
 }
 
 impl<F: Files> Journal<F> {
@@ -90,7 +92,8 @@ impl<F: Files> Journal<F> {
         if let Some(missing) = missing {
             log::error!("{missing}");
         }
-        Ok(Self { path: path.to_owned(), real, file, is_dirty: false, mark, index, renamed: None, files })
+        let (is_dirty, renamed, reported) = (false, None, None);
+        Ok(Self { path: path.to_owned(), real, file, is_dirty, mark, index, renamed, reported, files })
     }
 
     pub(super) fn index(&self) -> &Dedup {
@@ -175,7 +178,9 @@ impl<F: Files> Journal<F> {
         match (standing.has_its_name, is_whole && standing.has_a_name) {
             (true, true) => Ok(()),
             (true, false) => {
-                if standing.length > self.mark.length {
+                let is_longer = standing.length > self.mark.length;
+                // What is no line stays until somebody removes it, and is seen at each look.
+                if is_longer && self.reported.replace(standing.length) != Some(standing.length) {
                     log::warn!(
                         "another process wrote to audit log {}: {} bytes are behind its last line at byte {}",
                         self.path.display(),

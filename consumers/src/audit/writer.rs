@@ -31,6 +31,7 @@ const QUEUE: usize = 4_096;
 pub(super) struct Writer {
     commands: SyncSender<Command>,
     generation: watch::Receiver<u64>,
+    trouble: watch::Receiver<Option<String>>,
     index: Dedup,
 }
 
@@ -90,16 +91,22 @@ impl Writer {
         let index = journal.index().clone();
         let (commands, queue) = mpsc::sync_channel(QUEUE);
         let (generation, generation_seen) = watch::channel(0);
-        let worker = Worker { journal, generation, logged: None, next: None };
+        let (trouble, trouble_seen) = watch::channel(None);
+        let worker = Worker { journal, generation, trouble, logged: None, next: None };
         thread::Builder::new()
             .name("audit-log".to_owned())
             .spawn(move || worker.run(&queue))
             .map_err(|source| AuditError::Recover { path: path.to_owned(), source })?;
-        Ok(Self { commands, generation: generation_seen, index })
+        Ok(Self { commands, generation: generation_seen, trouble: trouble_seen, index })
     }
 
     pub(super) fn index(&self) -> &Dedup {
         &self.index
+    }
+
+    /// What the last look found wrong with the log, while nothing was written.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 
     /// Rises when lines are found to be gone.
@@ -159,6 +166,7 @@ impl Writer {
 struct Worker<F: Files> {
     journal: Journal<F>,
     generation: watch::Sender<u64>,
+    trouble: watch::Sender<Option<String>>,
     /// What was logged last of a problem that stays, and when.
     logged: Option<(String, Instant)>,
     /// What was taken from the queue and is not done yet.
@@ -214,14 +222,13 @@ impl<F: Files> Worker<F> {
     fn look_after(&mut self) {
         let looked = self.journal.check();
         self.take_note(&looked);
-        let Err(error) = looked else {
+        let trouble = looked.err().filter(|error| !matches!(error, JournalError::Reread { .. }));
+        let trouble = trouble.map(|error| error.to_string());
+        self.trouble.send_if_modified(|known| std::mem::replace(known, trouble.clone()) != trouble);
+        let Some(text) = trouble else {
             self.logged = None;
             return;
         };
-        if matches!(error, JournalError::Reread { .. }) {
-            return;
-        }
-        let text = error.to_string();
         if self.logged.as_ref().is_none_or(|(logged, at)| *logged != text || at.elapsed() >= LOG_AGAIN) {
             log::warn!("{text}");
             self.logged = Some((text, Instant::now()));
@@ -263,6 +270,9 @@ impl<F: Files> Worker<F> {
             group.into_iter().partition(|flush| flush.generation == generation);
         let written = self.write(&group);
         self.take_note(&written);
+        if written.is_ok() {
+            self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+        }
         let ended = written.map_err(|error| match error {
             JournalError::Reread { .. } => FlushError::Reread,
             error => FlushError::Failed(error.to_string()),
