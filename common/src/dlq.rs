@@ -327,6 +327,9 @@ impl DlqPublisher {
         let by_source = whole.by_source_alone();
         match partition.produce(&[whole.into_record(letter)?], Compression::Gzip).await {
             Err(KafkaError::MessageTooLarge { .. }) => {
+                let by_source = [by_source.render(letter, false)?];
+                let produced = partition.produce(&by_source, Compression::Gzip).await;
+                produced.map_err(|error| self.with_remedy(error))?;
                 log::warn!(
                     "the event at {}/{} offset {} is too large for {}: the DLQ record goes by its source alone; raise the topic's max.message.bytes",
                     failure.topic,
@@ -334,10 +337,24 @@ impl DlqPublisher {
                     letter.first_offset(),
                     self.topic
                 );
-                partition.produce(&[by_source.render(letter, false)?], Compression::Gzip).await.map(|_| ())
+                Ok(())
             }
-            outcome => outcome.map(|_| ()),
+            outcome => outcome.map(|_| ()).map_err(|error| self.with_remedy(error)),
         }
+    }
+
+    /// Adds what to do about a DLQ that takes no record at all.
+    fn with_remedy(&self, error: KafkaError) -> KafkaError {
+        let remedy = match &error {
+            KafkaError::MessageTooLarge { .. } => "max.message.bytes to 4194304",
+            // A record without a key, in a topic that is compacted.
+            KafkaError::Refused { reason, .. } if reason.ends_with("InvalidRecord") => {
+                "cleanup.policy to delete"
+            }
+            _ => return error,
+        };
+        let what = format!("nothing can be written to {}; set its {remedy}", self.topic);
+        KafkaError::failed(error.to_string(), what)
     }
 
     async fn partition(&self, key: Option<&[u8]>) -> Result<Arc<Producer>, KafkaError> {
