@@ -38,4 +38,4 @@ mod record;
 
 pub use follower::{Follower, View};
 pub use log::{Claimed, OffsetsLog};
-pub use record::{Claim, Commit, Key, OffsetsRecord, Slot, parse, render_key};
+pub use record::{Claim, Commit, Key, MAX_LEASE_MS, OffsetsRecord, Slot, parse, render_key};

@@ -12,6 +12,9 @@ use crate::kafka::Position;
 
 /// The version of both values that this code writes and reads.
 const VERSION: u32 = 1;
+/// The longest lease, in milliseconds. A claim with a longer one is not of this system: it would hold its
+/// partition for as long.
+pub const MAX_LEASE_MS: u64 = 3_600_000;
 
 /// One partition as read by one group: what is owned, and what has a position.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -184,6 +187,9 @@ pub fn parse(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<OffsetsRecord, 
         Key::Claim(slot) => {
             let claim: Option<Claim> = read(value)?;
             known_version(claim.as_ref().map(|claim| claim.v))?;
+            if let Some(claim) = claim.as_ref().filter(|claim| claim.lease_ms > MAX_LEASE_MS) {
+                return Err(format!("its lease is {} ms, the longest is {MAX_LEASE_MS}", claim.lease_ms));
+            }
             Ok(OffsetsRecord::Claim(slot, claim))
         }
         Key::Commit(slot, token) => {
@@ -282,6 +288,8 @@ mod tests {
         assert!(parse(Some(b"g/t/0/claim"), Some(b"{}")).is_err());
         let future = br#"{"v":2,"offset":1,"instance_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","committed_at":"2026-01-01T00:00:00Z","released":false}"#;
         assert!(parse(Some(b"g/t/0/commit/1"), Some(future)).unwrap_err().contains("version is 2"));
+        let forever = serde_json::to_vec(&Claim::new(Uuid::nil(), "h", u64::MAX)).unwrap();
+        assert!(parse(Some(b"g/t/0/claim"), Some(&forever)).unwrap_err().contains("its lease is"));
     }
 
     proptest! {
