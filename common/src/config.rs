@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser};
+use clap::{ArgMatches, Args, FromArgMatches, Parser};
 
 use crate::kafka::{Kafka, Password, Sasl, SaslMechanism};
 use crate::logging::{LogFormat, escape_control, exit_saying};
+use crate::offsets::MAX_LEASE_MS;
 
 /// How to reach Kafka.
 #[derive(Debug, Clone, Args)]
@@ -51,18 +52,63 @@ impl KafkaArgs {
     }
 }
 
-/// The names of the topics.
-#[derive(Debug, Clone, Args)]
+/// The names of the topics, no two of which are the same: a service would read what it writes, for ever.
+#[derive(Debug, Clone)]
 pub struct TopicArgs {
     /// Topic of the task events
-    #[arg(long, env = "TASK_EVENTS_TOPIC", default_value = "task-events", value_parser = topic_name)]
     pub task_events_topic: String,
     /// Compacted topic of claims and commits
-    #[arg(long, env = "OFFSETS_TOPIC", default_value = "task-events-offsets", value_parser = topic_name)]
     pub offsets_topic: String,
     /// Topic of the events that could not be handled
-    #[arg(long, env = "DLQ_TOPIC", default_value = "task-events-dlq", value_parser = topic_name)]
     pub dlq_topic: String,
+}
+
+/// The same as flags, before they are compared.
+#[derive(Debug, Args)]
+struct TopicFlags {
+    /// Topic of the task events
+    #[arg(long, env = "TASK_EVENTS_TOPIC", default_value = "task-events", value_parser = topic_name)]
+    task_events_topic: String,
+    /// Compacted topic of claims and commits
+    #[arg(long, env = "OFFSETS_TOPIC", default_value = "task-events-offsets", value_parser = topic_name)]
+    offsets_topic: String,
+    /// Topic of the events that could not be handled
+    #[arg(long, env = "DLQ_TOPIC", default_value = "task-events-dlq", value_parser = topic_name)]
+    dlq_topic: String,
+}
+
+impl FromArgMatches for TopicArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let TopicFlags { task_events_topic, offsets_topic, dlq_topic } =
+            TopicFlags::from_arg_matches(matches)?;
+        let names = [
+            ("TASK_EVENTS_TOPIC", &task_events_topic),
+            ("OFFSETS_TOPIC", &offsets_topic),
+            ("DLQ_TOPIC", &dlq_topic),
+        ];
+        for (at, (one, name)) in names.iter().enumerate() {
+            if let Some((other, _)) = names.iter().skip(at + 1).find(|(_, other)| other == name) {
+                let why = format!("{one} and {other} are both '{name}': each needs a topic of its own\n");
+                return Err(clap::Error::raw(ErrorKind::ValueValidation, why));
+            }
+        }
+        Ok(Self { task_events_topic, offsets_topic, dlq_topic })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for TopicArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        TopicFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        TopicFlags::augment_args_for_update(command)
+    }
 }
 
 /// Where a service keeps its state.
@@ -88,7 +134,7 @@ pub struct LogArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LeaseArgs {
     /// Milliseconds without a sign of life after which another instance takes over
-    #[arg(long, env = "LEASE_MS", default_value = "10000", value_parser = clap::value_parser!(u64).range(300..=3_600_000))]
+    #[arg(long, env = "LEASE_MS", default_value = "10000", value_parser = clap::value_parser!(u64).range(300..=MAX_LEASE_MS))]
     pub lease_ms: u64,
 }
 
