@@ -108,6 +108,7 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
     let mut workers =
         Workers { shared: Arc::clone(&shared), tasks: JoinSet::new(), running: BTreeMap::new() };
     let mut vanished = 0;
+    let mut forgets = Trouble::new(&shared.status, None, "policy");
     loop {
         workers.run(partitions);
         if shutdown.or(workers.watch(PARTITIONS_EVERY)).await.is_none() {
@@ -115,6 +116,7 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
         }
         let look = async {
             look_at_ends(&shared).await;
+            look_at_policy(&shared.config, &mut forgets).await;
             shared.config.kafka.partition_count(&shared.config.topic).await
         };
         let Some(Ok(count)) = shutdown.or(look).await else { continue };
@@ -158,15 +160,34 @@ async fn check_topics(config: &ConsumerConfig) -> Result<i32, String> {
     for topic in [Some(&config.offsets_topic), config.dlq_topic.as_ref()].into_iter().flatten() {
         existing(config, topic).await?;
     }
-    match config.kafka.admin().topic_config(&config.offsets_topic, "cleanup.policy").await {
-        Ok(Some(policy)) if !is_compacted(&policy) => Err(format!(
+    match forgetful_policy(config).await {
+        Ok(Some(policy)) => Err(format!(
             "waiting: topic {} has cleanup.policy={policy} and would forget offsets; set it to compact",
             config.offsets_topic
         )),
-        Ok(_) => Ok(partitions),
+        Ok(None) => Ok(partitions),
         Err(error) => {
             Err(format!("waiting: cannot see whether {} is compacted: {error}", config.offsets_topic))
         }
+    }
+}
+
+/// The cleanup policy of the offsets topic, where it is one that forgets offsets.
+async fn forgetful_policy(config: &ConsumerConfig) -> Result<Option<String>, KafkaError> {
+    let policy = config.kafka.admin().topic_config(&config.offsets_topic, "cleanup.policy").await?;
+    Ok(policy.filter(|policy| !is_compacted(policy)))
+}
+
+/// Looks whether the policy of the offsets topic was changed since the start. The service goes on, as what it
+/// reads and writes is still there.
+async fn look_at_policy(config: &ConsumerConfig, forgets: &mut Trouble) {
+    let topic = &config.offsets_topic;
+    match forgetful_policy(config).await {
+        Ok(Some(policy)) => forgets.report(&format!(
+            "topic {topic} has cleanup.policy={policy} now: Kafka deletes claims and positions; set it to compact"
+        )),
+        Ok(None) => forgets.over(&format!("topic {topic} is compacted again")),
+        Err(error) => log::debug!("cannot see whether {topic} is still compacted: {error}"),
     }
 }
 

@@ -138,6 +138,26 @@ async fn an_offsets_topic_that_would_forget_is_refused_until_it_is_compacted() {
 }
 
 #[tokio::test]
+async fn an_offsets_topic_whose_policy_is_changed_later_is_named_until_it_is_compacted() {
+    let world = World::start().await;
+    let bootstrap = world.broker.bootstrap();
+    let mut audit = with_health(&world, "audit-service").start();
+    becomes_ready("audit-service", &mut audit).await;
+    delete_topic(&bootstrap, OFFSETS).await;
+    create_topic(&bootstrap, OFFSETS, 1).await;
+    let line = audit.wait_for_line("cleanup.policy=delete now", SOON).await;
+    assert!(line.contains(OFFSETS) && line.contains("compact"), "{line}");
+    let (status, said) = readiness(&mut audit).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(said["waiting"].as_str().unwrap().contains("cleanup.policy"), "{said}");
+
+    delete_topic(&bootstrap, OFFSETS).await;
+    world.create_topics().await;
+    audit.wait_for_line("is compacted again", SOON).await;
+    becomes_ready("audit-service", &mut audit).await;
+}
+
+#[tokio::test]
 async fn a_bad_value_is_one_line_that_names_it_and_exit_code_2() {
     let wrong = [
         ("KAFKA_BOOTSTRAP_SERVERS", "nonsense"),
@@ -149,6 +169,10 @@ async fn a_bad_value_is_one_line_that_names_it_and_exit_code_2() {
     let of_consumers = [
         ("OFFSETS_TOPIC", ""),
         ("DLQ_TOPIC", "a/b"),
+        // Its own dead letters would be its next events.
+        ("DLQ_TOPIC", EVENTS),
+        ("OFFSETS_TOPIC", EVENTS),
+        ("TASK_EVENTS_TOPIC", DLQ),
         ("GROUP", "a/b"),
         ("LEASE_MS", "soon"),
         ("LEASE_MS", "1"),

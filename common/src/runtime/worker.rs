@@ -283,6 +283,11 @@ impl<S: Service> Worker<S> {
                         self.take_new_id().await;
                     }
                 }
+                None => log::warn!(
+                    "the claim of {} with token {} was removed from the offsets topic, claiming again",
+                    self.slot,
+                    id.token
+                ),
                 _ => log::warn!(
                     "fenced: another instance has claimed {}; token {} is no longer valid",
                     self.slot,
