@@ -250,3 +250,45 @@ async fn damage_is_refused_in_one_line_and_the_line_that_is_moved_out_is_read_ag
     all.sort_unstable();
     assert_eq!(all, it.all());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_rotated_after_a_kill_is_not_written_again() {
+    let mut audited = Audited::start().await;
+    // Two rotations that no service sees, each behind events that a killed one wrote.
+    for segment in ["audit.log.2", "audit.log.1"] {
+        audited.audit.kill9();
+        fs::rename(audited.log(), audited.log().with_file_name(segment)).unwrap();
+        audited.audit.restart();
+        audited.events(50).await;
+    }
+    audited.audit.kill9();
+    fs::rename(audited.log(), audited.log().with_file_name("audit.log.0")).unwrap();
+    let reset = ["offsets", "reset", GROUP, "--to", "earliest", "--execute"];
+    let reset = audited.world.taskctl(&reset).await;
+    assert_eq!(reset.code, Some(0), "{reset:?}");
+    audited.audit.restart();
+    audited.events(1).await;
+    assert_eq!(audited.union(), audited.all());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_line_is_reported_once_and_shown_while_nothing_is_to_be_written() {
+    let mut audited = Audited::start().await;
+    let url = audited.audit.health_url().await;
+    let readiness = async |status: u16, part: &str| {
+        let answer = e2e::http().get(format!("{url}/readyz")).send().await.ok()?;
+        let is_status = answer.status() == status;
+        (is_status && answer.text().await.ok()?.contains(part)).then_some(())
+    };
+    let whole = fs::metadata(audited.log()).unwrap().len();
+    let mut log = fs::OpenOptions::new().append(true).open(audited.log()).unwrap();
+    std::io::Write::write_all(&mut log, b"no line\n").unwrap();
+    eventually("the damage in /readyz", SOON, async || readiness(503, "damaged at line 101").await).await;
+    // The log is looked at each second.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    assert_eq!(audited.audit.count("another process wrote"), 1, "{:?}", audited.audit.lines());
+    log.set_len(whole).unwrap();
+    eventually("readiness", SOON, async || readiness(200, "").await).await;
+    audited.events(3).await;
+    assert_eq!(audited.offsets(), audited.all());
+}

@@ -7,7 +7,9 @@
     reason = "a test may fail loudly, in its helpers too"
 )]
 
-use e2e::{EVENTS, OFFSETS, SOON, Transaction, World, create_topic, delete_topic, eventually, free_port};
+use e2e::{
+    EVENTS, Kind, OFFSETS, SOON, Transaction, World, create_topic, delete_topic, eventually, free_port,
+};
 use serde_json::Value;
 use std::io::Write;
 
@@ -51,6 +53,9 @@ async fn a_sound_system_is_found_sound() {
         ("state folder", "free"),
     ] {
         assert!(found(&findings, "ok", &[subject, part]), "{subject}: {part} in {findings:#?}");
+    }
+    if world.broker.kind() == Kind::Kafka {
+        assert!(found(&findings, "ok", &["client quotas", "none"]), "{findings:#?}");
     }
     // One line each, for people.
     let ran = world.taskctl(&["doctor", "--api", api]).await;

@@ -105,6 +105,14 @@ async fn an_open_transaction_holds_the_groups_and_loses_nothing() {
     }
 }
 
+/// The claim of a service.
+fn claim(service: &str, lease_ms: u64) -> Vec<u8> {
+    let id = "7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10";
+    let claim = serde_json::json!({"v": 1, "claim_id": id, "instance_id": id, "service": service,
+        "host": "elsewhere", "claimed_at": "2026-01-01T00:00:00Z", "lease_ms": lease_ms});
+    claim.to_string().into_bytes()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_write_to_the_offsets_topic_stops_nobody() {
     let world = World::start().await;
@@ -126,6 +134,10 @@ async fn what_others_write_to_the_offsets_topic_stops_nobody() {
     for group in GROUPS {
         let key = format!("{group}/{EVENTS}/0/commit/99999999");
         produce(&bootstrap, OFFSETS, vec![record(Some(key.as_bytes()), Some(foreign))]).await;
+        // A claim that would hold the partition for ever.
+        let key = format!("{group}/{EVENTS}/0/claim");
+        let claim = claim("audit-service", u64::MAX);
+        produce(&bootstrap, OFFSETS, vec![record(Some(key.as_bytes()), Some(&claim))]).await;
     }
     if let Some(tools) = world.kafka_tools() {
         for codec in ["lz4", "zstd", "snappy", "gzip"] {
@@ -421,4 +433,51 @@ async fn one_group_for_two_services_is_refused() {
     };
     eventually("the refusal in /readyz", SOON, ready).await;
     drop(audit);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_handed_over_also_where_its_topic_or_partition_is_no_more() {
+    let world = World::start().await;
+    let (_api, client) = world.start_api().await;
+    let claim = claim("notification-service", 300);
+    for gone in ["audit-service/an-older-topic/0/claim".to_owned(), format!("audit-service/{EVENTS}/7/claim")]
+    {
+        produce(&world.broker.bootstrap(), OFFSETS, vec![record(Some(gone.as_bytes()), Some(&claim))]).await;
+    }
+    let mut audit = world.program("audit-service").start();
+    audit.wait_for_line("one group, one service", SOON).await;
+    assert!(audit.terminate(SOON).await.success());
+    let described = world.taskctl(&["groups", "describe", "audit-service"]).await;
+    assert_eq!(described.code, Some(0), "{described:?}");
+
+    let reset = world.taskctl(&["offsets", "reset", "audit-service", "--to", "earliest", "--execute"]).await;
+    assert_eq!(reset.code, Some(0), "{reset:?}");
+    assert_eq!(reset.stdout.matches("removed").count(), 2, "{reset:?}");
+    audit.restart();
+    client.create("a task").await;
+    audited(&world, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dlq_that_takes_no_record_is_named_with_what_to_do() {
+    let world = World::start().await;
+    let Some(tools) = world.kafka_tools().filter(|_| world.broker.kind() == Kind::Kafka) else { return };
+    let mut audit = world.program("audit-service").start();
+    let wrongs = [
+        ("max.message.bytes=300", "max.message.bytes to 4194304", "max.message.bytes=4194304"),
+        ("cleanup.policy=compact", "cleanup.policy to delete", "cleanup.policy=delete"),
+    ];
+    for (letters, (wrong, remedy, right)) in (1..).zip(wrongs) {
+        tools.alter_topic(DLQ, wrong).await;
+        produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await;
+        let line = audit.wait_for_line(remedy, SOON).await;
+        assert!(line.contains(DLQ), "{line}");
+        // Tries are more frequent than that.
+        sleep(Duration::from_secs(2)).await;
+        let lines = audit.count("cannot go on") + audit.count("goes by its source alone");
+        assert_eq!(lines, letters, "{:?}", audit.lines());
+        tools.alter_topic(DLQ, right).await;
+        let arrived = async || (world.topic(DLQ).await.len() == letters).then_some(());
+        eventually("the dead letter", SOON, arrived).await;
+    }
 }

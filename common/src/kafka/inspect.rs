@@ -113,6 +113,8 @@ impl Kafka {
         for kind in ["client-id", "user"] {
             let call = "ask for client quotas";
             let component = ComponentData::default().with_entity_type(text(kind)).with_match_type(ANY);
+            // Kafka refuses a request that names an entity beside asking for any.
+            let component = component.with_match(None);
             let request =
                 DescribeClientQuotasRequest::default().with_components(vec![component]).with_strict(false);
             let (answer, _) = self.ask_any(call, request).await?;

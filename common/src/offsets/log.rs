@@ -104,6 +104,18 @@ impl OffsetsLog {
         self.writer.produce(&records, Compression::NoCompression).await.map(|_| ())
     }
 
+    /// Removes the slot's claim and all its commits: the partition is no more, or nobody's.
+    pub async fn remove(&self, slot: &Slot) -> Result<(), KafkaError> {
+        let tokens = {
+            let view = self.view();
+            let view = view.borrow();
+            view.slot(slot).map(|state| state.stale_tokens(i64::MAX)).unwrap_or_default()
+        };
+        self.tombstone(slot, &tokens).await?;
+        self.writer.produce(&[record(&Key::Claim(slot.clone()), None)], Compression::NoCompression).await?;
+        Ok(())
+    }
+
     async fn write<T: Serialize>(
         &self,
         key: &Key,

@@ -138,8 +138,8 @@ async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
     for (slot, report) in slots {
         let range = match log_range(&context.kafka, &slot.topic, slot.partition).await {
             Ok(range) => Some(range),
-            // The group has outlived its topic.
-            Err(KafkaError::UnknownTopic { .. }) => None,
+            // The group has outlived its topic, or this partition of it.
+            Err(KafkaError::UnknownTopic { .. } | KafkaError::UnknownPartition { .. }) => None,
             Err(error) => return Err(error.into()),
         };
         rows.push(partition_row(slot, &report, range));

@@ -97,7 +97,8 @@ struct Move {
     topic: String,
     partition: i32,
     from: Option<i64>,
-    to: i64,
+    /// `None`: the topic or the partition is no more, and what the group said of it is removed.
+    to: Option<i64>,
 }
 
 /// Runs the command.
@@ -118,10 +119,14 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
 }
 
 fn text(answer: &Answer) -> String {
-    let cells = answer
-        .partitions
-        .iter()
-        .map(|row| [row.topic.clone(), row.partition.to_string(), cell(row.from), row.to.to_string()]);
+    let cells = answer.partitions.iter().map(|row| {
+        [
+            row.topic.clone(),
+            row.partition.to_string(),
+            cell(row.from),
+            row.to.map_or_else(|| "removed".to_owned(), |to| to.to_string()),
+        ]
+    });
     let mut text = table(["TOPIC", "PARTITION", "FROM", "TO"], cells);
     if !answer.executed {
         text.push_str("Nothing was changed: this is a dry run. Stop the group, then add --execute.\n");
@@ -147,7 +152,13 @@ async fn plan(
     }
     let mut moves = Vec::new();
     for topic in topics {
-        let count = context.kafka.partition_count(&topic).await?;
+        let count = match context.kafka.partition_count(&topic).await {
+            Err(KafkaError::UnknownTopic { .. }) if args.topic.is_none() => 0,
+            count => count?,
+        };
+        if args.partition.is_none() {
+            moves.extend(gone(known, &topic, count));
+        }
         for partition in partitions(&topic, count, args.partition)? {
             let slot = Slot { group: args.group.clone(), topic: topic.clone(), partition };
             let range = log_range(&context.kafka, &topic, partition).await?;
@@ -161,10 +172,26 @@ async fn plan(
             let to = destination(&args.to, range, at_time)
                 .map_err(|why| Error::Refused(format!("cannot reset {topic}/{partition}: {why}")))?;
             let from = known.get(&slot).and_then(|report| report.position);
-            moves.push(Move { slot, topic: topic.clone(), partition, from, to });
+            moves.push(Move { slot, topic: topic.clone(), partition, from, to: Some(to) });
         }
     }
     Ok(moves)
+}
+
+/// What the group holds of partitions that are no more: it would bind the group to its service for ever.
+fn gone<'a>(
+    known: &'a BTreeMap<Slot, SlotReport>,
+    topic: &'a str,
+    count: i32,
+) -> impl Iterator<Item = Move> + 'a {
+    let gone = known.iter().filter(move |(slot, _)| slot.topic == topic && slot.partition >= count);
+    gone.map(|(slot, report)| Move {
+        slot: slot.clone(),
+        topic: slot.topic.clone(),
+        partition: slot.partition,
+        from: report.position,
+        to: None,
+    })
 }
 
 fn partitions(topic: &str, count: i32, wanted: Option<i32>) -> Result<Vec<i32>, Error> {
@@ -238,6 +265,7 @@ async fn execute(offsets: &OffsetsLog, moves: &[Move]) -> Result<(), Error> {
 
 async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Result<(), Error> {
     let Move { slot, to, .. } = each;
+    let Some(to) = to else { return Ok(offsets.remove(slot).await?) };
     let token = offsets.claim(slot, &Claim::new(instance_id, "taskctl", LEASE_MS)).await?.token;
     let commit = Commit::new(*to, instance_id, true);
     let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
@@ -289,7 +317,9 @@ async fn commit_with_retries(
 async fn mirror(context: &Context, group: &str, moves: &[Move]) {
     let mut topics = BTreeMap::<&str, Vec<(i32, i64)>>::new();
     for each in moves {
-        topics.entry(&each.topic).or_default().push((each.partition, each.to));
+        if let Some(to) = each.to {
+            topics.entry(&each.topic).or_default().push((each.partition, to));
+        }
     }
     let outcome: Result<(), KafkaError> = async {
         let mut coordinator = context.kafka.admin().coordinator(group).await?;
@@ -338,6 +368,18 @@ mod tests {
         let time = Target::Time(Utc::now());
         assert_eq!(to(time.clone(), Some(15)), Ok(15));
         assert_eq!(to(time, Some(-1)), Ok(20), "later than every record");
+    }
+
+    #[test]
+    fn what_is_known_of_partitions_that_are_no_more_is_removed() {
+        let slot =
+            |topic: &str, partition| Slot { group: "g".to_owned(), topic: topic.to_owned(), partition };
+        let report = || SlotReport { position: Some(7), owner: None, life: Life::Released };
+        let slots = [slot("t", 0), slot("t", 1), slot("t", 2), slot("other", 5)];
+        let known: BTreeMap<_, _> = slots.into_iter().map(|slot| (slot, report())).collect();
+        let removed: Vec<_> = gone(&known, "t", 1).map(|each| (each.partition, each.from, each.to)).collect();
+        assert_eq!(removed, [(1, Some(7), None), (2, Some(7), None)]);
+        assert_eq!(gone(&known, "other", 0).count(), 1);
     }
 
     #[test]
