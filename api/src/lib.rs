@@ -7,6 +7,7 @@
 pub mod args;
 pub mod http;
 pub mod relay;
+pub mod reply;
 pub mod service;
 pub mod store;
 pub mod task;

@@ -38,6 +38,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::reply::{Desk, Reply};
 use failure::Reported;
 pub use failure::{StoreError, Unreadable, WriteFailure};
 pub use mutation::{IdempotencyKey, IfMatch, Mutation, Outcome};
@@ -106,10 +107,18 @@ pub struct OutboxState {
     pub waiting: u64,
 }
 
+/// What a caller is told of its change.
+type MutateResult = Result<Outcome, StoreError>;
+
+thread_local! {
+    /// For the writer's replies to this thread.
+    static REPLIES: Desk<MutateResult> = const { Desk::new() };
+}
+
 /// Work for the writer.
 #[derive(Debug)]
 enum Job {
-    Mutate(Box<Mutation>, oneshot::Sender<Result<Outcome, StoreError>>),
+    Mutate(Box<Mutation>, Reply<MutateResult>),
     Delivered(Delivered, oneshot::Sender<Result<(), StoreError>>),
     PublishTo(PublishedTopic, oneshot::Sender<Result<(), StoreError>>),
     /// A read met an I/O error: is the file still good?
@@ -154,7 +163,7 @@ impl Store {
         if let Some(failure) = self.write_failure() {
             return Err(StoreError::Refused(failure));
         }
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = REPLIES.with(Desk::open);
         self.queue.try_send(Job::Mutate(Box::new(mutation), reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable("it is closed".to_owned()),

@@ -12,9 +12,11 @@ use chrono::{DateTime, SubsecRound, Utc};
 use task_events::disk::Disk;
 use tokio::sync::mpsc;
 
+use crate::reply::Group;
+
 use super::apply::{ChangeError, Tables, TaskIds};
 use super::failure::{NEEDED_MIB, free_mib};
-use super::{Job, OutboxState, Outcome, Shared, StoreError, Unreadable, WriteFailure, schema};
+use super::{Job, MutateResult, OutboxState, Outcome, Shared, StoreError, Unreadable, WriteFailure, schema};
 
 /// Jobs in one transaction, at most.
 const BATCH: usize = 1_024;
@@ -47,11 +49,12 @@ impl Writer {
             self.set_writing_since(None);
             match committed {
                 Ok(outcomes) => {
+                    let mut replies = Group::default();
                     for (job, outcome) in batch.drain(..).zip(outcomes) {
                         if let Some(Err(unreadable)) = &outcome {
                             self.shared.report(unreadable);
                         }
-                        job.finish(outcome);
+                        job.finish(outcome, &mut replies);
                     }
                 }
                 Err(error) => {
@@ -195,22 +198,22 @@ fn has_room(path: &Path) -> bool {
 }
 
 impl Job {
-    fn finish(self, outcome: Option<MutationResult>) {
+    fn finish(self, outcome: Option<MutationResult>, replies: &mut Group<MutateResult>) {
         // A caller that went away is no error: the change stands.
         match (self, outcome) {
-            (Self::Mutate(_, reply), Some(outcome)) => drop(reply.send(outcome.map_err(StoreError::from))),
+            (Self::Mutate(_, reply), Some(outcome)) => replies.send(reply, outcome.map_err(StoreError::from)),
             (Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply), _) => {
                 drop(reply.send(Ok(())));
             }
             (Self::Mutate(_, reply), None) => {
-                drop(reply.send(Err(StoreError::Unavailable("no outcome".to_owned()))))
+                replies.send(reply, Err(StoreError::Unavailable("no outcome".to_owned())));
             }
         }
     }
 
     fn refuse(self, error: StoreError) {
         match self {
-            Self::Mutate(_, reply) => drop(reply.send(Err(error))),
+            Self::Mutate(_, reply) => reply.send(Err(error)),
             Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply) => {
                 drop(reply.send(Err(error)));
             }
