@@ -41,7 +41,7 @@ use crate::store::Store;
 use connection::Connections;
 pub use guard::AllowedHosts;
 use guard::Hosts;
-use metrics::Requests;
+use metrics::{Requests, Route};
 pub use problem::Problem;
 
 /// Largest body, in bytes.
@@ -59,7 +59,7 @@ const TASK_KIB: usize = 5;
 /// Time for a page to wait for memory.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the handlers share. Cheap to clone.
+/// What the handlers share. Cheap to clone; each worker has its own.
 #[derive(Debug, Clone)]
 pub struct State {
     store: Store,
@@ -68,7 +68,7 @@ pub struct State {
     running: Arc<Mutex<HashSet<String>>>,
     connections: Arc<Connections>,
     hosts: Hosts,
-    requests: Arc<Requests>,
+    requests: Requests,
     /// KiB for pages of tasks that are read and sent.
     page_memory: Arc<Semaphore>,
 }
@@ -89,7 +89,7 @@ impl State {
             running: Arc::default(),
             connections: Arc::new(Connections::new(connections)),
             hosts: Hosts::new(bound, allowed_hosts),
-            requests: Arc::default(),
+            requests: Requests::default(),
             page_memory: Arc::new(Semaphore::new(PAGES_KIB)),
         }
     }
@@ -177,15 +177,16 @@ pub fn app(
 }
 
 /// A path with the methods that it has: OPTIONS says which, and any other one is 405.
-fn resource(path: &str, allow: &'static str) -> Resource {
+fn resource(path: &'static str, allow: &'static str) -> Resource {
     let options = move || async move { HttpResponse::NoContent().insert_header((ALLOW, allow)).finish() };
     web::resource(path)
+        .app_data(Route(path))
         .route(web::method(Method::OPTIONS).to(options))
         .default_service(problem::method_not_allowed(allow))
 }
 
 /// HEAD is answered wherever GET is.
-fn read_only<F, Args>(path: &str, handler: F) -> Resource
+fn read_only<F, Args>(path: &'static str, handler: F) -> Resource
 where
     F: Handler<Args> + Clone,
     Args: FromRequest + 'static,

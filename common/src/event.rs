@@ -6,10 +6,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
+
+use crate::time::Rfc3339;
 
 /// The largest event that a reader takes, in bytes. The API writes at most some 4 KiB.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
@@ -127,12 +129,12 @@ impl TaskEvent {
 
 /// RFC 3339 with microseconds and `Z`, the form of every time that task-events writes.
 pub fn format_time(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+    Rfc3339::new(time).as_str().to_owned()
 }
 
 /// Serialises a time in the form of [`format_time`].
 pub fn serialize_time<S: serde::Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&format_time(*time))
+    serializer.serialize_str(Rfc3339::new(*time).as_str())
 }
 
 /// An event as a reader takes it: a view of the record's value, of which nothing is copied that need not be.

@@ -16,9 +16,9 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 
 use crate::config::LogArgs;
-use crate::event::format_time;
 use crate::metrics::Text;
 use crate::output::{Dropped, Output, write_within};
+use crate::time::Rfc3339;
 
 /// Time for the last lines of a process that ends.
 const LAST_LINES: Duration = Duration::from_millis(300);
@@ -43,6 +43,23 @@ impl LogFormat {
     /// A line of this form, without its end. For what is written in the form of the log without being of it.
     pub fn line<'a>(self, level: Level, target: &'a str, message: &'a dyn fmt::Display) -> impl fmt::Display {
         Line { format: self, level, target, message }
+    }
+
+    /// Appends a line of this form with its end.
+    fn write(self, line: &mut String, level: Level, target: &str, message: fmt::Arguments<'_>) {
+        // An error is that of a value which cannot be formatted: what there is of the line is written.
+        let _ = match self {
+            Self::Text => {
+                line.push_str(Rfc3339::new(Utc::now()).as_str());
+                let _ = write!(line, " {level:5} {target}: ");
+                let start = line.len();
+                let written = line.write_fmt(message);
+                escape_from(line, start);
+                written
+            }
+            Self::Json => write!(line, "{}", self.line(level, target, &message)),
+        };
+        line.push('\n');
     }
 
     /// No lines yet, of that level and target.
@@ -94,7 +111,8 @@ impl Block {
 
     fn begin(&mut self) {
         let Self { level, target, .. } = self;
-        let time = format_time(Utc::now());
+        let time = Rfc3339::new(Utc::now());
+        let time = time.as_str();
         self.start = match self.format {
             LogFormat::Text => format!("{time} {level:5} {target}: "),
             // A path of modules has nothing to escape.
@@ -159,6 +177,23 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
     Ok(LastLines(()))
 }
 
+/// Logs a line of this project's own that comes with each request or event: what `log!` writes, without the way
+/// through fern. Formatted once, and not at all where the level is off.
+pub fn line(level: Level, target: &str, message: fmt::Arguments<'_>) {
+    // The levels that `init` sets below the global one are those of other crates.
+    if level > log::max_level() {
+        return;
+    }
+    match (STDOUT.get(), FORMAT.get()) {
+        (Some(output), Some(format)) => with_line(|line| {
+            format.write(line, level, target, message);
+            output.log(line.as_bytes());
+        }),
+        // Another logger, as in a test.
+        _ => log::log!(target: target, level, "{message}"),
+    }
+}
+
 /// What is taken from actix_http: its errors are those of clients, any of which could fill the log with them.
 /// They are debugging aids, and nothing below them is wanted.
 fn http_level(level: LevelFilter) -> LevelFilter {
@@ -204,19 +239,26 @@ thread_local! {
     static LAST_LINE: Cell<String> = const { Cell::new(String::new()) };
 }
 
+/// Lends an empty line.
+fn with_line(use_it: impl FnOnce(&mut String)) {
+    // Another one where a value logs while it is formatted, or while its thread ends.
+    let mut line = LAST_LINE.try_with(Cell::take).unwrap_or_default();
+    line.clear();
+    use_it(&mut line);
+    let _ = LAST_LINE.try_with(|last| last.set(line));
+}
+
 impl Log for Lines {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
 
     fn log(&self, record: &Record<'_>) {
-        // Empty where a value logs while it is formatted, or while its thread ends.
-        let mut line = LAST_LINE.try_with(Cell::take).unwrap_or_default();
-        line.clear();
-        // An error is that of a value which cannot be formatted: what there is of the line is written.
-        let _ = writeln!(line, "{}", record.args());
-        self.0.log(line.as_bytes());
-        let _ = LAST_LINE.try_with(|last| last.set(line));
+        with_line(|line| {
+            // An error is that of a value which cannot be formatted: what there is of the line is written.
+            let _ = writeln!(line, "{}", record.args());
+            self.0.log(line.as_bytes());
+        });
     }
 
     fn flush(&self) {
@@ -242,15 +284,15 @@ struct JsonLine<'a> {
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { format, level, target, message } = self;
-        let time = format_time(Utc::now());
+        let time = Rfc3339::new(Utc::now());
         match format {
             LogFormat::Text => {
-                write!(f, "{time} {level:5} {target}: ")?;
+                write!(f, "{} {level:5} {target}: ", time.as_str())?;
                 write!(Escaping(f), "{message}")
             }
             LogFormat::Json => {
                 let message = format_args!("{message}");
-                let line = JsonLine { time: &time, level: level.as_str(), target, message };
+                let line = JsonLine { time: time.as_str(), level: level.as_str(), target, message };
                 f.write_str(&serde_json::to_string(&line).map_err(|_| fmt::Error)?)
             }
         }
@@ -268,9 +310,7 @@ impl Write for Escaping<'_, '_> {
 
 /// Escapes control characters, so that a title cannot forge a log line or drive a terminal.
 pub fn escape_control(text: &str) -> std::borrow::Cow<'_, str> {
-    // Printable ASCII, as nearly all of it is, is seen to be that many bytes at once.
-    let is_plain = text.bytes().fold(true, |plain, byte| plain & (b' '..0x7f).contains(&byte));
-    if is_plain || !text.contains(is_control) {
+    if !has_control(text) {
         return text.into();
     }
     let mut escaped = String::with_capacity(text.len() + 8);
@@ -282,6 +322,22 @@ pub fn escape_control(text: &str) -> std::borrow::Cow<'_, str> {
         }
     }
     escaped.into()
+}
+
+/// Escapes what was appended to a line.
+fn escape_from(line: &mut String, start: usize) {
+    let appended = line.get(start..).unwrap_or_default();
+    if has_control(appended) {
+        let escaped = escape_control(appended).into_owned();
+        line.truncate(start);
+        line.push_str(&escaped);
+    }
+}
+
+fn has_control(text: &str) -> bool {
+    // Printable ASCII, as nearly all of it is, is seen to be that many bytes at once.
+    let is_plain = text.bytes().fold(true, |plain, byte| plain & (b' '..0x7f).contains(&byte));
+    !is_plain && text.contains(is_control)
 }
 
 /// Control characters, and the marks that end a line or change its direction in a terminal.
@@ -337,6 +393,25 @@ mod tests {
         assert_eq!(escape_control("a\nb\u{1b}[2J"), "a\\nb\\u{1b}[2J");
         assert_eq!(escape_control("Größe – ok"), "Größe – ok");
         assert_eq!(escape_control("\u{202e}x\u{2028}"), "\\u{202e}x\\u{2028}");
+    }
+
+    #[test]
+    fn a_line_that_goes_past_fern_is_the_same() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            for message in ["POST /tasks 201 0.4 ms", "Größe", "a\nb\u{1b}[2J \u{2028}", ""] {
+                for level in [Level::Error, Level::Warn, Level::Info, Level::Debug] {
+                    let mut line = "before\n".to_owned();
+                    format.write(&mut line, level, "task_api::http", format_args!("{message}"));
+                    let by_fern = format.line(level, "task_api::http", &message).to_string();
+                    let without_time = |line: &str| {
+                        let (before, after) = line.split_once("Z").unwrap();
+                        (before.len(), after.to_owned())
+                    };
+                    let line = line.strip_prefix("before\n").unwrap().strip_suffix('\n').unwrap();
+                    assert_eq!(without_time(line), without_time(&by_fern));
+                }
+            }
+        }
     }
 
     #[test]

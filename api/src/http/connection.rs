@@ -103,6 +103,8 @@ impl Connections {
     /// Takes the connection, or answers that there are too many.
     pub(super) async fn admit(self: Arc<Self>, mut stream: TcpStream) -> Result<Connection, DispatchError> {
         if self.open.fetch_add(1, Ordering::Relaxed) < self.most {
+            // An answer does not wait for an acknowledgement. Where it cannot be set, it only waits.
+            let _ = stream.set_nodelay(true);
             let due = Deadline::after(self.times.answer);
             let own = Vec::new();
             return Ok(Connection { stream, is_idle: false, due, take_by: None, held: 0, own, all: self });

@@ -1,16 +1,18 @@
 //! What every request has: a correlation id, and a line in the log.
 
-use std::time::Instant;
+use std::fmt;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use log::Level;
-use task_events::logging::escape_control;
+use task_events::logging;
 use uuid::Uuid;
 
 use super::problem::Problem;
@@ -78,7 +80,7 @@ pub(super) async fn around<B: MessageBody + 'static>(
     };
     let mut result = match answered {
         Ok(response) => {
-            route = response.request().match_pattern();
+            route = response.request().app_data().copied();
             Ok(response.map_into_boxed_body())
         }
         // An error of the framework itself, before a handler was reached.
@@ -91,27 +93,42 @@ pub(super) async fn around<B: MessageBody + 'static>(
         Ok(response) => (response.status(), response.headers_mut()),
         Err(response) => (response.status(), response.headers_mut()),
     };
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+    let mut text = Uuid::encode_buffer();
+    if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         headers.insert(CORRELATION_ID, value);
     }
     let took = started.elapsed();
     if let Some(state) = state {
         state.requests.answered(&method, route, status, took);
     }
-    let took_ms = took.as_secs_f64() * 1_000.0;
     // Probes come every few seconds for ever, and say nothing new.
     let level = if matches!(path.as_str(), "/healthz" | "/readyz" | "/metrics") && status.is_success() {
         Level::Debug
     } else {
         Level::Info
     };
-    log::log!(
-        level,
-        "{method} {} {} {took_ms:.1} ms correlation_id={id}",
-        escape_control(&path),
-        status.as_u16()
-    );
+    let answer = Answer { method: &method, path: &path, status, took, correlation_id: id };
+    logging::line(level, module_path!(), format_args!("{answer}"));
     result.map_err(|response| InternalError::from_response(status, response).into())
+}
+
+/// What the log says of a request.
+struct Answer<'a> {
+    method: &'a Method,
+    path: &'a str,
+    status: StatusCode,
+    took: Duration,
+    correlation_id: Uuid,
+}
+
+impl fmt::Display for Answer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, path, status, took, correlation_id } = self;
+        let tenths = (took.as_nanos() + 50_000) / 100_000;
+        let (ms, tenth, status) = (tenths / 10, tenths % 10, status.as_u16());
+        // The path is escaped with the rest of the line.
+        write!(f, "{method} {path} {status} {ms}.{tenth} ms correlation_id={correlation_id}")
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +139,19 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static("traceparent"), HeaderValue::from_str(value).unwrap());
         traceparent(&headers).is_some()
+    }
+
+    #[test]
+    fn the_access_line_has_its_form() {
+        let line = |method: &Method, micros| {
+            let took = Duration::from_micros(micros);
+            let (path, correlation_id) = ("/tasks", Uuid::from_u128(0xabc));
+            Answer { method, path, status: StatusCode::CREATED, took, correlation_id }.to_string()
+        };
+        let rest = "ms correlation_id=00000000-0000-0000-0000-000000000abc";
+        assert_eq!(line(&Method::POST, 1_234), format!("POST /tasks 201 1.2 {rest}"));
+        assert_eq!(line(&Method::GET, 49), format!("GET /tasks 201 0.0 {rest}"));
+        assert_eq!(line(&Method::GET, 999_960), format!("GET /tasks 201 1000.0 {rest}"));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! From bytes to valid input: bodies, query strings and ids. Every field that is wrong is named.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::convert::Infallible;
+use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -9,8 +13,9 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpRequest};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -80,42 +85,120 @@ async fn read(bytes: impl Future<Output = Result<Bytes, actix_web::Error>>) -> R
     })
 }
 
-/// The fields of a JSON object in their order, each name as often as it is given.
-struct Object(Vec<(String, Value)>);
+/// The value of a field, as far as any field has a use for it. Borrowed from the body, where it is in it as it is.
+#[derive(Debug, PartialEq)]
+enum Field<'b> {
+    Null,
+    Text(Cow<'b, str>),
+    /// A number, a boolean, an array or an object.
+    Other,
+}
 
-impl<'de> Deserialize<'de> for Object {
+struct FieldVisitor;
+
+impl<'de: 'b, 'b> Deserialize<'de> for Field<'b> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor)
+        deserializer.deserialize_any(FieldVisitor)
     }
 }
 
-struct ObjectVisitor;
+impl<'de> Visitor<'de> for FieldVisitor {
+    type Value = Field<'de>;
 
-impl<'de> Visitor<'de> for ObjectVisitor {
-    type Value = Object;
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
 
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
+        Ok(Field::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
+        Ok(Field::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_unit<E>(self) -> Result<Field<'de>, E> {
+        Ok(Field::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Field<'de>, E> {
+        Ok(Field::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Field<'de>, E> {
+        Ok(Field::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Field<'de>, E> {
+        Ok(Field::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Field<'de>, E> {
+        Ok(Field::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field<'de>, A::Error> {
+        // Read all the same: whether it is JSON counts.
+        while seq.next_element::<Value>()?.is_some() {}
+        Ok(Field::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<'de>, A::Error> {
+        while map.next_entry::<String, Value>()?.is_some() {}
+        Ok(Field::Other)
+    }
+}
+
+/// A name, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'b>(#[serde(borrow)] Cow<'b, str>);
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-        let mut fields = Vec::new();
-        while let Some(field) = map.next_entry()? {
-            fields.push(field);
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let (mut rest, mut errors) = (BTreeMap::new(), Vec::new());
+        while let Some((Name(name), value)) = map.next_entry()? {
+            match rest.entry(name) {
+                Entry::Vacant(entry) => drop(entry.insert(value)),
+                // Which of the two is meant, nobody can say.
+                Entry::Occupied(entry) => {
+                    errors.push(FieldError::new(entry.key(), "is given more than once"))
+                }
+            }
         }
-        Ok(Object(fields))
+        Ok(Fields { rest, errors })
+    }
+}
+
+/// The fields of an object, and what is wrong with them.
+#[derive(Debug)]
+pub(super) struct Fields<'b> {
+    rest: BTreeMap<Cow<'b, str>, Field<'b>>,
+    errors: Vec<FieldError>,
+}
+
+impl<'de: 'b, 'b> Deserialize<'de> for Fields<'b> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
     }
 }
 
 /// The fields of a JSON object, whatever the content type says.
-pub(super) fn object(Body(body): Body) -> Result<Fields, Problem> {
-    let body = body?;
+pub(super) fn object(Body(body): &Body) -> Result<Fields<'_>, Problem> {
+    let body = body.as_ref().map_err(Problem::clone)?;
     let not_json = |error: serde_json::Error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}"))
     };
-    match serde_json::from_slice(&body) {
-        Ok(Object(fields)) => Ok(Fields::new(fields)),
-        Err(error) if error.is_data() => match serde_json::from_slice::<Value>(&body) {
+    match serde_json::from_slice(body) {
+        Ok(fields) => Ok(fields),
+        Err(error) if error.is_data() => match serde_json::from_slice::<Value>(body) {
             Ok(_) => Err(Problem::field("body", "must be a JSON object")),
             Err(error) => Err(not_json(error)),
         },
@@ -123,26 +206,7 @@ pub(super) fn object(Body(body): Body) -> Result<Fields, Problem> {
     }
 }
 
-/// The fields of an object, and what is wrong with them.
-pub(super) struct Fields {
-    rest: Map<String, Value>,
-    errors: Vec<FieldError>,
-}
-
-impl Fields {
-    fn new(fields: Vec<(String, Value)>) -> Self {
-        let (mut rest, mut errors) = (Map::new(), Vec::new());
-        for (name, value) in fields {
-            if rest.contains_key(&name) {
-                // Which of the two is meant, nobody can say.
-                errors.push(FieldError::new(&name, "is given more than once"));
-            } else {
-                rest.insert(name, value);
-            }
-        }
-        Self { rest, errors }
-    }
-
+impl Fields<'_> {
     fn wrong<T>(&mut self, field: &str, message: &str) -> Option<T> {
         self.errors.push(FieldError::new(field, message));
         None
@@ -151,7 +215,7 @@ impl Fields {
     /// The title, if the field is there.
     fn title(&mut self) -> Option<String> {
         match self.rest.remove("title")? {
-            Value::String(text) => match title::parse(&text) {
+            Field::Text(text) => match title::parse(&text) {
                 Ok(title) => Some(title),
                 Err(message) => self.wrong("title", &message),
             },
@@ -160,22 +224,20 @@ impl Fields {
     }
 
     fn status(&mut self) -> Option<TaskStatus> {
-        let value = self.rest.remove("status")?;
-        match value.as_str().and_then(TaskStatus::from_name) {
-            Some(status) => Some(status),
-            None => self.wrong("status", STATUSES),
-        }
+        let status = match self.rest.remove("status")? {
+            Field::Text(text) => TaskStatus::from_name(&text),
+            _ => None,
+        };
+        status.or_else(|| self.wrong("status", STATUSES))
     }
 
     fn owner_id(&mut self) -> Option<Uuid> {
-        match self.rest.remove("owner_id")? {
-            Value::Null => None,
-            Value::String(text) => match text.parse() {
-                Ok(id) => Some(id),
-                Err(_) => self.wrong("owner_id", "must be a uuid or null"),
-            },
-            _ => self.wrong("owner_id", "must be a uuid or null"),
-        }
+        let owner = match self.rest.remove("owner_id")? {
+            Field::Null => return None,
+            Field::Text(text) => text.parse().ok(),
+            Field::Other => None,
+        };
+        owner.or_else(|| self.wrong("owner_id", "must be a uuid or null"))
     }
 
     fn finish<T>(mut self, value: Option<T>) -> Result<T, Problem> {
@@ -192,7 +254,7 @@ impl Fields {
 const STATUSES: &str = "must be pending, in_progress or completed";
 
 /// `{"title", "owner_id"?}`
-pub(super) fn new_task(mut fields: Fields) -> Result<NewTask, Problem> {
+pub(super) fn new_task(mut fields: Fields<'_>) -> Result<NewTask, Problem> {
     let missing = !fields.rest.contains_key("title");
     let title = if missing { fields.wrong("title", "is required") } else { fields.title() };
     let owner_id = fields.owner_id();
@@ -200,7 +262,7 @@ pub(super) fn new_task(mut fields: Fields) -> Result<NewTask, Problem> {
 }
 
 /// `{"title"?, "status"?}`
-pub(super) fn task_patch(mut fields: Fields) -> Result<TaskPatch, Problem> {
+pub(super) fn task_patch(mut fields: Fields<'_>) -> Result<TaskPatch, Problem> {
     let patch = TaskPatch { title: fields.title(), status: fields.status() };
     fields.finish(Some(patch))
 }

@@ -1,7 +1,7 @@
 //! What the process counts, for Prometheus, under OpenTelemetry's names where it has them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_web::HttpResponse;
@@ -15,11 +15,22 @@ use super::{State, health};
 /// Upper bounds of the histogram's buckets in seconds: those that OpenTelemetry advises.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
-/// Requests that were answered, by method, route and status. Few: clients choose none of the three freely.
-#[derive(Debug, Default)]
-pub(super) struct Requests(Mutex<BTreeMap<(&'static str, String, u16), Durations>>);
+/// The pattern of a resource, as a label. Each resource has it among its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Route(pub(super) &'static str);
 
-#[derive(Debug, Default)]
+/// Method, route and status. Few: clients choose none of the three freely.
+type Key = (&'static str, &'static str, u16);
+type Counts = BTreeMap<Key, Durations>;
+
+/// Requests that were answered. Each worker counts its own, so that none waits for another.
+#[derive(Debug)]
+pub(super) struct Requests {
+    own: Arc<Mutex<Counts>>,
+    all: Arc<Mutex<Vec<Arc<Mutex<Counts>>>>>,
+}
+
+#[derive(Debug, Clone, Default)]
 struct Durations {
     /// For each bucket, those that do not fit the one before.
     buckets: [u64; BUCKETS.len()],
@@ -27,15 +38,37 @@ struct Durations {
     seconds: f64,
 }
 
+impl Durations {
+    fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        self.seconds += other.seconds;
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(sum, more)| *sum += more);
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        let own = Arc::default();
+        Self { all: Arc::new(Mutex::new(vec![Arc::clone(&own)])), own }
+    }
+}
+
+impl Clone for Requests {
+    /// For another worker.
+    fn clone(&self) -> Self {
+        let own = Arc::default();
+        lock(&self.all).push(Arc::clone(&own));
+        Self { own, all: Arc::clone(&self.all) }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Requests {
-    /// The route is the pattern that matched, if one did.
-    pub(super) fn answered(
-        &self,
-        method: &Method,
-        route: Option<String>,
-        status: StatusCode,
-        took: Duration,
-    ) {
+    /// The route is that of the resource, if there is one.
+    pub(super) fn answered(&self, method: &Method, route: Option<Route>, status: StatusCode, took: Duration) {
         let method = match *method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",
@@ -43,9 +76,9 @@ impl Requests {
             Method::PATCH => "PATCH",
             _ => "_OTHER",
         };
-        let key = (method, route.unwrap_or_default(), status.as_u16());
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let durations = all.entry(key).or_default();
+        let key = (method, route.map_or("", |Route(pattern)| pattern), status.as_u16());
+        let mut own = lock(&self.own);
+        let durations = own.entry(key).or_default();
         let seconds = took.as_secs_f64();
         durations.count += 1;
         durations.seconds += seconds;
@@ -55,15 +88,26 @@ impl Requests {
         }
     }
 
+    /// The sums over all workers.
+    fn sums(&self) -> Counts {
+        let mut sums = Counts::new();
+        for counts in lock(&self.all).iter() {
+            for (key, durations) in lock(counts).iter() {
+                sums.entry(*key).or_default().add(durations);
+            }
+        }
+        sums
+    }
+
     fn render(&self, text: &mut Text) {
         const NAME: &str = "http_server_request_duration_seconds";
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.sums();
         text.family(NAME, "histogram", "Requests by how long they took");
         for ((method, route, status), durations) in all.iter() {
             let status = status.to_string();
             let labels = [
                 ("http_request_method", *method),
-                ("http_route", route.as_str()),
+                ("http_route", *route),
                 ("http_response_status_code", status.as_str()),
             ];
             let mut up_to = 0;
@@ -80,7 +124,7 @@ impl Requests {
         const SHED: &str = "task_api_shed_total";
         text.family(SHED, "counter", "What was answered 503, since the process started");
         let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
-        let shed = all.iter().filter(|((_, route, status), _)| *status == unavailable && route != "/readyz");
+        let shed = all.iter().filter(|((_, route, status), _)| *status == unavailable && *route != "/readyz");
         let shed: u64 = shed.map(|(_, durations)| durations.count).sum();
         text.series(SHED, &[("what", "request")], shed);
     }
@@ -143,8 +187,10 @@ mod tests {
     fn a_histogram_counts_each_request_in_all_buckets_that_it_fits() {
         let requests = Requests::default();
         for millis in [1, 5, 6, 20_000] {
-            let route = Some("/tasks".to_owned());
-            requests.answered(&Method::POST, route, StatusCode::CREATED, Duration::from_millis(millis));
+            // By any worker.
+            let worker = requests.clone();
+            let route = Some(Route("/tasks"));
+            worker.answered(&Method::POST, route, StatusCode::CREATED, Duration::from_millis(millis));
         }
         let mut text = Text::default();
         requests.render(&mut text);

@@ -47,7 +47,7 @@ impl MessageBody for PageBody {
 pub(super) async fn create(request: HttpRequest, state: Data<State>, body: Body) -> HttpResponse {
     let change = || -> Result<_, Problem> {
         query::none(request.query_string())?;
-        Ok(Change::Create(input::new_task(input::object(body)?)?))
+        Ok(Change::Create(input::new_task(input::object(&body)?)?))
     };
     answer(
         &request,
@@ -71,7 +71,7 @@ pub(super) async fn patch(
     let change = || -> Result<_, Problem> {
         let id = input::task_id(&id)?;
         query::none(request.query_string())?;
-        Ok(Change::Patch(id, input::task_patch(input::object(body)?)?))
+        Ok(Change::Patch(id, input::task_patch(input::object(&body)?)?))
     };
     answer(
         &request,
