@@ -6,6 +6,7 @@
 //! | `window` | the events of one partition that are pending |
 //! | `lane` | sends the events of one window, one request in flight |
 //! | `batch_limit` | how large a request may be |
+//! | `pace` | when the next request is due |
 //! | `reconcile` | finds out which pending events are in the topic already |
 //! | `report` | readiness and log lines |
 //!
@@ -21,11 +22,14 @@
 //!    it, and moves with the events that leave the outbox: whatever was sent is at or after it.
 //! 4. *A partition that is down holds up only itself.* The others have windows, connections, timeouts and
 //!    backoff of their own.
-//! 5. *Bounded.* Memory is bounded by the windows; no event is read again and again while it waits.
+//! 5. *Few requests under load, no wait without* ([`pace`]). What was acknowledged leaves the outbox while the next
+//!    request is in flight; where that fails, it is looked for in the topic.
+//! 6. *Bounded.* Memory is bounded by the windows; no event is read again and again while it waits.
 
 mod batch_limit;
 mod dispatcher;
 mod lane;
+mod pace;
 mod reconcile;
 mod report;
 mod window;

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::WINDOW;
 use super::lane::{Lane, RelayError};
+use super::pace::Pace;
 use super::report::Report;
 use super::window::Window;
 use crate::store::{PublishedTopic, Store};
@@ -146,6 +147,7 @@ impl Dispatcher {
                 topic_id,
                 position: plan.positions.get(&number).copied(),
                 noted: None,
+                pace: Pace::default(),
                 recheck: Arc::clone(&recheck),
             };
             tasks.spawn(lane.run());
@@ -273,7 +275,7 @@ impl Dispatcher {
         }
         lanes.windows.iter().for_each(|window| window.hold(true));
         let drained = async {
-            while lanes.windows.iter().any(|window| window.in_doubt()) {
+            while lanes.windows.iter().any(|window| window.is_busy()) {
                 lanes.freed.notified().await;
             }
         };

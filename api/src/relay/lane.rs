@@ -1,6 +1,10 @@
 //! One partition's way from its window to the topic: one request in flight, in order.
+//!
+//! While a request is in flight, it is put on disk that the events of the one before have left the outbox
+//! ([`Mark`]). Where that fails, they are in doubt again, and found in the topic.
 
 use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::batch_limit::BatchLimit;
+use super::pace::{FULL_REQUEST_BYTES, Pace};
 use super::reconcile::{Reconcile, not_replicated};
 use super::report::Report;
 use super::window::{Window, request_size};
@@ -50,6 +55,7 @@ pub(super) struct Lane {
     pub(super) position: Option<Position>,
     /// When the position was last known to be that far.
     pub(super) noted: Option<Instant>,
+    pub(super) pace: Pace,
     /// Wakes the dispatcher when the topic is to be looked at.
     pub(super) recheck: Arc<Notify>,
 }
@@ -69,20 +75,43 @@ impl Lane {
     }
 
     async fn publish(&mut self, backoff: &mut Backoff) -> Result<Infallible, RelayError> {
+        let mut mark = Mark::default();
+        let stopped = self.send_all(&mut mark, backoff).await;
+        // Also where the next request failed.
+        let marked = mark.end().await;
+        self.take_position(&mut mark);
+        self.window.doubt_acknowledged();
+        stopped.and_then(|never| marked.map(|()| never).map_err(RelayError::from))
+    }
+
+    async fn send_all(&mut self, mark: &mut Mark, backoff: &mut Backoff) -> Result<Infallible, RelayError> {
         let mut limit = BatchLimit::new();
         loop {
             while self.window.in_doubt() {
+                mark.end().await?;
+                self.take_position(mark);
                 self.reconcile().await?;
             }
-            self.window.has_something().await;
+            tokio::select! {
+                biased;
+                marked = mark.end(), if mark.is_running() => {
+                    marked?;
+                    self.take_position(mark);
+                    continue;
+                }
+                () = self.window.due(&self.pace, limit.bytes().min(FULL_REQUEST_BYTES)) => {}
+            }
             if self.noted.is_none_or(|noted| noted.elapsed() >= MAX_POSITION_AGE) {
+                mark.end().await?;
+                self.take_position(mark);
                 self.note_position().await?;
             }
             let request = self.window.begin_request(limit.bytes());
             if request.is_empty() {
                 continue;
             }
-            match self.send(&request).await {
+            self.pace.begin(request.len());
+            match self.send(&request, mark).await {
                 // The topic takes smaller batches than this: halve it. Nothing of it has landed.
                 Err(RelayError::Kafka(KafkaError::MessageTooLarge { .. })) if request.len() > 1 => {
                     limit.refused(request_size(&request));
@@ -90,6 +119,12 @@ impl Lane {
                 sent => sent?,
             }
             *backoff = Backoff::for_kafka();
+        }
+    }
+
+    fn take_position(&mut self, mark: &mut Mark) {
+        if let Some(position) = mark.reached.take() {
+            self.move_to(position);
         }
     }
 
@@ -130,31 +165,42 @@ impl Lane {
         Ok(())
     }
 
-    /// Sends one request and takes its events out of the outbox.
-    async fn send(&mut self, entries: &[Arc<OutboxEntry>]) -> Result<(), RelayError> {
-        let records: Vec<_> = entries.iter().map(|entry| record(entry)).collect();
-        let offsets = match self.produce(&records).await {
+    /// Sends one request, and meanwhile ends the mark of the last one. Its own is begun afterwards.
+    async fn send(&mut self, entries: &[Arc<OutboxEntry>], mark: &mut Mark) -> Result<(), RelayError> {
+        let mut marked = Ok(());
+        let produced = {
+            let mut produced = pin!(self.produce(entries));
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = mark.end(), if mark.is_running() => marked = ended,
+                    produced = &mut produced => break produced,
+                }
+            }
+        };
+        let offsets = match produced {
             Ok(offsets) => offsets,
             Err(error) => {
                 if error.nothing_landed() {
                     self.window.clear_doubt();
                 }
+                marked?;
                 return Err(error.into());
             }
         };
-        let position = self.acknowledged(&offsets).await;
-        let seqs: Vec<u64> = entries.iter().map(|entry| entry.seq).collect();
-        let positions = vec![(self.producer.partition(), position.offset)];
-        self.store.delivered(Delivered { seqs: seqs.clone(), positions }).await?;
-        // Not before: after an error the events are looked for from the position before them.
-        self.move_to(position);
-        self.window.remove(&seqs);
-        self.window.clear_doubt();
+        self.window.acknowledge(entries);
         self.report.lane_published(self.producer.partition());
+        let position = self.acknowledged(&offsets, mark.reached.or(self.position)).await;
+        marked?;
+        mark.end().await?;
+        self.take_position(mark);
+        let seqs = entries.iter().map(|entry| entry.seq).collect();
+        let delivered = Delivered { seqs, positions: vec![(self.producer.partition(), position.offset)] };
+        mark.begin(&self.store, &self.window, delivered, position);
         Ok(())
     }
 
-    async fn produce(&self, records: &[ProducerRecord]) -> Result<Vec<i64>, KafkaError> {
+    async fn produce(&self, entries: &[Arc<OutboxEntry>]) -> Result<Vec<i64>, KafkaError> {
         let partition = self.producer.partition();
         if let Some(wait) = self.producer.throttled().await {
             self.report.lane_waits(partition, format!("a quota of the broker, for {} ms", wait.as_millis()));
@@ -164,7 +210,7 @@ impl Lane {
         let limit = ACKNOWLEDGEMENT_TIMEOUT;
         tokio::select! {
             biased;
-            produced = self.producer.produce_within(records, Compression::NoCompression, limit) => produced,
+            produced = self.producer.produce_from(|| records(entries), Compression::NoCompression, limit) => produced,
             lost = self.answer_lost() => {
                 self.producer.disconnect().await;
                 Err(lost)
@@ -192,9 +238,9 @@ impl Lane {
     }
 
     /// Logs what was acknowledged, and returns the position after it.
-    async fn acknowledged(&self, offsets: &[i64]) -> Position {
+    async fn acknowledged(&self, offsets: &[i64], before: Option<Position>) -> Position {
         let (topic, partition) = (self.producer.topic(), self.producer.partition());
-        let before = self.position.unwrap_or_default();
+        let before = before.unwrap_or_default();
         let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return before };
         for offset in offsets {
             log::debug!("Event delivered: topic={topic}, partition={partition}, offset={offset}");
@@ -217,13 +263,60 @@ impl Lane {
     }
 }
 
-/// The event as a record. Its time is that of sending, also where the topic keeps the producer's times: by
+/// Acknowledged events leaving the outbox: at most those of one request.
+#[derive(Default)]
+struct Mark {
+    running: Option<Running>,
+    /// The position that the last one put on disk.
+    reached: Option<Position>,
+}
+
+struct Running {
+    on_disk: Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>,
+    position: Position,
+}
+
+impl Mark {
+    /// To be called when none is running.
+    fn begin(&mut self, store: &Store, window: &Arc<Window>, delivered: Delivered, position: Position) {
+        let (store, window) = (store.clone(), Arc::clone(window));
+        let on_disk = Box::pin(async move {
+            let count = delivered.seqs.len();
+            store.delivered(delivered).await?;
+            window.remove_acknowledged(count);
+            Ok(())
+        });
+        self.running = Some(Running { on_disk, position });
+    }
+
+    fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Returns when none is running any more. Can be called again where it was given up.
+    async fn end(&mut self) -> Result<(), StoreError> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let ended = running.on_disk.as_mut().await;
+        let position = running.position;
+        self.running = None;
+        ended?;
+        // Not before: after an error the events are looked for from the position before them.
+        self.reached = Some(position);
+        Ok(())
+    }
+}
+
+/// The events as records. Their time is that of sending, also where the topic keeps the producer's times: by
 /// that of the event, one that waited longer than the topic's retention would be deleted at once.
-fn record(entry: &OutboxEntry) -> ProducerRecord {
-    ProducerRecord {
+///
+/// rskafka takes records by value and owns each key, value and header: this is the one copy of them.
+fn records(entries: &[Arc<OutboxEntry>]) -> Vec<ProducerRecord> {
+    let timestamp = Utc::now();
+    let record = |entry: &Arc<OutboxEntry>| ProducerRecord {
         key: Some(entry.event.data.task_id.to_string().into_bytes()),
         value: Some(entry.json.clone()),
         headers: entry.event.headers(entry.traceparent.as_deref()),
-        timestamp: Utc::now(),
-    }
+        timestamp,
+    };
+    entries.iter().map(record).collect()
 }

@@ -1,8 +1,10 @@
-//! The window of one partition: the events that were read from the outbox and are not yet known to be in
-//! the topic, in order. The dispatcher fills it, the lane empties it.
+//! The window of one partition: the events that were read from the outbox and have not left it yet, in order.
+//! The dispatcher fills it, the lane empties it.
 //!
 //! What may have been sent and not acknowledged is always in the window, so its capacity bounds what has to
-//! be looked for in the topic after doubt; also after a restart, once the window is loaded again.
+//! be looked for in the topic after doubt; also after a restart, once the window is loaded again. Events that
+//! are acknowledged stay in it until it is on disk that they have left the outbox: until then doubt may come
+//! back.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +12,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use super::pace::Pace;
 use crate::store::OutboxEntry;
 
 /// Largest request, in bytes, unless a single event is larger: half of Kafka's default max.message.bytes.
@@ -33,6 +36,12 @@ pub(super) struct Window {
 #[derive(Debug)]
 struct Inner {
     entries: VecDeque<Arc<OutboxEntry>>,
+    /// The first so many are in the topic, and it is not on disk yet that they left the outbox.
+    acknowledged: usize,
+    /// Bytes of the others, as records.
+    bytes: usize,
+    /// The lane is to be woken by an event that makes more bytes than these.
+    wake_above: usize,
     /// It was full once, or the whole outbox has been looked at: what may have been sent before is in it.
     is_loaded: bool,
     /// Nothing is to be sent for the time being.
@@ -44,7 +53,15 @@ struct Inner {
 impl Window {
     pub(super) fn new(capacity: usize, in_doubt: bool, freed: Arc<Notify>) -> Self {
         let in_doubt = in_doubt.then(Instant::now);
-        let inner = Inner { entries: VecDeque::new(), is_loaded: false, is_held: false, in_doubt };
+        let inner = Inner {
+            entries: VecDeque::new(),
+            acknowledged: 0,
+            bytes: 0,
+            wake_above: 0,
+            is_loaded: false,
+            is_held: false,
+            in_doubt,
+        };
         Self { capacity, inner: Mutex::new(inner), changed: Notify::new(), freed }
     }
 
@@ -62,8 +79,12 @@ impl Window {
 
     /// Adds an event that follows those that are there.
     pub(super) fn push(&self, entry: Arc<OutboxEntry>) {
-        self.inner().entries.push_back(entry);
-        self.changed.notify_one();
+        let mut inner = self.inner();
+        inner.bytes += size(&entry);
+        inner.entries.push_back(entry);
+        if inner.bytes > inner.wake_above {
+            self.changed.notify_one();
+        }
     }
 
     /// It holds what it can hold: it is full, or all of the outbox was read for it.
@@ -82,8 +103,15 @@ impl Window {
         self.changed.notify_one();
     }
 
+    /// Whether something was sent of which the fate is unknown.
     pub(super) fn in_doubt(&self) -> bool {
         self.inner().in_doubt.is_some()
+    }
+
+    /// Whether something was sent of which it is not on disk yet what became.
+    pub(super) fn is_busy(&self) -> bool {
+        let inner = self.inner();
+        inner.in_doubt.is_some() || inner.acknowledged > 0
     }
 
     pub(super) fn in_doubt_for(&self) -> Duration {
@@ -109,21 +137,38 @@ impl Window {
         }
     }
 
-    /// Returns when there is something to send.
-    pub(super) async fn has_something(&self) {
+    /// Returns when there is something to send, and it is time to. `full`: a request of so many bytes waits for no
+    /// more events.
+    pub(super) async fn due(&self, pace: &Pace, full: usize) {
         loop {
-            {
-                let inner = self.inner();
-                if !inner.is_held && !inner.entries.is_empty() {
+            let left = {
+                let mut inner = self.inner();
+                let pending = inner.entries.len() - inner.acknowledged;
+                if inner.is_held || pending == 0 {
+                    inner.wake_above = 0;
+                    None
+                } else if inner.bytes >= full {
                     return;
+                } else {
+                    match pace.wait(pending) {
+                        Duration::ZERO => return,
+                        left => {
+                            // Events that come meanwhile only make it wait longer, until it is full.
+                            inner.wake_above = full.saturating_sub(1);
+                            Some(left)
+                        }
+                    }
                 }
+            };
+            match left {
+                None => self.changed.notified().await,
+                Some(left) => drop(timeout(left, self.changed.notified()).await),
             }
-            self.changed.notified().await;
         }
     }
 
-    /// The first events, as many as go into one request of so many bytes, and one at least. From now on it is in
-    /// doubt. Empty if it is held.
+    /// The first events that are not acknowledged, as many as go into one request of so many bytes, and one at
+    /// least. From now on it is in doubt. Empty if it is held.
     pub(super) fn begin_request(&self, at_most_bytes: usize) -> Vec<Arc<OutboxEntry>> {
         let mut inner = self.inner();
         if inner.is_held {
@@ -135,7 +180,8 @@ impl Window {
             bytes += size(entry);
             is_first || bytes <= at_most_bytes
         };
-        let request: Vec<_> = inner.entries.iter().take_while(fits).cloned().collect();
+        let pending = inner.entries.iter().skip(inner.acknowledged);
+        let request: Vec<_> = pending.take_while(fits).cloned().collect();
         if !request.is_empty() {
             inner.in_doubt.get_or_insert_with(Instant::now);
         }
@@ -148,10 +194,38 @@ impl Window {
         self.freed.notify_one();
     }
 
-    /// These events are in the topic and out of the outbox.
+    /// The events of the request are in the topic.
+    pub(super) fn acknowledge(&self, request: &[Arc<OutboxEntry>]) {
+        let mut inner = self.inner();
+        inner.acknowledged = (inner.acknowledged + request.len()).min(inner.entries.len());
+        inner.bytes = inner.bytes.saturating_sub(request.iter().map(|entry| size(entry)).sum());
+        inner.in_doubt = None;
+    }
+
+    /// It is on disk that the first acknowledged events, so many, left the outbox.
+    pub(super) fn remove_acknowledged(&self, count: usize) {
+        let mut inner = self.inner();
+        let count = count.min(inner.acknowledged);
+        inner.entries.drain(..count);
+        inner.acknowledged -= count;
+        self.freed.notify_one();
+    }
+
+    /// What is acknowledged may still be in the outbox: it has to be found in the topic again.
+    pub(super) fn doubt_acknowledged(&self) {
+        let mut inner = self.inner();
+        if std::mem::take(&mut inner.acknowledged) > 0 {
+            inner.in_doubt.get_or_insert_with(Instant::now);
+            inner.count_bytes();
+        }
+    }
+
+    /// These events were found in the topic and are out of the outbox.
     pub(super) fn remove(&self, seqs: &[u64]) {
         let seqs: HashSet<u64> = seqs.iter().copied().collect();
-        self.inner().entries.retain(|entry| !seqs.contains(&entry.seq));
+        let mut inner = self.inner();
+        inner.entries.retain(|entry| !seqs.contains(&entry.seq));
+        inner.count_bytes();
         self.freed.notify_one();
     }
 
@@ -159,6 +233,12 @@ impl Window {
     pub(super) fn clear_doubt(&self) {
         self.inner().in_doubt = None;
         self.freed.notify_one();
+    }
+}
+
+impl Inner {
+    fn count_bytes(&mut self) {
+        self.bytes = self.entries.iter().skip(self.acknowledged).map(|entry| size(entry)).sum();
     }
 }
 
@@ -174,6 +254,8 @@ fn size(entry: &OutboxEntry) -> usize {
 #[cfg(test)]
 mod tests {
     use task_events::event::{TaskData, TaskEvent};
+
+    use crate::relay::pace::{FULL_REQUEST_BYTES, MAX_LINGER};
 
     use super::*;
 
@@ -221,6 +303,92 @@ mod tests {
         window.clear_doubt();
         assert!(!window.in_doubt());
         assert_eq!(seqs(&window.begin_request(1)), [2]);
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_not_sent_again_unless_its_removal_fails() {
+        let window = window(9, &[1, 1, 1]);
+        let request = window.begin_request(2 * (1 + RECORD_OVERHEAD));
+        window.acknowledge(&request);
+        assert!(!window.in_doubt() && window.is_busy(), "it has not left the outbox yet");
+        assert_eq!(
+            seqs(&window.begin_request(REQUEST_BYTES)),
+            [3],
+            "the next request does not wait for that"
+        );
+        window.remove_acknowledged(2);
+        assert_eq!(window.waiting().0, 1);
+        assert_eq!(seqs(&window.begin_request(REQUEST_BYTES)), [3]);
+
+        window.acknowledge(&window.begin_request(REQUEST_BYTES));
+        window.doubt_acknowledged();
+        assert!(window.in_doubt(), "it has to be looked for");
+        assert_eq!(window.inner().bytes, 1 + RECORD_OVERHEAD);
+        window.remove(&[3]);
+        window.clear_doubt();
+        assert!(!window.is_busy() && window.inner().bytes == 0);
+    }
+
+    /// What is sent when events come so far apart and each request takes 1 ms: when each event was sent, and
+    /// after what time.
+    async fn requests(events: u64, apart: Duration, bytes: usize) -> Vec<(usize, Duration)> {
+        let window = Arc::new(Window::new(100_000, false, Arc::default()));
+        let started = Instant::now();
+        let filling = Arc::clone(&window);
+        tokio::spawn(async move {
+            for seq in 1..=events {
+                filling.push(entry(seq, bytes));
+                tokio::time::sleep_until(started + apart * u32::try_from(seq).unwrap()).await;
+            }
+        });
+        let (mut requests, mut pace, mut sent) = (Vec::new(), Pace::default(), 0);
+        while sent < events {
+            window.due(&pace, FULL_REQUEST_BYTES).await;
+            let request = window.begin_request(REQUEST_BYTES);
+            pace.begin(request.len());
+            sent += request.len() as u64;
+            requests.push((request.len(), started.elapsed()));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            window.acknowledge(&request);
+            window.remove_acknowledged(request.len());
+        }
+        requests
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_comes_alone_is_sent_at_once() {
+        let apart = Duration::from_millis(5);
+        for (number, (events, at)) in (0..).zip(requests(200, apart, 300).await) {
+            assert_eq!((events, at), (1, apart * number), "at 200 a second none waits");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_load_requests_are_few_or_full() {
+        let second = Duration::from_secs(1);
+        for rate in [1_000, 2_000, 5_000, 50_000] {
+            let requests = requests(u64::from(rate), second / rate, 300).await;
+            let (first, last) = (requests[0], requests[requests.len() - 1]);
+            assert_eq!(first, (1, Duration::ZERO), "the first is not held up");
+            assert!(last.1 <= second + MAX_LINGER * 2);
+            // One each 10 ms, or one for each 256 KiB.
+            let full = rate as usize * (300 + RECORD_OVERHEAD) / FULL_REQUEST_BYTES;
+            assert!(requests.len() <= 110 + full, "{} requests at {rate} a second", requests.len());
+            assert!(requests.iter().all(|(events, _)| events * (300 + RECORD_OVERHEAD) <= REQUEST_BYTES));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backlog_is_sent_without_a_pause() {
+        let requests = requests(10_000, Duration::ZERO, 300).await;
+        let full = &requests[1..requests.len() - 1];
+        assert!(
+            full.iter().all(|(events, _)| events * (300 + RECORD_OVERHEAD) > REQUEST_BYTES / 2),
+            "{full:?}"
+        );
+        assert!(
+            requests[requests.len() - 1].1 <= Duration::from_millis(2) * requests.len() as u32 + MAX_LINGER
+        );
     }
 
     #[test]

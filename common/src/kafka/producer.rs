@@ -98,23 +98,30 @@ impl Producer {
         compression: Compression,
         limit: Duration,
     ) -> Result<Vec<i64>, KafkaError> {
-        let mut batch = records.to_vec();
-        let mut timed = true;
-        loop {
-            match self.produce_once(batch, compression, limit).await {
-                Err(refused @ KafkaError::InvalidTimestamp { .. }) if timed => {
-                    if !self.times_refused.swap(true, Ordering::Relaxed) {
-                        log::warn!("{refused}; they are written without");
-                    }
-                    timed = false;
-                    batch = records.iter().map(without_time).collect();
+        self.produce_from(|| records.to_vec(), compression, limit).await
+    }
+
+    /// As [`produce_within`](Self::produce_within), with records that are made for the call, so that none is kept
+    /// for a second attempt: where the broker refuses their times, they are made again.
+    pub async fn produce_from(
+        &self,
+        records: impl Fn() -> Vec<Record>,
+        compression: Compression,
+        limit: Duration,
+    ) -> Result<Vec<i64>, KafkaError> {
+        match self.produce_once(records(), compression, limit).await {
+            Err(refused @ KafkaError::InvalidTimestamp { .. }) => {
+                if !self.times_refused.swap(true, Ordering::Relaxed) {
+                    log::warn!("{refused}; they are written without");
                 }
-                outcome => {
-                    if outcome.is_ok() && timed {
-                        self.times_refused.store(false, Ordering::Relaxed);
-                    }
-                    return outcome;
+                let untimed = records().into_iter().map(without_time).collect();
+                self.produce_once(untimed, compression, limit).await
+            }
+            outcome => {
+                if outcome.is_ok() {
+                    self.times_refused.store(false, Ordering::Relaxed);
                 }
+                outcome
             }
         }
     }
@@ -234,7 +241,7 @@ impl Producer {
     }
 }
 
-fn without_time(record: &Record) -> Record {
+fn without_time(record: Record) -> Record {
     let timestamp = DateTime::<Utc>::from_timestamp_millis(NO_TIMESTAMP).unwrap_or_default();
-    Record { timestamp, ..record.clone() }
+    Record { timestamp, ..record }
 }
