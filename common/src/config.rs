@@ -122,8 +122,8 @@ pub struct StateArgs {
 /// What a service logs, and how.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// Least level that is logged: error, warn, info, debug or trace
-    #[arg(long, env = "LOG_LEVEL", default_value = "info", ignore_case = true)]
+    /// Least level that is logged: off, error, warn, info, debug or trace
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_parser = log_level)]
     pub log_level: log::LevelFilter,
     /// Form of a log line
     #[arg(long, env = "LOG_FORMAT", default_value = "text", ignore_case = true, value_enum)]
@@ -212,6 +212,11 @@ pub fn host_port(text: &str) -> Result<String, String> {
         Ok(port) if port > 0 => Ok(text.to_owned()),
         _ => wrong("the port is not a number from 1 to 65535"),
     }
+}
+
+fn log_level(text: &str) -> Result<log::LevelFilter, String> {
+    let level = text.trim().parse();
+    level.map_err(|_| format!("'{text}' is not a log level: off, error, warn, info, debug or trace"))
 }
 
 fn password(text: &str) -> Result<Password, std::convert::Infallible> {
@@ -310,6 +315,14 @@ mod tests {
         assert!(refused(&["--lease-ms", "soon"]).contains("LEASE_MS"));
         assert!(refused(&["--lease-ms", "0"]).contains("LEASE_MS"));
         assert!(refused(&["--log-level", "loud"]).contains("LOG_LEVEL"));
+        assert!(refused(&["--log-level", "loud"]).contains("debug or trace"));
+        for flags in [
+            ["--dlq-topic", "t", "--task-events-topic", "t"],
+            ["--dlq-topic", "t", "--offsets-topic", "t"],
+            ["--dlq-topic", "task-events", "--offsets-topic", "t"],
+        ] {
+            assert!(refused(&flags).contains("DLQ_TOPIC"));
+        }
         assert!(refused(&["--log-format", "xml"]).contains("LOG_FORMAT"));
         assert!(refused(&["--offsets-topic", "a b"]).contains("OFFSETS_TOPIC"));
         assert!(refused(&["--unknown"]).contains("--unknown"));

@@ -11,7 +11,8 @@
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
 //! - [`output`]: lines on stdout that block nobody.
-//! - [`config`], [`logging`], [`log_once`], [`metrics`], [`shutdown`], [`state_dir`], [`time`]: what every process needs.
+//! - [`config`], [`logging`], [`log_once`], [`metrics`], [`shutdown`], [`state_dir`], [`terminal`],
+//!   [`time`]: what every process needs.
 //!
 //! No crate below this one compiles or links C.
 
@@ -31,5 +32,6 @@ pub mod properties;
 pub mod runtime;
 pub mod shutdown;
 pub mod state_dir;
+pub mod terminal;
 pub mod time;
 pub mod topics;

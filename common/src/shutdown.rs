@@ -1,18 +1,24 @@
 //! One word that everything waits for: stop.
 //!
 //! The first SIGINT or SIGTERM asks for an orderly stop; a second one ends the process at once. The same signal
-//! within a moment is the same wish: GNU timeout, for one, signals both the process and its group.
+//! within a moment is the same wish: GNU timeout, for one, signals both the process and its group. SIGHUP asks
+//! for a stop where the terminal was closed, unless under `nohup`; otherwise it is left to who listens for it
+//! (the audit service rotates its log), and ends nobody.
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::logging;
+use crate::terminal::Terminal;
 
 /// The same signal within this time of the first is the same wish. A person needs longer for the second.
 const SAME_WISH: Duration = Duration::from_millis(500);
+/// After a SIGHUP it is looked this often, at this distance, whether the terminal is gone.
+const CLOSING_LOOKS: u32 = 5;
+const CLOSING_LOOK: Duration = Duration::from_millis(40);
 /// The exit code after a second signal: that of a shell's command that SIGINT ended.
 const EXIT_AT_ONCE: i32 = 130;
 
@@ -59,8 +65,10 @@ impl Shutdown {
     }
 }
 
-/// A [`Shutdown`] that SIGINT and SIGTERM trigger. A second signal exits with 130.
+/// A [`Shutdown`] that SIGINT, SIGTERM and a closed terminal trigger. A second signal exits with 130.
 pub fn on_signals() -> std::io::Result<Shutdown> {
+    let terminal = Terminal::at_start();
+    let mut hangup = (!terminal.hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let (trigger, shutdown) = channel();
@@ -69,6 +77,7 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
             tokio::select! {
                 _ = interrupt.recv() => "SIGINT",
                 _ = terminate.recv() => "SIGTERM",
+                () = closed(&mut hangup, terminal) => "terminal closed",
             }
         };
         let first = next().await;
@@ -84,4 +93,21 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
         std::process::exit(EXIT_AT_ONCE)
     });
     Ok(shutdown)
+}
+
+/// Returns when the terminal was closed.
+async fn closed(hangup: &mut Option<Signal>, terminal: Terminal) {
+    let Some(hangup) = hangup else { return std::future::pending().await };
+    loop {
+        if hangup.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        // The signal may come a moment before the terminal is gone.
+        for _ in 0..CLOSING_LOOKS {
+            if terminal.is_closed() {
+                return;
+            }
+            tokio::time::sleep(CLOSING_LOOK).await;
+        }
+    }
 }

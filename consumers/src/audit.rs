@@ -66,13 +66,16 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use task_events::dedup::DedupError;
 use task_events::disk::FileSystem;
 use task_events::event::{Event, Malformed};
 use task_events::kafka::ConsumerRecord;
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
+use task_events::terminal::Terminal;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
 use self::journal::Progress;
 use self::pending::Pending;
@@ -169,14 +172,24 @@ pub fn open(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, AuditError> {
     Ok(Opened { service: Audit(writer), at_end: Box::new(at_end) })
 }
 
-/// As [`open`], and rotates the log at each SIGHUP. Within an async runtime.
+/// A terminal that closes sends SIGHUP first, and is gone a moment later.
+const TERMINAL_CLOSES_WITHIN: Duration = Duration::from_millis(200);
+
+/// As [`open`], and rotates the log at each SIGHUP that is not that of a terminal that was closed. Within an
+/// async runtime.
 pub fn open_and_rotate(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, AuditError> {
     // Before the log is read, which may take a while: a SIGHUP that nobody listens for ends the process.
+    let terminal = Terminal::at_start();
     let mut hangups = signal(SignalKind::hangup()).map_err(|source| AuditError::Signal { source })?;
     let opened = open(log, state_dir)?;
     let writer = opened.service.0.clone();
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
+            // A closed terminal asks for a stop, not for this; it may close a moment after its signal.
+            sleep(TERMINAL_CLOSES_WITHIN).await;
+            if terminal.is_closed() {
+                continue;
+            }
             if let Err(error) = writer.rotate() {
                 ::log::error!("the audit log was not rotated: {error}");
             }

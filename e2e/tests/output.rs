@@ -362,6 +362,48 @@ fn paused_terminal() -> (OwnedFd, OwnedFd) {
     (terminal, master)
 }
 
+/// Each service in a terminal of its own, which is closed: an orderly stop, and no rotation of the audit log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_that_is_closed_asks_for_an_orderly_stop() {
+    let world = World::start().await;
+    produce_events(&world, 10).await;
+    for name in CONSUMERS.iter().chain(["task-api"].iter()) {
+        let port = free_port();
+        let program = world.program(name).env("PORT", port).env("HEALTH_ADDR", format!("127.0.0.1:{port}"));
+        // `script` gives it a terminal and takes that along when it is killed.
+        let inner = program.command();
+        let mut script = std::process::Command::new("script");
+        script.arg("--quiet").arg("--return").arg("--command");
+        script.arg(format!("exec {}", inner.get_program().display())).arg("/dev/null");
+        script.env_clear().env("PATH", "/usr/bin:/bin").env("SHELL", "/bin/sh");
+        script.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let Ok(mut script) = script.stdin(Stdio::null()).stdout(Stdio::null()).spawn() else {
+            eprintln!("there is no command `script`: no terminal is closed");
+            return;
+        };
+        let url = format!("http://127.0.0.1:{port}");
+        let answers = async || {
+            http().get(format!("{url}/readyz")).send().await.is_ok_and(|answer| answer.status().is_success())
+        };
+        eventually("it to be ready", SOON, async || answers().await.then_some(())).await;
+        script.kill().unwrap();
+        script.wait().unwrap();
+        eventually(&format!("{name} to end"), SOON, async || (!answers().await).then_some(())).await;
+    }
+    for group in ["notification-service", "audit-service"] {
+        let released = async || world.offsets(group).await.is_released().then_some(());
+        eventually(&format!("{group} to be released"), SOON, released).await;
+    }
+    let log = world.audit_log_path();
+    let segments = std::fs::read_dir(log.parent().unwrap()).unwrap().flatten();
+    let segments: Vec<_> = segments
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().starts_with("audit.log."))
+        .collect();
+    assert!(segments.is_empty(), "the log was rotated: {segments:?}");
+    assert_eq!(world.audit_log().len(), 10);
+}
+
 /// Closed outputs at the start, and an error that has to be told to an stderr that takes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_that_are_closed_or_stalled_at_the_start_change_no_exit_code() {

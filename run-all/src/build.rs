@@ -48,12 +48,12 @@ pub async fn build() -> Result<Binaries, Failure> {
     command.arg(manifest);
     command.args(["--bins", "--profile", profile()]);
     command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
-    command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+    // Not `output()`, which would keep what cargo says on stderr to itself.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     let failed = |what: String| Failure(format!("cannot build the services: {what}"));
-    let output = command
-        .output()
-        .await
-        .map_err(|error| failed(format!("{} does not start: {error}", cargo.display())))?;
+    let cargo =
+        command.spawn().map_err(|error| failed(format!("{} does not start: {error}", cargo.display())))?;
+    let output = cargo.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
         return Err(failed(format!("cargo build ended with {}", output.status)));
     }

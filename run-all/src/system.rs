@@ -23,6 +23,8 @@ pub const AUDIT_LOG: &str = "audit.log";
 
 /// Time for the broker, and then for the API, to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// A wait that is longer is said.
+const SAY_AFTER: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Runs everything. Returns when the tour is over and nothing else was wanted, or when something failed.
@@ -43,7 +45,7 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
     if args.starts_broker() {
         start_broker(args, &binaries, children)?;
     }
-    wait_for_kafka(args).await?;
+    wait_for_kafka(args, screen).await?;
     create_topics(&binaries, &env, screen).await?;
     start_services(&binaries, &env, children)?;
     let api = args.api_url();
@@ -54,7 +56,10 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
     if args.exit_after_tour {
         return Ok(());
     }
-    screen.heading(&format!("Up: the API on {api}, Kafka on {}. Ctrl-C stops all.", bootstrap(args)));
+    screen.heading(&format!(
+        "Up: the API on {api} (its description: {api}/docs), Kafka on {}. Ctrl-C stops all.",
+        bootstrap(args)
+    ));
     std::future::pending().await
 }
 
@@ -97,16 +102,25 @@ fn start_broker(args: &Args, binaries: &Binaries, children: &mut Children) -> Re
     })
 }
 
-async fn wait_for_kafka(args: &Args) -> Result<(), Failure> {
+async fn wait_for_kafka(args: &Args, screen: &Screen) -> Result<(), Failure> {
     let kafka = Kafka::new(args.bootstrap(), "run-all");
     let start = Instant::now();
+    let mut said = false;
     loop {
         match kafka.topics().await {
             Ok(_) => return Ok(()),
             Err(error) if start.elapsed() > START_LIMIT => {
-                return Err(Failure(format!("no Kafka after {} s: {error}", START_LIMIT.as_secs())));
+                return Err(Failure(format!(
+                    "no Kafka after {} s: {error}; start it, or unset KAFKA_BOOTSTRAP_SERVERS for a dev broker",
+                    START_LIMIT.as_secs()
+                )));
             }
-            Err(_) => sleep(POLL).await,
+            Err(error) => {
+                if start.elapsed() > SAY_AFTER && !std::mem::replace(&mut said, true) {
+                    screen.log("run-all", 90, format!("waiting for Kafka at {}: {error}", bootstrap(args)));
+                }
+                sleep(POLL).await;
+            }
         }
     }
 }

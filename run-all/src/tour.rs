@@ -141,7 +141,7 @@ impl Tour<'_> {
                 let limit = LIMIT.as_secs();
                 let found = found.len();
                 return Err(Failure(format!(
-                    "the tour saw {found} of {count} {what} within {limit} s; see the logs above"
+                    "the tour saw {found} of {count} {what} within {limit} s; see the logs below; does another instance own the groups?"
                 )));
             }
             sleep(POLL).await;

@@ -233,7 +233,7 @@ impl Inner {
                 // An empty one: reconciled, perhaps.
                 lane.trouble = None;
             } else if is_late && lane.trouble.is_none() && sending >= TICK {
-                let cause = "an acknowledgement by the in-sync replicas, one of which may be slow or down";
+                let cause = "its leader does not acknowledge: it hangs, or waits for an in-sync replica that is slow or down";
                 Trouble::renew(&mut lane.trouble, cause.to_owned(), true);
             }
         }

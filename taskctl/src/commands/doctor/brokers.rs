@@ -59,7 +59,10 @@ async fn quotas(kafka: &Kafka, findings: &mut Findings) {
                 );
             }
         }
-        // Who may not see them has no cause to be alarmed.
-        Err(error) => findings.ok("client quotas", format!("cannot be seen with this login: {error}")),
+        Err(error) => findings.warn(
+            "client quotas",
+            format!("cannot be seen: {error}"),
+            "grant DescribeConfigs on the cluster to see them; a broker without quotas need not know the call",
+        ),
     }
 }
