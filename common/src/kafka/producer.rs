@@ -27,7 +27,7 @@ use uuid::Uuid;
 use super::hop::{Hop, Route};
 use super::leader::Leader;
 use super::presence::{GRACE, PRODUCE_GRACE};
-use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT, no_retries};
+use super::{BoxFuture, CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT, no_retries};
 
 /// How Kafka says that a record has no time, in milliseconds since 1970.
 const NO_TIMESTAMP: i64 = -1;
@@ -143,7 +143,16 @@ impl Producer {
         *self.connection.lock().await = None;
     }
 
-    async fn produce_once(
+    fn produce_once(
+        &self,
+        records: Vec<Record>,
+        compression: Compression,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Vec<i64>, KafkaError>> {
+        Box::pin(self.send_once(records, compression, limit))
+    }
+
+    async fn send_once(
         &self,
         records: Vec<Record>,
         compression: Compression,
