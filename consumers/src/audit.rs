@@ -43,7 +43,8 @@
 //! Reading starts at the lower of the committed position and the log's own: the mark's, or the one after the
 //! last line where lines are beyond the mark. So a log that was restored from a backup is completed, a new log
 //! beside an old group has all that Kafka has, a group that was moved back is read again without a repeat in the
-//! log, and one that was moved ahead skips nothing.
+//! log, and one that was moved ahead skips nothing. Lines do not say which topic of a name they are of:
+//! where nothing is committed either, reading starts at the earliest record, and what the log has is not repeated.
 //!
 //! docs/audit-log.md tells operators the same.
 

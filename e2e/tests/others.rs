@@ -336,6 +336,32 @@ async fn a_topic_that_was_recreated_is_read_from_its_start() {
     }
 }
 
+/// A cluster that is set up again, and of the audit service nothing but its log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_its_state_beside_topics_that_were_recreated_is_completed() {
+    let world = World::start().await;
+    let bootstrap = world.broker.bootstrap();
+    let values = |what: &str, count: usize| -> Vec<Vec<u8>> {
+        (0..count).map(|n| Event::created(&format!("{what} {n}")).bytes()).collect()
+    };
+    let write = async |values: Vec<Vec<u8>>| {
+        let values: Vec<_> = values.iter().map(|value| Some(value.as_slice())).collect();
+        world.produce_values(&values).await;
+    };
+    write(values("old", 20)).await;
+    let mut audit = world.program("audit-service").start();
+    audited(&world, 20).await;
+    assert!(audit.terminate(SOON).await.success());
+    for topic in [EVENTS, OFFSETS] {
+        delete_topic(&bootstrap, topic).await;
+    }
+    world.create_topics().await;
+    std::fs::remove_dir_all(world.state_dir().join("audit-service")).unwrap();
+    write(values("new", 50)).await;
+    audit.restart();
+    audited(&world, 70).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_log_restored_from_a_backup_is_completed() {
     let world = World::start().await;

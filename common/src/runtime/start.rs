@@ -48,6 +48,15 @@ pub(super) fn start(
     let (position, warning) = match (valid, own) {
         (None, OwnPosition::NotKept | OwnPosition::Empty) => (first, None),
         (Some(committed), OwnPosition::NotKept) => (committed, None),
+        // The offsets topic is new, the service's state does not say which topic it read, and this topic may be
+        // new as well. What is known is not handled again.
+        (None, OwnPosition::At(own)) if own.topic_id.is_none() && topic_id.is_some() => {
+            let warning = format!(
+                "nothing is committed, and this service's own state ends before offset {} of a topic of this name, which may have been another one: reading again from the earliest record, at offset {earliest}",
+                own.offset
+            );
+            (first, Some(warning))
+        }
         (None, OwnPosition::At(own)) => (own, None),
         (Some(committed), OwnPosition::Empty) if committed.offset > earliest => {
             let warning = format!(
@@ -115,8 +124,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_commit_leaves_the_services_own_position() {
-        assert_eq!(offset(None, OwnPosition::At(at(30, None))), (30, String::new()));
+    fn a_lost_commit_leaves_the_services_own_position_where_it_is_of_this_topic() {
+        assert_eq!(offset(None, OwnPosition::At(at(30, THIS))), (30, String::new()));
+        let (from, warning) = offset(None, OwnPosition::At(at(30, None)));
+        assert!(from == 10 && warning.contains("may have been another one"), "{warning}");
+        // A broker that has no ids.
+        assert_eq!(start(None, OwnPosition::At(at(30, None)), 10, None).position.offset, 30);
     }
 
     #[test]
