@@ -12,6 +12,8 @@
 //! 4. *Opening does not read the history.* Every commit saves what redb needs to open after a crash.
 //! 5. *One value, one failure.* A stored value that cannot be read fails what needs it, and nothing else: not
 //!    the other changes of the batch, not the page, not the events behind it.
+//! 6. *Nothing into the void.* A change is made only while the file has its name: one that was deleted, moved or
+//!    replaced by somebody would take the change with it.
 
 mod apply;
 #[cfg(test)]
@@ -26,7 +28,7 @@ mod schema;
 mod writer;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -88,6 +90,10 @@ struct Shared {
     database: RwLock<Result<Database, String>>,
     /// Why changes are refused, while they are.
     write_failure: Mutex<Option<WriteFailure>>,
+    /// That the file is not where it was opened, while it is not.
+    misplaced: Mutex<Option<WriteFailure>>,
+    /// The writer was asked to look where the file is, and has not yet.
+    is_looked_for: AtomicBool,
     /// Since when the writer has been waiting for the disk, while it does.
     writing_since: Mutex<Option<Instant>>,
     /// What was found to be unreadable.
@@ -123,6 +129,8 @@ enum Job {
     PublishTo(PublishedTopic, oneshot::Sender<Result<(), StoreError>>),
     /// A read met an I/O error: is the file still good?
     Check(oneshot::Sender<Result<(), StoreError>>),
+    /// Is the file still in its place?
+    Look,
 }
 
 impl Store {
@@ -135,14 +143,13 @@ impl Store {
     fn open_on(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Self, thread::JoinHandle<()>), StoreError> {
         let path = dir.join("tasks.redb");
         let (database, outbox) = schema::open(&*disk, &path).map_err(|error| {
-            StoreError::Unavailable(format!(
-                "{}: {error}; check that the folder can be written and has room",
-                path.display()
-            ))
+            StoreError::Unavailable(format!("{}: {error}; {}", path.display(), failure::remedy(&error)))
         })?;
         let shared = Arc::new(Shared {
             database: RwLock::new(Ok(database)),
             write_failure: Mutex::default(),
+            misplaced: Mutex::default(),
+            is_looked_for: AtomicBool::new(false),
             writing_since: Mutex::default(),
             reported: Mutex::default(),
             outbox: watch::Sender::new(outbox),
@@ -248,7 +255,13 @@ impl Store {
 
     /// Whether the store takes changes; if not, why. Also where the disk does not answer.
     pub fn failure(&self) -> Option<String> {
-        if let Some(failure) = self.write_failure() {
+        // The answer is for the next one who asks: a disk that hangs must not hold up this one.
+        if !self.shared.is_looked_for.swap(true, Ordering::Relaxed) && self.queue.try_send(Job::Look).is_err()
+        {
+            self.shared.is_looked_for.store(false, Ordering::Relaxed);
+        }
+        let misplaced = self.shared.misplaced.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(failure) = self.write_failure().or(misplaced) {
             return Some(failure.to_string());
         }
         let since = *self.shared.writing_since.lock().unwrap_or_else(PoisonError::into_inner);

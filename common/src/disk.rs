@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use redb::{Builder, Database, DatabaseError};
@@ -23,6 +24,9 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// error: what is there must not be taken for missing, and be replaced.
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
+    /// What tells the file of that name apart from one that takes its place, as long as it is open.
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity>;
+
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
@@ -37,14 +41,21 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
 }
 
+/// A device and a file on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
 /// Opens a database, or makes it. Its name is durable when this returns, also where the process that made
 /// it died before that.
 ///
 /// A new one gets its name once it is whole: redb refuses a file whose making was cut short, and such a file
-/// would keep a service from ever starting again.
+/// would keep a service from ever starting again. So an empty one is damage, too, and is not taken for a new one.
 pub fn open_or_create(disk: &dyn Disk, path: &Path, builder: &Builder) -> Result<Database, redb::Error> {
     let database = if disk.exists(path)? {
-        disk.create(path, builder)?
+        disk.open(path, builder)?
     } else {
         let fresh = path.with_extension("new");
         if disk.exists(&fresh)? {
@@ -77,6 +88,11 @@ impl Disk for FileSystem {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        let metadata = fs::metadata(path)?;
+        Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -125,6 +141,11 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("not-mounted/state"), &link).unwrap();
         assert!(open_or_create(&FileSystem, &link, &Builder::new()).is_err());
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+
+        // What a copy that found no room leaves, or a check of the file system.
+        let emptied = dir.path().join("emptied");
+        fs::write(&emptied, []).unwrap();
+        assert!(open_or_create(&FileSystem, &emptied, &Builder::new()).is_err());
 
         let database = open_or_create(&FileSystem, &path, &Builder::new()).unwrap();
         let read = redb::ReadableDatabase::begin_read(&database).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use rustix::fs::statvfs;
@@ -79,26 +80,51 @@ impl Reported {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteFailure {
     why: String,
-    free_mib: Option<u64>,
+    remedy: String,
 }
 
 impl WriteFailure {
+    /// The disk fails or is full.
     pub(super) fn new(why: &str, path: &Path) -> Self {
-        Self { why: why.to_owned(), free_mib: free_mib(path) }
+        let free = free_mib(path).map_or("unknown how much is".to_owned(), |free| format!("{free} MiB are"));
+        let remedy = format!(
+            "changes are refused until it can be written again, with {NEEDED_MIB} MiB of free space beside it ({free} free now)"
+        );
+        Self { why: why.to_owned(), remedy }
+    }
+
+    /// The file has lost its name: what is written to it would be gone with this process.
+    pub(super) fn misplaced(path: &Path) -> Self {
+        let why = format!("{} was deleted, moved or replaced while it is in use", path.display());
+        let remedy = format!(
+            "changes are refused until it is back; where it was deleted, copy it from /proc/{}/fd to its place and start the service again; to go on with what is in its place now, start it again",
+            std::process::id()
+        );
+        Self { why, remedy }
     }
 
     /// What has to be, for changes to be taken again.
-    pub fn remedy(&self) -> String {
-        let free = self.free_mib.map_or("unknown how much is".to_owned(), |free| format!("{free} MiB are"));
-        format!(
-            "changes are refused until it can be written again, with {NEEDED_MIB} MiB of free space beside it ({free} free now)"
-        )
+    pub fn remedy(&self) -> &str {
+        &self.remedy
     }
 }
 
 impl fmt::Display for WriteFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.why, self.remedy())
+        write!(f, "{}; {}", self.why, self.remedy)
+    }
+}
+
+/// What to do about a file that cannot be opened.
+pub(super) fn remedy(error: &redb::Error) -> &'static str {
+    match error {
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
+            "check that the folder can be read and written and has room"
+        }
+        redb::Error::DatabaseAlreadyOpen => "stop the process that has it open",
+        _ => {
+            "it is damaged: restore the state folder from a backup, or move the file away to begin without tasks (what waited in its outbox is lost then)"
+        }
     }
 }
 

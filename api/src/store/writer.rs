@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
-use task_events::disk::Disk;
+use task_events::disk::{Disk, FileIdentity};
 use tokio::sync::mpsc;
 
 use crate::reply::Group;
@@ -32,19 +32,23 @@ pub(super) struct Writer {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     shared: Arc<Shared>,
+    /// The file that is open; `None` where the disk did not say.
+    file: Option<FileIdentity>,
 }
 
 impl Writer {
     pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, shared: Arc<Shared>) -> Self {
-        Self { disk, path, shared }
+        let file = disk.identity(&path).ok();
+        Self { disk, path, shared, file }
     }
 
     /// Runs until all senders are gone and all jobs are done.
-    pub(super) fn run(self, mut jobs: mpsc::Receiver<Job>) {
+    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut ids = self.task_ids();
         let mut batch = Vec::with_capacity(BATCH);
         while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
             self.set_writing_since(Some(Instant::now()));
+            self.refuse_if_misplaced(&mut batch);
             let committed = self.commit(&batch, &ids);
             self.set_writing_since(None);
             match committed {
@@ -65,8 +69,39 @@ impl Writer {
         }
     }
 
+    /// Takes the changes out of the batch while the file is not in its place. What was delivered to Kafka is
+    /// still noted in it: the events in it are not lost, too.
+    fn refuse_if_misplaced(&self, batch: &mut Vec<Job>) {
+        self.shared.is_looked_for.store(false, Ordering::Relaxed);
+        let is_in_place = match self.disk.identity(&self.path) {
+            Ok(file) => self.file.is_none_or(|own| own == file),
+            // What the disk does not say, the transaction shows.
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        let failure = (!is_in_place).then(|| WriteFailure::misplaced(&self.path));
+        let before = {
+            let mut misplaced = self.shared.misplaced.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *misplaced, failure.clone())
+        };
+        match (&before, &failure) {
+            (None, Some(failure)) => log::error!("{failure}"),
+            (Some(_), None) => log::info!("{} is back: changes are taken again", self.path.display()),
+            _ => {}
+        }
+        if let Some(failure) = failure {
+            let is_change = |job: &mut Job| matches!(job, Job::Mutate(..));
+            for job in batch.extract_if(.., is_change) {
+                job.refuse(StoreError::Refused(failure.clone()));
+            }
+        }
+        batch.retain(|job| !matches!(job, Job::Look));
+    }
+
     /// One transaction, on disk when this returns: an outcome for each job that asks for one.
     fn commit(&self, batch: &[Job], ids: &TaskIds) -> Result<Vec<Option<MutationResult>>, redb::Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
         let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().map_err(|why| redb::Error::Corrupted(why.clone()))?;
         let write = schema::begin(database)?;
@@ -87,7 +122,7 @@ impl Writer {
                     tables.publish_to(*topic)?;
                     None
                 }
-                Job::Check(_) => None,
+                Job::Check(_) | Job::Look => None,
             });
         }
         let outbox = tables.finish()?;
@@ -109,7 +144,7 @@ impl Writer {
 
     /// Opens the file anew, as redb demands after an I/O error, and waits until a transaction succeeds. Reads
     /// work as soon as the file is open; changes are refused meanwhile.
-    fn recover(&self, jobs: &mut mpsc::Receiver<Job>, failed: &mut Vec<Job>, error: &redb::Error) {
+    fn recover(&mut self, jobs: &mut mpsc::Receiver<Job>, failed: &mut Vec<Job>, error: &redb::Error) {
         let why = format!("{}: {error}", self.path.display());
         let (began, mut reminded) = (Instant::now(), Instant::now());
         log::error!("the store cannot be written: {}", self.refuse_changes(&why));
@@ -149,11 +184,12 @@ impl Writer {
 
     /// Closes the file and opens it again. Readers hold the lock for one read each; those that come
     /// meanwhile wait, rather than to find it closed.
-    fn reopen(&self, why: &str) -> bool {
+    fn reopen(&mut self, why: &str) -> bool {
         let mut database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = Err(why.to_owned());
         let Ok((reopened, outbox)) = schema::reopen(&*self.disk, &self.path) else { return false };
         *database = Ok(reopened);
+        self.file = self.disk.identity(&self.path).ok();
         self.publish(outbox);
         true
     }
@@ -208,6 +244,7 @@ impl Job {
             (Self::Mutate(_, reply), None) => {
                 replies.send(reply, Err(StoreError::Unavailable("no outcome".to_owned())));
             }
+            (Self::Look, _) => {}
         }
     }
 
@@ -217,6 +254,7 @@ impl Job {
             Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply) => {
                 drop(reply.send(Err(error)));
             }
+            Self::Look => {}
         }
     }
 }

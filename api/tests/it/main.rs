@@ -18,6 +18,7 @@ mod http;
 mod idempotency;
 mod list;
 mod metrics;
+mod misplaced;
 mod process;
 mod proxy;
 mod relay;
