@@ -65,6 +65,39 @@ async fn a_sound_system_is_found_sound() {
     );
 }
 
+/// On Apache Kafka alone: the dev broker has no quotas.
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_are_found_whoever_they_are_for() {
+    let world = World::start().await;
+    let Some(tools) = world.kafka_tools().filter(|_| world.broker.kind() == Kind::Kafka) else { return };
+    let (_, findings) = doctor(&world, &[]).await;
+    assert!(found(&findings, "ok", &["client quotas", "none"]), "{findings:#?}");
+    for entity in [
+        &["--entity-type", "clients", "--entity-default"][..],
+        &["--entity-type", "clients", "--entity-name", "task-api"],
+        &[
+            "--entity-type",
+            "users",
+            "--entity-name",
+            "ann",
+            "--entity-type",
+            "clients",
+            "--entity-name",
+            "task-api",
+        ],
+    ] {
+        let quota = ["--alter", "--add-config", "producer_byte_rate=5000"];
+        tools.run("kafka.admin.ConfigCommand", &[&quota[..], entity].concat()).await;
+    }
+    let (_, findings) = doctor(&world, &[]).await;
+    let quotas =
+        findings.iter().filter(|finding| finding["subject"].as_str().unwrap().starts_with("client quota "));
+    assert_eq!(quotas.count(), 3, "{findings:#?}");
+    for entity in ["client-id=<default>", "client-id=task-api", "user=ann"] {
+        assert!(found(&findings, "warn", &[entity, "producer_byte_rate = 5000"]), "{entity}: {findings:#?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_found_with_what_to_do() {
     let world = World::without_topics().await;

@@ -109,7 +109,7 @@ impl Kafka {
     pub async fn quotas(&self) -> Result<Vec<Quota>, KafkaError> {
         /// Kafka's word for a quota of any entity of a type, the default included.
         const ANY: i8 = 2;
-        let mut quotas = Vec::new();
+        let mut quotas: Vec<Quota> = Vec::new();
         for kind in ["client-id", "user"] {
             let call = "ask for client quotas";
             let component = ComponentData::default().with_entity_type(text(kind)).with_match_type(ANY);
@@ -127,14 +127,16 @@ impl Kafka {
                     format!("{}={name}", entity.entity_type.as_str())
                 });
                 let entity = names.collect::<Vec<_>>().join(",");
-                quotas.extend(entry.values.iter().map(|value| Quota {
-                    entity: entity.clone(),
-                    key: value.key.to_string(),
-                    value: value.value,
-                }));
+                for value in &entry.values {
+                    let (entity, key) = (entity.clone(), value.key.to_string());
+                    let quota = Quota { entity, key, value: value.value };
+                    // One of a user and a client id comes with either.
+                    if !quotas.contains(&quota) {
+                        quotas.push(quota);
+                    }
+                }
             }
         }
-        quotas.dedup();
         Ok(quotas)
     }
 }

@@ -52,7 +52,7 @@ async fn topic(context: &Context, wanted: &NewTopic, findings: &mut Findings) {
                 "create it with `taskctl topics create`, or grant Describe on it",
             );
         }
-        Err(error) => return findings.fail(subject, error, "try again when the brokers answer"),
+        Err(error) => return findings.fail(subject, error, "try again once that is right"),
     };
     partitions(&subject, &info, findings);
     configs(context, &subject, wanted, &info, findings).await;
