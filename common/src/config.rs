@@ -187,9 +187,7 @@ pub fn host_port(text: &str) -> Result<String, String> {
         return wrong("it is empty, perhaps by a comma too many");
     }
     if let Some((scheme, _)) = text.split_once("://") {
-        return wrong(&format!(
-            "leave '{scheme}://' out, brokers are given as they are, as in localhost:9092"
-        ));
+        return wrong(&format!("leave '{scheme}://' out, as in localhost:9092"));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return wrong("the port is missing, as in localhost:9092");

@@ -10,7 +10,10 @@ use super::problem::Problem;
 
 /// The answers, and what they are given for.
 const ANSWERS: [(StatusCode, &str); 3] = [
-    (StatusCode::BAD_REQUEST, "The request is not HTTP/1.1: its first line or a header is malformed"),
+    (
+        StatusCode::BAD_REQUEST,
+        "The request is not HTTP/1.1: its first line or a header is malformed, or its target is longer than 65,534 bytes",
+    ),
     (StatusCode::REQUEST_TIMEOUT, "The head of the request did not arrive in time"),
     (
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -54,6 +54,8 @@ struct Inner {
     logged: HashMap<String, Instant>,
     /// Since when there has been trouble that was logged, and how many events have waited at most.
     outage: Option<(Instant, u64)>,
+    /// When a request was last acknowledged.
+    published: Option<Instant>,
     /// The last stored event that was found to be unreadable.
     unreadable: Option<String>,
 }
@@ -150,6 +152,7 @@ impl Report {
         let mut inner = self.inner();
         let is_news = !inner.reachable;
         inner.reachable = true;
+        inner.published = Some(Instant::now());
         let lane = inner.lanes.entry(partition).or_default();
         lane.sending_since = None;
         let is_still_slow =
@@ -207,6 +210,7 @@ impl Report {
             inner.outage.get_or_insert((since, waiting));
         }
         if inner.is_well()
+            && inner.has_published_since_outage(waiting)
             && let Some((started, most)) = inner.outage.take()
         {
             let seconds = started.elapsed().as_secs_f32();
@@ -221,6 +225,11 @@ impl Report {
 impl Inner {
     fn is_well(&self) -> bool {
         self.general.is_none() && self.lanes.values().all(|lane| lane.trouble.is_none())
+    }
+
+    /// That the cluster answers is no end of an outage: what waits may still be refused.
+    fn has_published_since_outage(&self, waiting: u64) -> bool {
+        waiting == 0 || self.outage.is_none_or(|(started, _)| self.published.is_some_and(|at| at >= started))
     }
 
     /// Sets the trouble of lanes whose events wait for long without a failure.
@@ -292,8 +301,11 @@ fn named(topic: &str, partitions: &[i32]) -> String {
 #[cfg(test)]
 mod tests {
     use task_events::kafka::KafkaError;
+    use uuid::Uuid;
 
     use super::*;
+    use crate::store::Mutation;
+    use crate::task::{Change, NewTask};
 
     fn failed(partition: i32, detail: &str) -> RelayError {
         let call = format!("produce to t/{partition}");
@@ -331,6 +343,32 @@ mod tests {
 
         report.failed(&failed(0, "nobody answers"));
         assert!(!state.borrow().reachable);
+        drop((store, report));
+        tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_over_once_what_waited_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(dir.path()).unwrap();
+        let mutation = Mutation {
+            change: Change::Create(NewTask { title: "t".to_owned(), owner_id: None }),
+            if_match: None,
+            idempotency: None,
+            correlation_id: Uuid::nil(),
+            traceparent: None,
+        };
+        store.mutate(mutation).await.unwrap();
+        let report = Report::new(store.clone(), "t");
+        report.failed(&failed(0, "this user may not see it"));
+        report.tick();
+        // It may see the topic now, and still not write to it.
+        report.answered();
+        report.tick();
+        assert!(report.inner().outage.is_some(), "nothing was taken yet");
+        report.lane_published(0);
+        report.tick();
+        assert!(report.inner().outage.is_none());
         drop((store, report));
         tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
     }
