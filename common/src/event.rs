@@ -18,6 +18,7 @@ pub const MAX_EVENT_BYTES: usize = 256 * 1024;
 
 /// The value of `metadata.source` and, with a slash before it, of the header `ce_source`.
 pub const SOURCE: &str = "task-api";
+const CE_SOURCE: &str = "/task-api";
 
 /// What happened to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -111,18 +112,19 @@ impl TaskEvent {
 
     /// The Kafka headers: CloudEvents 1.0 in binary mode, and the W3C trace context if there is one.
     pub fn headers(&self, traceparent: Option<&str>) -> BTreeMap<String, Vec<u8>> {
-        let mut headers = BTreeMap::new();
-        let mut set = |name: &str, value: String| headers.insert(name.to_owned(), value.into_bytes());
-        set("content-type", "application/json".to_owned());
-        set("ce_specversion", "1.0".to_owned());
-        set("ce_id", self.event_id.to_string());
-        set("ce_type", self.event_type.as_str().to_owned());
-        set("ce_source", format!("/{SOURCE}"));
-        set("ce_subject", self.data.task_id.to_string());
-        set("ce_time", format_time(self.occurred_at));
-        if let Some(traceparent) = traceparent {
-            set("traceparent", traceparent.to_owned());
-        }
+        let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        let mut id = Uuid::encode_buffer();
+        let mut subject = Uuid::encode_buffer();
+        let mut headers = BTreeMap::from([
+            header("ce_id", self.event_id.hyphenated().encode_lower(&mut id)),
+            header("ce_source", CE_SOURCE),
+            header("ce_specversion", "1.0"),
+            header("ce_subject", self.data.task_id.hyphenated().encode_lower(&mut subject)),
+            header("ce_time", Rfc3339::new(self.occurred_at).as_str()),
+            header("ce_type", self.event_type.as_str()),
+            header("content-type", "application/json"),
+        ]);
+        headers.extend(traceparent.map(|traceparent| header("traceparent", traceparent)));
         headers
     }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ETAG, LOCATION};
+use actix_web::http::header::{CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -17,6 +17,9 @@ use super::problem::Problem;
 use super::{State, conditional, context, idempotency, input, query};
 use crate::store::{Mutation, Outcome};
 use crate::task::{Change, Task};
+
+/// Space for a task as JSON, with a title of usual length.
+const TASK_JSON_BYTES: usize = 384;
 
 #[derive(Serialize)]
 struct TaskPage {
@@ -157,7 +160,15 @@ async fn mutate(
 }
 
 fn task_response(status: StatusCode, task: &Task) -> HttpResponse {
-    HttpResponse::build(status).insert_header((ETAG, conditional::etag(task.version))).json(task)
+    let mut json = Vec::with_capacity(TASK_JSON_BYTES);
+    match serde_json::to_writer(&mut json, task) {
+        Ok(()) => HttpResponse::build(status)
+            .insert_header((ETAG, conditional::etag(task.version)))
+            .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
+            .body(json),
+        // Strings and numbers always serialise.
+        Err(_) => HttpResponse::InternalServerError().finish(),
+    }
 }
 
 fn answer(request: &HttpRequest, result: Result<HttpResponse, Problem>) -> HttpResponse {

@@ -3,7 +3,7 @@
 use redb::ReadableDatabase;
 use uuid::Uuid;
 
-use super::schema::{OUTBOX, PUBLISHED_TOPIC, PublishedTopic, read_addressee, read_outbox};
+use super::schema::{OUTBOX, PUBLISHED_TOPIC, PublishedTopic, read_outbox};
 use super::{OutboxEntry, Store, StoreError, Unreadable};
 
 /// Part of the outbox.
@@ -68,8 +68,7 @@ fn read_if_wanted(
     value: &[u8],
     wanted: &mut impl FnMut(u64, Uuid) -> bool,
 ) -> Result<Option<OutboxEntry>, Unreadable> {
-    match wanted(seq, read_addressee(seq, value)?) {
-        true => read_outbox(seq, value).map(Some),
-        false => Ok(None),
-    }
+    // Nearly all are wanted, so all of it is decoded, once.
+    let entry = read_outbox(seq, value)?;
+    Ok(wanted(seq, entry.event.data.task_id).then_some(entry))
 }

@@ -162,24 +162,6 @@ pub(super) fn read_outbox(seq: u64, json: &[u8]) -> Result<OutboxEntry, Unreadab
     Ok(OutboxEntry { seq, event, json, traceparent: value.traceparent })
 }
 
-/// The task of an event of the outbox, without decoding the rest.
-pub(super) fn read_addressee(seq: u64, json: &[u8]) -> Result<Uuid, Unreadable> {
-    #[derive(Deserialize)]
-    struct Value {
-        event: Event,
-    }
-    #[derive(Deserialize)]
-    struct Event {
-        data: Data,
-    }
-    #[derive(Deserialize)]
-    struct Data {
-        task_id: Uuid,
-    }
-    let value: Value = decode(|| format!("event {seq} of the outbox"), json)?;
-    Ok(value.event.data.task_id)
-}
-
 pub(super) fn read_answer(key: &str, json: &[u8]) -> Result<StoredAnswer, Unreadable> {
     decode(|| format!("the answer under the Idempotency-Key {key:?}"), json)
 }

@@ -31,7 +31,7 @@ use kafka_protocol::messages::metadata_response::{
 use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, BrokerId, MetadataResponse, TopicName};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 use rustix::net::sockopt::set_tcp_quickack;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -50,6 +50,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest piece of a request in memory, in bytes.
 const PIECE: usize = 64 * 1024;
+/// What is read at once of a header and what follows it, in bytes: a small request, or an answer, as a whole.
+const READ_BUFFER: usize = 4 * 1024;
 /// Largest answer to a produce request, in bytes. One of a single partition has less than 100.
 const MAX_ANSWER: usize = 64 * 1024;
 /// In a request before the client id: API key, version, correlation id, length of the client id.
@@ -162,7 +164,8 @@ async fn run(listener: TcpListener, link: Arc<Link>, mut sealed: oneshot::Receiv
 
 /// Serves one connection until either side ends.
 async fn converse(client: TcpStream, link: Arc<Link>) {
-    let (mut reads, mut writes) = client.into_split();
+    let (reads, mut writes) = client.into_split();
+    let mut reads = BufReader::with_capacity(READ_BUFFER, reads);
     // A client that does not show the token is a stranger: it gets no answer.
     let first = timeout(FIRST_REQUEST_TIMEOUT, Request::read(&mut reads, &link.token)).await;
     let Ok(Ok(first)) = first else { return };
@@ -184,9 +187,9 @@ struct Request {
 
 impl Request {
     /// Reads a header. One without the token is an error.
-    async fn read(client: &mut OwnedReadHalf, token: &str) -> io::Result<Self> {
+    async fn read(client: &mut BufReader<OwnedReadHalf>, token: &str) -> io::Result<Self> {
         let length = usize::try_from(client.read_i32().await?).map_err(io::Error::other)?;
-        acknowledge(client);
+        acknowledge(client.get_ref());
         let rest =
             length.checked_sub(HEADER + token.len()).ok_or_else(|| invalid("a request is too short"))?;
         let (api_key, version) = (client.read_i16().await?, client.read_i16().await?);
@@ -206,7 +209,9 @@ impl Request {
     /// The header as the broker gets it.
     fn header(&self, client_id: &str) -> io::Result<BytesMut> {
         let length = (HEADER + client_id.len()) as u64 + self.rest;
-        let mut header = BytesMut::with_capacity(PIECE);
+        // No larger than what is to come: most requests are small.
+        let capacity = usize::try_from(length + 4).map_or(PIECE, |frame| frame.min(PIECE));
+        let mut header = BytesMut::with_capacity(capacity);
         header.put_i32(i32::try_from(length).map_err(io::Error::other)?);
         header.put_i16(self.api_key);
         header.put_i16(self.version);
@@ -226,7 +231,7 @@ impl Link {
     async fn answer_questions(
         &self,
         first: Request,
-        client: &mut OwnedReadHalf,
+        client: &mut BufReader<OwnedReadHalf>,
         answers: &mut OwnedWriteHalf,
     ) -> io::Result<Request> {
         let mut request = first;
@@ -277,7 +282,12 @@ impl Link {
     }
 
     /// Passes produce requests to the leader and its answers back, until either side ends.
-    async fn pass_on(&self, first: Request, client_reads: OwnedReadHalf, client_writes: OwnedWriteHalf) {
+    async fn pass_on(
+        &self,
+        first: Request,
+        client_reads: BufReader<OwnedReadHalf>,
+        client_writes: OwnedWriteHalf,
+    ) {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(leader) = leader else { return };
         let (leader_reads, leader_writes) = leader.into_split();
@@ -296,7 +306,7 @@ impl Link {
     async fn pass_requests(
         &self,
         first: Request,
-        mut client: OwnedReadHalf,
+        mut client: BufReader<OwnedReadHalf>,
         mut leader: OwnedWriteHalf,
     ) -> io::Result<Infallible> {
         let mut request = first;
@@ -311,7 +321,7 @@ impl Link {
                 }
                 left = left.saturating_sub(read as u64);
                 if left > 0 {
-                    acknowledge(&client);
+                    acknowledge(client.get_ref());
                     if piece.len() < PIECE {
                         continue;
                     }
@@ -328,9 +338,10 @@ impl Link {
 
     async fn pass_answers(
         &self,
-        mut leader: OwnedReadHalf,
+        leader: OwnedReadHalf,
         mut client: OwnedWriteHalf,
     ) -> io::Result<Infallible> {
+        let mut leader = BufReader::with_capacity(READ_BUFFER, leader);
         loop {
             let length = usize::try_from(leader.read_i32().await?).unwrap_or(usize::MAX);
             if length > MAX_ANSWER {
