@@ -380,12 +380,15 @@ async fn a_store_restored_from_a_backup_sends_nothing_again() {
     cluster.create_topic(1, &[]).await;
     let (store, writer) = Store::open(cluster.dir.path()).unwrap();
     let (sent, total) = (2 * WINDOW + 300, 2 * WINDOW + 310);
-    let mut creating = tokio::task::JoinSet::new();
-    for number in 0..total {
-        let store = store.clone();
-        creating.spawn(async move { done(&store, create(&format!("task {number}"))).await });
+    // Fewer at once than the store's queue takes.
+    for first in (0..total).step_by(WINDOW) {
+        let mut creating = tokio::task::JoinSet::new();
+        for number in first..total.min(first + WINDOW) {
+            let store = store.clone();
+            creating.spawn(async move { done(&store, create(&format!("task {number}"))).await });
+        }
+        creating.join_all().await;
     }
-    creating.join_all().await;
     store.delivered(Delivered { seqs: Vec::new(), positions: vec![(0, 0)] }).await.unwrap();
     let entries = store.outbox_after(0, total).await.unwrap();
     let topic = cluster.kafka.producer(TOPIC, 0);
