@@ -3,15 +3,17 @@
 //! makes for each partition: partitions share no lock, and one that waits holds up no other.
 //!
 //! ```text
-//! standby ── claim ──> own:  reader ──> batch: decode → dedup → handle (retries) → flush ──> committer
-//!    ^                         |                     └─ malformed, given up ─> DLQ              │
-//!    └── fenced, released <────┘                                          offsets topic <───────┘
+//! standby ── claim ──> own:  reader ──> intake: decode → dedup ──> handle (retries) → flush ──> committer
+//!    ^                         |            (one batch ahead)         └─ malformed, given up ─> DLQ │
+//!    └── fenced, released <────┘                                              offsets topic <───────┘
 //! ```
 //!
 //! # Invariants
 //!
 //! - *An offset is committed after its work.* A batch ends with [`Handler::flush`], which keeps work and
 //!   dedup state, then the progress that the committer may write. What failed is acknowledged by the DLQ before.
+//! - *Only what has no effects runs ahead*: the next batch is read, decoded and looked up while one is handled
+//!   and made durable ([`intake`]); it is handled when that is done, and forgotten where the partition is lost.
 //! - *Every event ends as one of four*: handled, a duplicate, not wanted by this group, or in the DLQ.
 //! - *Only an owner with a valid lease handles*, checked before each event and before what was done is made
 //!   durable; it stops as well once it sees a newer claim. What it then has in flight is not committed.
@@ -21,9 +23,11 @@ mod batch;
 mod chunks;
 mod claims;
 mod handler;
+mod intake;
 mod mirror;
 mod owner;
 mod ownership;
+mod recent;
 mod retry;
 mod start;
 mod status;

@@ -27,8 +27,11 @@ const AHEAD: usize = 2;
 const PARTITION_BYTES: usize = 1024 * 1024;
 /// The least, with however many partitions.
 const MIN_PARTITION_BYTES: usize = 64 * 1024;
-/// Bytes that all partitions of a reader together hold at most, about.
-const READER_BYTES: usize = 48 * 1024 * 1024;
+/// Bytes of answers that all partitions of a reader together hold at most, about. What a service makes of them
+/// takes as much again.
+const READER_BYTES: usize = 16 * 1024 * 1024;
+/// Answers of a partition that were taken: one that is made ready, and one that is handled.
+const TAKEN: usize = 2;
 
 /// What a reader of a partition brings.
 #[derive(Debug, Clone)]
@@ -111,8 +114,7 @@ impl Shared {
 
     /// How much a partition asks for at once.
     pub(super) fn partition_bytes(&self) -> i32 {
-        // As many as wait, and one that is being handled.
-        let held = self.partitions.load(Ordering::Relaxed).max(1) * (AHEAD + 1);
+        let held = self.partitions.load(Ordering::Relaxed).max(1) * (AHEAD + TAKEN);
         i32::try_from((READER_BYTES / held).clamp(MIN_PARTITION_BYTES, PARTITION_BYTES)).unwrap_or(i32::MAX)
     }
 }
@@ -135,6 +137,11 @@ impl PartitionReader {
     /// The partition's number.
     pub fn partition(&self) -> i32 {
         self.partition
+    }
+
+    /// How much an answer has, about, with the partitions that are read now.
+    pub fn answer_bytes(&self) -> usize {
+        usize::try_from(self.shared.partition_bytes()).unwrap_or(MIN_PARTITION_BYTES)
     }
 
     /// What comes next. Where nothing is new, that is said about twice a second, by an event without

@@ -1,13 +1,16 @@
-//! One batch of records: decode, dedup, handle, then make durable.
+//! One batch of events that are ready: handle, then make durable.
 
-use std::collections::HashSet;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::chunks::{Item, position_after};
+use super::chunks::position_after;
+use super::intake::Ready;
 use super::ownership::Ownership;
+use super::recent::Recent;
 use super::retry::TRIES;
 use super::status::{Status, Trouble};
 use super::{Backoff, Decoder, Delivery, Done, Handler, HandlerError, Service, Shared};
@@ -21,15 +24,14 @@ pub(super) struct Batch<'a, S: Service> {
     pub(super) shared: &'a Arc<Shared<S>>,
     pub(super) slot: &'a Slot,
     pub(super) ownership: &'a Ownership<S>,
-    pub(super) decoder: &'a DecoderOf<S>,
     pub(super) handler: &'a mut S::Handler,
+    pub(super) recent: &'a mut Recent,
     /// What the partition waits for while a step is tried again.
     pub(super) trouble: &'a mut Trouble,
 }
 
-/// The decoder of the service's handlers, and its messages.
-pub(super) type DecoderOf<S> = <<S as Service>::Handler as Handler>::Decoder;
-type MessageOf<S> = <DecoderOf<S> as Decoder>::Message;
+/// A message of the service's handlers.
+pub(super) type MessageOf<S> = <<<S as Service>::Handler as Handler>::Decoder as Decoder>::Message;
 
 /// What was handled of a batch.
 pub(super) struct Outcome {
@@ -58,21 +60,13 @@ enum Ended {
 }
 
 impl<S: Service> Batch<'_, S> {
-    /// Handles the items in order, as many as it may. `None` if there is nothing to make durable.
-    pub(super) async fn handle(&mut self, items: &[Item]) -> Option<Outcome> {
+    /// Handles the events in order, as many as it may. `None` if there is nothing to make durable.
+    pub(super) async fn handle(&mut self, events: &[Ready<MessageOf<S>>]) -> Option<Outcome> {
         let shared = Arc::clone(self.shared);
         let stats = shared.status.stats();
-        let messages: Vec<_> =
-            items.iter().map(|item| item.as_ref().ok().map(|record| self.decoder.decode(record))).collect();
-        let id_of = |message: &Option<Result<MessageOf<S>, _>>| {
-            message.as_ref()?.as_ref().ok().and_then(|message| self.decoder.dedup_id(message))
-        };
-        let ids: Vec<Option<Uuid>> = messages.iter().map(id_of).collect();
-        let known = self.known(&ids).await?;
-        let mut seen: HashSet<Uuid> = HashSet::new();
         let (mut position, mut count) = (self.ownership.position(), 0);
-        let (mut handled, mut handled_ids) = (0, Vec::new());
-        for (((item, message), id), known) in items.iter().zip(messages).zip(ids).zip(known) {
+        let (mut handled, mut ids, mut duplicates, mut not_of_interest) = (0, Vec::new(), 0, 0);
+        for Ready { item, message, is_wanted, id, is_known } in events {
             if self.ownership.must_pause() {
                 break;
             }
@@ -94,17 +88,17 @@ impl<S: Service> Batch<'_, S> {
                         break;
                     }
                 }
-                (Ok(_), Some(Ok(_))) if known || id.is_some_and(|id| seen.contains(&id)) => {
-                    Status::count(&stats.duplicates, 1)
+                (Ok(_), Some(Ok(_))) if *is_known || id.is_some_and(|id| self.recent.contains(id)) => {
+                    duplicates += 1;
                 }
-                (Ok(_), Some(Ok(message))) if !self.decoder.wants(&message) => {
-                    Status::count(&stats.not_of_interest, 1)
-                }
-                (Ok(record), Some(Ok(message))) => match self.handle_one(record, &message).await {
+                (Ok(_), Some(Ok(_))) if !is_wanted => not_of_interest += 1,
+                (Ok(record), Some(Ok(message))) => match self.handle_one(record, message).await {
                     Ended::Handled => {
                         handled += 1;
-                        seen.extend(id);
-                        handled_ids.extend(id);
+                        if let Some(id) = *id {
+                            self.recent.add(id);
+                            ids.push(id);
+                        }
                     }
                     Ended::GivenUp => {}
                     Ended::Halted => break,
@@ -113,24 +107,9 @@ impl<S: Service> Batch<'_, S> {
             position = position_after(item, position);
             count += 1;
         }
-        (count > 0).then_some(Outcome { position, count, handled, ids: handled_ids })
-    }
-
-    /// Which of the ids were handled before. `None` if handling was halted before that is known.
-    async fn known(&mut self, ids: &[Option<Uuid>]) -> Option<Vec<bool>> {
-        let asked: Vec<Uuid> = ids.iter().copied().flatten().collect();
-        let mut known = Vec::new().into_iter();
-        if !asked.is_empty() {
-            let mut backoff = flush_backoff();
-            known = loop {
-                match self.ownership.call("looking up known events", self.decoder.known(&asked)).await? {
-                    Ok(known) => break known.into_iter(),
-                    Err(error) => self.wait(&mut backoff, &error).await?,
-                }
-            };
-            self.works_again();
-        }
-        Some(ids.iter().map(|id| id.is_some() && known.next().unwrap_or(false)).collect())
+        Status::count(&stats.duplicates, duplicates);
+        Status::count(&stats.not_of_interest, not_of_interest);
+        (count > 0).then_some(Outcome { position, count, handled, ids })
     }
 
     /// Handles one event, with retries; gives it up to the DLQ after the last.
@@ -139,7 +118,15 @@ impl<S: Service> Batch<'_, S> {
         let mut backoff = Backoff::between_tries();
         let mut tries = 1;
         loop {
-            let error = match self.ownership.call("handling an event", self.handler.handle(&delivery)).await {
+            let outcome = {
+                let mut handling = std::pin::pin!(self.handler.handle(&delivery));
+                // Most handlers only remember the event. What is done at once need not be watched.
+                match poll_fn(|context| Poll::Ready(handling.as_mut().poll(context))).await {
+                    Poll::Ready(outcome) => Some(outcome),
+                    Poll::Pending => self.ownership.call("handling an event", handling).await,
+                }
+            };
+            let error = match outcome {
                 None => return Ended::Halted,
                 Some(Ok(())) => return Ended::Handled,
                 Some(Err(error)) => error,

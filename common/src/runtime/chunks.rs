@@ -9,9 +9,6 @@ use crate::kafka::{Batch, ConsumerRecord, Position, Unreadable};
 
 /// Records in a chunk: what bounds it where they are tiny.
 const CHUNK_RECORDS: usize = 8_192;
-/// Bytes of keys and values in a chunk, beyond which it ends: as much as a fetch brings, so that each write and
-/// each sync of a service is for some 2,000 events when there are that many.
-const CHUNK_BYTES: usize = 1 << 20;
 /// A record that is larger could not be republished to the DLQ either: its range goes there by its source.
 const LIMITS: Limits = Limits { record_bytes: 4 << 20, batch_bytes: 256 << 20 };
 
@@ -33,13 +30,22 @@ pub(super) struct Chunks {
     batches: std::vec::IntoIter<Batch>,
     records: Option<Records>,
     is_compressed: bool,
+    /// Bytes of keys and values in a chunk, beyond which it ends.
+    chunk_bytes: usize,
 }
 
 impl Chunks {
-    pub(super) fn new(batches: Vec<Batch>) -> Self {
+    /// Chunks of about `chunk_bytes`: as much as a fetch brings uncompressed, so that each write and each sync
+    /// of a service is for some 2,000 events when there are that many.
+    pub(super) fn new(batches: Vec<Batch>, chunk_bytes: usize) -> Self {
         let is_compressed =
             batches.iter().any(|batch| batch.header().is_some_and(|header| header.is_compressed()));
-        Self { batches: batches.into_iter(), records: None, is_compressed }
+        Self { batches: batches.into_iter(), records: None, is_compressed, chunk_bytes }
+    }
+
+    /// Whether nothing more follows. A chunk without records may follow where this is false.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.records.is_none() && self.batches.as_slice().is_empty()
     }
 
     /// The next chunk; empty at the end.
@@ -64,7 +70,7 @@ impl Chunks {
 
     fn take(&mut self) -> Vec<Item> {
         let (mut items, mut bytes) = (Vec::new(), 0);
-        while items.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES {
+        while items.len() < CHUNK_RECORDS && bytes < self.chunk_bytes {
             let Some(records) = &mut self.records else {
                 match self.batches.next() {
                     Some(batch) => self.records = Some(batch.records_within(LIMITS)),
@@ -112,7 +118,7 @@ mod tests {
     async fn chunks_are_bounded_by_number_and_by_size_and_cross_batches() {
         let small = (0..100).map(|n| batch(n * 100, 100, b"x"));
         let large = batch(10_000, 6, &vec![0; 1 << 19]);
-        let mut chunks = Chunks::new(small.chain([large]).collect());
+        let mut chunks = Chunks::new(small.chain([large]).collect(), 1 << 20);
         let mut sizes = Vec::new();
         let mut position = Position::at(0);
         loop {
@@ -124,6 +130,7 @@ mod tests {
             position = position_after(items.last().unwrap(), position);
             sizes.push(items.len());
         }
+        assert!(chunks.is_at_end());
         assert_eq!(sizes, [8_192, 1_808 + 2, 2, 2]);
         assert_eq!((position.offset, position.leader_epoch), (10_006, Some(3)));
     }

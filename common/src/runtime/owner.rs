@@ -1,16 +1,17 @@
-//! An owner at work: takes what the reader brings, in order, and moves the position along.
+//! An owner at work: takes what the intake made ready, in order, and moves the position along.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::batch::{Batch, DecoderOf, Outcome};
-use super::chunks::{Chunks, Item};
+use super::batch::{Batch, MessageOf, Outcome};
+use super::intake::{self, Intake, Step};
 use super::ownership::Ownership;
+use super::recent::Recent;
 use super::status::Trouble;
 use super::worker::Worker;
 use super::{Handler, Service};
-use crate::kafka::{Fetched, Jump, JumpReason, PartitionReader, Position, ReadEvent};
+use crate::kafka::{Jump, JumpReason, PartitionReader, Position};
 
 /// A transaction that is open for less time is nothing to report.
 const HELD_FOR: Duration = Duration::from_secs(1);
@@ -18,8 +19,9 @@ const HELD_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Owner<'a, S: Service> {
     pub(super) worker: &'a Worker<S>,
     pub(super) handler: S::Handler,
-    decoder: DecoderOf<S>,
     pub(super) ownership: Ownership<S>,
+    /// What was handled of late.
+    recent: Recent,
     trouble: Trouble,
     reading: Trouble,
     held: Option<Held>,
@@ -35,30 +37,24 @@ struct Held {
 impl<'a, S: Service> Owner<'a, S> {
     pub(super) fn new(worker: &'a Worker<S>, handler: S::Handler, ownership: Ownership<S>) -> Self {
         let trouble = |cause| Trouble::new(&worker.shared.status, worker.slot.partition, cause);
-        let decoder = handler.decoder();
-        Self {
-            worker,
-            handler,
-            decoder,
-            ownership,
-            trouble: trouble("work"),
-            reading: trouble("read"),
-            held: None,
-        }
+        let (trouble, reading) = (trouble("work"), trouble("read"));
+        Self { worker, handler, ownership, recent: Recent::default(), trouble, reading, held: None }
     }
 
     /// Handles what the reader brings, until halted, fenced or superseded.
-    pub(super) async fn run(&mut self, mut reader: PartitionReader) {
+    pub(super) async fn run(&mut self, reader: PartitionReader) {
+        let Worker { shared, slot, .. } = self.worker;
+        let (decoder, activity) = (self.handler.decoder(), self.ownership.activity());
+        let mut intake = Intake::start(reader, decoder, slot, &shared.status, activity);
         loop {
-            let event = tokio::select! {
+            let step = tokio::select! {
                 biased;
                 () = self.ownership.halted() => return,
                 () = self.handler.superseded() => return,
-                event = reader.next() => event,
+                step = intake.next() => step,
             };
-            let slot = &self.worker.slot;
-            let goes_on = match event {
-                ReadEvent::Fetched(fetched) => {
+            let goes_on = match step {
+                Step::Batch(batch) => {
                     self.reading.over(&format!("{slot} is read again"));
                     match self.handler.trouble() {
                         Some(why) => {
@@ -66,10 +62,10 @@ impl<'a, S: Service> Owner<'a, S> {
                         }
                         None => self.trouble.over(&format!("{slot} goes on")),
                     }
-                    self.fetched(fetched).await
+                    self.ready(&batch).await
                 }
-                ReadEvent::Jumped(jump) => self.jumped(&jump).await,
-                ReadEvent::Failing(error) => {
+                Step::Jumped(jump) => self.jumped(&jump).await,
+                Step::Failing(error) => {
                     self.reading.report(&format!("{slot} cannot be read, will try again: {error}"));
                     Some(())
                 }
@@ -80,40 +76,21 @@ impl<'a, S: Service> Owner<'a, S> {
         }
     }
 
-    /// Handles one answer in chunks. `None` when it has to end.
-    async fn fetched(&mut self, fetched: Fetched) -> Option<()> {
+    /// Handles a batch. `None` when it has to end.
+    async fn ready(&mut self, batch: &intake::Batch<MessageOf<S>>) -> Option<()> {
         let (status, partition) = (&self.worker.shared.status, self.worker.slot.partition);
-        status.set_log_end(partition, fetched.high_watermark);
+        let answer = &batch.answer;
+        status.set_log_end(partition, answer.high_watermark);
         let before = self.ownership.position();
         let end = Position {
-            offset: fetched.next_offset,
-            leader_epoch: fetched.leader_epoch.or(before.leader_epoch),
-            topic_id: fetched.topic_id.or(before.topic_id),
+            offset: answer.next_offset,
+            leader_epoch: answer.leader_epoch.or(before.leader_epoch),
+            topic_id: answer.topic_id.or(before.topic_id),
         };
         // The topic's id is known from the first answer on, for all commits to come.
         self.ownership.advance(Position { topic_id: end.topic_id, ..before });
-        let mut chunks = Chunks::new(fetched.batches);
-        loop {
-            let (rest, items) = self.ownership.unless_abandoned(chunks.next()).await?;
-            if items.is_empty() {
-                break;
-            }
-            chunks = rest;
-            self.items(&items).await?;
-        }
-        // Past what holds no records: markers, aborted batches, and what compaction left empty.
-        match self.ownership.position().offset == end.offset {
-            true => self.advance(end),
-            false => self.finish(&Outcome::at(end)).await?,
-        }
-        let is_held =
-            fetched.last_stable_offset < fetched.high_watermark && end.offset >= fetched.last_stable_offset;
-        self.set_held(is_held.then_some(end.offset));
-        Some(())
-    }
-
-    async fn items(&mut self, items: &[Item]) -> Option<()> {
-        let mut left = items;
+        self.recent.next_batch();
+        let mut left = batch.events.as_slice();
         while !left.is_empty() {
             self.ownership.lease_is_valid().await?;
             let Some(outcome) = self.batch().handle(left).await else {
@@ -124,9 +101,20 @@ impl<'a, S: Service> Owner<'a, S> {
                 continue;
             };
             self.finish(&outcome).await?;
-            // All of the chunk, unless the lease ran out in its middle.
+            // All of the batch, unless the lease ran out in its middle.
             left = left.get(outcome.count..).unwrap_or_default();
         }
+        if !batch.is_last {
+            return Some(());
+        }
+        // Past what holds no records: markers, aborted batches, and what compaction left empty.
+        match self.ownership.position().offset == end.offset {
+            true => self.advance(end),
+            false => self.finish(&Outcome::at(end)).await?,
+        }
+        let is_held =
+            answer.last_stable_offset < answer.high_watermark && end.offset >= answer.last_stable_offset;
+        self.set_held(is_held.then_some(end.offset));
         Some(())
     }
 
@@ -157,8 +145,8 @@ impl<'a, S: Service> Owner<'a, S> {
             shared: &self.worker.shared,
             slot: &self.worker.slot,
             ownership: &self.ownership,
-            decoder: &self.decoder,
             handler: &mut self.handler,
+            recent: &mut self.recent,
             trouble: &mut self.trouble,
         }
     }

@@ -128,6 +128,11 @@ impl<S: super::Service> Ownership<S> {
         &self.id
     }
 
+    /// Where calls are to be announced whose progress is watched.
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.activity)
+    }
+
     /// Whether another instance, or a stop, ended this ownership.
     pub(super) fn is_halted(&self) -> bool {
         *self.halt.borrow() != Halt::No
@@ -154,7 +159,7 @@ impl<S: super::Service> Ownership<S> {
     /// Runs one call into the handler, whose progress is watched. `None` if it was abandoned: at once when
     /// fenced, after [`FINISH_TIMEOUT`] when stopping.
     pub(super) async fn call<T>(&self, what: &'static str, work: impl Future<Output = T>) -> Option<T> {
-        let _in_progress = self.activity.begin(what);
+        let _in_progress = self.activity.begin(Stage::Handler, what);
         self.unless_abandoned(work).await
     }
 
@@ -268,32 +273,52 @@ async fn halt_on_claim_or_stop<S>(
     halt.send_replace(Halt::Fenced);
 }
 
-/// The call into the handler that is in progress, if one is.
+/// Where a call of a service is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stage {
+    /// Into its decoder.
+    Intake,
+    /// Into its handler.
+    Handler,
+}
+
+/// The calls that are in progress: one of each stage at most.
 #[derive(Debug, Default)]
-struct Activity(Mutex<Option<(&'static str, Instant)>>);
+pub(super) struct Activity {
+    intake: Mutex<Call>,
+    handler: Mutex<Call>,
+}
+
+/// What it is for, and since when.
+type Call = Option<(&'static str, Instant)>;
 
 impl Activity {
-    fn begin(&self, what: &'static str) -> InProgress<'_> {
-        self.set(Some((what, Instant::now())));
-        InProgress(self)
+    pub(super) fn begin(&self, stage: Stage, what: &'static str) -> InProgress<'_> {
+        let call = match stage {
+            Stage::Intake => &self.intake,
+            Stage::Handler => &self.handler,
+        };
+        set(call, Some((what, Instant::now())));
+        InProgress(call)
     }
 
-    /// The call that has not returned for that long.
+    /// A call that has not returned for that long.
     fn hanging(&self, limit: Duration) -> Option<(&'static str, Duration)> {
-        let current = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        current.map(|(what, since)| (what, since.elapsed())).filter(|(_, lasts)| *lasts >= limit)
-    }
-
-    fn set(&self, call: Option<(&'static str, Instant)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = call;
+        let calls = [&self.handler, &self.intake].into_iter();
+        let current = calls.filter_map(|call| *call.lock().unwrap_or_else(PoisonError::into_inner));
+        current.map(|(what, since)| (what, since.elapsed())).find(|(_, lasts)| *lasts >= limit)
     }
 }
 
-struct InProgress<'a>(&'a Activity);
+fn set(call: &Mutex<Call>, to: Call) {
+    *call.lock().unwrap_or_else(PoisonError::into_inner) = to;
+}
+
+pub(super) struct InProgress<'a>(&'a Mutex<Call>);
 
 impl Drop for InProgress<'_> {
     fn drop(&mut self) {
-        self.0.set(None);
+        set(self.0, None);
     }
 }
 
@@ -403,10 +428,12 @@ mod tests {
     async fn only_a_call_in_progress_hangs() {
         let activity = Activity::default();
         assert_eq!(activity.hanging(Duration::ZERO), None, "idle is progress");
-        let call = activity.begin("flush");
-        assert_eq!(activity.hanging(Duration::from_secs(60)), None);
-        assert_eq!(activity.hanging(Duration::ZERO).map(|(what, _)| what), Some("flush"));
-        drop(call);
-        assert_eq!(activity.hanging(Duration::ZERO), None);
+        for (stage, what) in [(Stage::Handler, "flush"), (Stage::Intake, "lookup")] {
+            let call = activity.begin(stage, what);
+            assert_eq!(activity.hanging(Duration::from_secs(60)), None);
+            assert_eq!(activity.hanging(Duration::ZERO).map(|(what, _)| what), Some(what));
+            drop(call);
+            assert_eq!(activity.hanging(Duration::ZERO), None);
+        }
     }
 }

@@ -211,8 +211,11 @@ pub struct Script(Arc<Shared>);
 struct Shared {
     hanging: Mutex<BTreeSet<i32>>,
     released: Condvar,
+    decoded: Mutex<Vec<(i32, i64)>>,
     handled: Mutex<Vec<(i32, i64)>>,
     flushed: Mutex<Vec<(i32, i64)>>,
+    /// The ids of what was flushed.
+    known: Mutex<BTreeSet<Uuid>>,
 }
 
 impl Script {
@@ -225,6 +228,11 @@ impl Script {
     pub fn release(&self) {
         self.0.hanging.lock().unwrap().clear();
         self.0.released.notify_all();
+    }
+
+    /// What was decoded, in the order of its lookup.
+    pub fn decoded(&self) -> Vec<(i32, i64)> {
+        self.0.decoded.lock().unwrap().clone()
     }
 
     pub fn handled(&self) -> Vec<(i32, i64)> {
@@ -251,21 +259,33 @@ impl Service for Script {
     }
 }
 
-/// Decodes everything but poison.
-pub struct Plain;
+/// Decodes everything but poison. A value such as `id 7` is an event of that id.
+pub struct Plain {
+    script: Script,
+    partition: i32,
+}
 
 impl Decoder for Plain {
-    type Message = ();
+    type Message = Option<Uuid>;
 
-    fn decode(&self, record: &ConsumerRecord) -> Result<(), Malformed> {
-        match record.value.as_deref() {
-            Some(b"poison") => Err(Malformed::NoValue),
-            _ => Ok(()),
-        }
+    fn decode(&self, record: &ConsumerRecord) -> Result<Option<Uuid>, Malformed> {
+        self.script.0.decoded.lock().unwrap().push((self.partition, record.offset));
+        let value = record.value.as_deref().unwrap_or_default();
+        let id = value.strip_prefix(b"id ").map(|id| str::from_utf8(id).unwrap().parse().unwrap());
+        if value == b"poison" { Err(Malformed::NoValue) } else { Ok(id.map(Uuid::from_u128)) }
     }
 
-    fn wants(&self, (): &()) -> bool {
+    fn wants(&self, _: &Option<Uuid>) -> bool {
         true
+    }
+
+    fn dedup_id(&self, id: &Option<Uuid>) -> Option<Uuid> {
+        *id
+    }
+
+    async fn known(&self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
+        let known = self.script.0.known.lock().unwrap();
+        Ok(ids.iter().map(|id| known.contains(id)).collect())
     }
 }
 
@@ -273,21 +293,23 @@ impl Handler for Scripted {
     type Decoder = Plain;
 
     fn decoder(&self) -> Plain {
-        Plain
+        Plain { script: self.script.clone(), partition: self.partition }
     }
 
-    async fn handle(&mut self, delivery: &Delivery<'_, ()>) -> Result<(), HandlerError> {
+    async fn handle(&mut self, delivery: &Delivery<'_, Option<Uuid>>) -> Result<(), HandlerError> {
         self.pending.push((self.partition, delivery.record.offset));
         self.script.0.handled.lock().unwrap().push((self.partition, delivery.record.offset));
         Ok(())
     }
 
-    async fn flush(&mut self, _: &Done<'_>) -> Result<u64, HandlerError> {
+    async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
+        let ids = done.ids.to_vec();
         let (shared, partition, pending) = (Arc::clone(&self.script.0), self.partition, self.pending.clone());
         let flushing = spawn_blocking(move || {
             let hanging = shared.hanging.lock().unwrap();
             drop(shared.released.wait_while(hanging, |hanging| hanging.contains(&partition)).unwrap());
             shared.flushed.lock().unwrap().extend(pending);
+            shared.known.lock().unwrap().extend(ids);
         });
         flushing.await.unwrap();
         self.pending.clear();
