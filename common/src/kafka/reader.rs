@@ -27,9 +27,9 @@ const AHEAD: usize = 2;
 const PARTITION_BYTES: usize = 1024 * 1024;
 /// The least, with however many partitions.
 const MIN_PARTITION_BYTES: usize = 64 * 1024;
-/// Bytes of answers that all partitions of a reader together hold at most, about. What a service makes of them
-/// takes as much again.
-const READER_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of answers that all partitions of a reader together hold at most, about. With what a service makes of
+/// them, and what the allocator holds back, that takes five times as much memory.
+const READER_BYTES: usize = 6 * 1024 * 1024;
 /// Answers of a partition that were taken: one that is made ready, and one that is handled.
 const TAKEN: usize = 2;
 
