@@ -3,7 +3,9 @@
 //! The lower of the committed position and the service's own: what the service's durable state lacks (a log
 //! restored from a backup, a new log beside an old group) is handled again although it was committed, and so
 //! is what an operator moved the group back to. A position of another topic id says nothing about this
-//! topic, which was deleted and created again: the earliest record is next.
+//! topic, which was deleted and created again: the earliest record is next. Nor does one that names no topic at
+//! all, as where it is known from the lines of a log alone: they may be of another topic of this name. What is
+//! read once more is known to the service, and not handled again.
 
 use uuid::Uuid;
 
@@ -31,10 +33,16 @@ pub(super) fn start(
     };
     let recreated = committed.filter(|committed| !is_of_this_topic(committed));
     let valid = committed.filter(is_of_this_topic);
-    // An own position that names no topic is of the one in which it was committed.
     let own = match own {
         OwnPosition::At(position) if !is_of_this_topic(&position) => OwnPosition::Empty,
         OwnPosition::At(position) if recreated.is_some() && position.topic_id.is_none() => OwnPosition::Empty,
+        OwnPosition::At(own) if own.topic_id.is_none() && topic_id.is_some() => {
+            let warning = format!(
+                "this service's own state ends before offset {} of a topic of this name, which may have been another one: reading again from the earliest record, at offset {earliest}",
+                own.offset
+            );
+            return Start { position: first, warning: Some(warning) };
+        }
         own => own,
     };
     if let Some(committed) = recreated {
@@ -48,15 +56,6 @@ pub(super) fn start(
     let (position, warning) = match (valid, own) {
         (None, OwnPosition::NotKept | OwnPosition::Empty) => (first, None),
         (Some(committed), OwnPosition::NotKept) => (committed, None),
-        // The offsets topic is new, the service's state does not say which topic it read, and this topic may be
-        // new as well. What is known is not handled again.
-        (None, OwnPosition::At(own)) if own.topic_id.is_none() && topic_id.is_some() => {
-            let warning = format!(
-                "nothing is committed, and this service's own state ends before offset {} of a topic of this name, which may have been another one: reading again from the earliest record, at offset {earliest}",
-                own.offset
-            );
-            (first, Some(warning))
-        }
         (None, OwnPosition::At(own)) => (own, None),
         (Some(committed), OwnPosition::Empty) if committed.offset > earliest => {
             let warning = format!(
@@ -110,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_restored_log_is_completed_and_a_new_one_starts_at_the_earliest_record() {
-        let (from, warning) = offset(Some(at(50, THIS)), OwnPosition::At(at(30, None)));
+        let (from, warning) = offset(Some(at(50, THIS)), OwnPosition::At(at(30, THIS)));
         assert!(from == 30 && warning.contains("offsets 30 to 49"), "{warning}");
         let (from, warning) = offset(Some(at(50, THIS)), OwnPosition::Empty);
         assert!(from == 10 && warning.contains("offsets 10 to 49"), "{warning}");
@@ -120,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_group_that_was_moved_back_starts_at_the_commit() {
-        assert_eq!(offset(Some(at(20, None)), OwnPosition::At(at(30, None))), (20, String::new()));
+        assert_eq!(offset(Some(at(20, None)), OwnPosition::At(at(30, THIS))), (20, String::new()));
     }
 
     #[test]
@@ -128,6 +127,11 @@ mod tests {
         assert_eq!(offset(None, OwnPosition::At(at(30, THIS))), (30, String::new()));
         let (from, warning) = offset(None, OwnPosition::At(at(30, None)));
         assert!(from == 10 && warning.contains("may have been another one"), "{warning}");
+        let (from, warning) = offset(Some(at(50, THIS)), OwnPosition::At(at(30, None)));
+        assert!(
+            from == 10 && warning.contains("may have been another one"),
+            "a log of before it was created again"
+        );
         // A broker that has no ids.
         assert_eq!(start(None, OwnPosition::At(at(30, None)), 10, None).position.offset, 30);
     }
