@@ -2,11 +2,10 @@
 //!
 //! # Invariants
 //!
-//! - *They have the log's form*, so that one parser reads all of stdout, but no log level hides them and none
-//!   is dropped.
-//! - *An event is handled once its lines are written.* The lines of a batch are written at its flush. While
-//!   stdout takes nothing, the flush fails and is tried again with the same lines: what is written of them is
-//!   not written a second time.
+//! - *They have the log's form*, so that one parser reads all of stdout, but no log level hides them.
+//! - *A notification is handled once its line is written.* The lines of a batch are written at its flush. While
+//!   stdout takes nothing, the flush fails and is tried again with the same lines: none is dropped, and what is
+//!   written of them is not written a second time.
 
 use std::io;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use log::Level;
 use task_events::logging::{self, Block, LogFormat};
 use task_events::output::{Output, Receipt};
 use task_events::runtime::HandlerError;
+use tokio::task::spawn_blocking;
 
 /// The longest time for one try to write a batch: soon enough for /readyz to tell of a stdout that nobody
 /// reads.
@@ -53,13 +53,15 @@ pub struct Lines {
     batch: Block,
     /// The same once they are being written.
     writing: Option<Receipt>,
+    /// Nobody read the last lines in time.
+    is_unread: bool,
 }
 
 impl Lines {
     /// None yet, of that level and target.
     pub fn new(sink: Sink, level: Level, target: &'static str) -> Self {
         let batch = sink.format.block(level, target);
-        Self { sink, batch, writing: None }
+        Self { sink, batch, writing: None, is_unread: false }
     }
 
     /// Adds a line to the batch.
@@ -78,5 +80,19 @@ impl Lines {
             self.writing = None;
         }
         Ok(())
+    }
+
+    /// Returns once the lines of the batch are written; where nobody reads them, without them: then they wait
+    /// among the log lines, and are dropped and counted as those are.
+    pub async fn flush_or_log(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let output = self.sink.output.clone();
+        output.log_lines(&self.batch.take());
+        // A reader that was away is not waited for with each batch.
+        let limit = if self.is_unread { Duration::ZERO } else { self.sink.write_timeout };
+        let written = spawn_blocking(move || output.flush(limit)).await;
+        self.is_unread = !written.unwrap_or(false);
     }
 }
