@@ -276,8 +276,8 @@ async fn a_log_reader_that_goes_away_stops_nothing() {
         api.create(format!("task {n}")).await;
     }
     produce(&world.broker.bootstrap(), DLQ, vec![record(None, Some(b"poison"))]).await;
-    // The lines of the DLQ processor are its work: it waits for a reader, and lives and stops all the same.
     world.committed("audit-service", 21).await;
+    world.committed_in("dlq-processor", DLQ, 1).await;
     assert_eq!(world.audit_log().len(), 21);
     for service in [&mut api, &mut audit, &mut dlq] {
         service.is_live().await;
