@@ -237,7 +237,6 @@ async fn a_dead_letter_is_told_before_it_is_committed_whatever_the_log_level() {
     let mut processor = Bare::start(program(), closed, Stdio::null());
     world.committed_in("dlq-processor", DLQ, 1).await;
     processor.is_live().await;
-    assert!(processor.dropped_lines().await >= 1);
     processor.stops().await;
 
     let mut processor = program().start();
@@ -388,6 +387,9 @@ async fn a_terminal_that_is_closed_asks_for_an_orderly_stop() {
             http().get(format!("{url}/readyz")).send().await.is_ok_and(|answer| answer.status().is_success())
         };
         eventually("it to be ready", SOON, async || answers().await.then_some(())).await;
+        if ["audit-service", "notification-service"].contains(name) {
+            world.committed(name, 10).await;
+        }
         script.kill().unwrap();
         script.wait().unwrap();
         eventually(&format!("{name} to end"), SOON, async || (!answers().await).then_some(())).await;
