@@ -379,6 +379,61 @@ async fn a_log_without_its_state_beside_topics_that_were_recreated_is_completed(
     audited(&world, 70).await;
 }
 
+/// What the copy holds is known by its event ids; what is new in it is handled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_restored_from_a_copy_is_read_and_nothing_is_handled_twice() {
+    let world = World::start().await;
+    let mut system = System::start(&world).await;
+    system.create("before", 10).await;
+    audited(&world, 10).await;
+    for group in GROUPS {
+        world.committed(group, 10).await;
+    }
+    let copy: Vec<Record> = world.topic(EVENTS).await.into_iter().map(|read| read.record).collect();
+    system.stop_consumers().await;
+    delete_topic(&world.broker.bootstrap(), EVENTS).await;
+    world.create_topics().await;
+    // The copy was taken early, and others have written since.
+    let event = record(Some(b"other"), Some(&Event::created("by another producer").bytes()));
+    produce(&world.broker.bootstrap(), EVENTS, copy.into_iter().take(8).chain([event]).collect()).await;
+    system.audit.restart();
+    system.notification.restart();
+    system.create("after", 3).await;
+    audited(&world, 14).await;
+    for group in GROUPS {
+        world.committed(group, 12).await;
+    }
+    let lines = system.notification.history();
+    assert_eq!(lines.iter().filter(|line| line.contains("NOTIFICATION: ")).count(), 14);
+}
+
+/// Its dedup state is older than its commits, which count.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notifier_whose_state_was_restored_repeats_nothing() {
+    let world = World::start().await;
+    let mut system = System::start(&world).await;
+    let backup = world.path("backup");
+    for (round, count) in [("before", 10), ("after the backup", 10)] {
+        system.create(round, count).await;
+        system.client.delivered().await;
+        let end = world.topic(EVENTS).await.last().unwrap().offset + 1;
+        world.committed("notification-service", end).await;
+        assert!(system.notification.terminate(Duration::from_secs(10)).await.success());
+        if round == "before" {
+            copy_folder(&world.state_dir().join("notification-service"), &backup);
+            system.notification.restart();
+        }
+    }
+    std::fs::remove_dir_all(world.state_dir().join("notification-service")).unwrap();
+    copy_folder(&backup, &world.state_dir().join("notification-service"));
+    system.notification.restart();
+    system.create("last", 1).await;
+    system.client.delivered().await;
+    world.committed("notification-service", 21).await;
+    let lines = system.notification.history();
+    assert_eq!(lines.iter().filter(|line| line.contains("NOTIFICATION: ")).count(), 21);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_log_restored_from_a_backup_is_completed() {
     let world = World::start().await;
