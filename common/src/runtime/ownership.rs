@@ -17,7 +17,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
@@ -58,6 +58,8 @@ pub(super) struct Ownership<S> {
     lease: watch::Receiver<Instant>,
     halt: watch::Receiver<Halt>,
     activity: Arc<Activity>,
+    /// Held while a renewal is on its way.
+    renewing: Arc<AsyncMutex<()>>,
     _tasks: AbortOnDrop,
 }
 
@@ -96,6 +98,7 @@ impl<S: super::Service> Ownership<S> {
             incarnation: view.borrow().lives,
         };
         let activity = Arc::<Activity>::default();
+        let renewing = Arc::<AsyncMutex<()>>::default();
         let (progress, progress_seen) = watch::channel(start);
         let (lease_sender, lease) = watch::channel(claimed.sent + shared.config.lease);
         let (halt_sender, halt) = watch::channel(Halt::No);
@@ -107,6 +110,7 @@ impl<S: super::Service> Ownership<S> {
             lease: lease_sender,
             renewed: claimed.sent,
             activity: Arc::clone(&activity),
+            renewing: Arc::clone(&renewing),
             hanging: Trouble::new(&shared.status, slot.partition, "hang"),
             failing: Trouble::new(&shared.status, slot.partition, "commit"),
         };
@@ -120,6 +124,7 @@ impl<S: super::Service> Ownership<S> {
             lease,
             halt,
             activity,
+            renewing,
             _tasks: AbortOnDrop(tasks),
         }
     }
@@ -231,16 +236,20 @@ impl<S: super::Service> Ownership<S> {
     /// Ends the ownership: commits for the last time if it is still this instance's. Returns whether it was.
     pub(super) async fn end(self) -> bool {
         let position = self.position();
-        let Self { shared, slot, id, _tasks, .. } = self;
-        // No renewal may land after the release.
-        drop(_tasks);
+        let Self { shared, slot, id, renewing, _tasks, .. } = self;
         if !id.owns(&shared.offsets.view().borrow(), &slot) {
             shared.status.set_committed(slot.partition, None);
             return false;
         }
+        // A renewal that is on its way could land after the release and undo it: it is waited for, and none
+        // begins after it.
+        let until = Instant::now() + RELEASE_TIMEOUT;
+        let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
+        drop(_tasks);
         let commit = Commit::at(position, id.instance_id, true);
-        let release = shared.offsets.commit(&slot, id.token, &commit, RELEASE_TIMEOUT);
-        let released = timeout(RELEASE_TIMEOUT, release).await;
+        let limit = until.saturating_duration_since(Instant::now());
+        let release = shared.offsets.commit(&slot, id.token, &commit, limit);
+        let released = timeout(limit, release).await;
         let released = released.unwrap_or_else(|_| {
             Err(KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT })
         });
@@ -333,6 +342,7 @@ struct Renewer<S> {
     /// When the claim, or the last acknowledged commit, was sent.
     renewed: Instant,
     activity: Arc<Activity>,
+    renewing: Arc<AsyncMutex<()>>,
     hanging: Trouble,
     failing: Trouble,
 }
@@ -361,7 +371,11 @@ impl<S: super::Service> Renewer<S> {
             let sent = Instant::now();
             let commit = Commit::at(position, self.id.instance_id, false);
             let limit = every.max(MIN_COMMIT_TIMEOUT);
-            match self.shared.offsets.commit(&self.slot, self.id.token, &commit, limit).await {
+            let renewal = async {
+                let _on_its_way = self.renewing.lock().await;
+                self.shared.offsets.commit(&self.slot, self.id.token, &commit, limit).await
+            };
+            match renewal.await {
                 Ok(_) => {
                     self.renewed = sent;
                     self.lease.send_replace(sent + lease);
