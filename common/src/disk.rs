@@ -1,5 +1,5 @@
-//! What durable state asks of a file system beside reading and writing: databases are opened, and names
-//! are made, moved, removed and made durable.
+//! What durable state asks of a file system: databases and files are opened, and names are made, moved,
+//! removed and made durable.
 //!
 //! Services use [`FileSystem`]. Tests put a recording in its place, which brings back every state that a
 //! power cut may leave.
@@ -7,8 +7,8 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, DatabaseError};
 
@@ -39,6 +39,64 @@ pub trait Disk: Debug + Send + Sync + 'static {
 
     /// Makes the names in the file's folder durable.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes an empty file that was not there. Its name is durable after [`sync_folder`](Self::sync_folder).
+    fn make_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file that is there, for reading and writing.
+    fn open_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// All that is in the file's folder.
+    fn all_beside(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+}
+
+/// An open file that is read and written at positions.
+pub trait DiskFile: Debug + Send + Sync + 'static {
+    /// Its length in bytes.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Reads what there is from that byte on, at most as much as has room; 0 at the end.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+
+    /// Writes all of it; behind the end the file grows.
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+
+    /// Makes the content durable, and the length as far as it is needed for that.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Fills the buffer from that byte on.
+    fn read_exact_at(&self, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.read_at(buffer, at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    buffer = buffer.get_mut(count..).unwrap_or_default();
+                    at += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DiskFile for File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, at)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, at)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
 }
 
 /// A device and a file on it.
@@ -110,9 +168,24 @@ impl Disk for FileSystem {
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(folder_of(path))?.sync_all()
     }
+
+    fn make_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+    }
+
+    fn open_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    fn all_beside(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(folder_of(path))?.map(|entry| Ok(entry?.path())).collect()
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{Builder, Database, DatabaseError};
-use task_events::disk::{Disk, FileIdentity};
+use task_events::disk::{Disk, DiskFile, FileIdentity};
 
 pub use cuts::{Cut, Found, Tried};
 use image::{Image, Op};
@@ -222,6 +222,24 @@ impl StorageBackend for SimFile {
     }
 }
 
+impl DiskFile for SimFile {
+    fn length(&self) -> io::Result<u64> {
+        self.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        Ok(Self::read_at(self, buffer, at))
+    }
+
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.write(at, bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        StorageBackend::sync_data(self)
+    }
+}
+
 impl Disk for SimDisk {
     fn create(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError> {
         builder.create_with_backend(self.file(path))
@@ -261,7 +279,7 @@ impl Disk for SimDisk {
         content.read_to_end(&mut bytes)?;
         let file = self.file(path);
         file.write(0, &bytes)?;
-        file.sync_data()
+        StorageBackend::sync_data(&file)
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
@@ -269,6 +287,24 @@ impl Disk for SimDisk {
         let name = folder.clone();
         self.recording().sync(Op::SyncFolder { folder }, Some(&name));
         Ok(())
+    }
+
+    fn make_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        if self.exists(path)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(Box::new(self.file(path)))
+    }
+
+    fn open_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        if !self.exists(path)? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Box::new(self.file(path)))
+    }
+
+    fn all_beside(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        Ok(self.names().into_iter().filter(|name| name.parent() == path.parent()).collect())
     }
 }
 
@@ -299,11 +335,11 @@ mod tests {
         let file = disk.file(Path::new(FILE));
         disk.sync_folder(Path::new(FILE)).unwrap();
         file.write(0, b"old").unwrap();
-        file.sync_data().unwrap();
+        StorageBackend::sync_data(&file).unwrap();
         file.write(0, b"new").unwrap();
         file.write(600, b"more").unwrap();
         let before = disk.now();
-        file.sync_data().unwrap();
+        StorageBackend::sync_data(&file).unwrap();
 
         let mut gap = vec![0; 604];
         gap[600..].copy_from_slice(b"more");
@@ -328,7 +364,7 @@ mod tests {
         let disk = SimDisk::new();
         let file = disk.file(Path::new(FILE));
         file.write(0, b"x").unwrap();
-        file.sync_data().unwrap();
+        StorageBackend::sync_data(&file).unwrap();
         let synced = disk.now();
         disk.sync_folder(Path::new(FILE)).unwrap();
         assert_eq!(left(&disk, synced), BTreeSet::from([None, Some(b"x".to_vec())]));
@@ -341,7 +377,7 @@ mod tests {
         let file = disk.file(Path::new(FILE));
         disk.sync_folder(Path::new(FILE)).unwrap();
         file.write(0, b"x").unwrap();
-        file.sync_data().unwrap();
+        StorageBackend::sync_data(&file).unwrap();
         assert!(left(&disk, disk.now()).contains(&Some(Vec::new())));
     }
 
