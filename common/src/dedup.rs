@@ -1,40 +1,70 @@
-//! The ids of handled events, on disk, in bounded memory.
+//! The ids of handled events, on disk, in bounded memory, at a cost that hardly depends on their number.
 //!
-//! A store of redb with two tables: the ids, and the order in which they came, by which old ones are
-//! forgotten if the store has a window. Beside them stands one mark, a few bytes of the owner's that are
-//! written in the same transaction as the ids they belong to.
+//! A log-structured merge tree made for one kind of key: new ids go to a log and into memory; when those are
+//! many, they are put into a sorted run, and runs are merged in the background. With them goes one mark, a few
+//! bytes of the owner's that are written in the same frame as the ids they belong to.
+//!
+//! ```text
+//! record / append ──> log (synced) ──> newest ids in memory ──ended log──> run ──> merged runs
+//! known / numbers <── newest ids, then runs: range, filter, page
+//! ```
+//!
+//! | part | file | what it is |
+//! | --- | --- | --- |
+//! | [`manifest`] | `dedup` | which runs and logs there are; replaced whole |
+//! | [`id_log`] | `dedup.log-N` | batches in the order in which they came |
+//! | [`run`], [`write`], [`filter`] | `dedup.run-N` | ids sorted, with their numbers |
+//! | [`engine`], [`background`], [`merge`] | | callers' work, and what is done behind their backs |
+//! | [`recovery`], [`migrate`] | | what a start does |
 //!
 //! # Invariants
 //!
-//! - Ids and mark are one transaction: a crash leaves both or neither.
-//! - Opening takes the same time however many ids there are: every durable commit saves what redb needs to
-//!   open after a crash (`set_quick_repair`).
-//! - After an I/O error the store is closed and opened again by the next call, as redb demands; what was
-//!   not committed is gone, and the call that failed said so.
+//! 1. *Exact*: a filter only says that an id is not in a run; that it is there, the id itself says.
+//! 2. *Ids and mark are one frame*: a crash leaves both or neither, and of the batches a prefix.
+//! 3. *A change of the set of runs is one switch of the manifest*, to files that are durable before it.
+//! 4. *Bounded*: in memory are the ids of at most two logs ([`Tuning::ids_in_memory`] each), filters
+//!    ([`Tuning::filter_bytes`]; of ids that come sorted, as those of version 7 nearly do, none is ever read),
+//!    16 bytes for 16,320 ids of a run, and what a merge reads at once (4 MiB at most). Opening takes time with
+//!    the logs.
+//! 5. *Nobody waits for a merge* until there are 64 runs, nor for a run to be written until a second log is
+//!    full: then whoever records waits. With steady work there are a run for each doubling of the ids.
+//! 6. *Whole buckets are forgotten*: with a window, an id belongs to the bucket of the time when it was recorded,
+//!    a quarter of the window long. Runs of different buckets are not mixed. A run is dropped once all of its
+//!    bucket is older than the window: so an id is known for the window at least, and for 1.25 of it at most.
+//! 7. After an I/O error nothing more is written to the log in hand. The store is closed, and opened again by
+//!    the next call; a batch whose call failed may be known then, or not.
+//!
+//! One process uses a store: its folder is locked by [`StateDir`](crate::state_dir::StateDir).
 
+mod background;
+mod engine;
+mod files;
+mod filter;
+mod id_log;
+mod manifest;
+mod merge;
+mod migrate;
+mod part;
+mod recovery;
+mod run;
+mod write;
+
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use crate::disk::{self, Disk, FileSystem};
+use self::engine::{Engine, Table, lock};
+use self::id_log::IdLog;
+use self::manifest::FOR_EVER;
+use crate::disk::{Disk, FileSystem};
 
-/// Id → when it was recorded, in milliseconds since 1970; where all are kept, its number: 0 for the first.
-const IDS: TableDefinition<[u8; 16], u64> = TableDefinition::new("ids");
-/// The same, the other way round.
-const BY_TIME: TableDefinition<(u64, [u8; 16]), ()> = TableDefinition::new("by_time");
-const MARK: TableDefinition<(), &[u8]> = TableDefinition::new("mark");
-
-/// Memory that redb may use for pages, in bytes. Ids mostly rise with time, so that the pages in use are
-/// few: four times as much was no faster.
-const CACHE: usize = 2 << 20;
-/// Old ids forgotten for each new one, so that the work is spread.
-const FORGET_PER_ID: usize = 2;
-/// Batches between two durable commits, where the owner can bring back what is lost.
-const SELDOM: u32 = 64;
+/// Buckets of a window.
+const BUCKETS: u64 = 4;
 
 /// How long ids are kept, and how safely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +77,26 @@ pub enum Retention {
     ForeverRebuildable,
 }
 
+/// What memory is used for, and when runs are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Ids of one log; at most two logs are in memory, at 33 bytes an id.
+    pub ids_in_memory: usize,
+    /// Bytes for filters of runs. What is not in memory is read, 64 bytes for each look-up in a run.
+    pub filter_bytes: u64,
+    /// Whether a thread of its own makes and merges runs; else the caller does, for tests that have to do the
+    /// same each time.
+    pub in_background: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        // 7/8 of a power of two: what a table holds before it grows; 2.2 MB for each of the two. And filters of
+        // 12 million ids: beyond them, a look-up of a random id costs half a microsecond more.
+        Self { ids_in_memory: 57_344, filter_bytes: 16 << 20, in_background: true }
+    }
+}
+
 /// Why the store failed, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("dedup state {path}: {detail}")]
@@ -55,23 +105,57 @@ pub struct DedupError {
     detail: String,
 }
 
+/// Why a step failed.
+#[derive(Debug)]
+enum Failure {
+    Io(io::Error),
+    Damaged { file: String, why: String },
+    Redb(Box<redb::Error>),
+}
+
+impl Failure {
+    fn damaged(file: &Path, why: String) -> Self {
+        let name = file.file_name().unwrap_or(file.as_os_str());
+        Self::Damaged { file: name.to_string_lossy().into_owned(), why }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Damaged { file, why } => write!(
+                f,
+                "{file} is damaged: {why}; restore the whole folder from a backup, or move dedup away to begin without the ids that it holds"
+            ),
+            Self::Redb(error) => write!(f, "the state of the version before cannot be read: {error}"),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// The set of handled ids. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Dedup(Arc<Store>);
 
 #[derive(Debug)]
 struct Store {
+    config: Arc<Config>,
+    engine: Mutex<Option<Arc<Engine>>>,
+}
+
+/// What stays the same when a store is opened again.
+#[derive(Debug)]
+struct Config {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     retention: Retention,
-    open: Mutex<Open>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    database: Option<Database>,
-    /// Commits since the last durable one.
-    not_durable: u32,
+    tuning: Tuning,
 }
 
 impl Dedup {
@@ -82,20 +166,39 @@ impl Dedup {
 
     /// As [`open`](Self::open), on that disk.
     pub fn open_on(disk: Arc<dyn Disk>, path: &Path, retention: Retention) -> Result<Self, DedupError> {
-        let store = Store { disk, path: path.to_owned(), retention, open: Mutex::default() };
-        drop(store.opened()?);
+        Self::open_with(disk, path, retention, Tuning::default())
+    }
+
+    /// As [`open_on`](Self::open_on), with that tuning.
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        retention: Retention,
+        tuning: Tuning,
+    ) -> Result<Self, DedupError> {
+        let config = Arc::new(Config { disk, path: path.to_owned(), retention, tuning });
+        let store = Store { config, engine: Mutex::new(None) };
+        store.opened()?;
         Ok(Self(Arc::new(store)))
     }
 
     /// Which of the ids are known.
     pub async fn known(&self, ids: Vec<Uuid>) -> Result<Vec<bool>, DedupError> {
-        self.blocking(move |store| store.known(&ids)).await
+        self.blocking(move |store| {
+            Ok(store.numbers(&ids)?.into_iter().map(|number| number.is_some()).collect())
+        })
+        .await
     }
 
     /// Adds the ids, and sets the mark if there is one. For a window; where all are kept, see
     /// [`append`](Self::append).
     pub async fn record(&self, ids: Vec<Uuid>, mark: Option<Vec<u8>>) -> Result<(), DedupError> {
         self.blocking(move |store| store.record(&ids, mark.as_deref(), since_1970())).await
+    }
+
+    /// As [`record`](Self::record), at that time, in ms since 1970. Blocks.
+    pub fn record_at(&self, ids: &[Uuid], mark: Option<&[u8]>, now: u64) -> Result<(), DedupError> {
+        self.0.record(ids, mark, now)
     }
 
     /// Adds those of the ids that are new, under the next numbers, and sets the mark that `mark` makes of the
@@ -106,37 +209,24 @@ impl Dedup {
         durable: bool,
         mark: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<u64, DedupError> {
-        self.0.with(|open, retention| {
-            let mut total = 0;
-            commit(open, retention, durable, |write| {
-                let mut table = write.open_table(IDS)?;
-                total = table.len()?;
-                for id in ids {
-                    if table.get(id.into_bytes())?.is_none() {
-                        table.insert(id.into_bytes(), total)?;
-                        total += 1;
-                    }
-                }
-                write.open_table(MARK)?.insert((), mark(total).as_slice())?;
-                Ok(())
-            })?;
-            Ok(total)
-        })
+        self.0.write(|engine, log| engine.append(log, &keys(ids), durable, mark))
     }
 
-    /// Forgets all ids but the first `kept`, and sets the mark, in one durable transaction. Takes time with
-    /// the number of all ids. Blocks.
+    /// As [`append`](Self::append), of ids of which [`numbers`](Self::numbers) just said that they are new,
+    /// each there once: they are not looked up again. Only for whoever alone adds ids.
+    pub fn append_new(
+        &self,
+        ids: &[Uuid],
+        durable: bool,
+        mark: impl FnOnce(u64) -> Vec<u8>,
+    ) -> Result<u64, DedupError> {
+        self.0.write(|engine, log| engine.append_new(log, &keys(ids), durable, mark))
+    }
+
+    /// Forgets all ids but the first `kept`, and sets the mark, at once; durable when it returns. Takes time
+    /// with the number of ids in the run that is cut. Blocks.
     pub fn truncate(&self, kept: u64, mark: &[u8]) -> Result<(), DedupError> {
-        self.0.with(|open, retention| {
-            commit(open, retention, true, |write| {
-                if kept == 0 {
-                    write.delete_table(IDS)?;
-                }
-                write.open_table(IDS)?.retain(|_, number| number < kept)?;
-                write.open_table(MARK)?.insert((), mark)?;
-                Ok(())
-            })
-        })
+        self.0.write(|engine, log| engine.truncate(log, kept, mark))
     }
 
     /// The numbers of those ids that were added with [`append`](Self::append). Blocks.
@@ -144,12 +234,10 @@ impl Dedup {
         self.0.numbers(ids)
     }
 
-    /// The number of ids. Takes the same time however many there are. Blocks.
+    /// The number of ids; with a window, one that was recorded again may count once more. Takes the same time
+    /// however many there are. Blocks.
     pub fn len(&self) -> Result<u64, DedupError> {
-        self.0.with(|open, _| {
-            let read = database(open)?.begin_read()?;
-            Ok(read.open_table(IDS)?.len()?)
-        })
+        Ok(self.0.opened()?.len())
     }
 
     /// Whether there are none. Blocks.
@@ -159,15 +247,12 @@ impl Dedup {
 
     /// The mark, if one was ever set. Blocks.
     pub fn mark(&self) -> Result<Option<Vec<u8>>, DedupError> {
-        self.0.with(|open, _| {
-            let read = database(open)?.begin_read()?;
-            Ok(read.open_table(MARK)?.get(())?.map(|mark| mark.value().to_vec()))
-        })
+        Ok(lock(&self.0.opened()?.view).mark.clone())
     }
 
     /// Makes all that was recorded durable. Blocks.
     pub fn checkpoint(&self) -> Result<(), DedupError> {
-        self.0.with(|open, retention| commit(open, retention, true, |_| Ok(())))
+        self.0.write(|_, log| log.sync())
     }
 
     async fn blocking<T: Send + 'static>(
@@ -176,78 +261,99 @@ impl Dedup {
     ) -> Result<T, DedupError> {
         let store = Arc::clone(&self.0);
         let joined = spawn_blocking(move || work(&store)).await;
-        joined.unwrap_or_else(|error| Err(self.0.error(error)))
+        joined.unwrap_or_else(|error| Err(self.0.config.error(error)))
     }
 }
 
 impl Store {
-    fn known(&self, ids: &[Uuid]) -> Result<Vec<bool>, DedupError> {
-        Ok(self.numbers(ids)?.into_iter().map(|number| number.is_some()).collect())
-    }
-
     fn numbers(&self, ids: &[Uuid]) -> Result<Vec<Option<u64>>, DedupError> {
-        self.with(|open, _| {
-            let read = database(open)?.begin_read()?;
-            let table = read.open_table(IDS)?;
-            ids.iter().map(|id| Ok(table.get(id.into_bytes())?.map(|value| value.value()))).collect()
+        let engine = self.opened()?;
+        engine.numbers(&keys(ids)).map_err(|failure| {
+            engine.mark_broken(None);
+            self.config.error(failure)
         })
     }
 
     fn record(&self, ids: &[Uuid], mark: Option<&[u8]>, now: u64) -> Result<(), DedupError> {
-        self.with(|open, retention| {
-            commit(open, retention, false, |write| {
-                let mut table = write.open_table(IDS)?;
-                if let Some(mark) = mark {
-                    write.open_table(MARK)?.insert((), mark)?;
-                }
-                let Retention::Window(window) = retention else {
-                    for id in ids {
-                        table.insert(id.into_bytes(), now)?;
-                    }
-                    return Ok(());
-                };
-                let mut by_time = write.open_table(BY_TIME)?;
-                for id in ids {
-                    if let Some(before) = table.insert(id.into_bytes(), now)? {
-                        by_time.remove((before.value(), id.into_bytes()))?;
-                    }
-                    by_time.insert((now, id.into_bytes()), ())?;
-                }
-                let oldest_kept = now.saturating_sub(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
-                for _ in 0..ids.len() * FORGET_PER_ID {
-                    let Some((time, id)) = by_time.first()?.map(|(key, _)| key.value()) else { break };
-                    if time >= oldest_kept {
-                        break;
-                    }
-                    by_time.remove((time, id))?;
-                    table.remove(id)?;
-                }
-                Ok(())
-            })
-        })
+        self.write(|engine, log| engine.record(log, &keys(ids), mark, now))
     }
 
-    /// Runs one transaction. After a failure the store is closed: redb takes nothing more after an I/O
-    /// error until it is opened anew.
-    fn with<T>(
+    /// Does what writes, one at a time. After a failure the store is closed.
+    fn write<T>(
         &self,
-        work: impl FnOnce(&mut Open, Retention) -> Result<T, redb::Error>,
+        work: impl FnOnce(&Arc<Engine>, &mut IdLog) -> Result<T, Failure>,
     ) -> Result<T, DedupError> {
-        let mut open = self.opened()?;
-        work(&mut open, self.retention).map_err(|error| {
-            *open = Open::default();
-            self.error(error)
-        })
+        loop {
+            let engine = self.opened()?;
+            let mut log = lock(&engine.log);
+            // Another caller's failure came first.
+            if engine.is_broken() {
+                continue;
+            }
+            return work(&engine, &mut log).map_err(|failure| {
+                engine.mark_broken(None);
+                self.config.error(failure)
+            });
+        }
     }
 
-    fn opened(&self) -> Result<MutexGuard<'_, Open>, DedupError> {
-        // A panic elsewhere leaves no half-done state here: redb's transactions are whole or not at all.
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.database.is_none() {
-            let fresh = create(&*self.disk, &self.path).map_err(|error| self.error(error))?;
-            *open = Open { database: Some(fresh), not_durable: 0 };
+    /// The open store. One that is broken is closed and opened again.
+    fn opened(&self) -> Result<Arc<Engine>, DedupError> {
+        let mut open = lock(&self.engine);
+        if let Some(engine) = open.as_ref().filter(|engine| !engine.is_broken()) {
+            return Ok(Arc::clone(engine));
         }
-        Ok(open)
+        if let Some(engine) = open.take() {
+            close(&engine);
+        }
+        let engine =
+            recovery::open(&self.config, since_1970()).map_err(|failure| self.config.error(failure))?;
+        Ok(Arc::clone(open.insert(Arc::new(engine))))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(engine) = lock(&self.engine).take() {
+            close(&engine);
+        }
+    }
+}
+
+/// Waits until nobody writes any more.
+fn close(engine: &Engine) {
+    engine.mark_broken(None);
+    drop(lock(&engine.log));
+    engine.worker.stop();
+}
+
+impl Config {
+    fn is_numbered(&self) -> bool {
+        self.retention == Retention::ForeverRebuildable
+    }
+
+    /// The end of the bucket of that time, in ms since 1970.
+    fn bucket(&self, now: u64) -> u64 {
+        match self.retention {
+            Retention::ForeverRebuildable => FOR_EVER,
+            Retention::Window(window) => {
+                let length = (millis(window) / BUCKETS).max(1);
+                (now / length).saturating_add(1).saturating_mul(length)
+            }
+        }
+    }
+
+    /// Whether all ids of the bucket that ends then are older than the window.
+    fn is_expired(&self, until: u64, now: u64) -> bool {
+        match self.retention {
+            Retention::ForeverRebuildable => false,
+            Retention::Window(window) => until <= now.saturating_sub(millis(window)),
+        }
+    }
+
+    /// An empty table, for the ids of a bucket.
+    fn table(&self, until: u64) -> Table {
+        Table::new(until, self.tuning.ids_in_memory)
     }
 
     fn error(&self, detail: impl ToString) -> DedupError {
@@ -255,121 +361,17 @@ impl Store {
     }
 }
 
-fn create(disk: &dyn Disk, path: &Path) -> Result<Database, redb::Error> {
-    let database = disk::open_or_create(disk, path, Database::builder().set_cache_size(CACHE))?;
-    let mut write = database.begin_write()?;
-    write.set_quick_repair(true);
-    // Tables exist from the start, so that a read need not ask.
-    write.open_table(IDS)?;
-    write.open_table(BY_TIME)?;
-    write.open_table(MARK)?;
-    write.commit()?;
-    Ok(database)
+fn keys(ids: &[Uuid]) -> Vec<u128> {
+    ids.iter().map(Uuid::as_u128).collect()
 }
 
-fn database(open: &Open) -> Result<&Database, redb::Error> {
-    open.database.as_ref().ok_or(redb::Error::DatabaseClosed)
-}
-
-fn commit(
-    open: &mut Open,
-    retention: Retention,
-    durable: bool,
-    work: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
-) -> Result<(), redb::Error> {
-    let mut write = database(open)?.begin_write()?;
-    let durable = durable || retention != Retention::ForeverRebuildable || open.not_durable >= SELDOM;
-    if durable {
-        write.set_quick_repair(true);
-    } else {
-        write.set_durability(Durability::None)?;
-    }
-    work(&write)?;
-    write.commit()?;
-    open.not_durable = if durable { 0 } else { open.not_durable + 1 };
-    Ok(())
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn since_1970() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ids(n: usize) -> Vec<Uuid> {
-        (0..n).map(|_| Uuid::now_v7()).collect()
-    }
-
-    #[tokio::test]
-    async fn what_was_recorded_is_known_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dedup");
-        let handled = ids(100);
-        let dedup = Dedup::open(&path, Retention::Window(Duration::from_secs(60))).unwrap();
-        dedup.record(handled.clone(), Some(b"mark".to_vec())).await.unwrap();
-        drop(dedup);
-        let dedup = Dedup::open(&path, Retention::Window(Duration::from_secs(60))).unwrap();
-        assert!(dedup.known(handled).await.unwrap().into_iter().all(|known| known));
-        assert!(!dedup.known(ids(1)).await.unwrap()[0]);
-        assert_eq!(dedup.mark().unwrap().as_deref(), Some(b"mark".as_slice()));
-        assert_eq!(dedup.len().unwrap(), 100);
-    }
-
-    #[tokio::test]
-    async fn the_window_bounds_what_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let dedup = Dedup::open(&dir.path().join("dedup"), Retention::Window(Duration::ZERO)).unwrap();
-        for _ in 0..20 {
-            dedup.record(ids(50), None).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        assert!(dedup.len().unwrap() <= 100, "{}", dedup.len().unwrap());
-    }
-
-    #[test]
-    fn ids_that_are_kept_for_ever_are_numbered_once_and_forgotten_from_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let dedup = Dedup::open(&dir.path().join("dedup"), Retention::ForeverRebuildable).unwrap();
-        let [first, second] = [ids(3), ids(2)];
-        let mark = |total: u64| total.to_be_bytes().to_vec();
-        assert_eq!(dedup.append(&first, false, mark).unwrap(), 3);
-        assert_eq!(dedup.append(&[first[1], second[0], second[0], second[1]], true, mark).unwrap(), 5);
-        assert_eq!(dedup.numbers(&second).unwrap(), [Some(3), Some(4)]);
-        assert_eq!(dedup.mark().unwrap(), Some(mark(5)));
-        dedup.truncate(4, b"cut").unwrap();
-        assert_eq!((dedup.len().unwrap(), dedup.numbers(&second).unwrap()), (4, vec![Some(3), None]));
-        dedup.truncate(0, b"none").unwrap();
-        assert_eq!((dedup.len().unwrap(), dedup.mark().unwrap().unwrap()), (0, b"none".to_vec()));
-        assert_eq!(dedup.append(&second, false, mark).unwrap(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_clock_that_is_set_back_forgets_nothing_and_one_set_forward_no_more_than_it_has_to() {
-        const DAY: u64 = 24 * 60 * 60 * 1_000;
-        let dir = tempfile::tempdir().unwrap();
-        let window = Retention::Window(Duration::from_millis(8 * DAY));
-        let dedup = Dedup::open(&dir.path().join("dedup"), window).unwrap();
-        let today = 20_000 * DAY;
-        let [first, back, forward] = [ids(3), ids(3), ids(3)];
-        let all_known =
-            async |ids: &Vec<Uuid>| dedup.known(ids.clone()).await.unwrap().into_iter().all(|known| known);
-        dedup.0.record(&first, None, today).unwrap();
-        dedup.0.record(&back, None, today - 30 * DAY).unwrap();
-        assert!(all_known(&first).await && all_known(&back).await);
-        dedup.0.record(&forward, None, today + 7 * DAY).unwrap();
-        assert!(all_known(&first).await && all_known(&forward).await);
-        assert!(!all_known(&back).await, "by the clock now they are older than the window");
-    }
-
-    #[tokio::test]
-    async fn a_store_that_cannot_be_opened_says_where() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dedup");
-        std::fs::write(&path, b"this is not a redb file, and long enough to be looked at").unwrap();
-        let error = Dedup::open(&path, Retention::ForeverRebuildable).unwrap_err().to_string();
-        assert!(error.contains("dedup") && !error.contains('\n'), "{error}");
-    }
-}
+mod tests;

@@ -1,127 +1,235 @@
 //! The dedup state after a power cut, whatever of the last writes the disk kept: ids that were recorded are
-//! known, and the mark tells exactly which.
+//! known, and the mark tells exactly which. The power is cut at every write and sync, also of those that put
+//! ids into runs, merge runs, drop a bucket, cut the state off, or take over that of the version before.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use powercut::{Cut, Found, SimDisk, Tried};
-use task_events::dedup::{Dedup, Retention};
-use tokio::runtime::{Builder, Runtime};
+use redb::{Database, TableDefinition};
+use task_events::dedup::{Dedup, DedupError, Retention, Tuning};
+use task_events::disk::Disk;
 use uuid::Uuid;
 
 const FILE: &str = "/state/dedup";
+const DAY: u64 = 24 * 60 * 60 * 1_000;
 const WINDOW: Retention = Retention::Window(Duration::from_secs(8 * 24 * 60 * 60));
+const FOR_EVER: Retention = Retention::ForeverRebuildable;
 const SEED: u64 = 1;
 /// Every so many cuts the power fails once more, while the state is opened again.
 const CUT_TWICE: usize = 20;
+/// Runs are made every few batches, and merged, by the caller: each time the same.
+const TUNING: Tuning = Tuning { ids_in_memory: 16, filter_bytes: 1 << 20, in_background: false };
 
 /// The ids of a batch; its number is the mark.
 fn batch(number: u64) -> Vec<Uuid> {
-    (0..1 + number % 7).map(|n| Uuid::from_u128(u128::from(number << 8 | n) << 64 | 7)).collect()
+    // Neither sorted nor far from each other.
+    let id = |n: u64| Uuid::from_u128(u128::from((number << 8 | n).reverse_bits() >> 40) << 64 | 7);
+    (0..1 + number % 7).map(id).collect()
 }
 
-fn open(disk: &SimDisk, retention: Retention) -> Result<Dedup, String> {
-    Dedup::open_on(Arc::new(disk.clone()), Path::new(FILE), retention).map_err(|error| error.to_string())
+/// A state that is tried: how ids are kept, and how much time passes from batch to batch, in ms.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    retention: Retention,
+    step: u64,
+    start: u64,
 }
 
-/// Adds a batch as the owner of such a state does.
-fn add(dedup: &Dedup, retention: Retention, number: u64) -> Result<(), String> {
-    let mark = number.to_be_bytes().to_vec();
-    let added = match retention {
-        Retention::Window(_) => runtime().block_on(dedup.record(batch(number), Some(mark))),
-        Retention::ForeverRebuildable => dedup.append(&batch(number), false, |_| mark).map(|_| ()),
-    };
-    added.map_err(|error| error.to_string())
-}
-
-fn runtime() -> Runtime {
-    Builder::new_current_thread().build().unwrap()
-}
-
-/// Records batches, restarts in the middle. Returns the moment from which on each batch has to be known, in
-/// their order.
-fn record(disk: &SimDisk, retention: Retention, batches: u64) -> Vec<usize> {
-    let mut dedup = open(disk, retention).unwrap();
-    let mut safe = Vec::new();
-    for number in 0..batches {
-        if number == batches / 2 {
-            drop(dedup);
-            dedup = open(disk, retention).unwrap();
-        }
-        add(&dedup, retention, number).unwrap();
-        let checkpoint = number % 10 == 9;
-        if checkpoint {
-            dedup.checkpoint().unwrap();
-        }
-        if checkpoint || retention != Retention::ForeverRebuildable {
-            safe.resize(number as usize + 1, disk.now());
-        }
+impl Case {
+    fn new(retention: Retention, step: u64) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        Self { retention, step, start: u64::try_from(now.as_millis()).unwrap() }
     }
-    safe
-}
 
-/// Opens what the cut left: it holds the first batches, whole, and at least as many as are safe.
-fn check(cut: &Cut, retention: Retention, safe: usize) -> Result<(), String> {
-    let runtime = runtime();
-    let dedup = open(&cut.disk, retention)?;
-    cut.once_more(CUT_TWICE, |again| check(again, retention, safe))?;
-    let error = |error: task_events::dedup::DedupError| error.to_string();
-    let mark = dedup.mark().map_err(error)?;
-    let held = mark.map_or(0, |mark| u64::from_be_bytes(mark.try_into().unwrap()) + 1);
-    if held < safe as u64 {
-        return Err(format!("{safe} batches were recorded for good, {held} are there"));
+    fn open(self, disk: &SimDisk) -> Result<Dedup, String> {
+        Dedup::open_with(Arc::new(disk.clone()), Path::new(FILE), self.retention, TUNING).map_err(text)
     }
-    let mut count = 0;
-    for number in 0..held + 1 {
-        let known = runtime.block_on(dedup.known(batch(number))).map_err(error)?;
-        if known.iter().any(|known| *known != (number < held)) {
-            return Err(format!("batch {number} of {held} is known as {known:?}"));
+
+    fn time(self, number: u64) -> u64 {
+        self.start + number * self.step
+    }
+
+    /// Adds a batch as the owner of such a state does.
+    fn add(self, dedup: &Dedup, number: u64) -> Result<(), String> {
+        let mark = number.to_be_bytes().to_vec();
+        let added = match self.retention {
+            Retention::Window(_) => dedup.record_at(&batch(number), Some(&mark), self.time(number)),
+            FOR_EVER => dedup.append(&batch(number), false, |_| mark).map(|_| ()),
+        };
+        added.map_err(text)
+    }
+
+    /// Records batches, restarts in the middle. Returns the moment from which on each batch has to be known, in
+    /// their order.
+    fn record(self, disk: &SimDisk, batches: u64) -> Vec<usize> {
+        let mut dedup = self.open(disk).unwrap();
+        let mut safe = Vec::new();
+        for number in 0..batches {
+            if number == batches / 2 {
+                drop(dedup);
+                dedup = self.open(disk).unwrap();
+            }
+            self.add(&dedup, number).unwrap();
+            let checkpoint = number % 10 == 9;
+            if checkpoint {
+                dedup.checkpoint().unwrap();
+            }
+            if checkpoint || self.retention != FOR_EVER {
+                safe.resize(number as usize + 1, disk.now());
+            }
         }
-        count += if number < held { known.len() as u64 } else { 0 };
+        safe
     }
-    if dedup.len().map_err(error)? != count {
-        return Err(format!("{:?} ids, not {count}", dedup.len()));
-    }
-    add(&dedup, retention, held)?;
-    let known = runtime.block_on(dedup.known(batch(held))).map_err(error)?;
-    if known.iter().all(|known| *known) {
+
+    /// Opens what the cut left: it holds the first batches, whole, and at least as many as are safe.
+    fn check(self, cut: &Cut, safe: usize) -> Result<(), String> {
+        let dedup = self.open(&cut.disk)?;
+        cut.once_more(CUT_TWICE, |again| self.check(again, safe))?;
+        let held = held(&dedup)?;
+        if held < safe as u64 {
+            return Err(format!("{safe} batches were recorded for good, {held} are there"));
+        }
+        self.holds_the_first(&dedup, held)?;
+        self.add(&dedup, held)?;
+        self.holds_the_first(&dedup, held + 1)?;
+        drop(dedup);
+        let left_over = cut.disk.names().into_iter().filter(|name| name.to_string_lossy().contains(".new"));
+        if left_over.count() > 0 {
+            return Err(format!("files are left over: {:?}", cut.disk.names()));
+        }
         Ok(())
-    } else {
-        Err("what is recorded now is not known".to_owned())
+    }
+
+    fn holds_the_first(self, dedup: &Dedup, held: u64) -> Result<(), String> {
+        let mut count = 0;
+        // The batch after them may have been begun, and with it what is older was forgotten.
+        let oldest = self.time(held).saturating_sub(8 * DAY);
+        for number in 0..held + 1 {
+            let known = dedup.numbers(&batch(number)).map_err(text)?;
+            let is_forgotten = number < held && self.time(number) < oldest;
+            if !is_forgotten && known.iter().any(|known| known.is_some() != (number < held)) {
+                return Err(format!("batch {number} of {held} is known as {known:?}"));
+            }
+            if self.retention == FOR_EVER && known.iter().flatten().zip(count..).any(|(a, b)| *a != b) {
+                return Err(format!("batch {number} of {held} has the numbers {known:?}, not {count}"));
+            }
+            count += if number < held { known.len() as u64 } else { 0 };
+        }
+        let len = dedup.len().map_err(text)?;
+        let is_right = if self.step == 0 { len == count } else { len <= count };
+        if is_right { Ok(()) } else { Err(format!("{len} ids, not {count}")) }
+    }
+
+    fn cut_everywhere(self, disk: &SimDisk, safe: &[usize]) -> Result<Tried, Found> {
+        disk.each_cut(SEED, |cut| self.check(cut, safe.iter().filter(|moment| **moment <= cut.at).count()))
     }
 }
 
-fn cut_everywhere(disk: &SimDisk, retention: Retention, safe: &[usize]) -> Result<Tried, Found> {
-    disk.each_cut(SEED, |cut| check(cut, retention, safe.iter().filter(|moment| **moment <= cut.at).count()))
+fn text(error: DedupError) -> String {
+    error.to_string()
+}
+
+/// The batches that are there, by the mark.
+fn held(dedup: &Dedup) -> Result<u64, String> {
+    let mark = dedup.mark().map_err(text)?;
+    Ok(mark.map_or(0, |mark| u64::from_be_bytes(mark.try_into().unwrap()) + 1))
+}
+
+fn files_of(disk: &SimDisk, kind: &str) -> usize {
+    disk.names().iter().filter(|name| name.to_string_lossy().contains(kind)).count()
 }
 
 #[test]
 fn after_a_power_cut_all_ids_that_were_recorded_are_known() {
-    let disk = SimDisk::new();
-    let safe = record(&disk, WINDOW, 24);
-    let tried = cut_everywhere(&disk, WINDOW, &safe).unwrap_or_else(|found| found.raise());
+    let (case, disk) = (Case::new(WINDOW, 0), SimDisk::new());
+    let safe = case.record(&disk, 24);
+    assert!(files_of(&disk, ".run-") > 0, "{disk:?}");
+    let tried = case.cut_everywhere(&disk, &safe).unwrap_or_else(|found| found.raise());
     println!("dedup window: {tried}");
     assert!(tried.states > 500, "{tried}");
 }
 
 #[test]
+fn after_a_power_cut_while_buckets_are_dropped_all_ids_within_the_window_are_known() {
+    let (case, disk) = (Case::new(WINDOW, DAY), SimDisk::new());
+    let safe = case.record(&disk, 24);
+    let runs = files_of(&disk, ".run-");
+    assert!((1..8).contains(&runs), "{disk:?}");
+    let tried = case.cut_everywhere(&disk, &safe).unwrap_or_else(|found| found.raise());
+    println!("dedup window with expired buckets: {tried}");
+    assert!(tried.states > 500, "{tried}");
+}
+
+#[test]
 fn after_a_power_cut_a_rebuildable_state_is_that_of_some_batch_since_the_last_checkpoint() {
-    let disk = SimDisk::new();
-    let safe = record(&disk, Retention::ForeverRebuildable, 96);
-    let tried =
-        cut_everywhere(&disk, Retention::ForeverRebuildable, &safe).unwrap_or_else(|found| found.raise());
+    let (case, disk) = (Case::new(FOR_EVER, 0), SimDisk::new());
+    let safe = case.record(&disk, 60);
+    let tried = case.cut_everywhere(&disk, &safe).unwrap_or_else(|found| found.raise());
     println!("rebuildable dedup: {tried}");
     assert!(tried.states > 300, "{tried}");
 }
 
 #[test]
-fn a_disk_that_does_not_sync_the_file_or_its_name_is_found_out() {
-    for lie in ["dedup", "state"] {
-        let disk = SimDisk::that_lies_about(lie);
-        let safe = record(&disk, WINDOW, 3);
-        let found = cut_everywhere(&disk, WINDOW, &safe).expect_err(lie);
+fn after_a_power_cut_while_it_is_cut_off_a_state_is_that_of_before_or_of_after() {
+    let (case, disk) = (Case::new(FOR_EVER, 0), SimDisk::new());
+    let dedup = case.open(&disk).unwrap();
+    (0..20).for_each(|number| case.add(&dedup, number).unwrap());
+    dedup.checkpoint().unwrap();
+    let before = disk.now();
+    // In the middle of a run.
+    let kept: u64 = (0..9).map(|number| batch(number).len() as u64).sum();
+    dedup.truncate(kept, &8_u64.to_be_bytes()).unwrap();
+    let after = disk.now();
+    case.holds_the_first(&dedup, 9).unwrap();
+    case.add(&dedup, 9).unwrap();
+    drop(dedup);
+    let tried = disk.each_cut(SEED, |cut| {
+        let dedup = case.open(&cut.disk)?;
+        let held = held(&dedup)?;
+        let is_right = match cut.at {
+            at if at >= after => held == 9 || held == 10,
+            at if at >= before => held == 9 || held == 20,
+            _ => held <= 20,
+        };
+        if is_right { case.holds_the_first(&dedup, held) } else { Err(format!("{held} batches")) }
+    });
+    println!("dedup cut off: {}", tried.unwrap_or_else(|found| found.raise()));
+}
+
+#[test]
+fn a_state_of_the_version_before_is_taken_over_whole_or_is_still_there() {
+    for retention in [WINDOW, FOR_EVER] {
+        let (case, disk) = (Case::new(retention, 0), SimDisk::new());
+        let database = disk.create(Path::new(FILE), &Database::builder()).unwrap();
+        let write = database.begin_write().unwrap();
+        {
+            let mut ids = write.open_table(TableDefinition::<[u8; 16], u64>::new("ids")).unwrap();
+            for (id, number) in (0..20).flat_map(batch).zip(0..) {
+                let value = if retention == FOR_EVER { number } else { case.start };
+                ids.insert(id.into_bytes(), value).unwrap();
+            }
+            let mut mark = write.open_table(TableDefinition::<(), &[u8]>::new("mark")).unwrap();
+            mark.insert((), 19_u64.to_be_bytes().as_slice()).unwrap();
+        }
+        write.commit().unwrap();
+        drop(database);
+        disk.sync_folder(Path::new(FILE)).unwrap();
+        let before = disk.now();
+        drop(case.open(&disk).unwrap());
+        let tried = disk.each_cut(SEED, |cut| if cut.at < before { Ok(()) } else { case.check(cut, 20) });
+        println!("dedup of the version before: {}", tried.unwrap_or_else(|found| found.raise()));
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_sync_a_file_or_its_name_is_found_out() {
+    for lie in ["state", "dedup.new", "dedup.log-2", "dedup.run-1", "dedup.run-6"] {
+        let (case, disk) = (Case::new(WINDOW, 0), SimDisk::that_lies_about(lie));
+        let safe = case.record(&disk, 24);
+        let found = case.cut_everywhere(&disk, &safe).expect_err(lie);
         println!("{lie}: {found}");
     }
 }

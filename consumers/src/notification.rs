@@ -28,9 +28,7 @@ const KEEP_IDS: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The dedup state cannot be used.
-    #[error(
-        "{0}; if the file is damaged, move it away: the service then starts without it, and may repeat notifications since its last commit"
-    )]
+    #[error("{0}; without this state the service may repeat notifications since its last commit")]
     Dedup(#[from] DedupError),
     /// Stdout cannot be written to.
     #[error(transparent)]

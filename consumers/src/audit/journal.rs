@@ -134,7 +134,7 @@ impl<F: Files> Journal<F> {
         }
         // What ended without a line (in the DLQ, say) is known from the index alone.
         let ids: Vec<Uuid> = new.lines.iter().map(|line| line.event_id).collect();
-        let recorded = self.index.append(&ids, beyond_lines, |ids| self.mark.to_bytes(ids));
+        let recorded = self.index.append_new(&ids, beyond_lines, |ids| self.mark.to_bytes(ids));
         self.mark.ids = recorded.map_err(&lags)?;
         log_all(Level::Info, module_path!(), new.lines.iter().map(Line::notice));
         Ok(new.counts)

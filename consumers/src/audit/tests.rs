@@ -23,6 +23,9 @@ use super::*;
 
 const TOPIC: &str = "task-events";
 
+/// The files of an index.
+type Index = Vec<(String, Vec<u8>)>;
+
 /// A folder with a log and an index.
 struct Rig(TempDir);
 
@@ -32,13 +35,31 @@ impl Rig {
     }
 
     /// One with that log, and with that index.
-    fn with(log: &[u8], index: Option<&[u8]>) -> Self {
+    fn with(log: &[u8], index: Option<&Index>) -> Self {
         let rig = Self::new();
         fs::write(rig.log(), log).unwrap();
         if let Some(index) = index {
-            fs::write(rig.index(), index).unwrap();
+            rig.put_index(index);
         }
         rig
+    }
+
+    fn index_files(&self) -> Vec<String> {
+        self.all_names().into_iter().filter(|name| name.starts_with("dedup")).collect()
+    }
+
+    /// The index as it is now on disk.
+    fn copy_index(&self) -> Index {
+        self.index_files()
+            .into_iter()
+            .map(|name| (name.clone(), fs::read(self.path(&name)).unwrap()))
+            .collect()
+    }
+
+    /// Puts an index in the place of what is there.
+    fn put_index(&self, index: &Index) {
+        self.index_files().iter().for_each(|name| fs::remove_file(self.path(name)).unwrap());
+        index.iter().for_each(|(name, bytes)| fs::write(self.path(name), bytes).unwrap());
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -74,7 +95,13 @@ impl Rig {
         named.map(|name| fs::read(self.path(&name)).unwrap()).collect()
     }
 
+    /// The names in the folder; of the index only the first.
     fn names(&self) -> Vec<String> {
+        let is_part = |name: &String| name.starts_with("dedup.log-") || name.starts_with("dedup.run-");
+        self.all_names().into_iter().filter(|name| !is_part(name)).collect()
+    }
+
+    fn all_names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.0.path()).unwrap();
         let mut names: Vec<String> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -170,7 +197,7 @@ fn ids<F: Files>(journal: &Journal<F>) -> u64 {
 /// A log of 6 batches with 3 events each, and its index as it was after `indexed` of them.
 struct Written {
     log: Vec<u8>,
-    index: Vec<u8>,
+    index: Index,
     /// Where the last batch starts.
     last_batch: usize,
 }
@@ -181,22 +208,22 @@ const EVENTS: u64 = 3 * BATCHES;
 fn written(indexed: u64) -> Written {
     let rig = Rig::new();
     let mut journal = rig.open();
-    let mut last_batch = 0;
+    let (mut last_batch, mut index) = (0, Index::new());
     for n in 0..BATCHES {
         last_batch = rig.bytes().len();
         if n == indexed {
             // The copy is what a crash would leave, were the transactions from here on not durable.
             journal.checkpoint().unwrap();
-            fs::copy(rig.index(), rig.path("copy")).unwrap();
+            index = rig.copy_index();
         }
         batch(&mut journal, &events(3 * n..3 * n + 3));
     }
     if indexed == BATCHES {
         journal.checkpoint().unwrap();
         drop(journal);
-        fs::copy(rig.index(), rig.path("copy")).unwrap();
+        index = rig.copy_index();
     }
-    Written { log: rig.bytes(), index: fs::read(rig.path("copy")).unwrap(), last_batch }
+    Written { log: rig.bytes(), index, last_batch }
 }
 
 impl Written {
@@ -265,7 +292,7 @@ fn an_index_of_any_age_or_none_ends_level_with_the_log() {
     let written = written(BATCHES);
     assert_eq!(ids(&Rig::with(&written.log, None).open()), EVENTS, "without an index");
     let unreadable = b"no index, but long enough to be taken for a file of its kind";
-    let rig = Rig::with(&written.log, Some(unreadable));
+    let rig = Rig::with(&written.log, Some(&vec![("dedup".to_owned(), unreadable.to_vec())]));
     assert_eq!(ids(&rig.open()), EVENTS, "with an unreadable one");
     assert!(rig.path("dedup.unreadable").exists());
 }
@@ -292,7 +319,7 @@ fn a_tail_without_end_is_read_in_bounded_memory_and_cut() {
 #[test]
 fn a_last_line_without_its_end_is_completed_where_it_is_whole() {
     let written = written(BATCHES);
-    for index in [Some(written.index.as_slice()), None] {
+    for index in [Some(&written.index), None] {
         let rig = Rig::with(&written.log[..written.log.len() - 1], index);
         let journal = rig.open();
         assert_eq!((rig.bytes(), rig.torn().len()), (written.log.clone(), 0));
@@ -349,9 +376,9 @@ fn what_ended_without_a_line_is_known_after_a_kill() {
     let dead = Progress { topic: TOPIC.to_owned(), partition: 0, position: Position::at(9) };
     journal.append(&[], &[&dead]).unwrap();
     // As kill -9: nothing is made durable at the end.
-    fs::copy(rig.index(), rig.path("copy")).unwrap();
+    let index = rig.copy_index();
     drop(journal);
-    fs::rename(rig.path("copy"), rig.index()).unwrap();
+    rig.put_index(&index);
     assert_eq!(next(&rig.open(), 0), Some(9));
 }
 

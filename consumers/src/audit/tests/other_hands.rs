@@ -228,7 +228,7 @@ fn logs_and_state_folders_of_other_days_are_brought_together() {
     for lines in 0..=EVENTS as usize {
         let log = &newest.log[..lines.checked_sub(1).map_or(0, |last| ends[last])];
         for index in [Some(&newest.index), Some(&older.index), None] {
-            let rig = Rig::with(log, index.map(Vec::as_slice));
+            let rig = Rig::with(log, index);
             let mut journal = rig.open();
             assert_eq!((ids(&journal), next(&journal, 0).unwrap_or(0)), (lines as u64, lines as i64));
             assert_eq!(rig.bytes(), log);

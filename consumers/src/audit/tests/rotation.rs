@@ -154,7 +154,7 @@ fn segments_that_are_newer_than_the_index_are_known() {
             let mut journal = rig.open();
             batch(&mut journal, &events(0..indexed));
             drop(journal);
-            let index = fs::read(rig.index()).unwrap();
+            let index = rig.copy_index();
             let mut end = indexed;
             for rotation in 0..rotations {
                 let mut journal = rig.open();
@@ -164,7 +164,7 @@ fn segments_that_are_newer_than_the_index_are_known() {
                 fs::rename(rig.log(), rig.path(&format!("audit.log.{}", 9 - rotation))).unwrap();
             }
             drop(rig.open());
-            fs::write(rig.index(), &index).unwrap();
+            rig.put_index(&index);
 
             let mut journal = rig.open();
             assert_eq!((ids(&journal), next(&journal, 0)), (end, Some(end as i64)), "{indexed}, {rotations}");

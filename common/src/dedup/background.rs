@@ -1,0 +1,202 @@
+//! What is done behind the callers' backs, by one thread that lives while there is something to do: the ids of
+//! an ended log are put into a run, runs of buckets that are over are dropped, and runs are merged.
+//!
+//! # Invariants
+//!
+//! 1. A change of the set of runs is one switch of the manifest. Before it, the new run is durable, name and
+//!    content; after it, what is not named any more is removed.
+//! 2. Whatever fails leaves the old manifest or the new one, and the store is opened again: see
+//!    [`mark_broken`](Engine::mark_broken).
+//! 3. Ids of an ended log do not wait for a merge: it makes way at each chunk.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use super::engine::{Engine, Loaded, load, lock};
+use super::manifest::{Listed, Manifest};
+use super::merge::{self, Merge};
+use super::run::Entry;
+use super::write::RunWriter;
+use super::{Failure, files};
+
+/// The thread, and how it is stopped.
+#[derive(Debug, Default)]
+pub(super) struct Worker {
+    thread: Mutex<Running>,
+    must_stop: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    handle: Option<JoinHandle<()>>,
+    is_running: bool,
+}
+
+impl Worker {
+    /// Ends the work at the next step, and waits for that.
+    pub(super) fn stop(&self) {
+        self.must_stop.store(true, Ordering::Release);
+        let handle = lock(&self.thread).handle.take();
+        if let Some(handle) = handle
+            && handle.join().is_err()
+        {
+            ::log::error!("the thread that merges dedup state has panicked");
+        }
+        lock(&self.thread).is_running = false;
+        self.must_stop.store(false, Ordering::Release);
+    }
+
+    fn must_stop(&self) -> bool {
+        self.must_stop.load(Ordering::Acquire)
+    }
+}
+
+impl Engine {
+    /// Has done what there is to do.
+    pub(super) fn start_work(self: &Arc<Self>) -> Result<(), Failure> {
+        if !self.config.tuning.in_background {
+            return self.work();
+        }
+        let mut running = lock(&self.worker.thread);
+        if running.is_running || self.is_broken() {
+            return Ok(());
+        }
+        let engine = Arc::clone(self);
+        let work = move || {
+            if let Err(failure) = engine.work() {
+                ::log::warn!("dedup state {}: {failure}", engine.config.path.display());
+                engine.mark_broken(Some(failure.to_string()));
+                lock(&engine.worker.thread).is_running = false;
+            }
+        };
+        running.handle = Some(thread::Builder::new().name("dedup".to_owned()).spawn(work)?);
+        running.is_running = true;
+        Ok(())
+    }
+
+    fn work(&self) -> Result<(), Failure> {
+        while !self.worker.must_stop() {
+            if self.freeze()? {
+                continue;
+            }
+            let (runs, now) = (lock(&self.manifest).runs.clone(), lock(&self.view).now);
+            let expired: Vec<u64> = runs
+                .iter()
+                .filter(|run| self.config.is_expired(run.until, now))
+                .map(|run| run.number)
+                .collect();
+            if !expired.is_empty() {
+                self.switch(&expired, |_| {}, |_| {})?;
+            } else if let Some(inputs) = merge::due(&runs, now) {
+                self.merge(&inputs)?;
+            } else {
+                // Who asks for work first sets what there is to do, and then looks whether the thread runs.
+                let mut running = lock(&self.worker.thread);
+                if lock(&self.view).frozen.is_none() {
+                    running.is_running = false;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the ids of an ended log into a run. Returns whether there was one.
+    fn freeze(&self) -> Result<bool, Failure> {
+        let (frozen, now) = {
+            let view = lock(&self.view);
+            (view.frozen.clone(), view.now)
+        };
+        let Some(frozen) = frozen else { return Ok(false) };
+        let until = frozen.table.until;
+        let entries = match self.config.is_expired(until, now) {
+            true => Vec::new(),
+            false => frozen.table.sorted_below(u64::MAX),
+        };
+        let number = lock(&self.manifest).take_run();
+        let ids = self.config.write_run(number, entries)?;
+        let list = |manifest: &mut Manifest| {
+            manifest.replace(&[], Listed { number, ids, until });
+            (manifest.log, manifest.total) = (frozen.log + 1, frozen.total);
+            manifest.set_mark(frozen.mark.as_deref());
+        };
+        self.switch(&[], list, |view| view.frozen = None)?;
+        self.config.remove(&files::log(&self.config.path, frozen.log));
+        Ok(true)
+    }
+
+    fn merge(&self, inputs: &[u64]) -> Result<(), Failure> {
+        let runs = Arc::clone(&lock(&self.view).runs);
+        let is_input = |loaded: &&Loaded| inputs.contains(&loaded.run.number);
+        let until =
+            lock(&self.manifest).runs.iter().find(|run| inputs.contains(&run.number)).map(|run| run.until);
+        let Some(until) = until else { return Ok(()) };
+        let number = lock(&self.manifest).take_run();
+        let mut merge = Merge::of(runs.iter().filter(is_input).map(|loaded| &*loaded.run))?;
+        let mut run = RunWriter::new(&*self.config.disk, &self.config.path, number)?;
+        while let Some(entry) = merge.next()? {
+            let is_step = run.push(entry)?;
+            if is_step && self.worker.must_stop() {
+                self.config.remove(&files::run(&self.config.path, number));
+                return Ok(());
+            }
+            if is_step {
+                self.freeze()?;
+            }
+        }
+        let ids = run.finish()?;
+        self.config.disk.sync_folder(&self.config.path)?;
+        self.switch(inputs, |manifest| manifest.replace(inputs, Listed { number, ids, until }), |_| {})
+    }
+
+    /// Changes the set of runs: those of `gone` are not in it any more.
+    fn switch(
+        &self,
+        gone: &[u64],
+        change: impl FnOnce(&mut Manifest),
+        see: impl FnOnce(&mut super::engine::View),
+    ) -> Result<(), Failure> {
+        let mut manifest = lock(&self.manifest);
+        let mut next = manifest.clone();
+        change(&mut next);
+        next.runs.retain(|run| !gone.contains(&run.number));
+        next.save(&*self.config.disk, &self.config.path)?;
+        let before = Arc::clone(&lock(&self.view).runs);
+        let runs = load(&self.config, &next, &before)?;
+        *manifest = next;
+        drop(manifest);
+        let mut view = lock(&self.view);
+        view.runs = runs;
+        see(&mut view);
+        drop(view);
+        self.changed.notify_all();
+        gone.iter().for_each(|number| self.config.remove(&files::run(&self.config.path, *number)));
+        Ok(())
+    }
+}
+
+impl super::Config {
+    /// Writes a run of entries that are sorted, and makes it durable with its name. Returns their number; of
+    /// none there is no run.
+    pub(super) fn write_run(&self, number: u64, entries: Vec<Entry>) -> Result<u64, Failure> {
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        let mut run = RunWriter::new(&*self.disk, &self.path, number)?;
+        for entry in entries {
+            run.push(entry)?;
+        }
+        let ids = run.finish()?;
+        self.disk.sync_folder(&self.path)?;
+        Ok(ids)
+    }
+
+    /// Removes a file that is none of the store any more. The next start removes what cannot be removed now.
+    pub(super) fn remove(&self, name: &Path) {
+        if let Err(error) = self.disk.remove(name) {
+            ::log::warn!("{} cannot be removed: {error}; it is not needed any more", name.display());
+        }
+    }
+}
