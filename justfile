@@ -19,7 +19,7 @@ e2e-kafka: kafka
 
 # Fetch Apache Kafka into target/kafka
 kafka:
-    e2e/kafka/fetch
+    tests/e2e/kafka/fetch
 
 # Measure the whole system (post, keyed, rate, audit, notification, history); see docs/measurements.md
 bench *args="post keyed rate audit notification history":

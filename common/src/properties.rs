@@ -1,5 +1,5 @@
 //! What has to hold of the parsers, whatever bytes they are given: for the tests below and for the fuzz
-//! targets of `fuzz/`, which share these functions.
+//! targets of `tests/fuzz/`, which share these functions.
 
 #![allow(
     missing_docs,
@@ -427,12 +427,12 @@ mod tests {
     }
 
     const BATCH_SEEDS: [&[u8]; 6] = [
-        include_bytes!("../../fuzz/seeds/batch/two-records"),
-        include_bytes!("../../fuzz/seeds/batch/gzip"),
-        include_bytes!("../../fuzz/seeds/batch/snappy"),
-        include_bytes!("../../fuzz/seeds/batch/xerial"),
-        include_bytes!("../../fuzz/seeds/batch/lz4"),
-        include_bytes!("../../fuzz/seeds/batch/zstd"),
+        include_bytes!("../../tests/fuzz/seeds/batch/two-records"),
+        include_bytes!("../../tests/fuzz/seeds/batch/gzip"),
+        include_bytes!("../../tests/fuzz/seeds/batch/snappy"),
+        include_bytes!("../../tests/fuzz/seeds/batch/xerial"),
+        include_bytes!("../../tests/fuzz/seeds/batch/lz4"),
+        include_bytes!("../../tests/fuzz/seeds/batch/zstd"),
     ];
 
     #[test]
@@ -455,7 +455,7 @@ mod tests {
 
         #[test]
         fn any_change_of_an_event_is_kept_or_refused(at in any::<proptest::sample::Index>(), change in bytes()) {
-            let mut json = include_bytes!("../../fuzz/seeds/event/updated").to_vec();
+            let mut json = include_bytes!("../../tests/fuzz/seeds/event/updated").to_vec();
             let at = at.index(json.len());
             let end = (at + change.len() / 2).min(json.len());
             json.splice(at..end, change);

@@ -1,5 +1,5 @@
 //! What has to hold of the audit log's parsers, whatever bytes they are given: for the tests below and for
-//! the fuzz targets of `fuzz/`, which share these functions.
+//! the fuzz targets of `tests/fuzz/`, which share these functions.
 
 #![allow(
     missing_docs,
@@ -169,7 +169,7 @@ mod tests {
 
         #[test]
         fn any_change_of_a_line_is_a_line_or_none(at in any::<proptest::sample::Index>(), change in vec(any::<u8>(), 1..9)) {
-            for seed in [include_bytes!("../../../fuzz/seeds/audit_line/line").as_slice(), include_bytes!("../../../fuzz/seeds/event/archived")] {
+            for seed in [include_bytes!("../../../tests/fuzz/seeds/audit_line/line").as_slice(), include_bytes!("../../../tests/fuzz/seeds/event/archived")] {
                 let mut bytes = seed.to_vec();
                 let at = at.index(bytes.len());
                 let end = (at + change.len() / 2).min(bytes.len());

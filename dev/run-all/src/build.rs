@@ -72,7 +72,7 @@ fn manifest() -> Option<PathBuf> {
 
 /// The manifest of a checkout of this workspace.
 fn workspace(folder: PathBuf) -> Option<PathBuf> {
-    let is_checkout = folder.join("run-all/Cargo.toml").is_file();
+    let is_checkout = folder.join("dev/run-all/Cargo.toml").is_file();
     Some(folder.join("Cargo.toml")).filter(|manifest| is_checkout && manifest.is_file())
 }
 
@@ -99,8 +99,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("Cargo.toml"), "").unwrap();
         assert_eq!(workspace(folder.path().to_owned()), None, "a workspace of somebody else");
-        std::fs::create_dir(folder.path().join("run-all")).unwrap();
-        std::fs::write(folder.path().join("run-all/Cargo.toml"), "").unwrap();
+        std::fs::create_dir_all(folder.path().join("dev/run-all")).unwrap();
+        std::fs::write(folder.path().join("dev/run-all/Cargo.toml"), "").unwrap();
         assert_eq!(workspace(folder.path().to_owned()), Some(folder.path().join("Cargo.toml")));
         assert!(manifest().is_some(), "this one");
     }

@@ -160,7 +160,7 @@ fn spawn(kind: Kind, folder: &Path, port: u16, advertised: u16) -> Process {
         Kind::Dev => {
             let data = folder.join("data").display().to_string();
             let (addr, advertised) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{advertised}"));
-            // Tests may switch faults on; see devbroker/src/faults.rs.
+            // Tests may switch faults on; see dev/devbroker/src/faults.rs.
             let args = ["--addr", &addr, "--dir", &data, "--advertised", &advertised, "--faults"];
             Program::new("devbroker").args(&args).spawn()
         }
@@ -177,7 +177,7 @@ pub(crate) fn spawn_kafka(name: &str, folder: &Path) -> Process {
 
 fn required_libs() -> PathBuf {
     kafka_libs().unwrap_or_else(|| {
-        panic!("E2E_BROKER=kafka needs KAFKA_LIBS, the folder that e2e/kafka/fetch filled with Apache Kafka")
+        panic!("E2E_BROKER=kafka needs KAFKA_LIBS, the folder that tests/e2e/kafka/fetch filled with Apache Kafka")
     })
 }
 

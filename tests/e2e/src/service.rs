@@ -176,7 +176,7 @@ fn binaries() -> &'static Path {
         // as `cargo test --workspace` does, so that what it has built is not built a second time.
         command.args(["build", "--quiet", "--workspace", "--bins", "--examples", "--profile", profile]);
         command.arg("--target-dir").arg(folder.parent().expect("a profile's folder in target"));
-        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
         let status = command.status().expect("cargo starts");
         assert!(status.success(), "cargo build of the binaries under test ended with {status}");
         folder

@@ -1,5 +1,5 @@
 //! What has to hold of the broker's parsers, whatever bytes they are given: for the tests below and for the
-//! fuzz targets of `fuzz/`, which share these functions. The targets also run under a limit of what may be
+//! fuzz targets of `tests/fuzz/`, which share these functions. The targets also run under a limit of what may be
 //! allocated at once.
 
 #![allow(

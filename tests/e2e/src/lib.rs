@@ -2,7 +2,7 @@
 //! and witnesses that share no code with them.
 //!
 //! `E2E_BROKER` chooses the broker: `dev` (the default, the `devbroker` binary) or `kafka` (a fresh
-//! Apache Kafka a test; `KAFKA_LIBS` is the folder that `e2e/kafka/fetch` filled). With `KAFKA_LIBS` set,
+//! Apache Kafka a test; `KAFKA_LIBS` is the folder that `tests/e2e/kafka/fetch` filled). With `KAFKA_LIBS` set,
 //! Kafka's own tools are asked too, with either broker.
 //!
 //! Every failure here is a panic that says what was awaited; a test that panics prints the last lines of

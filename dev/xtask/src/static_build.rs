@@ -71,7 +71,7 @@ pub fn check_static(program: &Path) -> Result<usize> {
         None => Err(format!("{shown} is no 64-bit ELF file")),
         Some(elf::Needs { loader: false, libraries: 0, pie: true }) => Ok(file.len()),
         Some(elf::Needs { loader: false, libraries: 0, pie: false }) => Err(format!(
-            "{shown} is linked for a fixed address; look at the linker's flags in xtask/src/dist.rs"
+            "{shown} is linked for a fixed address; look at the linker's flags in dev/xtask/src/dist.rs"
         )),
         Some(needs) => {
             Err(format!("{shown} is not static ({needs:?}); look for a crate that links a system library"))

@@ -44,7 +44,7 @@ pub fn packages_of(metadata: &Metadata, binaries: &[&str]) -> Result<Vec<String>
     let mut packages = BTreeSet::new();
     for binary in binaries {
         let package = metadata.package_of_binary(binary).ok_or_else(|| {
-            format!("no package of this workspace has the binary {binary}; correct the list in xtask/src/shipped.rs")
+            format!("no package of this workspace has the binary {binary}; correct the list in dev/xtask/src/shipped.rs")
         })?;
         packages.insert(package.to_owned());
     }
