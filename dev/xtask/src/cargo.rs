@@ -45,6 +45,8 @@ pub struct Package {
     #[cfg(test)]
     own: bool,
     binaries: Vec<String>,
+    /// The root files of its library and its binaries.
+    crate_roots: Vec<PathBuf>,
 }
 
 /// The packages of a workspace and of everything it depends on, by name and version.
@@ -92,6 +94,11 @@ impl Metadata {
         self.packages.iter().any(|((known, _), package)| known == name && package.own)
     }
 
+    /// The root files of the libraries and binaries of this workspace.
+    pub fn own_crate_roots(&self) -> impl Iterator<Item = &Path> {
+        self.packages.values().flat_map(|package| package.crate_roots.iter().map(PathBuf::as_path))
+    }
+
     /// The name of the package that has this binary.
     pub fn package_of_binary(&self, binary: &str) -> Option<&str> {
         let mut packages = self.packages.iter();
@@ -113,6 +120,8 @@ fn read_package(json: &Value) -> Option<((String, String), Package)> {
     let own = json.get("source").is_some_and(Value::is_null);
     let binaries =
         of_kind("bin").filter(|_| own).filter_map(|target| target.get("name")?.as_str().map(str::to_owned));
+    let roots = of_kind("bin").chain(of_kind("lib")).filter(|_| own);
+    let crate_roots = roots.filter_map(|target| Some(target.get("src_path")?.as_str()?.into()));
     let package = Package {
         links: text("links"),
         build_script: of_kind("custom-build").next().is_some(),
@@ -120,6 +129,7 @@ fn read_package(json: &Value) -> Option<((String, String), Package)> {
         #[cfg(test)]
         own,
         binaries: binaries.collect(),
+        crate_roots: crate_roots.collect(),
     };
     Some(((text("name")?, text("version")?), package))
 }

@@ -3,6 +3,8 @@
 mod cargo;
 mod dist;
 mod elf;
+mod flags;
+mod layers;
 mod no_c;
 mod sbom;
 mod shipped;
@@ -25,6 +27,8 @@ struct Cli {
 enum Chore {
     /// Fail if anything that is shipped compiles or links C.
     NoC(no_c::Options),
+    /// Fail if source files import each other, or if one that is shipped is too long.
+    Layers,
     /// Build every binary for musl, check that it is static, and run it in an empty chroot.
     Static,
     /// Build what is shipped into dist/: static binaries, their checksums, a bill of materials.
@@ -34,6 +38,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::NoC(options) => no_c::run(&options),
+        Chore::Layers => layers::run(),
         Chore::Static => static_build::run(),
         Chore::Dist => dist::run(),
     };

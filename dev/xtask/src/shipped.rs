@@ -39,6 +39,16 @@ pub const BINARIES: &[&str] =
 /// For demos and tests; built and checked like the others.
 pub const DEMO_BINARIES: &[&str] = &["devbroker"];
 
+/// The sources of what the binaries are built from, the workspace's own.
+pub const SOURCES: &[&str] = &[
+    "api/src",
+    "common/src",
+    "consumers/src",
+    "musl/mem-functions/src",
+    "musl/thread-cache/src",
+    "taskctl/src",
+];
+
 /// The packages that the binaries are in.
 pub fn packages_of(metadata: &Metadata, binaries: &[&str]) -> Result<Vec<String>> {
     let mut packages = BTreeSet::new();

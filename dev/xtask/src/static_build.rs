@@ -2,8 +2,8 @@
 
 use crate::Result;
 use crate::cargo::{self, Metadata};
-use crate::dist;
 use crate::elf;
+use crate::flags;
 use crate::shipped::{self, BINARIES, DEMO_BINARIES, MUSL, PLATFORMS, Platform};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,7 +40,7 @@ pub fn build(metadata: &Metadata, binaries: &[&str], target: &str) -> Result<Pat
     install_target(target)?;
     let mut command = cargo::cargo();
     command.args(["build", "--locked", "--release", "--target", target]);
-    command.env("CARGO_ENCODED_RUSTFLAGS", dist::rust_flags(metadata, target)?.join("\u{1f}"));
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags::rust_flags(metadata, target)?.join("\u{1f}"));
     // Should the gate have missed a crate that compiles C: there is no C compiler in this build.
     command.env(format!("CC_{target}"), "no-C-in-this-build");
     for package in shipped::packages_of(metadata, binaries)? {
@@ -71,7 +71,7 @@ pub fn check_static(program: &Path) -> Result<usize> {
         None => Err(format!("{shown} is no 64-bit ELF file")),
         Some(elf::Needs { loader: false, libraries: 0, pie: true }) => Ok(file.len()),
         Some(elf::Needs { loader: false, libraries: 0, pie: false }) => Err(format!(
-            "{shown} is linked for a fixed address; look at the linker's flags in dev/xtask/src/dist.rs"
+            "{shown} is linked for a fixed address; look at the linker's flags in dev/xtask/src/flags.rs"
         )),
         Some(needs) => {
             Err(format!("{shown} is not static ({needs:?}); look for a crate that links a system library"))

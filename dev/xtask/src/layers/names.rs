@@ -1,0 +1,143 @@
+//! Which file defines what a file names.
+
+use super::modules::{Crate, Module, Names, attributes, is_for_tests};
+use proc_macro2::{TokenStream, TokenTree};
+use std::collections::{BTreeMap, BTreeSet};
+use syn::visit::{self, Visit};
+
+/// Re-exports of re-exports, at most.
+const MAX_STEPS: usize = 16;
+
+/// The pairs of importing and imported file, with one of the names. What a module takes from those that it is
+/// part of is left out.
+pub fn imports(sources: &Crate) -> BTreeMap<(usize, usize), String> {
+    let mut imports = BTreeMap::new();
+    for (place, module) in sources.modules.iter().enumerate() {
+        let mut named = Named::default();
+        let above = above(sources, place);
+        module.items.iter().for_each(|item| named.visit_item(item));
+        for path in named.0 {
+            let Some(file) = file_of(sources, place, &path, MAX_STEPS) else { continue };
+            if file != module.file && !above.contains(&file) {
+                imports
+                    .entry((module.file, file))
+                    .or_insert_with(|| path.last().cloned().unwrap_or_default());
+            }
+        }
+    }
+    imports
+}
+
+/// The files of the modules that a module is part of.
+fn above(sources: &Crate, place: usize) -> Vec<usize> {
+    let parent = |place: &usize| sources.modules.get(*place)?.parent;
+    let above = std::iter::successors(parent(&place), parent);
+    above.filter_map(|place| Some(sources.modules.get(place)?.file)).collect()
+}
+
+/// The file that defines what a path means in a module; `None` if it is of another crate.
+fn file_of(sources: &Crate, from: usize, path: &[String], steps: usize) -> Option<usize> {
+    let (first, mut rest) = path.split_first()?;
+    let mut at = match first.as_str() {
+        "crate" => 0,
+        "self" => from,
+        "super" => sources.modules.get(from)?.parent?,
+        _ => return in_module(sources, from, path, steps),
+    };
+    while let Some((name, below)) = rest.split_first()
+        && name == "super"
+    {
+        at = sources.modules.get(at)?.parent?;
+        rest = below;
+    }
+    if rest.is_empty() { Some(sources.modules.get(at)?.file) } else { in_module(sources, at, rest, steps) }
+}
+
+/// The same for a path that starts with a name of the module.
+fn in_module(sources: &Crate, at: usize, path: &[String], steps: usize) -> Option<usize> {
+    let steps = steps.checked_sub(1)?;
+    let module: &Module = sources.modules.get(at)?;
+    let (first, rest) = path.split_first()?;
+    if let Some(child) = module.children.get(first) {
+        return if rest.is_empty() {
+            Some(sources.modules.get(*child)?.file)
+        } else {
+            in_module(sources, *child, rest, steps)
+        };
+    }
+    if module.defined.contains(first) {
+        return Some(module.file);
+    }
+    if let Some(brought) = module.brought.get(first) {
+        if brought == path {
+            return None;
+        }
+        let whole: Names = brought.iter().chain(rest).cloned().collect();
+        return file_of(sources, at, &whole, steps);
+    }
+    module.globs.iter().find_map(|glob| {
+        let whole: Names = glob.iter().chain(path).cloned().collect();
+        (glob.as_slice() != path).then(|| file_of(sources, at, &whole, steps)).flatten()
+    })
+}
+
+/// The paths that items name, in macros too.
+#[derive(Default)]
+struct Named(BTreeSet<Names>);
+
+impl<'ast> Visit<'ast> for Named {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        if !is_for_tests(attributes(item)) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        if path.leading_colon.is_none() {
+            self.0.insert(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        }
+        visit::visit_path(self, path);
+    }
+
+    /// `pub(super)` names a module and imports nothing of it.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
+
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        visit::visit_macro(self, item);
+        self.tokens(item.tokens.clone());
+    }
+}
+
+impl Named {
+    fn tokens(&mut self, tokens: TokenStream) {
+        let mut path = Names::new();
+        // Colons since the last name: two lead on to the next.
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Ident(name) => {
+                    if colons != 2 {
+                        self.end(&mut path);
+                    }
+                    path.push(name.to_string());
+                    colons = 0;
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+                other => {
+                    self.end(&mut path);
+                    colons = 0;
+                    if let TokenTree::Group(group) = other {
+                        self.tokens(group.stream());
+                    }
+                }
+            }
+        }
+        self.end(&mut path);
+    }
+
+    fn end(&mut self, path: &mut Names) {
+        if !path.is_empty() {
+            self.0.insert(std::mem::take(path));
+        }
+    }
+}
