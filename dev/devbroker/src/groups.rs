@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use group::{Group, State};
 use offsets::CommittedOffsets;
 
-use crate::api::Client;
+use crate::client::Client;
 
 /// Kafka's `group.min/max.session.timeout.ms`.
 const SESSION_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;

@@ -16,6 +16,7 @@
 //! ```
 
 mod api;
+mod client;
 mod config;
 mod durable;
 mod faults;

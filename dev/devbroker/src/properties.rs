@@ -22,7 +22,8 @@ use task_events::kafka::records::{self, BatchHeader, HEADER_BYTES};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use crate::api::{APIS, Client, answer};
+use crate::api::{APIS, answer};
+use crate::client::Client;
 use crate::log::segment::{Segment, log_name};
 use crate::{Broker, Config};
 

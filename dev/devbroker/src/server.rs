@@ -3,7 +3,6 @@
 //! pipelined produces share a sync.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{self, Client};
+use crate::api::{self, Reply};
+use crate::client::Client;
 use crate::{Shared, stopped};
 
 /// Connections at a time; more wait to be accepted.
@@ -27,9 +27,6 @@ const READ_AHEAD_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a stopping broker grants its connections to finish.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-
-/// An answer: ready, or waiting for the disk. `None` is a produce with acks=0.
-pub(crate) type Reply = Pin<Box<dyn Future<Output = Result<Option<Bytes>>> + Send>>;
 
 /// Accepts connections until `stop` says so, then lets them finish.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {

@@ -16,8 +16,9 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Client, blocking, error_code, text};
+use super::{blocking, error_code, text};
 use crate::Shared;
+use crate::client::Client;
 use crate::groups::{Description, Join};
 
 /// "Not asked for" in the field of authorized operations.

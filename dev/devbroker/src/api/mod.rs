@@ -10,7 +10,7 @@ mod produce;
 mod topics;
 pub(crate) mod transactions;
 
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, BrokerId, ProduceRequ
 use kafka_protocol::protocol::StrBytes;
 
 use crate::Shared;
-use crate::server::Reply;
+use crate::client::Client;
 use crate::wire::{decode_body, decode_header, encode_response};
 
 /// This node's id; it leads every partition and coordinates every group.
@@ -29,6 +29,9 @@ const NODE_ID: BrokerId = BrokerId(1);
 /// The replica id of a consumer, and the isolation level of one that wants no aborted records.
 const CONSUMER: BrokerId = BrokerId(-1);
 const READ_COMMITTED: i8 = 1;
+
+/// An answer: ready, or waiting for the disk. `None` is a produce with acks=0.
+pub(crate) type Reply = Pin<Box<dyn Future<Output = Result<Option<Bytes>>> + Send>>;
 
 /// An API with its first and last version.
 pub(crate) type Api = (ApiKey, i16, i16);
@@ -66,19 +69,6 @@ pub(crate) const APIS: &[Api] = &[
     (ApiKey::OffsetDelete, 0, 0),
     (ApiKey::DescribeCluster, 0, 1),
 ];
-
-/// Who asks.
-#[derive(Debug, Clone)]
-pub(crate) struct Client {
-    pub id: String,
-    pub host: String,
-}
-
-impl Client {
-    pub fn new(peer: SocketAddr) -> Self {
-        Self { id: String::new(), host: format!("/{}", peer.ip()) }
-    }
-}
 
 /// Answers one request frame. An error closes the connection: the frame is not Kafka's protocol,
 /// or asks for what was never advertised. With the reply comes for how long

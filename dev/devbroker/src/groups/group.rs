@@ -11,7 +11,7 @@ use super::{
     Description, FIRST_REBALANCE_DELAY, Join, JoinRefused, JoinReply, Joined, MAX_MEMBERS, MemberDescription,
     SyncReply, Synced,
 };
-use crate::api::Client;
+use crate::client::Client;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {

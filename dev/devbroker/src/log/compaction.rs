@@ -22,47 +22,16 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use task_events::kafka::records::{Batch, BatchBuilder, BatchHeader, ConsumerRecord};
 
+use super::compaction_state::CompactionState;
 use super::partition::{COMPACTING_DIR, Partition};
 use super::producers::Aborted;
 use super::segment::{Segment, log_name};
 use crate::config::TopicConfig;
-use crate::durable;
 
 /// Keys mapped in one run, which bounds its memory to about 100 MB; more wait for the next run.
 const MAX_KEYS: usize = 1_000_000;
-const STATE_FILE: &str = "compaction.json";
-
-/// How far compaction came, kept on disk so that a restart does not begin anew.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CompactionState {
-    /// The first offset that no run has mapped yet.
-    clean_until: i64,
-    /// When the next tombstone may go, in milliseconds.
-    next_horizon: Option<i64>,
-}
-
-impl CompactionState {
-    /// What was stored; the beginning when there is nothing.
-    pub fn load(dir: &std::path::Path) -> Self {
-        // A lost state only costs work: everything counts as dirty once more.
-        let text = fs::read(dir.join(STATE_FILE)).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
-    }
-}
-
-impl CompactionState {
-    /// Nothing from `end` on has been seen, durably.
-    pub fn truncate(&mut self, dir: &std::path::Path, end: i64) -> io::Result<()> {
-        if self.clean_until <= end {
-            return Ok(());
-        }
-        self.clean_until = end;
-        durable::replace(&dir.join(STATE_FILE), &serde_json::to_vec(self)?)
-    }
-}
 
 /// When to compact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +70,7 @@ pub(crate) fn compact(partition: &Partition, trigger: Trigger, now_ms: i64) -> i
         fs::remove_dir_all(&dir)?;
     }
     *maintenance = CompactionState { clean_until: run.keys.until, next_horizon: run.next_horizon };
-    let state = serde_json::to_vec(&*maintenance)?;
-    durable::replace(&partition.dir().join(STATE_FILE), &state)?;
+    maintenance.store(partition.dir())?;
     Ok(true)
 }
 

@@ -2,6 +2,7 @@
 
 mod append;
 pub(crate) mod compaction;
+mod compaction_state;
 pub(crate) mod epochs;
 pub(crate) mod marker;
 pub(crate) mod partition;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use tokio::sync::watch;
 
-use super::compaction::CompactionState;
+use super::compaction_state::CompactionState;
 use super::epochs::{EpochEnd, Epochs};
 use super::producers::{Aborted, Producers};
 use super::segment::{Extent, Segment};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use task_events::kafka::records::BatchHeader;
 use tokio::sync::watch;
 
-use super::compaction::CompactionState;
+use super::compaction_state::CompactionState;
 use super::marker;
 use super::partition::{COMPACTING_DIR, Leadership, Partition, Progress, Writer, read_log_start};
 use super::segment::{Segment, log_name};
