@@ -9,11 +9,9 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::Failure;
+use crate::services::{self, TASKCTL};
 
 const PACKAGES: [&str; 4] = ["task-api", "consumers", "devbroker", "taskctl"];
-
-const NAMES: [&str; 6] =
-    ["devbroker", "taskctl", "task-api", "notification-service", "audit-service", "dlq-processor"];
 
 /// Where the binaries are, by name.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ impl Binaries {
 
     /// Those in a folder, which need not hold all.
     pub fn in_folder(folder: &Path) -> Self {
-        let paths = NAMES.into_iter().map(|name| (name.to_owned(), folder.join(name)));
+        let paths = services::with_state().chain([TASKCTL]).map(|name| (name.to_owned(), folder.join(name)));
         Self(paths.filter(|(_, path)| path.is_file()).collect())
     }
 }

@@ -5,18 +5,15 @@ use std::io;
 use std::path::Path;
 
 use crate::Failure;
-use crate::system::{AUDIT_LOG, STATE_DIR};
-
-/// The folders below [`STATE_DIR`]. Only these are deleted: the folder may hold what is not ours.
-const FOLDERS: [&str; 5] =
-    ["devbroker", "task-api", "notification-service", "audit-service", "dlq-processor"];
+use crate::services::{self, AUDIT_LOG, STATE_DIR};
 
 /// Deletes the state of earlier runs below `root`. Refuses, before anything is deleted, where a process
 /// holds the lock of any of it.
 pub fn delete(root: &Path) -> Result<(), Failure> {
     let state = root.join(STATE_DIR);
     let audit_log = root.join(AUDIT_LOG);
-    let folders = FOLDERS.map(|name| state.join(name));
+    // Only these are deleted: the folder may hold what is not ours.
+    let folders: Vec<_> = services::with_state().map(|name| state.join(name)).collect();
     // Held until all is deleted, so that nothing starts on it meanwhile.
     let mut locks = Vec::new();
     for path in folders.iter().map(|folder| folder.join("lock")).chain([audit_log.clone()]) {

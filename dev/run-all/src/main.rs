@@ -9,8 +9,10 @@ mod build;
 mod children;
 mod fresh;
 mod screen;
+mod services;
 mod signals;
 mod system;
+mod taskctl;
 mod tour;
 
 use std::process::ExitCode;

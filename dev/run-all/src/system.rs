@@ -2,24 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use task_events::kafka::Kafka;
 use tokio::net::TcpListener;
-use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::args::Args;
 use crate::build::{Binaries, build};
 use crate::children::{Children, Program};
 use crate::screen::Screen;
+use crate::services::{API, AUDIT_LOG, BROKER, CONSUMERS, STATE_DIR, TASKCTL};
+use crate::taskctl::taskctl;
 use crate::{Failure, fresh, tour};
-
-/// The folder of all state, below the current one.
-pub const STATE_DIR: &str = "data";
-/// The audit log, in the current folder.
-pub const AUDIT_LOG: &str = "audit.log";
 
 /// Time for the broker, and then for the API, to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +46,7 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
     let api = args.api_url();
     wait_for_api(&api).await?;
     if !args.no_tour {
-        tour::Tour { screen, api: &api, taskctl: binaries.path("taskctl")?, env: &env }.run().await?;
+        tour::Tour { screen, api: &api, taskctl: binaries.path(TASKCTL)?, env: &env }.run().await?;
     }
     if args.exit_after_tour {
         return Ok(());
@@ -89,11 +84,11 @@ async fn free(address: SocketAddr, who: &str, setting: &str) -> Result<(), Failu
 
 fn start_broker(args: &Args, binaries: &Binaries, children: &mut Children) -> Result<(), Failure> {
     let address = args.broker_address().to_string();
-    let folder = format!("./{STATE_DIR}/devbroker");
+    let folder = format!("./{STATE_DIR}/{BROKER}");
     children.start(Program {
-        name: "devbroker",
+        name: BROKER,
         colour: 90,
-        path: binaries.path("devbroker")?,
+        path: binaries.path(BROKER)?,
         args: vec!["--addr".to_owned(), address, "--dir".to_owned(), folder],
         env: Vec::new(),
         stop_limit: Duration::from_secs(5),
@@ -130,26 +125,11 @@ async fn create_topics(
     env: &[(&'static str, String)],
     screen: &Screen,
 ) -> Result<(), Failure> {
-    let answer = taskctl(binaries.path("taskctl")?, env, &["topics", "create"]).await?;
+    let answer = taskctl(binaries.path(TASKCTL)?, env, &["topics", "create"]).await?;
     for line in answer.lines() {
         screen.log("taskctl", 90, line.to_owned());
     }
     Ok(())
-}
-
-/// Runs the operator's command to its end and returns what it answered.
-pub async fn taskctl(path: &Path, env: &[(&'static str, String)], words: &[&str]) -> Result<String, Failure> {
-    let what = format!("taskctl {}", words.join(" "));
-    let mut command = Command::new(path);
-    command.args(words).envs(env.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
-    let output =
-        command.output().await.map_err(|error| Failure(format!("{what} does not start: {error}")))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let why = String::from_utf8_lossy(&output.stderr);
-    let why = why.trim().lines().last().unwrap_or_default().trim_start_matches("error: ");
-    Err(Failure(format!("{what} failed ({}): {why}", output.status)))
 }
 
 fn start_services(
@@ -158,12 +138,9 @@ fn start_services(
     children: &mut Children,
 ) -> Result<(), Failure> {
     // The API publishes what waits, for 10 s at most; a consumer stops within 5 s.
-    let services = [
-        ("task-api", 34, 0, Duration::from_secs(15)),
-        ("notification-service", 32, 1, Duration::from_secs(8)),
-        ("audit-service", 35, 1, Duration::from_secs(8)),
-        ("dlq-processor", 33, 1, Duration::from_secs(8)),
-    ];
+    let consumers = CONSUMERS.into_iter().zip([32, 35, 33]);
+    let consumers = consumers.map(|(name, colour)| (name, colour, 1, Duration::from_secs(8)));
+    let services = std::iter::once((API, 34, 0, Duration::from_secs(15))).chain(consumers);
     for (name, colour, stop_rank, stop_limit) in services {
         children.start(Program {
             name,

@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::screen::Screen;
-use crate::system::{AUDIT_LOG, taskctl};
+use crate::services::{AUDIT_LOG, CONSUMERS};
+use crate::taskctl::taskctl;
 
-const GROUPS: [&str; 3] = ["notification-service", "audit-service", "dlq-processor"];
 /// Time for the services to see the events of the tour.
 const LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
@@ -59,9 +59,9 @@ impl Tour<'_> {
         }
 
         self.screen.heading("4. The groups keep their offsets in a compacted topic");
-        let [notification, audit, dlq] = GROUPS;
+        let [notification, audit, dlq] = CONSUMERS;
         let answers = tokio::join!(self.describe(notification), self.describe(audit), self.describe(dlq));
-        for (group, answer) in GROUPS.into_iter().zip([answers.0, answers.1, answers.2]) {
+        for (group, answer) in CONSUMERS.into_iter().zip([answers.0, answers.1, answers.2]) {
             self.screen.say(&format!("  $ taskctl groups describe {group}"));
             for line in answer?.lines() {
                 self.screen.say(&format!("  {line}"));

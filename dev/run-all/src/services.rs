@@ -1,0 +1,20 @@
+//! What the system is made of, and where it keeps its state: each name once.
+
+/// The dev broker.
+pub const BROKER: &str = "devbroker";
+/// The operator's command.
+pub const TASKCTL: &str = "taskctl";
+/// The Task API.
+pub const API: &str = "task-api";
+/// The consumers, each by the name of its group.
+pub const CONSUMERS: [&str; 3] = ["notification-service", "audit-service", "dlq-processor"];
+
+/// The folder of all state, below the current one. Each service has a folder of its own in it.
+pub const STATE_DIR: &str = "data";
+/// The audit log, in the current folder.
+pub const AUDIT_LOG: &str = "audit.log";
+
+/// What has a folder in [`STATE_DIR`].
+pub fn with_state() -> impl Iterator<Item = &'static str> {
+    [BROKER, API].into_iter().chain(CONSUMERS)
+}
