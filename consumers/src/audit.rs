@@ -48,6 +48,7 @@
 //!
 //! docs/audit-log.md tells operators the same.
 
+mod current;
 mod file;
 mod gone;
 mod journal;

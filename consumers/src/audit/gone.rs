@@ -7,10 +7,10 @@
 use task_events::dedup::Dedup;
 use uuid::Uuid;
 
+use super::current::{Current, add_segment};
 use super::file::{Files, Lines, Section};
 use super::line::{self, At};
 use super::mark::Mark;
-use super::recovery::{Current, add_segment};
 use super::scan::ScanError;
 use super::segments;
 

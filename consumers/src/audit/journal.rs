@@ -23,11 +23,12 @@ use task_events::kafka::Position;
 use task_events::logging::log_all;
 use uuid::Uuid;
 
+use super::current::Current;
 use super::file::{self, Files, Lines, Section, Storage};
 use super::gone;
 use super::mark::Mark;
 use super::pending::{Line, NewLines, Part};
-use super::recovery::{self, Current, holds};
+use super::recovery::{self, holds};
 use super::scan::{ScanError, scan};
 use super::{AuditError, segments};
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use chrono::Utc;
 use task_events::dedup::{Dedup, Retention};
 
+use super::current::{Current, add_segment};
 use super::file::{Files, Lines, MAX_UNSYNCED, Section, Storage};
 use super::gone;
 use super::line::{self, MAX_LINE};
@@ -23,16 +24,6 @@ use super::mark::Mark;
 use super::scan::{Scan, ScanError, Tail, scan};
 use super::segments::{self, Segment};
 use super::{AuditError, Damage};
-
-/// The file under the log's name, open.
-pub(super) struct Current<'a, F: Files> {
-    pub(super) files: &'a F,
-    pub(super) file: &'a F::File,
-    pub(super) length: u64,
-    pub(super) path: &'a Path,
-    /// The same without symbolic links: where its segments are.
-    pub(super) real: &'a Path,
-}
 
 /// Opens the index. One that cannot be read is moved aside: the log has all that it held.
 pub(super) fn open_index<F: Files>(files: &F, log: &Path, path: &Path) -> Result<Dedup, AuditError> {
@@ -142,29 +133,6 @@ fn make_anew<F: Files>(
     );
     index.append(&[], true, |ids| mark.to_bytes(ids))?;
     Ok(mark)
-}
-
-/// Adds the lines of a segment that are behind the mark.
-pub(super) fn add_segment<F: Files>(
-    current: &Current<'_, F>,
-    index: &Dedup,
-    mark: &mut Mark,
-    path: &Path,
-) -> Result<(), ScanError> {
-    let segment = Segment::open(current.files, path)?;
-    let scan = scan(&mut segment.lines(mark.length), mark.clone(), u64::MAX, index);
-    let scan = scan.map_err(|error| error.of_segment(path))?;
-    if let Some(invalid) = &scan.invalid {
-        ::log::warn!(
-            "{} holds no line of an audit log at byte {}: {}",
-            path.display(),
-            invalid.at,
-            invalid.why
-        );
-    }
-    *mark = scan.mark;
-    mark.ids = index.append(&scan.ids, false, |ids| mark.to_bytes(ids))?;
-    Ok(())
 }
 
 /// Where the log was rotated while the service was stopped: the segment that ends, or goes on, with the line
