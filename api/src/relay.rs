@@ -28,6 +28,7 @@
 
 mod batch_limit;
 mod dispatcher;
+mod error;
 mod lane;
 mod pace;
 mod reconcile;

@@ -21,7 +21,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::WINDOW;
-use super::lane::{Lane, RelayError};
+use super::error::RelayError;
+use super::lane::Lane;
 use super::pace::Pace;
 use super::report::Report;
 use super::window::Window;

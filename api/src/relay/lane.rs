@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::batch_limit::BatchLimit;
+use super::error::RelayError;
 use super::pace::{FULL_REQUEST_BYTES, Pace};
 use super::reconcile::{Reconcile, not_replicated};
 use super::report::Report;
@@ -32,15 +33,6 @@ const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A position that is older is taken anew before the next event is sent, so that what has to be read after
 /// doubt does not grow with what others wrote meanwhile.
 const MAX_POSITION_AGE: Duration = Duration::from_secs(600);
-
-/// Why sending stopped. It is tried again.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RelayError {
-    #[error(transparent)]
-    Kafka(#[from] KafkaError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// What sends the events of one partition.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use chrono::Utc;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::lane::RelayError;
+use super::error::RelayError;
 use super::window::Window;
 use crate::store::{Store, Unreadable};
 
