@@ -15,6 +15,7 @@ use crate::kafka::records::Header;
 use crate::kafka::{
     Compression, ConsumerRecord, Kafka, KafkaError, Producer, ProducerRecord, Unreadable, partition_for_key,
 };
+use crate::redrive::is_redrive_header;
 
 /// Longest error message that is kept, in characters.
 const MAX_MESSAGE: usize = 2_000;
@@ -101,6 +102,12 @@ impl OriginalHeader {
                 .filter(|_| matches!(text, Some(Err(_))))
                 .map(|value| STANDARD.encode(value)),
         }
+    }
+
+    /// The bytes of its value; `None` where it is null, or was not written by this system.
+    pub(crate) fn value_bytes(&self) -> Option<Vec<u8>> {
+        let text = self.value.as_ref().map(|text| text.as_bytes().to_vec());
+        text.or_else(|| STANDARD.decode(self.value_base64.as_ref()?).ok())
     }
 }
 
@@ -242,10 +249,12 @@ impl DlqRecord {
     }
 
     /// The headers, under the names that Spring Kafka's DeadLetterPublishingRecoverer gives them, and with
-    /// text as values. Those of the original are kept as far as the client can write them.
+    /// text as values. Those of the original are kept as far as the client can write them, but not those of a
+    /// redrive, by which the DLQ's own readers would pass the dead letter over.
     fn headers(&self, letter: DeadLetter<'_>, with_original: bool) -> BTreeMap<String, Vec<u8>> {
         let original = letter.record().filter(|_| with_original);
         let original = original.into_iter().flat_map(|record| record.headers.iter());
+        let original = original.filter(|header| !is_redrive_header(header.name));
         let mut headers: BTreeMap<String, Vec<u8>> = original
             .filter_map(|header| Some((header.name_lossy().into_owned(), header.value?.to_vec())))
             .collect();
@@ -428,6 +437,16 @@ mod tests {
         assert_eq!(record.headers["hop"], [0xff], "the last one counts, as in Kafka");
         assert!(!record.headers.contains_key("empty"));
         assert_eq!(record.headers["kafka_dlt-original-timestamp"], b"1700000000000");
+    }
+
+    #[test]
+    fn the_headers_of_a_redrive_are_kept_for_people_and_not_for_the_readers_of_the_dlq() {
+        let redriven = [(crate::redrive::GROUP_HEADER, Some(b"audit-service"))].into_iter().collect();
+        let original = ConsumerRecord { headers: redriven, ..original(Some(b"{}")) };
+        let letter = DeadLetter::Record(&original);
+        let record = DlqRecord::new(&failure("k"), letter);
+        assert_eq!(record.original_headers[0].value.as_deref(), Some("audit-service"));
+        assert!(!record.into_record(letter).unwrap().headers.contains_key(crate::redrive::GROUP_HEADER));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod offsets;
 pub mod output;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
+pub mod redrive;
 pub mod runtime;
 pub mod shutdown;
 pub mod state_dir;

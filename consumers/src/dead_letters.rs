@@ -16,6 +16,7 @@ use task_events::dlq::DlqRecord;
 use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
 use task_events::logging::escape_control;
+use task_events::redrive::{DlqEntry, RedriveNote};
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use tokio::time::sleep;
 
@@ -28,6 +29,8 @@ const TOTALS_EVERY: Duration = Duration::from_secs(10);
 const MAX_COUNTED: usize = 1_000;
 /// The group of a record that names none.
 const UNKNOWN_GROUP: &str = "unknown";
+/// What a dead letter that was redriven is counted as.
+const REDRIVEN: &str = "redriven";
 
 /// The service. It has no state but its offset.
 pub fn open(sink: Sink) -> Opened<DeadLetters> {
@@ -65,10 +68,10 @@ pub struct LetterDecoder;
 
 impl Decoder for LetterDecoder {
     /// What is no DLQ record is looked after as well: it has nowhere else to go.
-    type Message = Result<DlqRecord, Malformed>;
+    type Message = Result<DlqEntry, Malformed>;
 
     fn decode(&self, record: &ConsumerRecord) -> Result<Self::Message, Malformed> {
-        Ok(DlqRecord::decode(record.value.as_deref()))
+        Ok(DlqEntry::decode(record.value.as_deref()))
     }
 
     fn wants(&self, _: &Self::Message) -> bool {
@@ -85,10 +88,11 @@ impl Handler for PartitionDeadLetters {
 
     async fn handle(
         &mut self,
-        delivery: &Delivery<'_, Result<DlqRecord, Malformed>>,
+        delivery: &Delivery<'_, Result<DlqEntry, Malformed>>,
     ) -> Result<(), HandlerError> {
         let (group, kind, text) = match delivery.message {
-            Ok(record) => (record.group.as_str(), record.error.kind.as_str(), text(record)),
+            Ok(DlqEntry::Letter(letter)) => (letter.group.as_str(), letter.error.kind.as_str(), text(letter)),
+            Ok(DlqEntry::Note(note)) => (note.group.as_str(), REDRIVEN, note_text(note)),
             Err(malformed) => (UNKNOWN_GROUP, malformed.kind(), no_record(malformed, delivery)),
         };
         self.lines.push(&text);
@@ -123,6 +127,15 @@ fn text(record: &DlqRecord) -> String {
         record.source.offset,
         record.retry_count,
         escape_control(&record.error.message)
+    )
+}
+
+fn note_text(note: &RedriveNote) -> String {
+    format!(
+        "DLQ: group={} kind={REDRIVEN} dead_letter={} to={}",
+        escape_control(&note.group),
+        escape_control(&note.redriven.to_string()),
+        escape_control(&note.to.to_string())
     )
 }
 

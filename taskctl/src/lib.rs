@@ -8,12 +8,16 @@ pub mod commands;
 mod context;
 mod error;
 mod groups;
+mod letters;
 mod output;
+mod positions;
+mod progress;
+mod scan;
 
 use clap::{Parser, Subcommand};
 use task_events::config::{KafkaArgs, TopicArgs};
 
-pub use context::Context;
+pub use context::{Context, LogRange};
 pub use error::Error;
 pub use output::Format;
 
@@ -43,6 +47,9 @@ enum Command {
     /// The offsets of a consumer group
     #[command(subcommand, arg_required_else_help = false)]
     Offsets(commands::offsets::Command),
+    /// The events that a group could not handle
+    #[command(subcommand, arg_required_else_help = false)]
+    Dlq(commands::dlq::Command),
     /// An audit log
     #[command(subcommand, arg_required_else_help = false)]
     Audit(commands::audit::Command),
@@ -60,6 +67,7 @@ impl Cli {
             Command::Topics(command) => commands::topics::run(&context, command).await,
             Command::Groups(command) => commands::groups::run(&context, command).await,
             Command::Offsets(command) => commands::offsets::run(&context, command).await,
+            Command::Dlq(command) => commands::dlq::run(&context, command).await,
             Command::Audit(command) => commands::audit::run(&context, command),
             Command::Tail(args) => commands::tail::run(&context, args).await,
             Command::Doctor(args) => commands::doctor::run(&context, args).await,

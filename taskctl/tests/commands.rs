@@ -2,133 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
-use std::net::SocketAddr;
-use std::process::Output;
+mod world;
+
 use std::time::Duration;
 
-use devbroker::{Broker, Config};
 use serde_json::Value;
-use task_events::kafka::{Compression, Kafka, NewTopic, ProducerRecord};
-use task_events::offsets::{Claim, Claimed, Commit, OffsetsLog, Slot};
-use tempfile::TempDir;
+use task_events::kafka::{Compression, NewTopic, ProducerRecord};
 use tokio::process::Command;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
-
-struct World {
-    broker: Broker,
-    kafka: Kafka,
-    _folder: TempDir,
-}
-
-impl World {
-    async fn without_topics() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path());
-        let broker = Broker::start(config).await.unwrap();
-        let kafka = Kafka::new(vec![broker.addr().to_string()], "test");
-        Self { broker, kafka, _folder: folder }
-    }
-
-    /// With the three topics, and ten records in the one of events.
-    async fn start() -> Self {
-        let world = Self::without_topics().await;
-        world.answers("topics create").await;
-        let record = ProducerRecord {
-            key: None,
-            value: Some(b"{}".to_vec()),
-            headers: Default::default(),
-            timestamp: now(),
-        };
-        let events = world.kafka.producer("task-events", 0);
-        events.produce(&vec![record; 10], Compression::NoCompression).await.unwrap();
-        world
-    }
-
-    async fn taskctl(&self, args: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_taskctl"))
-            .args(args.split(' '))
-            .env_clear()
-            .env("KAFKA_BOOTSTRAP_SERVERS", self.broker.addr().to_string())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .unwrap()
-    }
-
-    /// The answer of a command that succeeds.
-    async fn answers(&self, args: &str) -> String {
-        let output = self.taskctl(args).await;
-        assert_eq!(output.status.code(), Some(0), "{args}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    async fn answers_json(&self, args: &str) -> Value {
-        serde_json::from_str(&self.answers(&format!("{args} --format json")).await).unwrap()
-    }
-
-    /// The error of a command that fails: the last line, since what it waits for may stand before.
-    async fn refuses(&self, args: &str) -> String {
-        let output = self.taskctl(args).await;
-        assert_eq!(output.status.code(), Some(1), "{args}: {}", text(&output.stdout));
-        assert!(output.stdout.is_empty(), "{args}: {}", text(&output.stdout));
-        let error = text(&output.stderr).lines().last().unwrap().to_owned();
-        assert!(error.starts_with("error: "), "{error}");
-        error
-    }
-
-    async fn owner(&self, group: &str, lease: Duration) -> Owner {
-        let slot = Slot { group: group.to_owned(), topic: "task-events".to_owned(), partition: 0 };
-        let offsets = OffsetsLog::open(&self.kafka, "task-events-offsets");
-        let instance_id = Uuid::new_v4();
-        let lease_ms = u64::try_from(lease.as_millis()).unwrap();
-        let claimed = offsets.claim(&slot, &Claim::new(instance_id, "test-host", lease_ms)).await.unwrap();
-        Owner { offsets, slot, instance_id, claimed }
-    }
-}
-
-/// An instance of a group.
-struct Owner {
-    offsets: OffsetsLog,
-    slot: Slot,
-    instance_id: Uuid,
-    claimed: Claimed,
-}
-
-impl Owner {
-    async fn commit(&self, offset: i64, released: bool) {
-        let commit = Commit::new(offset, self.instance_id, released);
-        let limit = Duration::from_secs(5);
-        self.offsets.commit(&self.slot, self.claimed.token, &commit, limit).await.unwrap();
-    }
-
-    /// Commits the same offset again and again, as an idle instance does.
-    fn idles_at(self, offset: i64) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            loop {
-                self.commit(offset, false).await;
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-        })
-    }
-
-    fn short(&self) -> String {
-        format!("test-host/{:.8}", self.instance_id.to_string())
-    }
-}
-
-fn now() -> chrono::DateTime<chrono::Utc> {
-    chrono::Utc::now()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The cells of the table's lines, without the header.
-fn cells(table: &str) -> Vec<Vec<&str>> {
-    table.lines().skip(1).map(|line| line.split_whitespace().collect()).collect()
-}
+use world::{World, cells, now, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_are_created_once_and_what_differs_is_said() {

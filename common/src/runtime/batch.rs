@@ -79,7 +79,7 @@ impl<S: Service> Batch<'_, S> {
                         break;
                     }
                 }
-                (Ok(_), None) => {}
+                (Ok(_), None) => not_of_interest += 1,
                 (Ok(record), Some(Err(malformed))) => {
                     let why = malformed.to_string();
                     let slot = self.slot;

@@ -30,6 +30,7 @@ use super::{Backoff, Decoder};
 use crate::event::Malformed;
 use crate::kafka::{Fetched, Jump, KafkaError, PartitionReader, ReadEvent};
 use crate::offsets::Slot;
+use crate::redrive;
 
 /// Batches that are ready before the owner takes them.
 const AHEAD: usize = 1;
@@ -55,7 +56,7 @@ pub(super) struct Batch<M> {
 /// A record, ready to be handled.
 pub(super) struct Ready<M> {
     pub(super) item: Item,
-    /// None of what cannot be read.
+    /// None of what cannot be read, and of what is redriven for another group.
     pub(super) message: Option<Result<M, Malformed>>,
     pub(super) is_wanted: bool,
     /// Under which a repeat is known; none where it is not wanted.
@@ -145,9 +146,10 @@ impl<D: Decoder> Worker<D> {
     }
 
     async fn make_ready(&mut self, items: Vec<Item>) -> Vec<Ready<D::Message>> {
-        let decoder = &self.decoder;
+        let (decoder, group) = (&self.decoder, &self.slot.group);
         let decode = |item: Item| {
-            let message = item.as_ref().ok().map(|record| decoder.decode(record));
+            let ours = item.as_ref().ok().filter(|record| redrive::is_for(&record.headers, group));
+            let message = ours.map(|record| decoder.decode(record));
             let decoded = message.as_ref().and_then(|message| message.as_ref().ok());
             let wanted = decoded.filter(|message| decoder.wants(message));
             let (is_wanted, id) = (wanted.is_some(), wanted.and_then(|message| decoder.dedup_id(message)));

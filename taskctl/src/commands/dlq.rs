@@ -1,0 +1,188 @@
+//! `taskctl dlq`: the events that a group could not handle. List them, show one, hand them to their group again.
+
+mod redrive;
+mod show;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use task_events::config::group_name;
+use task_events::event::format_time;
+
+use crate::letters::{Letter, LetterName, read_all};
+use crate::output::{self, cell, table};
+use crate::{Context, Error};
+
+/// Characters of an error that a table shows.
+const MESSAGE_CHARS: usize = 70;
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the dead letters, oldest first
+    List(List),
+    /// Show one dead letter whole: its error, its event, what became of it
+    Show(show::Show),
+    /// Hand dead letters to the group that failed them again; shows what would be done unless told to --execute
+    ///
+    /// A copy of the event is written to its topic, for that group alone. An event that was handled is not handled
+    /// again, however often it is redriven.
+    Redrive(redrive::Redrive),
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub struct Filter {
+    /// Only of this consumer group
+    #[arg(long, value_parser = group_name)]
+    group: Option<String>,
+    /// Only with this kind of error, as in the column KIND
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only what failed at or after this time (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<DateTime<Utc>>,
+    /// Only what failed before this time (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<DateTime<Utc>>,
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// Only what was not redriven yet
+    #[arg(long)]
+    open: bool,
+    /// The newest N; 0 for all
+    #[arg(long, value_name = "N", default_value = "100")]
+    limit: usize,
+}
+
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text);
+    time.map(|time| time.to_utc()).map_err(|_| "not an RFC 3339 time such as 2026-01-15T10:30:00Z".to_owned())
+}
+
+impl Filter {
+    /// Whether it leaves any out.
+    fn is_empty(&self) -> bool {
+        self.group.is_none() && self.kind.is_none() && self.since.is_none() && self.until.is_none()
+    }
+
+    fn matches(&self, letter: &Letter) -> bool {
+        self.group.as_ref().is_none_or(|group| *group == letter.group)
+            && self.kind.as_ref().is_none_or(|kind| *kind == letter.error.kind)
+            && self.since.is_none_or(|since| letter.failed_at >= since)
+            && self.until.is_none_or(|until| letter.failed_at < until)
+    }
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
+    match command {
+        Command::List(args) => list(context, &args).await,
+        Command::Show(args) => show::run(context, &args).await,
+        Command::Redrive(args) => redrive::run(context, &args).await,
+    }
+}
+
+/// Whether any of the names means this letter.
+fn is_named(names: &[LetterName], letter: &Letter) -> bool {
+    names.iter().any(|name| match name {
+        LetterName::Id(id) => *id == letter.id,
+        LetterName::Event(event_id) => letter.event_id == Some(*event_id),
+    })
+}
+
+/// A dead letter as it is listed.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    failed_at: String,
+    group: String,
+    kind: String,
+    message: String,
+    retry_count: u32,
+    source: String,
+    task_id: Option<String>,
+    event_id: Option<String>,
+    event_type: Option<String>,
+    /// Where its copy is, if it was redriven.
+    redriven_to: Option<String>,
+    redriven_at: Option<String>,
+}
+
+impl Row {
+    fn new(letter: &Letter) -> Self {
+        Self {
+            id: letter.id.to_string(),
+            failed_at: format_time(letter.failed_at),
+            group: letter.group.clone(),
+            kind: letter.error.kind.clone(),
+            message: letter.error.message.clone(),
+            retry_count: letter.retry_count,
+            source: letter.source_text(),
+            task_id: letter.task(),
+            event_id: letter.event_id.map(|id| id.to_string()),
+            event_type: letter.event_type.clone(),
+            redriven_to: letter.redriven.as_ref().map(|note| note.to.to_string()),
+            redriven_at: letter.redriven.as_ref().map(|note| format_time(note.redriven_at)),
+        }
+    }
+}
+
+async fn list(context: &Context, args: &List) -> Result<(), Error> {
+    let all = read_all(context).await?;
+    let wanted = all.iter().filter(|letter| args.filter.matches(letter));
+    let wanted: Vec<_> = wanted.filter(|letter| !args.open || letter.redriven.is_none()).collect();
+    let hidden = if args.limit == 0 { 0 } else { wanted.len().saturating_sub(args.limit) };
+    let rows: Vec<_> = wanted.iter().skip(hidden).map(|letter| Row::new(letter)).collect();
+    output::write(context.format, &rows, |rows| {
+        let cells = rows.iter().map(|row| {
+            [
+                row.id.clone(),
+                seconds(&row.failed_at),
+                row.group.clone(),
+                row.kind.clone(),
+                row.source.clone(),
+                cell(row.task_id.as_ref()),
+                cell(row.redriven_at.as_deref().map(seconds)),
+                cut(&row.message, MESSAGE_CHARS),
+            ]
+        });
+        let mut text =
+            table(["ID", "FAILED-AT", "GROUP", "KIND", "SOURCE", "TASK", "REDRIVEN", "ERROR"], cells);
+        if hidden > 0 {
+            text.push_str(&format!("{hidden} older ones are not shown: see --limit\n"));
+        }
+        text
+    })?;
+    Ok(())
+}
+
+/// A time without its fraction of a second.
+fn seconds(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(seconds, _)| format!("{seconds}Z"))
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or(text)),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_short_times_and_messages() {
+        assert_eq!(seconds("2026-01-15T10:30:00.123456Z"), "2026-01-15T10:30:00Z");
+        assert_eq!(seconds("?"), "?");
+        assert_eq!(cut("größer", 3), "grö…");
+        assert_eq!(cut("größer", 6), "größer");
+    }
+}

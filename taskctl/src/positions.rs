@@ -1,0 +1,55 @@
+//! How far each group is, as the offsets topic says now. Nothing is waited for: who lives is another question.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use task_events::kafka::KafkaError;
+use task_events::offsets::Slot;
+
+use crate::Context;
+
+/// The last commit of each partition of each group.
+#[derive(Debug, Default)]
+pub struct Positions(BTreeMap<Slot, Option<Committed>>);
+
+/// The last commit of a partition of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The offset to read next.
+    pub offset: i64,
+    /// When that was written, by the clock of its writer.
+    pub at: DateTime<Utc>,
+}
+
+impl Positions {
+    /// Reads the offsets topic to its end.
+    pub async fn read(context: &Context) -> Result<Self, KafkaError> {
+        let offsets = context.offsets().await?;
+        offsets.catch_up().await?;
+        let view = offsets.view();
+        let view = view.borrow();
+        let slots = view.fold.slots().map(|(slot, state)| {
+            let commit = state.last_commit();
+            let commit =
+                commit.map(|(_, commit)| Committed { offset: commit.offset, at: commit.committed_at });
+            (slot.clone(), commit)
+        });
+        Ok(Self(slots.collect()))
+    }
+
+    /// The offset that a group reads next; `None` where it has committed nothing.
+    pub fn of(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
+        self.committed(group, topic, partition).map(|committed| committed.offset)
+    }
+
+    /// The last commit of a group.
+    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<Committed> {
+        let slot = Slot { group: group.to_owned(), topic: topic.to_owned(), partition };
+        self.0.get(&slot).copied().flatten()
+    }
+
+    /// Whether any instance of the group has run.
+    pub fn knows(&self, group: &str) -> bool {
+        self.0.keys().any(|slot| slot.group == group)
+    }
+}
