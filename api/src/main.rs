@@ -1,7 +1,7 @@
 //! `task-api`: stores tasks and publishes their lifecycle events to Kafka.
 
 use task_api::args::Args;
-use task_events::logging::exit_with;
+use task_events::exit::exit_with;
 
 // musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
 #[cfg(target_env = "musl")]
@@ -13,7 +13,7 @@ use mem_functions as _;
 static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
-    let args: Args = task_events::config::parse();
+    let args: Args = task_events::command_line::parse();
     let _last_lines = match task_events::logging::init(&args.log) {
         Ok(last_lines) => last_lines,
         Err(error) => exit_with(format_args!("cannot start logging: {error}")),

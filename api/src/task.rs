@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use task_events::event::{TaskData, serialize_time};
+use task_events::event::TaskData;
+use task_events::time::serialize_time;
 use uuid::Uuid;
 
 /// How far a task is.

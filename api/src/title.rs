@@ -11,7 +11,7 @@
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
 use icu_properties::{CodePointMapData, CodePointSetData};
-use task_events::logging::is_control;
+use task_events::escape::is_control;
 
 /// Longest title, in characters, after trimming.
 pub const MAX_TITLE: usize = 500;

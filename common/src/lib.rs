@@ -10,29 +10,29 @@
 //! - [`dlq`]: the record of an event that could not be handled.
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
-//! - [`output`]: lines on stdout that block nobody.
-//! - [`config`], [`logging`], [`log_once`], [`metrics`], [`shutdown`], [`state_dir`], [`terminal`],
-//!   [`time`]: what every process needs.
+//! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
+//! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`shutdown`], [`state_dir`],
+//!   [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
 //!
 //! No crate below this one compiles or links C.
 
-pub mod config;
+pub mod backoff;
 pub mod dedup;
 pub mod disk;
 pub mod dlq;
+pub mod escape;
 pub mod event;
 pub mod kafka;
 pub mod log_once;
-pub mod logging;
-pub mod metrics;
 pub mod offsets;
-pub mod output;
+mod process;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod redrive;
 pub mod runtime;
-pub mod shutdown;
-pub mod state_dir;
-pub mod terminal;
 pub mod time;
 pub mod topics;
+
+pub use process::{
+    command_line, config, exit, logging, metrics, output, shutdown, state_dir, stderr, terminal,
+};

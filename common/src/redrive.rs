@@ -12,6 +12,8 @@
 //! - A copy that fails again is a dead letter of its own. Kafka's headers of that one do not name the group, so
 //!   that the DLQ's readers do not pass it over.
 
+mod headers;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
@@ -21,29 +23,18 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::dlq::{DlqRecord, OriginalHeader};
-use crate::event::{Malformed, serialize_time};
+use crate::event::Malformed;
 use crate::kafka::{
-    Compression, ConsumerRecord, Headers, Kafka, KafkaError, OffsetAt, Producer, ProducerRecord,
-    REQUEST_TIMEOUT, partition_for_key,
+    Compression, ConsumerRecord, Kafka, KafkaError, OffsetAt, Producer, ProducerRecord, REQUEST_TIMEOUT,
+    partition_for_key,
 };
+use crate::time::serialize_time;
 
-/// The header of a redriven copy that names the only group which is to handle it.
-pub const GROUP_HEADER: &str = "redrive-group";
-/// The header of a redriven copy that names its dead letter, as topic/partition/offset.
-pub const LETTER_HEADER: &str = "redrive-dead-letter";
+pub(crate) use headers::is_redrive_header;
+pub use headers::{GROUP_HEADER, LETTER_HEADER, is_for};
 
 /// Time to read an original that its dead letter does not carry.
 const READ_TIMEOUT: Duration = REQUEST_TIMEOUT;
-
-/// Whether a record is for this group: one that names no group is for all.
-pub fn is_for(headers: &Headers, group: &str) -> bool {
-    headers.last(GROUP_HEADER).is_none_or(|header| header.value == Some(group.as_bytes()))
-}
-
-/// Whether a header is one that redriving adds.
-pub(crate) fn is_redrive_header(name: &[u8]) -> bool {
-    [GROUP_HEADER, LETTER_HEADER].iter().any(|header| header.as_bytes() == name)
-}
 
 /// Where a record is stored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -28,7 +28,6 @@ mod mirror;
 mod owner;
 mod ownership;
 mod recent;
-mod retry;
 mod start;
 mod status;
 mod worker;
@@ -41,6 +40,7 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use crate::backoff::Backoff;
 use crate::dlq::DlqPublisher;
 use crate::kafka::{Kafka, KafkaError, OffsetAt, TopicReader};
 use crate::offsets::OffsetsLog;
@@ -50,7 +50,6 @@ use crate::topics::is_compacted;
 use status::Trouble;
 
 pub use handler::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
-pub use retry::Backoff;
 pub use status::{PartitionReport, PartitionState, Stats, Status, StatusReport};
 
 /// How often the number of partitions is asked for.

@@ -4,11 +4,22 @@
 //! as by chrono's formatter.
 
 use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
+use serde::Serializer;
 
 /// `2026-01-15T10:30:00.000000Z`
 const LENGTH: usize = 27;
 /// A leap second has as many nanoseconds as this and more.
 const SECOND_NS: u32 = 1_000_000_000;
+
+/// RFC 3339 with microseconds and `Z`, the form of every time that task-events writes.
+pub fn format_time(time: DateTime<Utc>) -> String {
+    Rfc3339::new(time).as_str().to_owned()
+}
+
+/// Serialises a time in the form of [`format_time`].
+pub fn serialize_time<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(Rfc3339::new(*time).as_str())
+}
 
 /// A time as text.
 #[derive(Debug, Clone)]

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use log::Level;
 use task_events::dlq::DlqRecord;
+use task_events::escape::escape_control;
 use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
-use task_events::logging::escape_control;
 use task_events::redrive::{DlqEntry, RedriveNote};
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use tokio::time::sleep;

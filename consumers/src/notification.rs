@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use log::Level;
 use task_events::dedup::{Dedup, DedupError, Retention};
+use task_events::escape::escape_control;
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
-use task_events::logging::escape_control;
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use uuid::Uuid;
 

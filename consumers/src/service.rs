@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use task_events::logging::{self, exit_with};
+use task_events::exit::exit_with;
+use task_events::logging;
 use task_events::runtime::{self, ConsumerConfig, Service, Status};
 use task_events::shutdown::{self, Shutdown};
 use task_events::state_dir::StateDir;

@@ -85,7 +85,7 @@ pub fn log_to_stderr() -> Result<(), log::SetLoggerError> {
         .format(|out, message, record| {
             let before = if record.level() == log::Level::Info { "" } else { "warning: " };
             let text = message.to_string();
-            out.finish(format_args!("{before}{}", task_events::logging::escape_control(&text)));
+            out.finish(format_args!("{before}{}", task_events::escape::escape_control(&text)));
         })
         .chain(std::io::stderr())
         .apply()

@@ -3,12 +3,12 @@
 use std::io;
 use std::process::ExitCode;
 
-use task_events::config;
-use task_events::logging::exit_with;
+use task_events::command_line;
+use task_events::exit::exit_with;
 use taskctl::Cli;
 
 fn main() -> ExitCode {
-    let cli: Cli = config::parse();
+    let cli: Cli = command_line::parse();
     if let Err(error) = taskctl::log_to_stderr() {
         exit_with(error);
     }

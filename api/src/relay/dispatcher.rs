@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use task_events::backoff::Backoff;
 use task_events::kafka::{Kafka, Position, TopicInfo, partition_for_key};
-use task_events::runtime::Backoff;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};

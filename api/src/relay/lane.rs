@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use task_events::backoff::Backoff;
 use task_events::kafka::{
     Compression, Kafka, KafkaError, OffsetAt, Position, Producer, ProducerRecord, REQUEST_TIMEOUT,
 };
-use task_events::runtime::Backoff;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::event::serialize_time;
 use crate::kafka::Position;
+use crate::time::serialize_time;
 
 /// The version of both values that this code writes and reads.
 const VERSION: u32 = 1;

@@ -11,13 +11,16 @@ use super::chunks::position_after;
 use super::intake::Ready;
 use super::ownership::Ownership;
 use super::recent::Recent;
-use super::retry::TRIES;
 use super::status::{Status, Trouble};
-use super::{Backoff, Decoder, Delivery, Done, Handler, HandlerError, Service, Shared};
+use super::{Decoder, Delivery, Done, Handler, HandlerError, Service, Shared};
+use crate::backoff::Backoff;
 use crate::dlq::{DeadLetter, Failure};
 use crate::kafka::records::UnreadableReason;
 use crate::kafka::{ConsumerRecord, Position};
 use crate::offsets::Slot;
+
+/// Tries of one event, the first included.
+const TRIES: u32 = 5;
 
 /// A batch in flight. What is handled of it is forgotten with the handler unless it is made durable.
 pub(super) struct Batch<'a, S: Service> {
@@ -115,7 +118,7 @@ impl<S: Service> Batch<'_, S> {
     /// Handles one event, with retries; gives it up to the DLQ after the last.
     async fn handle_one(&mut self, record: &ConsumerRecord, message: &MessageOf<S>) -> Ended {
         let delivery = Delivery { message, record, topic: &self.slot.topic, partition: self.slot.partition };
-        let mut backoff = Backoff::between_tries();
+        let mut backoff = backoff_between_tries();
         let mut tries = 1;
         loop {
             let outcome = {
@@ -224,6 +227,10 @@ fn kind_of(reason: &UnreadableReason) -> &'static str {
         UnreadableReason::OldFormat { .. } | UnreadableReason::UnknownFormat { .. } => "unknown_format",
         _ => "corrupt",
     }
+}
+
+fn backoff_between_tries() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5)).with_factor(4)
 }
 
 fn flush_backoff() -> Backoff {

@@ -22,7 +22,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::status::Trouble;
-use super::{AbortOnDrop, Backoff, Shared};
+use super::{AbortOnDrop, Shared};
+use crate::backoff::Backoff;
 use crate::kafka::{KafkaError, Position};
 use crate::offsets::{Claim, Claimed, Commit, Slot, View};
 

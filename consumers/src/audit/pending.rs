@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use chrono::Utc;
-use task_events::event::{Event, format_time};
-use task_events::logging::escape_control;
+use task_events::escape::escape_control;
+use task_events::event::Event;
+use task_events::time::format_time;
 use uuid::Uuid;
 
 use super::line;

@@ -14,7 +14,7 @@ use mem_functions as _;
 static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
-    let AuditArgs { group, audit_log_path, common } = task_events::config::parse();
+    let AuditArgs { group, audit_log_path, common } = task_events::command_line::parse();
     let reads = Reads {
         name: "audit-service",
         group,

@@ -15,7 +15,7 @@ use mem_functions as _;
 static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
-    let DlqArgs { group, common } = task_events::config::parse();
+    let DlqArgs { group, common } = task_events::command_line::parse();
     let reads =
         Reads { name: "dlq-processor", group, topic: common.topics.dlq_topic.clone(), dlq_topic: None };
     let (format, lease) = (common.log.log_format, common.lease.lease());

@@ -15,7 +15,7 @@ use mem_functions as _;
 static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
-    let NotificationArgs { group, common } = task_events::config::parse();
+    let NotificationArgs { group, common } = task_events::command_line::parse();
     let reads = Reads {
         name: "notification-service",
         group,

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use devbroker::{Broker, Config};
-use task_events::logging::{self, LogFormat, exit_saying};
+use task_events::exit::exit_saying;
+use task_events::logging::{self, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Kafka broker for DEMOS AND TESTS. NEVER FOR PRODUCTION: one node, no replication, no

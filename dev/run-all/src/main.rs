@@ -22,8 +22,9 @@ use args::Args;
 use children::Children;
 use screen::Screen;
 use signals::Signals;
-use task_events::config;
-use task_events::logging::{self, exit_with};
+use task_events::command_line;
+use task_events::exit::exit_with;
+use task_events::logging;
 
 /// What went wrong, in one line: what happened, to what, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     if let Some(failure) = children::become_child() {
         exit_with(failure);
     }
-    let args: Args = config::parse();
+    let args: Args = command_line::parse();
     // One thread: a child is bound to the life of the thread that started it.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

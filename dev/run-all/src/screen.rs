@@ -5,8 +5,10 @@
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
-use task_events::logging::{self, LogFormat, escape_control};
+use task_events::escape::escape_control;
+use task_events::logging::{self, LogFormat};
 use task_events::output::Output;
+use task_events::stderr::to_stderr;
 
 /// Width of the names in front of the lines.
 const NAME_WIDTH: usize = "notification-service".len();
@@ -60,7 +62,7 @@ impl Screen {
 
     /// Shows an error on stderr.
     pub fn error(&self, text: &str) {
-        logging::to_stderr(&format!("error: {text}"));
+        to_stderr(&format!("error: {text}"));
     }
 
     /// Keeps the logs back from now on.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::config::group_name;
-use task_events::event::format_time;
+use task_events::time::format_time;
 
 use crate::letters::{Letter, LetterName, read_all};
 use crate::output::{self, cell, table};

@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::config::group_name;
-use task_events::event::format_time;
 use task_events::kafka::KafkaError;
 use task_events::offsets::Slot;
 use task_events::offsets::fold::Owner;
+use task_events::time::format_time;
 use tokio::time::Instant;
 use uuid::Uuid;
 

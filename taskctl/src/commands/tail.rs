@@ -8,13 +8,14 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use task_events::event::{Event, format_time};
+use task_events::backoff::Backoff;
+use task_events::escape::escape_control;
+use task_events::event::Event;
 use task_events::kafka::{
     Batch, ConsumerRecord, Kafka, KafkaError, OffsetAt, PartitionReader, Position, ReadEvent, TopicReader,
 };
-use task_events::logging::escape_control;
-use task_events::runtime::Backoff;
 use task_events::shutdown;
+use task_events::time::format_time;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 

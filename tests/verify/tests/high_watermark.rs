@@ -74,7 +74,7 @@ impl Reader {
             self.position = one.offset + 1;
             let event = Event::decode(one.record.value.as_deref()).unwrap();
             let at = audit::At { topic: EVENTS.into(), partition: 0, offset: one.offset };
-            let time = task_events::event::format_time(chrono::Utc::now());
+            let time = task_events::time::format_time(chrono::Utc::now());
             file.write_all(&audit::render(&event, &time, at).unwrap()).unwrap();
         }
         if is_empty {

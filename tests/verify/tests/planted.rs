@@ -330,7 +330,7 @@ impl Handler for WritesAll {
     async fn handle(&mut self, delivery: &Delivery<'_, Event<'static>>) -> Result<(), HandlerError> {
         use std::io::Write;
         let at = audit::At { topic: EVENTS.into(), partition: 0, offset: delivery.record.offset };
-        let time = task_events::event::format_time(chrono::Utc::now());
+        let time = task_events::time::format_time(chrono::Utc::now());
         let line = audit::render(delivery.message, &time, at).unwrap();
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.0).unwrap();
         file.write_all(&line).map_err(|error| HandlerError::new("write", error))

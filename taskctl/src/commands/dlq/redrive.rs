@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use clap::Args;
 use serde::Serialize;
 use task_events::dlq::DlqRecord;
-use task_events::event::format_time;
 use task_events::kafka::{ConsumerRecord, KafkaError};
 use task_events::redrive::{GROUP_HEADER, RedriveError, Redriver};
+use task_events::time::format_time;
 
 use super::{Filter, is_named};
 use crate::letters::{Letter, LetterId, LetterName, read_all};

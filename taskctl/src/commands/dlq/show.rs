@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use task_events::dlq::{DlqRecord, Original, OriginalHeader};
-use task_events::logging::escape_control;
+use task_events::escape::escape_control;
 use task_events::redrive::RedriveNote;
 
 use super::{Row, cut, is_named};

@@ -1,17 +1,16 @@
 //! Flags and environment variables that several services share, under the same names.
 //!
-//! A service flattens the groups that it needs into its own `clap` arguments. A bad value ends the
-//! process with one line that names it ([`parse`]).
+//! A service flattens the groups that it needs into its own `clap` arguments.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, Args, FromArgMatches, Parser};
+use clap::{ArgMatches, Args, FromArgMatches};
 
+use super::log_line::LogFormat;
 use crate::kafka::{Kafka, Password, Sasl, SaslMechanism};
-use crate::logging::{LogFormat, escape_control, exit_saying};
 use crate::offsets::MAX_LEASE_MS;
 
 /// How to reach Kafka.
@@ -145,40 +144,6 @@ impl LeaseArgs {
     }
 }
 
-/// Reads flags and environment. `--help` and `--version` print and end the process; a bad value is one
-/// line on stderr that names it, and exit code 2.
-pub fn parse<T: Parser>() -> T {
-    match T::try_parse() {
-        Ok(args) => args,
-        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            error.exit()
-        }
-        Err(error) => exit_saying(&one_line(&error, &T::command()), 2),
-    }
-}
-
-/// Clap's message without its hints, in one line, with the variable's name where the flag has one.
-pub(crate) fn one_line(error: &clap::Error, command: &clap::Command) -> String {
-    let text = error.to_string();
-    let message: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    let message = escape_control(&message.join(" ")).into_owned();
-    let arg = error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
-    let flag = arg.split([' ', '=']).next().unwrap_or_default();
-    match flag.strip_prefix("--").and_then(|name| variable(command, name)) {
-        Some(variable) => format!("{message} (flag {flag} or environment variable {variable}; see --help)"),
-        None => format!("{message} (see --help)"),
-    }
-}
-
-/// The environment variable of the flag `--name`, here or in a subcommand.
-fn variable(command: &clap::Command, name: &str) -> Option<String> {
-    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name));
-    match arg.and_then(clap::Arg::get_env) {
-        Some(variable) => Some(variable.to_string_lossy().into_owned()),
-        None => command.get_subcommands().find_map(|subcommand| variable(subcommand, name)),
-    }
-}
-
 /// A value parser for host:port: a name, an IPv4 address, or an IPv6 address in brackets.
 pub fn host_port(text: &str) -> Result<String, String> {
     let text = text.trim();
@@ -247,10 +212,11 @@ pub fn group_name(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::super::command_line::one_line;
     use super::*;
     use crate::properties::All;
-
-    use clap::CommandFactory;
 
     fn refused(args: &[&str]) -> String {
         let error = All::try_parse_from(std::iter::once(&"x").chain(args)).unwrap_err();

@@ -1,12 +1,9 @@
-//! Exponential backoff with jitter.
+//! Exponential backoff with jitter, for whatever is tried again.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-/// Tries of one event, the first included.
-pub(super) const TRIES: u32 = 5;
-
-/// Growing delays: each twice the one before up to a limit, shortened at random by up to a half, so that
+/// Growing delays: each a multiple (twice, as a rule) of the one before up to a limit, shortened at random by up to a half, so that
 /// those who failed together do not come back together.
 #[derive(Debug, Clone)]
 pub struct Backoff {
@@ -27,9 +24,9 @@ impl Backoff {
         Self::new(Duration::from_millis(50), Duration::from_millis(500))
     }
 
-    /// The delays between the tries of one event: 100 ms to 5 s.
-    pub(super) fn between_tries() -> Self {
-        Self { next: Duration::from_millis(100), max: Duration::from_secs(5), factor: 4 }
+    /// The same delays, each that many times the one before.
+    pub fn with_factor(self, factor: u32) -> Self {
+        Self { factor, ..self }
     }
 
     /// The next delay.
@@ -48,7 +45,7 @@ mod tests {
 
     #[test]
     fn delays_grow_to_the_limit_and_vary() {
-        let mut backoff = Backoff::between_tries();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5)).with_factor(4);
         let delays: Vec<Duration> = (0..6).map(|_| backoff.next_delay()).collect();
         assert!(delays[0] >= Duration::from_millis(50) && delays[0] <= Duration::from_millis(100));
         assert!(delays.iter().all(|delay| *delay <= Duration::from_secs(5)));

@@ -1,0 +1,52 @@
+//! Text from elsewhere, made safe to be shown on one line.
+
+use std::borrow::Cow;
+
+/// Escapes control characters, so that a title cannot forge a log line or drive a terminal.
+pub fn escape_control(text: &str) -> Cow<'_, str> {
+    if !has_control(text) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_control(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped.into()
+}
+
+/// Escapes what was appended to a line.
+pub(crate) fn escape_from(line: &mut String, start: usize) {
+    let appended = line.get(start..).unwrap_or_default();
+    if has_control(appended) {
+        let escaped = escape_control(appended).into_owned();
+        line.truncate(start);
+        line.push_str(&escaped);
+    }
+}
+
+fn has_control(text: &str) -> bool {
+    // Printable ASCII, as nearly all of it is, is seen to be that many bytes at once.
+    let is_plain = text.bytes().fold(true, |plain, byte| plain & (b' '..0x7f).contains(&byte));
+    !is_plain && text.contains(is_control)
+}
+
+/// Control characters, and the marks that end a line or change its direction in a terminal.
+pub fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_cannot_forge_a_line() {
+        assert_eq!(escape_control("a\nb\u{1b}[2J"), "a\\nb\\u{1b}[2J");
+        assert_eq!(escape_control("Größe – ok"), "Größe – ok");
+        assert_eq!(escape_control("\u{202e}x\u{2028}"), "\\u{202e}x\\u{2028}");
+    }
+}

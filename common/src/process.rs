@@ -1,0 +1,13 @@
+//! What every process needs, from its command line to its end.
+
+pub mod command_line;
+pub mod config;
+pub mod exit;
+mod log_line;
+pub mod logging;
+pub mod metrics;
+pub mod output;
+pub mod shutdown;
+pub mod state_dir;
+pub mod stderr;
+pub mod terminal;

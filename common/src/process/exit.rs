@@ -1,0 +1,18 @@
+//! The way out of a process that cannot start: one line on stderr.
+
+use std::fmt;
+
+use super::logging::flush;
+use super::stderr::to_stderr;
+
+/// Ends the process with one line on stderr. The single way out of a binary whose start failed.
+pub fn exit_with(error: impl fmt::Display) -> ! {
+    exit_saying(&format!("error: {error}"), 1)
+}
+
+/// Ends the process with that line on stderr and that exit code, whoever reads stderr, or does not.
+pub fn exit_saying(line: &str, code: i32) -> ! {
+    flush();
+    to_stderr(line);
+    std::process::exit(code)
+}

@@ -1,0 +1,196 @@
+//! Log lines on stdout: text for people, JSON for machines.
+//!
+//! Logging never blocks, and nothing that happens to stdout or stderr ends the process: lines go through
+//! [`output`](super::output), which drops and counts what nobody reads.
+
+use std::cell::Cell;
+use std::fmt::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{self, PanicHookInfo};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use super::config::LogArgs;
+use super::metrics::Text;
+use super::output::{Dropped, Output};
+use super::stderr::to_stderr;
+
+pub use super::log_line::{Block, LogFormat};
+
+/// Time for the last lines of a process that ends.
+const LAST_LINES: Duration = Duration::from_millis(300);
+/// What writes stdout, once something is written.
+static STDOUT: OnceLock<Output> = OnceLock::new();
+/// The form of log lines, once [`init`] has started logging.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// Logs a line for each message, all at once: what [`log::log!`] does for each alone would cost more than most
+/// of what there is to log about an event.
+pub fn log_all<'a>(level: Level, target: &'static str, messages: impl Iterator<Item = &'a str>) {
+    if level > log::max_level()
+        || !log::logger().enabled(&Metadata::builder().level(level).target(target).build())
+    {
+        return;
+    }
+    let (Some(output), Some(format)) = (STDOUT.get(), FORMAT.get()) else {
+        // Another logger than this module's.
+        return messages.for_each(|message| log::log!(target: target, level, "{message}"));
+    };
+    let mut block = format.block(level, target);
+    messages.for_each(|message| block.push(message));
+    output.log_lines(&block.take());
+}
+
+/// Waits, when it is dropped, for the last lines to be written, though not for long.
+#[derive(Debug)]
+#[must_use = "the last lines of the process are lost without it"]
+pub struct LastLines(());
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Starts logging. To be called once, before anything logs. What it returns is to be kept until `main` ends.
+pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
+    let format = args.log_format;
+    fern::Dispatch::new()
+        .level(args.log_level)
+        // What the HTTP and DNS layers say at debug drowns our own lines.
+        .level_for("actix_server", args.log_level.min(LevelFilter::Warn))
+        .level_for("actix_http", http_level(args.log_level))
+        .level_for("mio", args.log_level.min(LevelFilter::Warn))
+        // rskafka logs each error that it also returns, and we say what it means.
+        .level_for(
+            "rskafka",
+            if args.log_level == LevelFilter::Trace { LevelFilter::Trace } else { LevelFilter::Off },
+        )
+        .format(move |out, message, record| {
+            let level = capped(record.level(), record.target());
+            out.finish(format_args!("{}", format.line(level, record.target(), message)))
+        })
+        .chain(Box::new(Lines(stdout(format)?)) as Box<dyn Log>)
+        .apply()?;
+    // The first call only: a second one has failed above.
+    let _ = FORMAT.set(format);
+    panic::set_hook(Box::new(log_panic));
+    Ok(LastLines(()))
+}
+
+/// Logs a line of this project's own that comes with each request or event: what `log!` writes, without the way
+/// through fern. Formatted once, and not at all where the level is off.
+pub fn line(level: Level, target: &str, message: fmt::Arguments<'_>) {
+    // The levels that `init` sets below the global one are those of other crates.
+    if level > log::max_level() {
+        return;
+    }
+    match (STDOUT.get(), FORMAT.get()) {
+        (Some(output), Some(format)) => with_line(|line| {
+            format.write(line, level, target, message);
+            output.log(line.as_bytes());
+        }),
+        // Another logger, as in a test.
+        _ => log::log!(target: target, level, "{message}"),
+    }
+}
+
+/// What is taken from actix_http: its errors are those of clients, any of which could fill the log with them.
+/// They are debugging aids, and nothing below them is wanted.
+fn http_level(level: LevelFilter) -> LevelFilter {
+    if level < LevelFilter::Debug { LevelFilter::Off } else { LevelFilter::Warn }
+}
+
+/// The level that a line is written with.
+fn capped(level: Level, target: &str) -> Level {
+    if target.starts_with("actix_http") { level.max(Level::Debug) } else { level }
+}
+
+/// What writes stdout, for output beside the log; started if it is not there yet. Everything that a process
+/// writes to stdout goes through it, so that no two lines mix.
+pub fn stdout(format: LogFormat) -> io::Result<Output> {
+    if let Some(output) = STDOUT.get() {
+        return Ok(output.clone());
+    }
+    let notice = move |dropped: &Dropped| format!("{}\n", format.line(Level::Warn, module_path!(), dropped));
+    let output = Output::start(io::stdout().as_fd().try_clone_to_owned()?, "stdout", notice)?;
+    Ok(STDOUT.get_or_init(|| output).clone())
+}
+
+/// Adds what logging counts to a process's metrics.
+pub fn render_metrics(text: &mut Text) {
+    text.single(
+        "log_lines_dropped_total",
+        "counter",
+        "Log lines that stdout did not take, since the process started",
+        STDOUT.get().map_or(0, Output::dropped),
+    );
+}
+
+/// Waits for the log lines so far to be written, though not for long. False if they are not.
+pub fn flush() -> bool {
+    STDOUT.get().is_none_or(|output| output.flush(LAST_LINES))
+}
+
+/// Fern's way into the output.
+struct Lines(Output);
+
+thread_local! {
+    /// The memory of the last line: a line then costs no allocation.
+    static LAST_LINE: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// Lends an empty line.
+fn with_line(use_it: impl FnOnce(&mut String)) {
+    // Another one where a value logs while it is formatted, or while its thread ends.
+    let mut line = LAST_LINE.try_with(Cell::take).unwrap_or_default();
+    line.clear();
+    use_it(&mut line);
+    let _ = LAST_LINE.try_with(|last| last.set(line));
+}
+
+impl Log for Lines {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        with_line(|line| {
+            // An error is that of a value which cannot be formatted: what there is of the line is written.
+            let _ = writeln!(line, "{}", record.args());
+            self.0.log(line.as_bytes());
+        });
+    }
+
+    fn flush(&self) {
+        flush();
+    }
+}
+
+/// One log line for a panic. Where that is not written, the same on stderr: an abort may follow.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let line = format!("thread {} panicked at {place}: {message}", thread.name().unwrap_or("without a name"));
+    log::error!("{line}");
+    if !log::log_enabled!(Level::Error) || !flush() {
+        to_stderr(&format!("error: {line}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_do_wrong_is_no_error_of_ours() {
+        assert_eq!(http_level(LevelFilter::Info), LevelFilter::Off);
+        assert_eq!(http_level(LevelFilter::Debug), LevelFilter::Warn);
+        assert_eq!(capped(Level::Error, "actix_http::h1::dispatcher"), Level::Debug);
+        assert_eq!(capped(Level::Error, "task_api::store"), Level::Error);
+    }
+}
