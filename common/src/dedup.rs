@@ -44,21 +44,23 @@ mod id_log;
 mod manifest;
 mod merge;
 mod migrate;
+mod page;
 mod part;
 mod recovery;
 mod run;
+mod worker;
 mod write;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use self::engine::{Engine, Table, lock};
+use self::engine::{Engine, Table};
 use self::id_log::IdLog;
 use self::manifest::FOR_EVER;
 use crate::disk::{Disk, FileSystem};
@@ -359,6 +361,11 @@ impl Config {
     fn error(&self, detail: impl ToString) -> DedupError {
         DedupError { path: self.path.display().to_string(), detail: detail.to_string() }
     }
+}
+
+/// A panic elsewhere leaves no half-done state: each lock's owner sets it in one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn keys(ids: &[Uuid]) -> Vec<u128> {

@@ -10,48 +10,15 @@
 //! 3. Ids of an ended log do not wait for a merge: it makes way at each chunk.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::thread;
 
-use super::engine::{Engine, Loaded, load, lock};
+use super::engine::{Engine, Loaded, load};
 use super::manifest::{Listed, Manifest};
 use super::merge::{self, Merge};
-use super::run::Entry;
+use super::page::Entry;
 use super::write::RunWriter;
-use super::{Failure, files};
-
-/// The thread, and how it is stopped.
-#[derive(Debug, Default)]
-pub(super) struct Worker {
-    thread: Mutex<Running>,
-    must_stop: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Running {
-    handle: Option<JoinHandle<()>>,
-    is_running: bool,
-}
-
-impl Worker {
-    /// Ends the work at the next step, and waits for that.
-    pub(super) fn stop(&self) {
-        self.must_stop.store(true, Ordering::Release);
-        let handle = lock(&self.thread).handle.take();
-        if let Some(handle) = handle
-            && handle.join().is_err()
-        {
-            ::log::error!("the thread that merges dedup state has panicked");
-        }
-        lock(&self.thread).is_running = false;
-        self.must_stop.store(false, Ordering::Release);
-    }
-
-    fn must_stop(&self) -> bool {
-        self.must_stop.load(Ordering::Acquire)
-    }
-}
+use super::{Failure, files, lock};
 
 impl Engine {
     /// Has done what there is to do.

@@ -9,14 +9,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::background::Worker;
 use super::id_log::IdLog;
 use super::manifest::{Listed, Manifest};
 use super::merge;
-use super::run::{Entry, Filters, Run};
-use super::{Config, Failure};
+use super::page::Entry;
+use super::run::{Filters, Run};
+use super::worker::Worker;
+use super::{Config, Failure, lock};
 
 /// Runs up to which the caller does not wait for merges.
 const MAX_RUNS: usize = 64;
@@ -289,9 +290,4 @@ impl Engine {
         let frozen = view.frozen.as_ref().map_or(0, |frozen| frozen.table.len());
         in_runs + (frozen + view.active.len()) as u64
     }
-}
-
-/// A panic elsewhere leaves no half-done state: each lock's owner sets it in one step.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

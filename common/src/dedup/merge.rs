@@ -7,7 +7,8 @@
 
 use super::Failure;
 use super::manifest::Listed;
-use super::run::{Entries, Entry, Run};
+use super::page::Entry;
+use super::run::{Entries, Run};
 
 /// Fewer runs than this are left as they are.
 const MIN_INPUTS: usize = 4;

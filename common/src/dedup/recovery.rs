@@ -14,13 +14,14 @@
 
 use std::sync::Arc;
 
-use super::engine::{Engine, View, load, lock};
+use super::engine::{Engine, View, load};
 use super::files::{self, Kind};
 use super::id_log::{self, IdLog};
 use super::manifest::{Listed, Manifest};
-use super::run::{Entry, Run};
+use super::page::Entry;
+use super::run::Run;
 use super::write::RunWriter;
-use super::{Config, Failure, migrate};
+use super::{Config, Failure, lock, migrate};
 
 /// Bytes of a manifest up to which it is read; one with 64 runs has some 5 KB.
 const MAX_MANIFEST: u64 = 1 << 20;

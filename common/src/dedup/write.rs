@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::filter::{self, Hash};
-use super::run::{CHUNK, COUNT_AT, ENTRIES, ENTRY, Entry, PAGE, Place, Run};
+use super::page::{CHUNK, COUNT_AT, ENTRIES, ENTRY, Entry, PAGE, Place};
+use super::run::Run;
 use super::{Failure, files, part};
 use crate::disk::{Disk, DiskFile};
 
