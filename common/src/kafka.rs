@@ -30,6 +30,7 @@ mod epochs;
 mod error;
 mod fetch;
 mod fetcher;
+mod fetchers;
 mod follow;
 mod hop;
 mod inspect;
@@ -45,6 +46,7 @@ mod range;
 mod reader;
 pub mod records;
 mod sasl;
+mod topic;
 mod versions;
 
 use std::sync::Arc;
@@ -58,18 +60,19 @@ use presence::Presence;
 pub use admin::{Admin, Coordinator, NewTopic, TopicOutcome};
 pub use error::KafkaError;
 pub use fetch::{Fetched, Isolation};
+pub use follow::ReadEvent;
 pub use inspect::{BrokerInfo, Probe, Quota, Rights};
 pub use list_offsets::OffsetAt;
-pub use metadata::{PartitionInfo, TopicInfo};
 pub use partitioner::partition_for_key;
 pub use position::{Jump, JumpReason, Position};
 pub use producer::Producer;
 pub use range::RangeReader;
-pub use reader::{PartitionReader, ReadEvent, TopicReader};
+pub use reader::{PartitionReader, TopicReader};
 pub use records::{Batch, ConsumerRecord, Headers, Unreadable};
 pub use rskafka::client::partition::Compression;
 pub use rskafka::record::Record as ProducerRecord;
 pub use sasl::{Password, Sasl, SaslMechanism};
+pub use topic::{PartitionInfo, TopicInfo};
 
 /// Time for a connection: resolving, connecting, negotiating, logging in.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

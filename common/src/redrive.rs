@@ -249,6 +249,7 @@ fn header(header: &OriginalHeader) -> Option<(String, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::Headers;
 
     fn headers(of: &[(&str, Option<&str>)]) -> Headers {
         of.iter().map(|(name, value)| (*name, value.map(str::as_bytes))).collect()

@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::Connection;
-use super::metadata::KnownTopic;
 use super::race::race;
+use super::topic::KnownTopic;
 use super::{BoxFuture, CONNECT_TIMEOUT, Kafka, KafkaError};
 
 /// Idle connections that are kept for each broker.

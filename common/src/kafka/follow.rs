@@ -24,16 +24,15 @@ use uuid::Uuid;
 use super::KafkaError;
 use super::fetch::{self, Fetched, Outcome, Wanted};
 use super::fetcher::{Led, MAX_WAIT};
+use super::fetchers::Fetchers;
 use super::leader::{Leader, is_worth_another_try, refused};
 use super::list_offsets::OffsetAt;
 use super::position::{Jump, JumpReason, Position};
-use super::reader::{ReadEvent, Shared};
+use crate::backoff::Backoff;
 
-/// Time between tries, at first and at most: what fails is mostly an election, which takes a second.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_millis(500);
-/// The same where a broker returns nothing although there is something: it is busy with it.
-const MAX_EMPTY_BACKOFF: Duration = Duration::from_secs(1);
+/// Time between tries, at first and at most, where a broker returns nothing although there is something: it is
+/// busy with it.
+const EMPTY_DELAYS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How often damaged bytes are fetched again, each time through a new connection.
 const DAMAGED_TRIES: u32 = 3;
 /// How often the topic's id is asked for where Fetch does not carry it.
@@ -43,8 +42,21 @@ const LEADER_CHECK: Duration = Duration::from_secs(30);
 /// Topic ids of the past that are remembered, to tell an old answer from a new topic.
 const MAX_RETIRED: usize = 16;
 
+/// What a reader of a partition brings.
+#[derive(Debug, Clone)]
+pub enum ReadEvent {
+    /// Records, or the present end of the log without any.
+    Fetched(Fetched),
+    /// The log does not go on at the position: reading goes on elsewhere.
+    Jumped(Jump),
+    /// Reading fails at present, and is tried again. The next [`Fetched`](Self::Fetched) says that it no
+    /// longer does.
+    Failing(KafkaError),
+}
+
+/// The task that reads one partition.
 pub(super) struct Follow {
-    shared: Arc<Shared>,
+    fetchers: Arc<Fetchers>,
     partition: i32,
     events: mpsc::Sender<ReadEvent>,
     position: Position,
@@ -56,7 +68,7 @@ pub(super) struct Follow {
     looked_around: Instant,
     is_without_ids: bool,
     fetches_by_id: bool,
-    backoff: Duration,
+    backoff: Backoff,
     failing: Option<KafkaError>,
     /// Answers in a row that were damaged, empty below the end, or out of range.
     damaged: u32,
@@ -68,13 +80,13 @@ pub(super) struct Follow {
 
 impl Follow {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        fetchers: Arc<Fetchers>,
         partition: i32,
         position: Position,
         events: mpsc::Sender<ReadEvent>,
     ) -> Self {
         Self {
-            shared,
+            fetchers,
             partition,
             events,
             position: Position { topic_id: position.topic_id.filter(|id| !id.is_nil()), ..position },
@@ -84,7 +96,7 @@ impl Follow {
             looked_around: Instant::now(),
             is_without_ids: false,
             fetches_by_id: false,
-            backoff: FIRST_BACKOFF,
+            backoff: Backoff::for_kafka(),
             failing: None,
             damaged: 0,
             empty: 0,
@@ -126,10 +138,10 @@ impl Follow {
         };
         self.fetches_by_id = answer.by_topic_id;
         let take_damaged = self.damaged >= DAMAGED_TRIES;
-        match fetch::read(answer.data, &wanted, self.shared.isolation, take_damaged) {
+        match fetch::read(answer.data, &wanted, self.fetchers.isolation, take_damaged) {
             Outcome::Fetched(fetched) => {
                 let is_empty = fetched.next_offset == wanted.offset;
-                let end = match self.shared.isolation {
+                let end = match self.fetchers.isolation {
                     fetch::Isolation::Committed => fetched.last_stable_offset,
                     fetch::Isolation::Uncommitted => fetched.high_watermark,
                 };
@@ -165,7 +177,7 @@ impl Follow {
                 self.out_of_range(&leader).await
             }
             Outcome::Refused(code) => {
-                let error = refused(&self.name(), &self.shared.topic, code);
+                let error = refused(&self.name(), &self.fetchers.topic, code);
                 // Asking for the leader anew is the remedy of most; the others are tried again as they are.
                 if !is_worth_another_try(code) {
                     self.led = Some((leader, led));
@@ -176,11 +188,11 @@ impl Follow {
     }
 
     fn name(&self) -> String {
-        format!("fetch from {}/{}", self.shared.topic, self.partition)
+        format!("fetch from {}/{}", self.fetchers.topic, self.partition)
     }
 
     fn wanted(&self, leader: &Leader) -> Wanted {
-        let usual = self.shared.partition_bytes();
+        let usual = self.fetchers.partition_bytes();
         let large = self.large_batch.and_then(|bytes| i32::try_from(bytes).ok());
         Wanted {
             partition: self.partition,
@@ -201,7 +213,7 @@ impl Follow {
         self.position.leader_epoch =
             fetched.leader_epoch.filter(|epoch| *epoch >= 0).or(self.position.leader_epoch);
         self.out_of_range = 0;
-        self.backoff = FIRST_BACKOFF;
+        self.backoff = Backoff::for_kafka();
         self.failing = None;
     }
 
@@ -209,21 +221,22 @@ impl Follow {
     async fn wait_for_records(&mut self) {
         // Once may be because other partitions have filled the answer.
         if self.empty > 0 {
-            sleep(FIRST_BACKOFF.saturating_mul(1 << self.empty.min(10)).min(MAX_EMPTY_BACKOFF)).await;
+            let (first, most) = EMPTY_DELAYS;
+            sleep(first.saturating_mul(1 << self.empty.min(10)).min(most)).await;
         }
         self.empty += 1;
     }
 
     /// Asks the cluster who leads, and whether the topic is still the one that was read.
     async fn find_leader(&mut self) -> Result<(), KafkaError> {
-        let leader = self.shared.kafka.leader(&self.shared.topic, self.partition).await?;
+        let leader = self.fetchers.kafka.leader(&self.fetchers.topic, self.partition).await?;
         let (old, new) = (self.position.topic_id, Some(leader.topic_id).filter(|id| !id.is_nil()));
         match (old, new) {
             (_, None) => {
                 if !std::mem::replace(&mut self.is_without_ids, true) {
                     log::warn!(
                         "topic {} has no id, as with brokers before Kafka 2.8: if it is deleted and created again, that cannot be noticed",
-                        self.shared.topic
+                        self.fetchers.topic
                     );
                 }
             }
@@ -243,7 +256,7 @@ impl Follow {
             }
         }
         self.looked_around = Instant::now();
-        let led = self.shared.fetcher(&leader);
+        let led = self.fetchers.of(&leader);
         self.led = Some((leader, led));
         Ok(())
     }
@@ -257,7 +270,7 @@ impl Follow {
         }
         self.looked_around = Instant::now();
         // Who leads still answers, whatever becomes of this question.
-        let Ok(topic) = self.shared.kafka.topic_within(&self.shared.topic, ID_CHECK).await else {
+        let Ok(topic) = self.fetchers.kafka.topic_within(&self.fetchers.topic, ID_CHECK).await else {
             return Ok(());
         };
         let epoch = topic.partition(self.partition).map_or(-1, |partition| partition.leader_epoch);
@@ -275,7 +288,7 @@ impl Follow {
         let Some(epoch) = self.position.leader_epoch.filter(|epoch| *epoch >= 0 && leader.epoch >= 0) else {
             return Ok(());
         };
-        let end = self.shared.kafka.epoch_end(&self.shared.topic, self.partition, epoch).await?;
+        let end = self.fetchers.kafka.epoch_end(&self.fetchers.topic, self.partition, epoch).await?;
         match end {
             Some(end) if end.end_offset >= self.position.offset => Ok(()),
             Some(end) => self.truncated(end.end_offset).await,
@@ -310,9 +323,10 @@ impl Follow {
             return Err(KafkaError::OffsetOutOfRange { call: self.name() });
         }
         let position = self.position.offset;
-        let end = self.shared.kafka.list_offset(&self.shared.topic, self.partition, OffsetAt::LogEnd).await?;
+        let end =
+            self.fetchers.kafka.list_offset(&self.fetchers.topic, self.partition, OffsetAt::LogEnd).await?;
         let known_end = match self.position.leader_epoch.filter(|_| leader.epoch >= 0) {
-            Some(epoch) => self.shared.kafka.epoch_end(&self.shared.topic, self.partition, epoch).await?,
+            Some(epoch) => self.fetchers.kafka.epoch_end(&self.fetchers.topic, self.partition, epoch).await?,
             None => None,
         };
         match known_end {
@@ -326,7 +340,7 @@ impl Follow {
     }
 
     async fn earliest(&self) -> Result<i64, KafkaError> {
-        self.shared.kafka.list_offset(&self.shared.topic, self.partition, OffsetAt::Earliest).await
+        self.fetchers.kafka.list_offset(&self.fetchers.topic, self.partition, OffsetAt::Earliest).await
     }
 
     /// Goes on at `to`.
@@ -341,7 +355,7 @@ impl Follow {
 
     async fn leader_changed(&self, leader: &Leader) {
         sleep(MAX_WAIT).await;
-        self.shared.kafka.leader_changed(&self.shared.topic, self.partition, leader.epoch).await;
+        self.fetchers.kafka.leader_changed(&self.fetchers.topic, self.partition, leader.epoch).await;
     }
 
     /// Reports what is new, and waits a little.
@@ -352,7 +366,6 @@ impl Follow {
             // Where the queue is full, nobody waits for news.
             drop(self.events.try_send(ReadEvent::Failing(error)));
         }
-        sleep(self.backoff).await;
-        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+        sleep(self.backoff.next_delay()).await;
     }
 }

@@ -1,8 +1,9 @@
 //! Reads a range of offsets once: for tools, and for whoever looks something up in a topic.
 
 use super::fetch::{Fetched, Isolation};
+use super::follow::ReadEvent;
 use super::position::Position;
-use super::reader::{PartitionReader, ReadEvent, TopicReader};
+use super::reader::{PartitionReader, TopicReader};
 use super::{Kafka, KafkaError};
 
 /// What is read of a range, chunk by chunk.

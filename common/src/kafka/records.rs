@@ -16,6 +16,7 @@ mod batch;
 mod compression;
 mod encode;
 mod header;
+mod marker;
 mod reader;
 mod record;
 mod snappy;
@@ -28,10 +29,15 @@ pub use batch::{Batch, Batches, CutBatch};
 pub use compression::Codec;
 pub use encode::{BatchBuilder, EncodeError, ProducerState, seal, set_log_append_time, set_place};
 pub use header::{BatchHeader, HEADER_BYTES, PREFIX_BYTES, crc_matches};
+pub use marker::{ControlMarker, Marker};
 pub use reader::Records;
 pub use record::{ConsumerRecord, Header, Headers};
-pub use transactions::{AbortedTransactions, ControlMarker, Marker};
+pub use transactions::AbortedTransactions;
 pub use unreadable::{Unreadable, UnreadableReason};
+
+/// How far back compressed bytes may refer. zstd's specification asks every decoder for 8 MiB; the windows of
+/// Kafka's clients are smaller (zstd 2 MiB at its usual level, snappy 64 KiB).
+const MAX_WINDOW_BYTES: usize = 8 << 20;
 
 /// What decoding one batch may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

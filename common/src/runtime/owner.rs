@@ -1,5 +1,6 @@
 //! An owner at work: takes what the intake made ready, in order, and moves the position along.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,15 +10,16 @@ use super::intake::{self, Intake, Step};
 use super::ownership::Ownership;
 use super::recent::Recent;
 use super::status::Trouble;
-use super::worker::Worker;
-use super::{Handler, Service};
+use super::{Handler, Service, Shared};
 use crate::kafka::{Jump, JumpReason, PartitionReader, Position};
+use crate::offsets::Slot;
 
 /// A transaction that is open for less time is nothing to report.
 const HELD_FOR: Duration = Duration::from_secs(1);
 
 pub(super) struct Owner<'a, S: Service> {
-    pub(super) worker: &'a Worker<S>,
+    shared: &'a Arc<Shared<S>>,
+    slot: &'a Slot,
     pub(super) handler: S::Handler,
     pub(super) ownership: Ownership<S>,
     /// What was handled of late.
@@ -35,15 +37,20 @@ struct Held {
 }
 
 impl<'a, S: Service> Owner<'a, S> {
-    pub(super) fn new(worker: &'a Worker<S>, handler: S::Handler, ownership: Ownership<S>) -> Self {
-        let trouble = |cause| Trouble::new(&worker.shared.status, worker.slot.partition, cause);
+    pub(super) fn new(
+        shared: &'a Arc<Shared<S>>,
+        slot: &'a Slot,
+        handler: S::Handler,
+        ownership: Ownership<S>,
+    ) -> Self {
+        let trouble = |cause| Trouble::new(&shared.status, slot.partition, cause);
         let (trouble, reading) = (trouble("work"), trouble("read"));
-        Self { worker, handler, ownership, recent: Recent::default(), trouble, reading, held: None }
+        Self { shared, slot, handler, ownership, recent: Recent::default(), trouble, reading, held: None }
     }
 
     /// Handles what the reader brings, until halted, fenced or superseded.
     pub(super) async fn run(&mut self, reader: PartitionReader) {
-        let Worker { shared, slot, .. } = self.worker;
+        let (shared, slot) = (self.shared, self.slot);
         let (decoder, activity) = (self.handler.decoder(), self.ownership.activity());
         let mut intake = Intake::start(reader, decoder, slot, &shared.status, activity);
         loop {
@@ -78,7 +85,7 @@ impl<'a, S: Service> Owner<'a, S> {
 
     /// Handles a batch. `None` when it has to end.
     async fn ready(&mut self, batch: &intake::Batch<MessageOf<S>>) -> Option<()> {
-        let (status, partition) = (&self.worker.shared.status, self.worker.slot.partition);
+        let (status, partition) = (&self.shared.status, self.slot.partition);
         let answer = &batch.answer;
         status.set_log_end(partition, answer.high_watermark);
         let before = self.ownership.position();
@@ -120,7 +127,7 @@ impl<'a, S: Service> Owner<'a, S> {
 
     /// The log goes on elsewhere, and the position with it, also backwards.
     async fn jumped(&mut self, jump: &Jump) -> Option<()> {
-        let slot = &self.worker.slot;
+        let slot = self.slot;
         match jump.reason {
             JumpReason::Retention | JumpReason::Recreated => log::error!("LOST: {slot}: {jump}"),
             JumpReason::Truncated | JumpReason::BeyondEnd => log::warn!("{slot}: {jump}"),
@@ -142,8 +149,8 @@ impl<'a, S: Service> Owner<'a, S> {
 
     fn batch(&mut self) -> Batch<'_, S> {
         Batch {
-            shared: &self.worker.shared,
-            slot: &self.worker.slot,
+            shared: self.shared,
+            slot: self.slot,
             ownership: &self.ownership,
             handler: &mut self.handler,
             recent: &mut self.recent,
@@ -153,13 +160,13 @@ impl<'a, S: Service> Owner<'a, S> {
 
     fn advance(&self, position: Position) {
         self.ownership.advance(position);
-        self.worker.shared.status.set_position(self.worker.slot.partition, position.offset);
+        self.shared.status.set_position(self.slot.partition, position.offset);
     }
 
     /// Logs once that an open transaction holds the group, and once that it no longer does.
     fn set_held(&mut self, at: Option<i64>) {
-        let slot = &self.worker.slot;
-        self.worker.shared.status.set_held(slot.partition, at);
+        let slot = self.slot;
+        self.shared.status.set_held(slot.partition, at);
         match (&mut self.held, at) {
             (Some(held), Some(at)) if held.at == at => {
                 if !held.is_logged && held.since.elapsed() >= HELD_FOR {

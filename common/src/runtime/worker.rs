@@ -11,7 +11,8 @@ use super::owner::Owner;
 use super::ownership::Ownership;
 use super::start::{Start, start};
 use super::status::{Role, Trouble};
-use super::{Backoff, Handler, HandlerError, Service, Shared};
+use super::{Handler, HandlerError, Service, Shared};
+use crate::backoff::Backoff;
 use crate::kafka::{KafkaError, OffsetAt, Position};
 use crate::offsets::{Claim, Claimed, Slot};
 
@@ -246,7 +247,7 @@ impl<S: Service> Worker<S> {
         let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start);
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
-        let mut owner = Owner::new(self, handler, ownership);
+        let mut owner = Owner::new(&self.shared, &self.slot, handler, ownership);
         owner.run(self.shared.reader.partition(self.slot.partition, start)).await;
         let Owner { handler, ownership, .. } = owner;
         // Its unflushed work is forgotten before anybody else can claim.

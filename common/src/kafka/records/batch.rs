@@ -4,8 +4,8 @@ use bytes::{Buf, Bytes};
 
 use super::Limits;
 use super::header::{BatchHeader, HEADER_BYTES, MAGIC, PREFIX_BYTES, crc_matches};
+use super::marker::ControlMarker;
 use super::reader::Records;
-use super::transactions::ControlMarker;
 use super::unreadable::{Unreadable, UnreadableReason};
 
 /// Bytes up to and including the format, which all formats have in common.
@@ -83,7 +83,8 @@ impl Batch {
 
     /// The marker of a control batch; none of others, nor where it cannot be read.
     pub fn marker(&self) -> Option<ControlMarker> {
-        self.is_control().then(|| ControlMarker::of(self)).flatten()
+        let header = self.header().filter(|header| header.is_control())?;
+        ControlMarker::read(header, self.records().next()?.ok()?.key?)
     }
 
     /// The records, within the default limits.

@@ -1,6 +1,6 @@
 //! The codecs of record batches, in pure Rust, each as a stream whose memory is bounded: gzip 32 KiB, lz4 two
 //! blocks of at most 4 MiB (8 MiB in its legacy form), zstd and snappy a window of at most
-//! [`MAX_WINDOW_BYTES`].
+//! [`MAX_WINDOW_BYTES`](super::MAX_WINDOW_BYTES).
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -9,10 +9,6 @@ use bytes::{Buf, Bytes};
 
 use super::snappy::{self, SnappyReader};
 use super::zstd::ZstdReader;
-
-/// How far back compressed bytes may refer. zstd's specification asks every decoder for 8 MiB; the windows of
-/// Kafka's clients are smaller (zstd 2 MiB at its usual level, snappy 64 KiB).
-pub(super) const MAX_WINDOW_BYTES: usize = 8 << 20;
 
 /// How the records of a batch are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -8,8 +8,8 @@ use super::header::{
     BatchHeader, CONTROL, CRC_AT, CRC_FROM, DELETE_HORIZON, HEADER_BYTES, LOG_APPEND_TIME, MAGIC,
     PREFIX_BYTES, TRANSACTIONAL,
 };
+use super::marker::Marker;
 use super::record::{ConsumerRecord, Headers, put_nullable};
-use super::transactions::Marker;
 use super::varint;
 
 /// Why a batch could not be written.

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
 
-use super::compression::MAX_WINDOW_BYTES;
+use super::MAX_WINDOW_BYTES;
 
 /// What xerial's library for Java, and so Kafka's clients, put before their chunks. Two version numbers follow.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";

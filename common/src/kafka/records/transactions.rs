@@ -4,50 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 
-use bytes::Buf;
-
 use super::batch::Batch;
-
-/// What a control batch says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ControlMarker {
-    /// The format of the marker.
-    pub version: i16,
-    /// What it marks.
-    pub marker: Marker,
-    /// The producer whose transaction ends, -1 for none.
-    pub producer_id: i64,
-    /// The producer's epoch.
-    pub producer_epoch: i16,
-}
-
-/// The kind of a control record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Marker {
-    /// The transaction was aborted.
-    Abort,
-    /// The transaction was committed.
-    Commit,
-    /// Of another part of Kafka, as its quorum controller.
-    Other(i16),
-}
-
-impl ControlMarker {
-    /// The marker is in the key of the only record.
-    pub(super) fn of(batch: &Batch) -> Option<Self> {
-        let header = batch.header()?;
-        let record = batch.records().next()?.ok()?;
-        let mut key = record.key?;
-        let version = key.try_get_i16().ok()?;
-        let marker = match key.try_get_i16().ok()? {
-            0 => Marker::Abort,
-            1 => Marker::Commit,
-            other => Marker::Other(other),
-        };
-        let (producer_id, producer_epoch) = (header.producer_id, header.producer_epoch);
-        Some(Self { version, marker, producer_id, producer_epoch })
-    }
-}
 
 /// Tells the batches of a consumer apart from aborted ones and markers.
 ///

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::compression::MAX_WINDOW_BYTES;
+use super::MAX_WINDOW_BYTES;
 
 const FRAME_MAGIC: u32 = 0xfd2f_b528;
 /// Magic number, descriptor, window, dictionary id and content size.
