@@ -13,7 +13,7 @@
 //! | --- | --- | --- |
 //! | [`manifest`] | `dedup` | which runs and logs there are; replaced whole |
 //! | [`id_log`] | `dedup.log-N` | batches in the order in which they came |
-//! | [`run`], [`write`], [`filter`] | `dedup.run-N` | ids sorted, with their numbers |
+//! | [`run`], [`mod@write`], [`filter`] | `dedup.run-N` | ids sorted, with their numbers |
 //! | [`engine`], [`background`], [`merge`] | | callers' work, and what is done behind their backs |
 //! | [`recovery`], [`migrate`] | | what a start does |
 //!

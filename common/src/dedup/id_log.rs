@@ -13,7 +13,7 @@
 //! | 16–31 | zeros (12), checksum of the frame: of these 28 bytes and of what follows (4) |
 //! | 32– | the ids (16 each), the mark, zeros up to a multiple of 16 bytes |
 //!
-//! Numbers are little-endian, checksums those of [`part`](super::part).
+//! Numbers are little-endian, checksums those of [`part`].
 //!
 //! # Invariants
 //!

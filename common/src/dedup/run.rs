@@ -7,7 +7,7 @@
 //! | part | bytes | content |
 //! | --- | --- | --- |
 //! | pages, 96 in a full chunk | 4,096 each | up to 170 entries: id (16, big-endian), number (8, little-endian); from byte 4,080 the count of entries (2), zeros, checksum (4) |
-//! | filter | 64 for each 48 ids | see [`filter`](super::filter) |
+//! | filter | 64 for each 48 ids | see [`filter`] |
 //! | fences | 16 for each page, and 16 | the first id of each page, zeros, checksum (4) |
 //!
 //! The index is the first id of each chunk, the last id of the run (16 each), zeros (12) and a checksum (4).

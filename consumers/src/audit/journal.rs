@@ -4,8 +4,8 @@
 //! | another hand | seen by | then |
 //! | --- | --- | --- |
 //! | renamed it (logrotate with `create`, `mv`) | the name leads to another file, or to none; the file is whole | the file is a segment: its ids stay; the log goes on in the file under the name |
-//! | truncated it (`> audit.log`, copytruncate) | its length, or its last line | see [`gone`](super::gone); a complete copy under a segment's name counts as rotated |
-//! | deleted it, or put another in its place (`rm`, `sed -i`, a backup) | the file has no name any more | see [`gone`](super::gone); a copy with the same lines is simply gone on with |
+//! | truncated it (`> audit.log`, copytruncate) | its length, or its last line | see [`gone`]; a complete copy under a segment's name counts as rotated |
+//! | deleted it, or put another in its place (`rm`, `sed -i`, a backup) | the file has no name any more | see [`gone`]; a copy with the same lines is simply gone on with |
 //! | appended to it | its length | lines are added to the index; anything else is damage, and nothing is written until it is mended |
 //!
 //! A change between the check and the sync is found by the check that follows the sync. One that follows that
@@ -58,7 +58,7 @@ pub(super) enum JournalError {
     Rotate { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Recover(#[from] AuditError),
-    /// Lines are gone: reading has to go on where [`Journal::position`] says.
+    /// Lines are missing from the file: reading has to go on from the position that the next start finds.
     #[error("{missing}")]
     Reread { missing: String },
 }

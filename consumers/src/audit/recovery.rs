@@ -7,7 +7,7 @@
 //! | names a line of the file | has it | the lines behind it are added to the index |
 //! | names a line of the file | has it not; a segment has it, and the file is none of its lines | it was rotated: the segment is sealed, the file is new |
 //! | names no line of the file, being older than it, or made before a rotation | whatever it has; segments begin with lines that the index has not | it was rotated since: these segments are sealed, the file is new |
-//! | names a line of the file | has it not | lines are gone: see [`gone`](super::gone) |
+//! | names a line of the file | has it not | lines are gone: see [`gone`] |
 //! | is missing, unreadable, or of another version | whatever it has | the index is made from the segments beside the log and from the log |
 
 use std::io;
