@@ -25,6 +25,22 @@ kafka:
 bench *args="post keyed rate audit notification history":
     cargo run --release -p bench -- {{args}}
 
+# Make the documentation of all crates, with private items, in target/doc
+doc *args:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items {{args}}
+
+# Fuzz every parser, or those named, a minute each; needs a nightly toolchain, cargo-fuzz and a C++ compiler
+fuzz *targets:
+    tests/fuzz/run {{targets}}
+
+# Fail if a document names a file, test or command that does not exist
+docs:
+    cargo xtask docs
+
+# Check licences, bans, sources and advisories of all dependencies, as deny.toml says
+deny:
+    bash .ci/deny
+
 # Format
 fmt:
     cargo fmt --all

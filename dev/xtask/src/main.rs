@@ -2,6 +2,7 @@
 
 mod cargo;
 mod dist;
+mod docs;
 mod elf;
 mod flags;
 mod layers;
@@ -10,7 +11,7 @@ mod sbom;
 mod shipped;
 mod static_build;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// What went wrong, to what, and what to do, in one line.
@@ -33,6 +34,13 @@ enum Chore {
     Static,
     /// Build what is shipped into dist/: static binaries, their checksums, a bill of materials.
     Dist,
+    /// Fail if a document names a file, test or command that does not exist.
+    Docs(docs::Options),
+}
+
+/// The names of the chores, for the documents that name them.
+fn chores() -> Vec<String> {
+    Cli::command().get_subcommands().map(|chore| chore.get_name().to_owned()).collect()
 }
 
 fn main() -> ExitCode {
@@ -41,6 +49,7 @@ fn main() -> ExitCode {
         Chore::Layers => layers::run(),
         Chore::Static => static_build::run(),
         Chore::Dist => dist::run(),
+        Chore::Docs(options) => docs::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
