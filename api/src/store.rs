@@ -1,53 +1,82 @@
-//! The durable store: tasks, the outbox and the answers under idempotency keys, in one redb file.
+//! The durable store: tasks, the outbox and the answers under idempotency keys.
+//!
+//! ```text
+//! mutate ──> writer ──> log (write, fdatasync) ──> answer; overlay, events in memory ──> readers, relay
+//!                        │                              │
+//!                        └── read after a start, ───────┴──> applier ──> database, in bulk
+//!                            and by a relay that fell behind
+//! ```
+//!
+//! | part | what |
+//! | --- | --- |
+//! | `writer`, `apply` | the one thread that makes changes, a group at a time |
+//! | [`wal`], `operation` | the log: its format and invariants; what a frame says |
+//! | `overlay` | what the log has and the database does not yet, as readers see it |
+//! | `applier`, `bulk` | the thread that puts it into the database, some thousands of changes at a time |
+//! | `outbox` | which events wait, and where they are |
+//! | `schema` | the database's tables |
+//! | `startup` | opening: what the log has is read back, what a former version left is brought up to date |
+//! | `query`, `failure` | pages; what cannot be done, and why |
 //!
 //! # Invariants
 //!
-//! 1. *One transaction.* A change, its events and its stored answer are committed together, on disk before
-//!    the answer is sent.
-//! 2. *One writer.* All changes pass through one thread ([`writer`]), which takes what waits as one
-//!    transaction: many requests share an fsync, and the order of commits is the order of ids, of outbox
-//!    sequence numbers and of versions.
+//! 1. *One frame.* A change, its events and its stored answer are one frame of the log, on disk before the answer is
+//!    sent ([`wal`]).
+//! 2. *One writer.* All changes pass through one thread, which takes what waits as one group: many requests
+//!    share an fdatasync, and the order of frames is the order of ids, of outbox sequence numbers and of versions.
 //! 3. *The outbox is a queue.* Events leave it only after Kafka acknowledged them or they were found in
-//!    the topic; they leave together with the new position of the topic's tail.
-//! 4. *Opening does not read the history.* Every commit saves what redb needs to open after a crash.
+//!    the topic; that is noted together with the new position of the topic's tail, in the next group.
+//! 4. *Opening does not read the history.* The log behind the database is bounded, and every commit of that saves
+//!    what redb needs to open after a crash.
 //! 5. *One value, one failure.* A stored value that cannot be read fails what needs it, and nothing else: not
-//!    the other changes of the batch, not the page, not the events behind it.
-//! 6. *Nothing into the void.* A change is made only while the file has its name: one that was deleted, moved or
-//!    replaced by somebody would take the change with it.
+//!    the other changes of the group, not the page, not the events behind it.
+//! 6. *Nothing into the void.* A change is made only while the files have their names: one that was deleted, moved
+//!    or replaced by somebody would take the change with it.
 
+mod applier;
 mod apply;
 #[cfg(test)]
 mod bad_disk;
+mod bulk;
 mod failure;
 mod mutation;
+mod operation;
 mod outbox;
+mod overlay;
 #[cfg(test)]
 mod power_cut;
 mod query;
 mod schema;
+mod startup;
+mod wal;
 mod writer;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase};
-use task_events::disk::{Disk, FileSystem};
+use redb::Database;
+use task_events::disk::{FileIdentity, FileSystem};
 use task_events::event::TaskEvent;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::reply::{Desk, Reply};
-use failure::Reported;
+use apply::{Draft, Effect};
+use failure::{Failures, Part, Reported};
 pub use failure::{StoreError, Unreadable, WriteFailure};
 pub use mutation::{IdempotencyKey, IfMatch, Mutation, Outcome};
+use outbox::Ledger;
 pub use outbox::OutboxScan;
+pub(crate) use outbox::partition_of;
+use overlay::{Frozen, Overlay};
 pub use query::{Filter, Page};
 pub use schema::{Delivered, PublishedTopic};
-use schema::{OUTBOX, POSITIONS};
+use wal::files::Files;
+use wal::{Limits, Place, Position};
 
 /// Changes that wait for the writer, at most; beyond that callers are told to come back.
 const QUEUE: usize = 4_096;
@@ -58,6 +87,8 @@ const READS: usize = 256;
 const PAGES: usize = 4;
 /// Time for the disk to do what was asked.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a delivery waits for changes to be written with, before it is written by itself.
+const LAZY: Duration = Duration::from_millis(100);
 
 /// An event that waits for Kafka.
 #[derive(Debug, Clone)]
@@ -84,27 +115,40 @@ pub struct Store {
     patience: Duration,
 }
 
+/// What threads share.
 #[derive(Debug)]
 struct Shared {
-    /// Empty while the writer reopens the file after a failure: redb takes nothing more after an I/O error.
+    /// Empty while the applier reopens the file after a failure: redb takes nothing more after an I/O error.
     database: RwLock<Result<Database, String>>,
+    /// The database's file; `None` where the disk did not say.
+    identity: Mutex<Option<FileIdentity>>,
+    files: Arc<Files>,
+    limits: Limits,
+    overlay: RwLock<Overlay>,
+    ledger: Mutex<Ledger>,
+    /// Up to where the database has the log.
+    applied: Mutex<Position>,
+    /// The database has more of it.
+    more_applied: Condvar,
+    /// Deliveries that are written with the next changes.
+    lazy: Mutex<Vec<LazyDelivery>>,
     /// Why changes are refused, while they are.
-    write_failure: Mutex<Option<WriteFailure>>,
-    /// That the file is not where it was opened, while it is not.
+    failures: Mutex<Failures>,
+    /// That a file is not where it was opened, while it is not.
     misplaced: Mutex<Option<WriteFailure>>,
-    /// The writer was asked to look where the file is, and has not yet.
+    /// The writer was asked to look where the files are, and has not yet.
     is_looked_for: AtomicBool,
     /// Since when the writer has been waiting for the disk, while it does.
     writing_since: Mutex<Option<Instant>>,
     /// What was found to be unreadable.
     reported: Mutex<Reported>,
-    /// What stands in the outbox: the last sequence number on disk, and how many events wait.
+    /// What is in the outbox: the last sequence number on disk, and how many events wait.
     outbox: watch::Sender<OutboxState>,
-    /// Transactions of the writer since the start.
+    /// Groups of the writer since the start.
     commits: AtomicU64,
 }
 
-/// What stands in the outbox.
+/// What is in the outbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OutboxState {
     /// The highest sequence number that was ever given, 0 for none.
@@ -115,6 +159,7 @@ pub struct OutboxState {
 
 /// What a caller is told of its change.
 type MutateResult = Result<Outcome, StoreError>;
+type LazyDelivery = (Delivered, oneshot::Sender<Result<(), StoreError>>);
 
 thread_local! {
     /// For the writer's replies to this thread.
@@ -129,45 +174,22 @@ enum Job {
     PublishTo(PublishedTopic, oneshot::Sender<Result<(), StoreError>>),
     /// A read met an I/O error: is the file still good?
     Check(oneshot::Sender<Result<(), StoreError>>),
-    /// Is the file still in its place?
+    /// Are the files still in their place?
     Look,
+    /// Deliveries wait.
+    Flush,
 }
 
 impl Store {
     /// Opens the store in the folder, or makes it. Blocks. The handle is the writer's thread, which ends
     /// when all clones of the store are dropped.
     pub fn open(dir: &Path) -> Result<(Self, thread::JoinHandle<()>), StoreError> {
-        Self::open_on(Arc::new(FileSystem), dir)
-    }
-
-    fn open_on(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Self, thread::JoinHandle<()>), StoreError> {
-        let path = dir.join("tasks.redb");
-        let (database, outbox) = schema::open(&*disk, &path).map_err(|error| {
-            StoreError::Unavailable(format!("{}: {error}; {}", path.display(), failure::remedy(&error)))
-        })?;
-        let shared = Arc::new(Shared {
-            database: RwLock::new(Ok(database)),
-            write_failure: Mutex::default(),
-            misplaced: Mutex::default(),
-            is_looked_for: AtomicBool::new(false),
-            writing_since: Mutex::default(),
-            reported: Mutex::default(),
-            outbox: watch::Sender::new(outbox),
-            commits: AtomicU64::new(0),
-        });
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = writer::Writer::new(disk, path, Arc::clone(&shared));
-        let thread = thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || writer.run(jobs))
-            .map_err(|error| StoreError::Unavailable(format!("cannot start the writer: {error}")))?;
-        let (reads, pages) = (Arc::new(Semaphore::new(READS)), Arc::new(Semaphore::new(PAGES)));
-        Ok((Self { shared, queue, reads, pages, patience: PATIENCE }, thread))
+        startup::open(Arc::new(FileSystem), dir, Limits::default())
     }
 
     /// Makes a change. When this returns [`Outcome::Done`], change and events are on disk.
     pub async fn mutate(&self, mutation: Mutation) -> Result<Outcome, StoreError> {
-        if let Some(failure) = self.write_failure() {
+        if let Some(failure) = self.shared.write_failure() {
             return Err(StoreError::Refused(failure));
         }
         let (reply, answer) = REPLIES.with(Desk::open);
@@ -187,6 +209,27 @@ impl Store {
         self.written(|reply| Job::Delivered(delivered, reply)).await
     }
 
+    /// The same for deliveries that nothing depends on: they are written with the next changes, or a moment later,
+    /// or when somebody [hurries](Self::hurry).
+    pub async fn delivered_with_others(&self, delivered: Delivered) -> Result<(), StoreError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.shared.lazy.lock().unwrap_or_else(PoisonError::into_inner).push((delivered, reply));
+        let closed = || StoreError::Unavailable("it is closed".to_owned());
+        match timeout(LAZY, &mut answer).await {
+            Ok(written) => written.unwrap_or_else(|_| Err(closed())),
+            Err(_) => {
+                self.queue.send(Job::Flush).await.map_err(|_| closed())?;
+                answer.await.unwrap_or_else(|_| Err(closed()))
+            }
+        }
+    }
+
+    /// Has deliveries written at once that wait for changes.
+    pub fn hurry(&self) {
+        // A queue that is full is one that is worked on.
+        let _ = self.queue.try_send(Job::Flush);
+    }
+
     /// Notes the topic and the partitions that events go to from now on. Positions in another topic are
     /// forgotten. Returns when that, and whatever was delivered before, is on disk.
     pub async fn publish_to(&self, topic: PublishedTopic) -> Result<(), StoreError> {
@@ -203,52 +246,12 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// The first events in the outbox behind `seq`, at most `limit`. One that cannot be read stays there, is
-    /// reported, and hides none of those after it.
-    pub async fn outbox_after(&self, seq: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        let (entries, unreadable) = self
-            .read(move |database| {
-                let read = database.begin_read()?;
-                let table = read.open_table(OUTBOX)?;
-                let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
-                for entry in table.range(seq.saturating_add(1)..)? {
-                    if entries.len() >= limit {
-                        break;
-                    }
-                    let (seq, value) = entry?;
-                    match schema::read_outbox(seq.value(), value.value()) {
-                        Ok(entry) => entries.push(entry),
-                        Err(error) => unreadable.push(error),
-                    }
-                }
-                Ok((entries, unreadable))
-            })
-            .await?;
-        for unreadable in &unreadable {
-            self.shared.report(unreadable);
-        }
-        Ok(entries)
-    }
-
-    /// For each partition that was ever written to: the offset behind the last acknowledged event.
-    pub async fn positions(&self) -> Result<Vec<(i32, i64)>, StoreError> {
-        self.read(|database| {
-            let read = database.begin_read()?;
-            let table = read.open_table(POSITIONS)?;
-            let positions = table
-                .range::<i32>(..)?
-                .map(|entry| entry.map(|(partition, offset)| (partition.value(), offset.value())));
-            Ok(positions.collect::<Result<_, _>>()?)
-        })
-        .await
-    }
-
-    /// What stands in the outbox, and word of what comes.
+    /// What is in the outbox, and word of what comes.
     pub fn outbox(&self) -> watch::Receiver<OutboxState> {
         self.shared.outbox.subscribe()
     }
 
-    /// Transactions since the start: under load far fewer than changes.
+    /// Groups that were put on disk since the start: under load far fewer than changes.
     pub fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::Relaxed)
     }
@@ -261,7 +264,7 @@ impl Store {
             self.shared.is_looked_for.store(false, Ordering::Relaxed);
         }
         let misplaced = self.shared.misplaced.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(failure) = self.write_failure().or(misplaced) {
+        if let Some(failure) = self.shared.write_failure().or(misplaced) {
             return Some(failure.to_string());
         }
         let since = *self.shared.writing_since.lock().unwrap_or_else(PoisonError::into_inner);
@@ -274,10 +277,6 @@ impl Store {
         self.shared.reported.lock().unwrap_or_else(PoisonError::into_inner).count()
     }
 
-    fn write_failure(&self) -> Option<WriteFailure> {
-        self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     async fn read<T: Send + 'static>(
         &self,
         work: impl Fn(&Database) -> Result<T, redb::Error> + Clone + Send + 'static,
@@ -285,8 +284,8 @@ impl Store {
         timeout(self.patience, self.read_or_reopen(work)).await.unwrap_or(Err(StoreError::Slow))
     }
 
-    /// After an I/O error, whoever met it, redb reads nothing more until the writer has opened the file anew:
-    /// it is told to, and the read is done once more.
+    /// After an I/O error, whoever met it, redb reads nothing more until the file was opened anew: that is asked
+    /// for, and the read is done once more.
     async fn read_or_reopen<T: Send + 'static>(
         &self,
         work: impl Fn(&Database) -> Result<T, redb::Error> + Clone + Send + 'static,
@@ -308,20 +307,149 @@ impl Store {
         work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<Result<T, redb::Error>, StoreError> {
         let shared = Arc::clone(&self.shared);
+        let read = move || {
+            let guard = shared.database.read().unwrap_or_else(PoisonError::into_inner);
+            guard.as_ref().map(work).map_err(|why| StoreError::Unavailable(why.clone()))
+        };
+        self.off_thread(read).await?
+    }
+
+    /// Does what may wait for the disk, within its time.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        timeout(self.patience, self.off_thread(work)).await.unwrap_or(Err(StoreError::Slow))
+    }
+
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
         // Never closed.
         let permit = Arc::clone(&self.reads).acquire_owned().await;
         let joined = spawn_blocking(move || {
             let _permit = permit;
-            let guard = shared.database.read().unwrap_or_else(PoisonError::into_inner);
-            guard.as_ref().map(work).map_err(|why| StoreError::Unavailable(why.clone()))
+            work()
         })
         .await;
-        joined.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+        joined.map_err(|error| StoreError::Unavailable(error.to_string()))
     }
 }
 
 impl Shared {
+    fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
+        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn report(&self, unreadable: &Unreadable) {
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).report(unreadable);
+    }
+
+    /// Shows a group that is on disk to everybody. Returns whether a segment may be free now.
+    fn publish(&self, start: Place, bytes: usize, draft: &mut Draft) -> bool {
+        let state = {
+            let mut overlay = self.overlay.write().unwrap_or_else(PoisonError::into_inner);
+            let mut ledger = self.ledger();
+            let needed = ledger.first_waiting();
+            for (offset, effect) in draft.effects.drain(..) {
+                let place = Place { offset: start.offset + offset, ..start };
+                take_effect(&mut overlay, &mut ledger, place, effect);
+            }
+            overlay.active.bytes += bytes;
+            ledger.remember(draft.events.drain(..));
+            (ledger.state(), ledger.first_waiting() > needed)
+        };
+        let (outbox, is_free) = state;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.outbox.send_if_modified(|state| std::mem::replace(state, outbox) != outbox);
+        is_free
+    }
+
+    /// What the active generation has goes into the database from now on.
+    fn freeze(&self, meta: schema::Meta) {
+        let mut overlay = self.overlay.write().unwrap_or_else(PoisonError::into_inner);
+        let generation = std::mem::take(&mut overlay.active);
+        overlay.frozen = Some(Arc::new(Frozen { generation, meta }));
+    }
+
+    /// The database has the frozen generation.
+    fn applied(&self, position: Position) {
+        let frozen = {
+            let mut overlay = self.overlay.write().unwrap_or_else(PoisonError::into_inner);
+            overlay.frozen.take()
+        };
+        // Thousands of tasks: not under the lock.
+        drop(frozen);
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = position;
+        self.more_applied.notify_all();
+    }
+
+    fn applied_position(&self) -> Position {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the database has more of the log, or after that time.
+    fn wait_for_applied(&self, most: Duration) {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.more_applied.wait_timeout(applied, most));
+    }
+
+    fn take_lazy(&self) -> Vec<LazyDelivery> {
+        std::mem::take(&mut *self.lazy.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn identity(&self) -> Option<FileIdentity> {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_identity(&self, identity: Option<FileIdentity>) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_failure(&self) -> Option<WriteFailure> {
+        self.failures().current().cloned()
+    }
+
+    fn failing(&self, part: Part, path: &Path, why: String) {
+        self.failures().begin(part, path, why);
+    }
+
+    fn still_failing(&self, path: &Path) {
+        self.failures().renew(path);
+    }
+
+    fn works(&self, part: Part, path: &Path) {
+        self.failures().end(part, path);
+    }
+}
+
+/// What a frame changes in memory: the same after a start as when it was made.
+fn take_effect(overlay: &mut Overlay, ledger: &mut Ledger, place: Place, effect: Effect) {
+    match effect {
+        Effect::Nothing => {}
+        Effect::Change { task, is_stored, answer, first_event, events } => {
+            if is_stored {
+                overlay.active.put_task(&task);
+            }
+            if let Some((key, answer)) = answer {
+                overlay.active.answers.insert(key, answer);
+            }
+            ledger.add(place, first_event, events);
+        }
+        Effect::Delivered(delivered) => ledger.deliver(&delivered),
+        Effect::PublishTo(topic) => ledger.publish_to(topic),
+        Effect::Moved(seq) => {
+            overlay.active.moved.push(seq);
+            ledger.add(place, seq, 1);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Reads the outbox in order and fills the window of each partition.
 //!
-//! The outbox is one queue by sequence number. For each partition the dispatcher knows up to where its events
+//! The outbox is one queue by sequence number, of which the last events are in memory. For each partition the dispatcher knows up to where its events
 //! are in its window ([`Lanes::next`]). It reads on from the lowest such place among the partitions that
 //! have room, for all of them at once. So a partition that is down, once its window is full, is not read for
 //! and holds up nobody, and where several have fallen behind together, the outbox is read once for all.
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use task_events::backoff::Backoff;
-use task_events::kafka::{Kafka, Position, TopicInfo, partition_for_key};
+use task_events::kafka::{Kafka, Position, TopicInfo};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -26,7 +26,7 @@ use super::lane::Lane;
 use super::pace::Pace;
 use super::report::Report;
 use super::window::Window;
-use crate::store::{PublishedTopic, Store};
+use crate::store::{PublishedTopic, Store, partition_of};
 
 /// Events of all partitions in memory, about; each partition has [`WINDOW`] at most and [`MIN_WINDOW`] at
 /// least.
@@ -101,8 +101,8 @@ impl Dispatcher {
     async fn first_plan(&self) -> Result<Plan, RelayError> {
         let info = self.kafka.topic(&self.topic).await?;
         let now = published(&info);
-        let known = self.store.published_topic().await?;
-        let rows = self.store.positions().await?;
+        let known = self.store.published_topic();
+        let rows = self.store.positions();
         let topic = match known {
             Some(known) if now.is_another_than(&known) => return self.another_topic(&known, &info).await,
             Some(known) => PublishedTopic { topic_id: info.id, ..known },
@@ -145,7 +145,7 @@ impl Dispatcher {
                 producer: self.kafka.producer(&self.topic, number).only_to(topic_id),
                 window: Arc::clone(&window),
                 report: Arc::clone(&self.report),
-                topic_id,
+                topic: plan.topic,
                 position: plan.positions.get(&number).copied(),
                 noted: None,
                 pace: Pace::default(),
@@ -224,7 +224,7 @@ impl Dispatcher {
                 if let (Some(window), Some(next), Some(taken)) =
                     (lanes.windows.get(number), lanes.next.get_mut(number), taken.get_mut(number))
                 {
-                    window.push(Arc::new(entry));
+                    window.push(entry);
                     *next = seq + 1;
                     *taken += 1;
                 }
@@ -296,7 +296,7 @@ impl Dispatcher {
             topic.partitions,
             plan.topic.partitions
         );
-        let rows = self.store.positions().await?;
+        let rows = self.store.positions();
         Ok(Plan { topic, positions: positions(rows, info), in_doubt: false })
     }
 }
@@ -329,9 +329,7 @@ async fn watch_topic(
 
 /// The partition of a task's events, as an index.
 fn index_of(task: Uuid, partitions: i32) -> usize {
-    let mut key = [0; uuid::fmt::Hyphenated::LENGTH];
-    let key = task.hyphenated().encode_lower(&mut key);
-    usize::try_from(partition_for_key(key.as_bytes(), partitions)).unwrap_or(0)
+    usize::try_from(partition_of(task, partitions)).unwrap_or(0)
 }
 
 fn change(known: &PublishedTopic, info: &TopicInfo) -> Option<Change> {

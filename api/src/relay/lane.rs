@@ -1,7 +1,8 @@
 //! One partition's way from its window to the topic: one request in flight, in order.
 //!
 //! While a request is in flight, it is put on disk that the events of the one before have left the outbox
-//! ([`Mark`]). Where that fails, they are in doubt again, and found in the topic.
+//! ([`Mark`]): with the next changes, or when that is waited for. Where it fails, they are in doubt again, and found
+//! in the topic.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -23,7 +24,7 @@ use super::pace::{FULL_REQUEST_BYTES, Pace};
 use super::reconcile::{Reconcile, not_replicated};
 use super::report::Report;
 use super::window::{Window, request_size};
-use crate::store::{Delivered, OutboxEntry, Store, StoreError};
+use crate::store::{Delivered, OutboxEntry, PublishedTopic, Store, StoreError};
 
 /// How long an acknowledgement by all in-sync replicas may take: longer than the 30 s after which a leader
 /// gives up waiting for them and says so.
@@ -42,7 +43,8 @@ pub(super) struct Lane {
     pub(super) producer: Producer,
     pub(super) window: Arc<Window>,
     pub(super) report: Arc<Report>,
-    pub(super) topic_id: Option<Uuid>,
+    /// To which, and by how many partitions, events are sent.
+    pub(super) topic: PublishedTopic,
     /// After the last event that is known to be in the partition. `None`: nothing was ever sent there.
     pub(super) position: Option<Position>,
     /// When the position was last known to be that far.
@@ -70,6 +72,7 @@ impl Lane {
         let mut mark = Mark::default();
         let stopped = self.send_all(&mut mark, backoff).await;
         // Also where the next request failed.
+        mark.hurry(&self.store);
         let marked = mark.end().await;
         self.take_position(&mut mark);
         self.window.doubt_acknowledged();
@@ -80,6 +83,7 @@ impl Lane {
         let mut limit = BatchLimit::new();
         loop {
             while self.window.in_doubt() {
+                mark.hurry(&self.store);
                 mark.end().await?;
                 self.take_position(mark);
                 self.reconcile().await?;
@@ -94,6 +98,7 @@ impl Lane {
                 () = self.window.due(&self.pace, limit.bytes().min(FULL_REQUEST_BYTES)) => {}
             }
             if self.noted.is_none_or(|noted| noted.elapsed() >= MAX_POSITION_AGE) {
+                mark.hurry(&self.store);
                 mark.end().await?;
                 self.take_position(mark);
                 self.note_position().await?;
@@ -124,9 +129,19 @@ impl Lane {
     async fn note_position(&mut self) -> Result<(), RelayError> {
         let (topic, partition) = (self.producer.topic(), self.producer.partition());
         let offset = self.kafka.list_offset(topic, partition, OffsetAt::LogEnd).await?;
-        self.store.delivered(Delivered { seqs: Vec::new(), positions: vec![(partition, offset)] }).await?;
-        self.move_to(Position { topic_id: self.topic_id, ..Position::at(offset) });
+        self.store.delivered(self.delivered(Vec::new(), offset)).await?;
+        self.move_to(Position { topic_id: self.topic_id(), ..Position::at(offset) });
         Ok(())
+    }
+
+    /// That these events are in the topic, which goes on at that offset.
+    fn delivered(&self, seqs: Vec<u64>, offset: i64) -> Delivered {
+        let partition = self.producer.partition();
+        Delivered { topic: self.topic, partition, seqs, scattered: Vec::new(), position: Some(offset) }
+    }
+
+    fn topic_id(&self) -> Option<Uuid> {
+        Some(self.topic.topic_id).filter(|id| !id.is_nil())
     }
 
     fn move_to(&mut self, position: Position) {
@@ -143,12 +158,18 @@ impl Lane {
         if let Some(position) = self.position.filter(|_| !pending.is_empty()) {
             let reconcile = Reconcile { kafka: &self.kafka, topic, partition, pending: &pending };
             let found = reconcile.run(position, |why| self.report.lane_waits(partition, why)).await?;
-            let positions = vec![(partition, found.end.offset)];
-            let seqs: Vec<u64> = found.seqs.into_iter().collect();
-            self.store.delivered(Delivered { seqs: seqs.clone(), positions }).await?;
+            let mut seqs: Vec<u64> = found.seqs.iter().copied().collect();
+            seqs.sort_unstable();
+            // Those behind the first one that is missing are no sign that it was delivered.
+            let missing = pending.values().filter(|seq| !found.seqs.contains(seq)).min().copied();
+            let scattered = seqs.partition_point(|seq| missing.is_none_or(|missing| *seq < missing));
+            let scattered = seqs.split_off(scattered);
+            let removed = [seqs.as_slice(), scattered.as_slice()].concat();
+            let delivered = Delivered { scattered, ..self.delivered(seqs, found.end.offset) };
+            self.store.delivered(delivered).await?;
             self.move_to(found.end);
-            self.window.remove(&seqs);
-            if seqs.len() == pending.len() {
+            self.window.remove(&removed);
+            if removed.len() == pending.len() {
                 self.window.load_again();
                 return Ok(());
             }
@@ -184,10 +205,10 @@ impl Lane {
         self.report.lane_published(self.producer.partition());
         let position = self.acknowledged(&offsets, mark.reached.or(self.position)).await;
         marked?;
+        mark.hurry(&self.store);
         mark.end().await?;
         self.take_position(mark);
-        let seqs = entries.iter().map(|entry| entry.seq).collect();
-        let delivered = Delivered { seqs, positions: vec![(self.producer.partition(), position.offset)] };
+        let delivered = self.delivered(entries.iter().map(|entry| entry.seq).collect(), position.offset);
         mark.begin(&self.store, &self.window, delivered, position);
         Ok(())
     }
@@ -250,7 +271,7 @@ impl Lane {
         Position {
             offset: last + 1,
             leader_epoch: self.producer.leader_epoch().await,
-            topic_id: self.topic_id,
+            topic_id: self.topic_id(),
         }
     }
 }
@@ -274,11 +295,18 @@ impl Mark {
         let (store, window) = (store.clone(), Arc::clone(window));
         let on_disk = Box::pin(async move {
             let count = delivered.seqs.len();
-            store.delivered(delivered).await?;
+            store.delivered_with_others(delivered).await?;
             window.remove_acknowledged(count);
             Ok(())
         });
         self.running = Some(Running { on_disk, position });
+    }
+
+    /// It is waited for.
+    fn hurry(&self, store: &Store) {
+        if self.is_running() {
+            store.hurry();
+        }
     }
 
     fn is_running(&self) -> bool {

@@ -2,14 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
+
+use super::wal::files::SegmentError;
+use super::wal::recovery::LogError;
 
 /// Free space that the store wants before it takes changes again after a failure, in MiB: more than the
 /// largest batch takes. With less, a small attempt would succeed and the next batch fail, again and again.
 pub(super) const NEEDED_MIB: u64 = 16;
+/// How often it is logged that changes are still refused.
+const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// Unreadable values that are remembered, so that each is logged once.
 const MAX_REMEMBERED: usize = 1_000;
 
@@ -115,6 +122,78 @@ impl fmt::Display for WriteFailure {
     }
 }
 
+/// What can fail by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Log,
+    Database,
+}
+
+/// What cannot be written at present. Logged when it begins, now and then, and when it is over.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    parts: Vec<(Part, String, WriteFailure)>,
+    /// When it began, and when it was last logged.
+    times: Option<(Instant, Instant)>,
+}
+
+impl Failures {
+    /// Why changes are refused, while they are.
+    pub(super) fn current(&self) -> Option<&WriteFailure> {
+        self.parts.first().map(|(_, _, failure)| failure)
+    }
+
+    pub(super) fn begin(&mut self, part: Part, path: &Path, why: String) {
+        let failure = WriteFailure::new(&why, path);
+        if self.times.is_none() {
+            log::error!("the store cannot be written: {failure}");
+            self.times = Some((Instant::now(), Instant::now()));
+        }
+        self.parts.retain(|(other, ..)| *other != part);
+        self.parts.push((part, why, failure));
+    }
+
+    /// From now on the refusal tells the free space as it is now.
+    pub(super) fn renew(&mut self, path: &Path) {
+        for (_, why, failure) in &mut self.parts {
+            *failure = WriteFailure::new(why, path);
+        }
+        let Some((began, reminded)) = &mut self.times else { return };
+        if let Some((_, _, failure)) = self.parts.first()
+            && reminded.elapsed() >= REMIND_EVERY
+        {
+            log::warn!("the store cannot be written since {} s: {failure}", began.elapsed().as_secs());
+            *reminded = Instant::now();
+        }
+    }
+
+    pub(super) fn end(&mut self, part: Part, path: &Path) {
+        self.parts.retain(|(other, ..)| *other != part);
+        if self.parts.is_empty()
+            && let Some((began, _)) = self.times.take()
+        {
+            let free = free_mib(path).map_or(String::new(), |free| format!(", {free} MiB are free"));
+            log::info!("the store can be written again after {:.1} s{free}", began.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// Whether there is room for a batch beside the file. Asks by writing: quotas and limits count, too.
+pub(super) fn has_room(path: &Path) -> bool {
+    let scratch = path.with_extension("room");
+    let fill = || -> io::Result<()> {
+        let mut file = File::create(&scratch)?;
+        let chunk = vec![0; 1 << 20];
+        for _ in 0..NEEDED_MIB {
+            file.write_all(&chunk)?;
+        }
+        file.sync_data()
+    };
+    let filled = fill().is_ok();
+    let removed = fs::remove_file(&scratch).is_ok();
+    filled && removed
+}
+
 /// What to do about a file that cannot be opened.
 pub(super) fn remedy(error: &redb::Error) -> &'static str {
     match error {
@@ -123,7 +202,19 @@ pub(super) fn remedy(error: &redb::Error) -> &'static str {
         }
         redb::Error::DatabaseAlreadyOpen => "stop the process that has it open",
         _ => {
-            "it is damaged: restore the state folder from a backup, or move the file away to begin without tasks (what waited in its outbox is lost then)"
+            "it is damaged: restore the state folder from a backup, or move the file and its log (tasks.log-*) away to begin without tasks (what waited in its outbox is lost then)"
+        }
+    }
+}
+
+/// What to do about a log that cannot be used.
+pub(super) fn log_remedy(error: &LogError) -> &'static str {
+    match error {
+        LogError::Segment(SegmentError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            "check that the folder can be read and written and has room"
+        }
+        _ => {
+            "restore the state folder from a backup, as a whole; or move all of the log (tasks.log-*) away to go on without what only the log has: the last changes before the stop, and the events that wait"
         }
     }
 }

@@ -4,6 +4,7 @@
 //! its ids, so that nothing behind such an entry is lost.
 
 use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase};
 use tokio::time::timeout;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::failure::{StoreError, Unreadable};
+use super::overlay::Snapshot;
 use super::schema::{self, BY_OWNER, BY_STATUS, TASKS};
 use crate::task::{Task, TaskStatus};
 
@@ -42,6 +44,11 @@ pub struct Page {
 impl Store {
     /// One task.
     pub async fn task(&self, id: Uuid) -> Result<Option<Task>, StoreError> {
+        // In this order: what leaves the overlay is in the database by then.
+        let in_log = self.shared.overlay().task(id.as_bytes());
+        if let Some(task) = in_log {
+            return Ok(Some(Task::clone(&task)));
+        }
         let found = self
             .read(move |database| {
                 let read = database.begin_read()?;
@@ -57,7 +64,14 @@ impl Store {
         let page = async {
             // Never closed.
             let _turn = self.pages.acquire().await;
-            self.read_or_reopen(move |database| list(database, &filter, after, limit)).await
+            let shared = Arc::clone(&self.shared);
+            let read = move |database: &Database| {
+                // One more than asked for tells whether there is a next page.
+                let most = limit.saturating_add(1);
+                let in_log = shared.overlay().snapshot(after, most, |task| filter.fits(task));
+                list(database, &in_log, &filter, after, limit)
+            };
+            self.read_or_reopen(read).await
         };
         let (page, left_out) = timeout(self.patience, page).await.unwrap_or(Err(StoreError::Slow))?;
         for unreadable in &left_out {
@@ -70,6 +84,7 @@ impl Store {
 /// By way of the narrowest index, so that no more is read than is answered. With what was left out.
 fn list(
     database: &Database,
+    in_log: &Snapshot,
     filter: &Filter,
     after: Option<Uuid>,
     limit: usize,
@@ -77,19 +92,23 @@ fn list(
     let read = database.begin_read()?;
     let tasks = read.open_table(TASKS)?;
     let first = after.map_or([0; 16], Uuid::into_bytes);
-    let is_new = |id: &[u8; 16]| after.is_none_or(|after| *id > after.into_bytes());
+    let is_new = |id: &[u8; 16]| after.is_none_or(|after| *id > after.into_bytes()) && !in_log.has(id);
     let last = [0xff; 16];
-    // One more than asked for tells whether there is a next page.
     let most = limit.saturating_add(1);
 
     let mut found = Vec::new();
     match (filter.owner_id, filter.status) {
         (None, None) => {
             let from = after.map_or(Unbounded, |after| Excluded(after.into_bytes()));
-            for entry in tasks.range::<[u8; 16]>((from, Included(last)))?.take(most) {
+            for entry in tasks.range::<[u8; 16]>((from, Included(last)))? {
+                if found.len() >= most {
+                    break;
+                }
                 let (id, task) = entry?;
-                let id = Uuid::from_bytes(id.value());
-                found.push((id, Some(schema::read_task(id, task.value()))));
+                if !in_log.has(&id.value()) {
+                    let id = Uuid::from_bytes(id.value());
+                    found.push((id, Some(schema::read_task(id, task.value()))));
+                }
             }
         }
         (None, Some(status)) => {
@@ -113,6 +132,9 @@ fn list(
             found.extend(ids.into_iter().map(|id| (Uuid::from_bytes(id), None)));
         }
     }
+    let in_log = in_log.tasks.iter().map(|(id, task)| (Uuid::from_bytes(*id), Some(Ok(Task::clone(task)))));
+    found.extend(in_log);
+    found.sort_unstable_by_key(|(id, _)| *id);
     let has_next = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| has_next).map(|(id, _)| *id);

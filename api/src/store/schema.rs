@@ -1,7 +1,7 @@
-//! The tables of the store's file, and opening it.
+//! The tables of the database, and opening it.
 
-use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
@@ -12,8 +12,11 @@ use serde_json::value::RawValue;
 use task_events::disk::{self, Disk};
 use uuid::Uuid;
 
+use super::OutboxEntry;
 use super::failure::Unreadable;
-use super::{OutboxEntry, OutboxState};
+use super::operation::{Bytes, EventBytes, read_task as read_binary_task, write_bytes, write_task};
+use super::outbox::Stored;
+use super::wal::Position;
 use crate::task::Task;
 
 /// Memory that redb may use for pages, in bytes. Half of it takes what a transaction changes; four times as
@@ -27,21 +30,38 @@ pub(super) const BY_STATUS: TableDefinition<(u8, [u8; 16]), ()> = TableDefinitio
 /// (owner, status, task id)
 pub(super) const BY_OWNER: TableDefinition<([u8; 16], u8, [u8; 16]), ()> =
     TableDefinition::new("tasks_by_owner");
-/// Sequence number → [`OutboxValue`] as JSON.
-pub(super) const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
-/// Partition → the offset behind the last event that is known to stand in it.
-pub(super) const POSITIONS: TableDefinition<i32, i64> = TableDefinition::new("positions");
-/// [`PublishedTopic`]: topic id, partitions.
-pub(super) const PUBLISHED_TOPIC: TableDefinition<(), (u128, i32)> = TableDefinition::new("published_topic");
-/// The last sequence number that was given. It outlives the outbox's entries.
-pub(super) const LAST_SEQ: TableDefinition<(), u64> = TableDefinition::new("last_seq");
-/// Idempotency key → [`StoredAnswer`] as JSON.
+/// Idempotency key → [`Answer`]; as JSON where a former version wrote it.
 pub(super) const ANSWERS: TableDefinition<&str, &[u8]> = TableDefinition::new("answers");
 /// (when it expires in milliseconds since 1970, idempotency key)
 pub(super) const ANSWERS_BY_EXPIRY: TableDefinition<(u64, &str), ()> =
     TableDefinition::new("answers_by_expiry");
+/// [`Meta`] as JSON. The name is that of a table of former versions, with other types: a program that does not
+/// know the log refuses the file, rather than to go on without it.
+pub(super) const META: TableDefinition<(), &[u8]> = TableDefinition::new("published_topic");
 
-/// An event as it waits.
+/// What former versions had in place of the log. Sequence number → [`OutboxValue`] as JSON.
+pub(super) const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
+const FORMER_POSITIONS: TableDefinition<i32, i64> = TableDefinition::new("positions");
+const FORMER_TOPIC: TableDefinition<(), (u128, i32)> = TableDefinition::new("published_topic");
+const FORMER_LAST_SEQ: TableDefinition<(), u64> = TableDefinition::new("last_seq");
+
+/// The format of [`Meta`] and of the log.
+const FORMAT: u32 = 1;
+/// Begins the value of an answer that is not JSON.
+const ANSWER_FORMAT: u8 = 1;
+
+/// What belongs to the changes that the database has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Meta {
+    format: u32,
+    /// Tells segments of this store apart from those of others.
+    pub(super) store: Uuid,
+    /// Up to where the database has the log.
+    pub(super) applied: Position,
+    pub(super) outbox: Stored,
+}
+
+/// An event as it waited in the table of a former version.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct OutboxValue {
     pub(super) event: Box<RawValue>,
@@ -51,18 +71,12 @@ pub(super) struct OutboxValue {
 
 /// The topic that the positions are about, and by how many partitions its events are spread. Another count
 /// is used only after all that was sent by this one has been acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedTopic {
     /// Its id, by which a topic that was created again is told apart; nil where the broker has none.
     pub topic_id: Uuid,
     /// How many partitions are used.
     pub partitions: i32,
-}
-
-impl From<(u128, i32)> for PublishedTopic {
-    fn from((topic_id, partitions): (u128, i32)) -> Self {
-        Self { topic_id: Uuid::from_u128(topic_id), partitions }
-    }
 }
 
 impl PublishedTopic {
@@ -72,67 +86,141 @@ impl PublishedTopic {
         let have_ids = !self.topic_id.is_nil() && !before.topic_id.is_nil();
         (have_ids && self.topic_id != before.topic_id) || self.partitions < before.partitions
     }
-
-    pub(super) fn into_value(self) -> (u128, i32) {
-        (self.topic_id.as_u128(), self.partitions)
-    }
 }
 
 /// What was answered under an idempotency key.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct StoredAnswer {
-    pub(super) fingerprint: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) fingerprint: Box<[u8]>,
     pub(super) expires_ms: u64,
-    pub(super) task: Task,
+    /// As it was then.
+    pub(super) task: Arc<Task>,
 }
 
-/// Events that Kafka has, to be taken out of the outbox.
+/// An answer as former versions stored it.
+#[derive(Deserialize)]
+struct FormerAnswer {
+    fingerprint: String,
+    expires_ms: u64,
+    task: Task,
+}
+
+/// A fingerprint as it is stored: a hexadecimal one in half the bytes.
+pub(super) fn fingerprint(text: &str) -> Box<[u8]> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
+    match bytes.collect::<Option<Box<[u8]>>>() {
+        Some(bytes) if rest.is_empty() && bytes.len() == 32 => bytes,
+        _ => text.as_bytes().into(),
+    }
+}
+
+/// Events that Kafka has, to be taken out of the outbox: of one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delivered {
-    /// Their sequence numbers.
+    /// The topic, and the partition count by which the events were sent. What is reported of another than the
+    /// present one does not count.
+    pub topic: PublishedTopic,
+    /// The partition.
+    pub partition: i32,
+    /// Their sequence numbers, rising. All of the partition's up to the last of these are delivered.
     pub seqs: Vec<u64>,
-    /// For each partition concerned: the offset behind the last of them.
-    pub positions: Vec<(i32, i64)>,
+    /// More of them, rising, behind one that still waits.
+    pub scattered: Vec<u64>,
+    /// The offset behind the last of them, where that moves.
+    pub position: Option<i64>,
 }
 
-/// Opens the file, or makes it with all its tables.
-pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<(Database, OutboxState), redb::Error> {
-    let database = disk::open_or_create(disk, path, Database::builder().set_cache_size(CACHE))?;
-    if database.begin_read()?.open_table(PUBLISHED_TOPIC).is_err() {
-        let write = begin(&database)?;
-        write.open_table(TASKS)?;
-        write.open_table(BY_STATUS)?;
-        write.open_table(BY_OWNER)?;
-        write.open_table(OUTBOX)?;
-        write.open_table(POSITIONS)?;
-        write.open_table(PUBLISHED_TOPIC)?;
-        write.open_table(LAST_SEQ)?;
-        write.open_table(ANSWERS)?;
-        write.open_table(ANSWERS_BY_EXPIRY)?;
-        write.commit()?;
+impl Meta {
+    fn new(outbox: Stored) -> Self {
+        Self { format: FORMAT, store: Uuid::new_v4(), applied: Position::default(), outbox }
     }
-    let outbox = outbox_state(&database)?;
-    Ok((database, outbox))
+
+    pub(super) fn at(&self, applied: Position, outbox: Stored) -> Self {
+        Self { format: FORMAT, store: self.store, applied, outbox }
+    }
+}
+
+/// Opens the file, or makes it with all its tables; brings one of a former version up to date.
+pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<(Database, Meta), redb::Error> {
+    let database = disk::open_or_create(disk, path, Database::builder().set_cache_size(CACHE))?;
+    if let Some(meta) = read_meta(&database)? {
+        return Ok((database, meta));
+    }
+    let write = begin(&database)?;
+    write.open_table(TASKS)?;
+    write.open_table(BY_STATUS)?;
+    write.open_table(BY_OWNER)?;
+    write.open_table(ANSWERS)?;
+    write.open_table(ANSWERS_BY_EXPIRY)?;
+    write.open_table(OUTBOX)?;
+    let outbox = take_former(&write)?;
+    let meta = Meta::new(outbox);
+    write_meta(&write, &meta)?;
+    write.commit()?;
+    Ok((database, meta))
+}
+
+/// What a former version stored beside the tasks, which is in [`Meta`] from now on.
+fn take_former(write: &WriteTransaction) -> Result<Stored, redb::Error> {
+    let mut outbox = Stored::default();
+    for (partition, offset) in write.open_table(FORMER_POSITIONS)?.range::<i32>(..)?.flatten() {
+        outbox.positions.insert(partition.value(), offset.value());
+    }
+    if let Some(topic) = write.open_table(FORMER_TOPIC)?.get(())? {
+        let (topic_id, partitions) = topic.value();
+        outbox.publish_to(PublishedTopic { topic_id: Uuid::from_u128(topic_id), partitions });
+    }
+    if let Some(seq) = write.open_table(FORMER_LAST_SEQ)?.get(())? {
+        outbox.last_seq = seq.value();
+    }
+    write.delete_table(FORMER_POSITIONS)?;
+    write.delete_table(FORMER_TOPIC)?;
+    write.delete_table(FORMER_LAST_SEQ)?;
+    Ok(outbox)
+}
+
+fn read_meta(database: &Database) -> Result<Option<Meta>, redb::Error> {
+    let read = database.begin_read()?;
+    let table = match read.open_table(META) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_) | redb::TableError::TableTypeMismatch { .. }) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let Some(stored) = table.get(())? else { return Ok(None) };
+    let damaged = |why: String| redb::Error::Corrupted(why);
+    let meta: Meta = serde_json::from_slice(stored.value())
+        .map_err(|error| damaged(format!("its position in the log cannot be read: {error}")))?;
+    if meta.format > FORMAT {
+        let format = meta.format;
+        return Err(damaged(format!(
+            "it has format {format}, and this program knows {FORMAT}: start a newer one"
+        )));
+    }
+    Ok(Some(meta))
+}
+
+pub(super) fn write_meta(write: &WriteTransaction, meta: &Meta) -> Result<(), redb::Error> {
+    let json = to_json(meta)?;
+    write.open_table(META)?.insert((), json.as_slice())?;
+    Ok(())
 }
 
 /// Opens the file, which must be there: an empty one in its place would be a loss that nobody sees.
-pub(super) fn reopen(disk: &dyn Disk, path: &Path) -> Result<(Database, OutboxState), redb::Error> {
+pub(super) fn reopen(disk: &dyn Disk, path: &Path) -> Result<(Database, Meta), redb::Error> {
     let database = disk.open(path, Database::builder().set_cache_size(CACHE))?;
-    let outbox = outbox_state(&database)?;
-    Ok((database, outbox))
-}
-
-fn outbox_state(database: &Database) -> Result<OutboxState, redb::Error> {
-    let read = database.begin_read()?;
-    let last_seq = read.open_table(LAST_SEQ)?.get(())?.map_or(0, |seq| seq.value());
-    let waiting = read.open_table(OUTBOX)?.len()?;
-    Ok(OutboxState { last_seq, waiting })
+    let meta =
+        read_meta(&database)?.ok_or_else(|| redb::Error::Corrupted("it has no position".to_owned()))?;
+    Ok((database, meta))
 }
 
 /// Commits a transaction that changes nothing.
 pub(super) fn touch(database: &Database) -> Result<(), redb::Error> {
     let write = begin(database)?;
-    write.open_table(POSITIONS)?;
+    write.open_table(TASKS)?;
     Ok(write.commit()?)
 }
 
@@ -150,20 +238,53 @@ pub(super) fn last_task(database: &Database) -> Result<Option<[u8; 16]>, redb::E
     Ok(tasks.last()?.map(|(id, _)| id.value()))
 }
 
+/// How many events of a former version's table are not in the log yet.
+pub(super) fn former_events(database: &Database) -> Result<u64, redb::Error> {
+    Ok(database.begin_read()?.open_table(OUTBOX)?.len()?)
+}
+
 pub(super) fn read_task(id: Uuid, json: &[u8]) -> Result<Task, Unreadable> {
     decode(|| format!("task {id}"), json)
 }
 
-pub(super) fn read_outbox(seq: u64, json: &[u8]) -> Result<OutboxEntry, Unreadable> {
-    let what = || format!("event {seq} of the outbox");
-    let value: OutboxValue = decode(what, json)?;
-    let json = value.event.get().as_bytes().to_vec();
-    let event = decode(what, &json)?;
-    Ok(OutboxEntry { seq, event, json, traceparent: value.traceparent })
+/// An event of a former version's table: itself as JSON, and its trace context.
+pub(super) fn read_former_event(seq: u64, json: &[u8]) -> Result<OutboxEntry, Unreadable> {
+    let value: OutboxValue = decode(|| event_name(seq), json)?;
+    let event = EventBytes { json: value.event.get().as_bytes(), traceparent: value.traceparent.as_deref() };
+    read_event(seq, event)
 }
 
-pub(super) fn read_answer(key: &str, json: &[u8]) -> Result<StoredAnswer, Unreadable> {
-    decode(|| format!("the answer under the Idempotency-Key {key:?}"), json)
+pub(super) fn read_event(seq: u64, event: EventBytes<'_>) -> Result<OutboxEntry, Unreadable> {
+    let EventBytes { json, traceparent } = event;
+    let event = decode(|| event_name(seq), json)?;
+    Ok(OutboxEntry { seq, event, json: json.to_vec(), traceparent: traceparent.map(str::to_owned) })
+}
+
+fn event_name(seq: u64) -> String {
+    format!("event {seq} of the outbox")
+}
+
+pub(super) fn answer_value(answer: &Answer) -> Vec<u8> {
+    let mut value = vec![ANSWER_FORMAT];
+    write_bytes(&mut value, &answer.fingerprint);
+    value.extend(answer.expires_ms.to_le_bytes());
+    write_task(&mut value, &answer.task);
+    value
+}
+
+pub(super) fn read_answer(key: &str, value: &[u8]) -> Result<Answer, Unreadable> {
+    let what = || format!("the answer under the Idempotency-Key {key:?}");
+    if value.first() != Some(&ANSWER_FORMAT) {
+        let FormerAnswer { fingerprint: text, expires_ms, task } = decode(what, value)?;
+        return Ok(Answer { fingerprint: fingerprint(&text), expires_ms, task: Arc::new(task) });
+    }
+    let read = || {
+        let mut bytes = Bytes(value.get(1..)?);
+        let (fingerprint, expires_ms) = (bytes.bytes()?.into(), bytes.u64()?);
+        let task = Arc::new(read_binary_task(&mut bytes)?);
+        bytes.0.is_empty().then_some(Answer { fingerprint, expires_ms, task })
+    };
+    read().ok_or_else(|| Unreadable::new(what(), "it is cut short, or was written by a newer program"))
 }
 
 /// What this program wrote it can read; if not, the value is damaged.
@@ -172,5 +293,5 @@ fn decode<T: DeserializeOwned>(what: impl FnOnce() -> String, json: &[u8]) -> Re
 }
 
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, redb::Error> {
-    serde_json::to_vec(value).map_err(|error| redb::Error::Io(io::Error::other(error)))
+    serde_json::to_vec(value).map_err(|error| redb::Error::Io(std::io::Error::other(error)))
 }

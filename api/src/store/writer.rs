@@ -1,84 +1,130 @@
-//! The one thread that writes: takes what waits as one transaction, so that many requests share an fsync.
+//! The one thread that makes changes: takes what waits as one group, so that many requests share an fdatasync.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use task_events::disk::{Disk, FileIdentity};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::reply::Group;
 
-use super::apply::{ChangeError, Tables, TaskIds};
-use super::failure::{NEEDED_MIB, free_mib};
-use super::{Job, MutateResult, OutboxState, Outcome, Shared, StoreError, Unreadable, WriteFailure, schema};
+use super::applier::{RETRY_EVERY, Work};
+use super::apply::{ChangeError, Draft, TaskIds, View};
+use super::failure::{Part, has_room};
+use super::wal::appender::Appender;
+use super::wal::{Limits, Position};
+use super::{Job, LazyDelivery, MutateResult, Outcome, Shared, StoreError, Unreadable, WriteFailure, schema};
 
-/// Jobs in one transaction, at most.
+/// Jobs that are taken from the queue at once.
 const BATCH: usize = 1_024;
-/// Time between two attempts to write again after a failure.
-const RETRY_EVERY: Duration = Duration::from_millis(250);
-/// How often it is logged that changes are still refused.
-const REMIND_EVERY: Duration = Duration::from_secs(60);
 
-/// What became of a change whose transaction was committed.
+/// What became of a change whose group is on disk.
 type MutationResult = Result<Outcome, Unreadable>;
+
+/// Why a group was not made.
+#[derive(Debug, thiserror::Error)]
+enum GroupError {
+    #[error(transparent)]
+    Log(#[from] io::Error),
+    #[error(transparent)]
+    Database(#[from] redb::Error),
+}
 
 pub(super) struct Writer {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     shared: Arc<Shared>,
-    /// The file that is open; `None` where the disk did not say.
-    file: Option<FileIdentity>,
+    appender: Appender,
+    limits: Limits,
+    /// Behind the last frame that was published.
+    position: Position,
+    /// Up to where the last generation goes.
+    frozen: Position,
+    /// For the next generation's position.
+    meta: schema::Meta,
+    draft: Draft,
+    /// The segment that is written to, and what its file is; `None` where the disk did not say.
+    segment: Option<(u64, Option<FileIdentity>)>,
+    /// The segment after which the next one was asked for.
+    prepared_after: Option<u64>,
+    work: Sender<Work>,
+    applier: JoinHandle<()>,
 }
 
 impl Writer {
-    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, shared: Arc<Shared>) -> Self {
-        let file = disk.identity(&path).ok();
-        Self { disk, path, shared, file }
-    }
-
-    /// Runs until all senders are gone and all jobs are done.
-    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut ids = self.task_ids();
-        let mut batch = Vec::with_capacity(BATCH);
-        while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-            self.set_writing_since(Some(Instant::now()));
-            self.refuse_if_misplaced(&mut batch);
-            let committed = self.commit(&batch, &ids);
-            self.set_writing_since(None);
-            match committed {
-                Ok(outcomes) => {
-                    let mut replies = Group::default();
-                    for (job, outcome) in batch.drain(..).zip(outcomes) {
-                        if let Some(Err(unreadable)) = &outcome {
-                            self.shared.report(unreadable);
-                        }
-                        job.finish(outcome, &mut replies);
-                    }
-                }
-                Err(error) => {
-                    self.recover(&mut jobs, &mut batch, &error);
-                    ids = self.task_ids();
-                }
-            }
+    #[expect(clippy::too_many_arguments, reason = "it is made in one place")]
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        shared: Arc<Shared>,
+        appender: Appender,
+        position: Position,
+        meta: schema::Meta,
+        work: Sender<Work>,
+        applier: JoinHandle<()>,
+    ) -> Self {
+        let limits = shared.limits;
+        let draft = Draft::default();
+        let frozen = meta.applied;
+        let (segment, prepared_after) = (None, None);
+        Self {
+            disk,
+            path,
+            shared,
+            appender,
+            limits,
+            position,
+            frozen,
+            meta,
+            draft,
+            segment,
+            prepared_after,
+            work,
+            applier,
         }
     }
 
-    /// Takes the changes out of the batch while the file is not in its place. What was delivered to Kafka is
-    /// still noted in it: the events in it are not lost, too.
-    fn refuse_if_misplaced(&self, batch: &mut Vec<Job>) {
+    /// Runs until all senders are gone and all jobs are done. What is in the log then is put into the database.
+    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut ids = self.task_ids();
+        let mut batch = Vec::with_capacity(BATCH);
+        self.prepare();
+        while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
+            self.set_writing_since(Some(Instant::now()));
+            self.refuse_if_misplaced(&mut batch);
+            self.check_database(&mut batch);
+            let mut rest = std::mem::take(&mut batch).into_iter();
+            // With the first group, not in one of their own behind it.
+            let mut lazy = self.shared.take_lazy();
+            while !lazy.is_empty() || rest.len() > 0 {
+                self.wait_for_database(&mut rest);
+                let mut group = Vec::new();
+                match self.make(&mut rest, &mut lazy, &mut group, &ids) {
+                    Ok(outcomes) => self.answer(group, outcomes, lazy),
+                    Err(error) => {
+                        self.recover(&mut jobs, group.into_iter().chain(rest.by_ref()), lazy, &error);
+                        ids = self.task_ids();
+                    }
+                }
+                lazy = Vec::new();
+            }
+            self.set_writing_since(None);
+            batch = Vec::with_capacity(BATCH);
+        }
+        self.close();
+    }
+
+    /// Takes the changes out of the batch while the files are not in their place. What was delivered to Kafka is
+    /// still noted in them: the events in them are not lost, too.
+    fn refuse_if_misplaced(&mut self, batch: &mut Vec<Job>) {
         self.shared.is_looked_for.store(false, Ordering::Relaxed);
-        let is_in_place = match self.disk.identity(&self.path) {
-            Ok(file) => self.file.is_none_or(|own| own == file),
-            // What the disk does not say, the transaction shows.
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-        };
-        let failure = (!is_in_place).then(|| WriteFailure::misplaced(&self.path));
+        let failure = self.misplaced();
         let before = {
             let mut misplaced = self.shared.misplaced.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *misplaced, failure.clone())
@@ -97,114 +143,240 @@ impl Writer {
         batch.retain(|job| !matches!(job, Job::Look));
     }
 
-    /// One transaction, on disk when this returns: an outcome for each job that asks for one.
-    fn commit(&self, batch: &[Job], ids: &TaskIds) -> Result<Vec<Option<MutationResult>>, redb::Error> {
-        if batch.is_empty() {
-            return Ok(Vec::new());
+    fn misplaced(&mut self) -> Option<WriteFailure> {
+        let is_in_place = |own: Option<FileIdentity>, found: io::Result<FileIdentity>| match found {
+            Ok(file) => own.is_none_or(|own| own == file),
+            // What the disk does not say, the next write shows.
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        if !is_in_place(self.shared.identity(), self.disk.identity(&self.path)) {
+            return Some(WriteFailure::misplaced(&self.path));
         }
-        let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = guard.as_ref().map_err(|why| redb::Error::Corrupted(why.clone()))?;
-        let write = schema::begin(database)?;
-        let mut tables = Tables::open(&write, *self.shared.outbox.borrow())?;
-        let mut outcomes = Vec::with_capacity(batch.len());
-        for job in batch {
-            outcomes.push(match job {
-                Job::Mutate(mutation, _) => match tables.mutate(mutation, ids, now()) {
-                    Ok(outcome) => Some(Ok(outcome)),
-                    Err(ChangeError::Unreadable(unreadable)) => Some(Err(unreadable)),
-                    Err(ChangeError::Transaction(error)) => return Err(error),
-                },
-                Job::Delivered(delivered, _) => {
-                    tables.delivered(delivered)?;
-                    None
-                }
-                Job::PublishTo(topic, _) => {
-                    tables.publish_to(*topic)?;
-                    None
-                }
-                Job::Check(_) | Job::Look => None,
-            });
+        let number = self.appender.segment()?;
+        let found = self.shared.files.identity(number);
+        let own = match self.segment {
+            Some((known, own)) if known == number => own,
+            _ => {
+                let own = found.as_ref().ok().copied();
+                self.segment = Some((number, own));
+                own
+            }
+        };
+        (!is_in_place(own, found)).then(|| WriteFailure::misplaced(&self.shared.files.path(number)))
+    }
+
+    /// Has the database looked at for those who met an I/O error in it.
+    fn check_database(&self, batch: &mut Vec<Job>) {
+        for job in batch.extract_if(.., |job| matches!(job, Job::Check(_))) {
+            let (reply, checked) = oneshot::channel();
+            if self.work.send(Work::Check(reply)).is_ok() {
+                let _ = checked.blocking_recv();
+            }
+            if let Job::Check(reply) = job {
+                let _ = reply.send(Ok(()));
+            }
         }
-        let outbox = tables.finish()?;
-        write.commit()?;
-        self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        self.publish(outbox);
+    }
+
+    /// Waits while the database has fallen too far behind, and refuses what comes while it cannot be written.
+    fn wait_for_database(&self, rest: &mut impl Iterator<Item = Job>) {
+        while self.shared.overlay().unapplied() >= self.limits.unapplied_bytes {
+            if let Some(failure) = self.shared.write_failure() {
+                for job in rest.by_ref() {
+                    job.refuse(StoreError::Refused(failure.clone()));
+                }
+                return;
+            }
+            self.shared.wait_for_applied(RETRY_EVERY);
+        }
+    }
+
+    /// One group, on disk when this returns: an outcome for each job that asks for one.
+    fn make(
+        &mut self,
+        rest: &mut impl Iterator<Item = Job>,
+        lazy: &mut [LazyDelivery],
+        group: &mut Vec<Job>,
+        ids: &TaskIds,
+    ) -> Result<Vec<Option<MutationResult>>, GroupError> {
+        self.draft.clear();
+        let mut outcomes = Vec::new();
+        {
+            let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = guard.as_ref().map_err(|why| redb::Error::Corrupted(why.clone()))?;
+            let last_seq = self.shared.outbox.borrow().last_seq;
+            for (delivered, _) in lazy.iter_mut() {
+                self.draft.delivered(std::mem::take(delivered));
+            }
+            let mut view = View::new(&mut self.draft, &self.shared, database, last_seq);
+            while view.frame_bytes() < self.limits.group_bytes {
+                let Some(mut job) = rest.next() else { break };
+                let outcome = match &mut job {
+                    Job::Mutate(mutation, _) => match view.mutate(mutation, ids, now()) {
+                        Ok(outcome) => Some(Ok(outcome)),
+                        Err(ChangeError::Unreadable(unreadable)) => Some(Err(unreadable)),
+                        Err(ChangeError::Database(error)) => {
+                            group.push(job);
+                            return Err(error.into());
+                        }
+                    },
+                    Job::Delivered(delivered, _) => {
+                        view.draft().delivered(std::mem::take(delivered));
+                        None
+                    }
+                    Job::PublishTo(topic, _) => {
+                        view.draft().publish_to(*topic);
+                        None
+                    }
+                    Job::Check(_) | Job::Look | Job::Flush => None,
+                };
+                group.push(job);
+                outcomes.push(outcome);
+            }
+        }
+        self.commit()?;
         Ok(outcomes)
     }
 
-    fn publish(&self, outbox: OutboxState) {
-        self.shared.outbox.send_if_modified(|state| std::mem::replace(state, outbox) != outbox);
+    /// Puts the draft on disk and shows it to everybody.
+    fn commit(&mut self) -> io::Result<()> {
+        if self.draft.is_empty() {
+            return Ok(());
+        }
+        let length = self.draft.frames.len();
+        let (start, end) = self.appender.append(&mut self.draft.frames)?;
+        self.position = end;
+        let has_free_segments = self.shared.publish(start, length, &mut self.draft);
+        if has_free_segments {
+            let _ = self.work.send(Work::Tidy);
+        }
+        self.prepare();
+        let is_due = {
+            let overlay = self.shared.overlay();
+            overlay.frozen.is_none() && overlay.active.bytes >= self.limits.generation_bytes
+        };
+        if is_due {
+            self.freeze();
+        }
+        Ok(())
+    }
+
+    /// Has all that is in the log put into the database.
+    fn freeze(&mut self) {
+        let stored = self.shared.ledger().stored();
+        self.shared.freeze(self.meta.at(self.position, stored));
+        self.frozen = self.position;
+        let _ = self.work.send(Work::Apply);
+    }
+
+    fn prepare(&mut self) {
+        let segment = self.appender.segment();
+        if self.appender.needs_next_soon() && self.prepared_after != segment {
+            self.prepared_after = segment;
+            let _ = self.work.send(Work::Prepare);
+        }
+    }
+
+    fn answer(&self, group: Vec<Job>, outcomes: Vec<Option<MutationResult>>, lazy: Vec<LazyDelivery>) {
+        let mut replies = Group::default();
+        for (job, outcome) in group.into_iter().zip(outcomes) {
+            if let Some(Err(unreadable)) = &outcome {
+                self.shared.report(unreadable);
+            }
+            job.finish(outcome, &mut replies);
+        }
+        for (_, reply) in lazy {
+            let _ = reply.send(Ok(()));
+        }
     }
 
     fn task_ids(&self) -> TaskIds {
+        let in_log = self.shared.overlay().last_task();
         let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let last = guard.as_ref().ok().and_then(|database| schema::last_task(database).ok()).flatten();
-        TaskIds::after(last)
+        TaskIds::after(last.max(in_log))
     }
 
-    /// Opens the file anew, as redb demands after an I/O error, and waits until a transaction succeeds. Reads
-    /// work as soon as the file is open; changes are refused meanwhile.
-    fn recover(&mut self, jobs: &mut mpsc::Receiver<Job>, failed: &mut Vec<Job>, error: &redb::Error) {
-        let why = format!("{}: {error}", self.path.display());
-        let (began, mut reminded) = (Instant::now(), Instant::now());
-        log::error!("the store cannot be written: {}", self.refuse_changes(&why));
-        let mut open = self.reopen(&why);
-        // Only now: who asked for a check reads again at once.
-        for job in failed.drain(..) {
+    /// After an I/O error: of the database, it is opened anew; of the log, changes are refused until it can be
+    /// written again, in another segment.
+    fn recover(
+        &mut self,
+        jobs: &mut mpsc::Receiver<Job>,
+        failed: impl Iterator<Item = Job>,
+        lazy: Vec<LazyDelivery>,
+        error: &GroupError,
+    ) {
+        let why = match error {
+            GroupError::Database(error) => format!("{}: {error}", self.path.display()),
+            GroupError::Log(error) => error.to_string(),
+        };
+        match error {
+            GroupError::Database(_) => {
+                let (reply, checked) = oneshot::channel();
+                if self.work.send(Work::Check(reply)).is_ok() {
+                    let _ = checked.blocking_recv();
+                }
+            }
+            GroupError::Log(_) => self.shared.failing(Part::Log, &self.path, why.clone()),
+        }
+        for job in failed {
             job.refuse(StoreError::Unavailable(why.clone()));
         }
-        loop {
-            open = open || self.reopen(&why);
-            if open && has_room(&self.path) {
-                if self.works() {
-                    break;
-                }
-                // Reads need it open again, too.
-                open = self.reopen(&why);
-            }
+        for (_, reply) in lazy {
+            let _ = reply.send(Err(StoreError::Unavailable(why.clone())));
+        }
+        if matches!(error, GroupError::Log(_)) {
+            self.wait_for_log(jobs);
+        }
+    }
+
+    fn wait_for_log(&mut self, jobs: &mut mpsc::Receiver<Job>) {
+        while !has_room(&self.path) || !self.log_works() {
             // The writer's own thread: nothing else runs here.
             #[allow(clippy::disallowed_methods)]
             thread::sleep(RETRY_EVERY);
-            let failure = self.refuse_changes(&why);
-            if reminded.elapsed() >= REMIND_EVERY {
-                log::warn!("the store cannot be written since {} s: {failure}", began.elapsed().as_secs());
-                reminded = Instant::now();
-            }
+            self.shared.still_failing(&self.path);
+            let Some(failure) = self.shared.write_failure() else { continue };
             while let Ok(job) = jobs.try_recv() {
                 job.refuse(StoreError::Refused(failure.clone()));
+            }
+            for (_, reply) in self.shared.take_lazy() {
+                let _ = reply.send(Err(StoreError::Refused(failure.clone())));
             }
             if jobs.is_closed() {
                 return;
             }
         }
-        *self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let free = free_mib(&self.path).map_or(String::new(), |free| format!(", {free} MiB are free"));
-        log::info!("the store can be written again after {:.1} s{free}", began.elapsed().as_secs_f64());
+        self.shared.works(Part::Log, &self.path);
     }
 
-    /// Closes the file and opens it again. Readers hold the lock for one read each; those that come
-    /// meanwhile wait, rather than to find it closed.
-    fn reopen(&mut self, why: &str) -> bool {
-        let mut database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
-        *database = Err(why.to_owned());
-        let Ok((reopened, outbox)) = schema::reopen(&*self.disk, &self.path) else { return false };
-        *database = Ok(reopened);
-        self.file = self.disk.identity(&self.path).ok();
-        self.publish(outbox);
-        true
+    fn log_works(&mut self) -> bool {
+        self.draft.clear();
+        self.draft.nothing();
+        self.commit().is_ok()
     }
 
-    /// Whether a transaction can be committed.
-    fn works(&self) -> bool {
-        let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
-        guard.as_ref().is_ok_and(|database| schema::touch(database).is_ok())
-    }
-
-    /// From now on changes are refused, with the free space as it is now.
-    fn refuse_changes(&self, why: &str) -> WriteFailure {
-        let failure = WriteFailure::new(why, &self.path);
-        *self.shared.write_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
-        failure
+    /// What is in the log goes into the database, so that the next start reads nothing back.
+    fn close(mut self) {
+        let mut lazy = self.shared.take_lazy();
+        if !lazy.is_empty()
+            && self.make(&mut std::iter::empty(), &mut lazy, &mut Vec::new(), &TaskIds::after(None)).is_err()
+        {
+            log::warn!(
+                "the store was closed before it was noted what Kafka has: it is looked for in the topic"
+            );
+        }
+        while self.shared.overlay().frozen.is_some() && self.shared.write_failure().is_none() {
+            self.shared.wait_for_applied(RETRY_EVERY);
+        }
+        if self.shared.overlay().frozen.is_none() && self.position.seq > self.frozen.seq {
+            self.freeze();
+        }
+        let Self { work, applier, .. } = self;
+        drop(work);
+        if applier.join().is_err() {
+            log::error!("the store's second thread panicked; what was answered is on disk");
+        }
     }
 
     fn set_writing_since(&self, since: Option<Instant>) {
@@ -215,22 +387,6 @@ impl Writer {
 /// With microseconds, as times are stored: a task is the same before and after it was read back.
 fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
-}
-
-/// Whether there is room for a batch beside the file. Asks by writing: quotas and limits count, too.
-fn has_room(path: &Path) -> bool {
-    let scratch = path.with_extension("room");
-    let fill = || -> io::Result<()> {
-        let mut file = File::create(&scratch)?;
-        let chunk = vec![0; 1 << 20];
-        for _ in 0..NEEDED_MIB {
-            file.write_all(&chunk)?;
-        }
-        file.sync_data()
-    };
-    let filled = fill().is_ok();
-    let removed = fs::remove_file(&scratch).is_ok();
-    filled && removed
 }
 
 impl Job {
@@ -244,7 +400,7 @@ impl Job {
             (Self::Mutate(_, reply), None) => {
                 replies.send(reply, Err(StoreError::Unavailable("no outcome".to_owned())));
             }
-            (Self::Look, _) => {}
+            (Self::Look | Self::Flush, _) => {}
         }
     }
 
@@ -254,7 +410,7 @@ impl Job {
             Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply) => {
                 drop(reply.send(Err(error)));
             }
-            Self::Look => {}
+            Self::Look | Self::Flush => {}
         }
     }
 }

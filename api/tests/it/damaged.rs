@@ -1,22 +1,17 @@
 //! Stored values that cannot be read, as a bad disk, a wrong restore or a newer program leaves them: each fails
 //! what needs it, by name, and nothing else.
 
-use std::net::TcpListener;
 use std::path::Path;
 
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{Database, TableDefinition};
 use serde_json::{Value, json};
-use task_api::store::{IdempotencyKey, Store};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::relay::Cluster;
-use crate::store::{create, done};
-use crate::support::{App, eventually};
+use crate::support::App;
 
 const TASKS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("tasks");
 const BY_STATUS: TableDefinition<(u8, [u8; 16]), ()> = TableDefinition::new("tasks_by_status");
-const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
 const ANSWERS: TableDefinition<&str, &[u8]> = TableDefinition::new("answers");
 const ANSWERS_BY_EXPIRY: TableDefinition<(u64, &str), ()> = TableDefinition::new("answers_by_expiry");
 
@@ -155,47 +150,11 @@ async fn an_answer_that_cannot_be_read_fails_its_key_only_and_expires() {
         assert_eq!(post(&app, "c").await.status, 201);
     }
     assert_eq!(app.events().await.len(), events, "nothing was done a second time");
-    assert_eq!(post(&app, "b").await.status, 201, "the key is free again");
-    assert_eq!(app.events().await.len(), events + 1);
+    // What has expired is forgotten when the database takes other changes: at the latest when the store is closed.
+    app.create("another").await;
     app.stop().await;
-}
-
-#[tokio::test]
-async fn an_event_that_cannot_be_read_stays_and_hides_none_behind_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, writer) = Store::open(dir.path()).unwrap();
-    let mut tasks = Vec::new();
-    for number in 0..GARBAGE.len() + 3 {
-        let mut mutation = create(&format!("task {number}"));
-        mutation.idempotency = Some(IdempotencyKey { key: number.to_string(), fingerprint: String::new() });
-        tasks.push(done(&store, mutation).await.id.to_string());
-    }
-    drop(store);
-    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
-    damage(dir.path(), |write| {
-        let mut outbox = write.open_table(OUTBOX).unwrap();
-        for (seq, garbage) in (2..).zip(GARBAGE) {
-            assert!(outbox.get(seq).unwrap().is_some());
-            outbox.insert(seq, garbage).unwrap();
-        }
-    });
-
-    let address = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-    let cluster = Cluster::at(address).await;
-    cluster.create_topic(1, &[]).await;
-    let app = App::with_kafka(dir.path(), &address.to_string()).await;
-    tasks.push(app.create("newer").await["id"].as_str().unwrap().to_owned());
-    let waiting = || async { app.call("GET", "/readyz").send().await.json()["outbox"]["waiting"].clone() };
-    eventually("all that can be read is delivered", || async { waiting().await == GARBAGE.len() }).await;
-    let keys: Vec<String> = cluster
-        .records(0)
-        .await
-        .into_iter()
-        .map(|record| String::from_utf8(record.record.key.unwrap()).unwrap())
-        .collect();
-    let whole: Vec<String> = tasks[..1].iter().chain(&tasks[GARBAGE.len() + 1..]).cloned().collect();
-    assert_eq!(keys, whole);
-    let ready = app.call("GET", "/readyz").send().await.json();
-    assert_eq!((&ready["status"], &ready["unreadable_values"]), (&json!("ready"), &json!(GARBAGE.len())));
+    let app = App::start(dir.path()).await;
+    assert_eq!(post(&app, "b").await.status, 201, "the key is free again");
+    assert_eq!(app.events().await.len(), events + 2);
     app.stop().await;
 }

@@ -17,6 +17,7 @@ mod hostile;
 mod http;
 mod idempotency;
 mod list;
+mod log;
 mod metrics;
 mod misplaced;
 mod process;

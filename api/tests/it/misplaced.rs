@@ -31,7 +31,7 @@ async fn while_its_file_is_elsewhere_changes_are_refused_and_events_still_leave(
         assert_eq!(store.task(task.id).await.unwrap().as_ref(), Some(&task), "reads go on");
     }
     // What Kafka has is noted in the file that is open, wherever that is.
-    store.delivered(Delivered { seqs: vec![1], positions: vec![(0, 1)] }).await.unwrap();
+    store.delivered(Delivered { seqs: vec![1], position: Some(1), ..Delivered::default() }).await.unwrap();
     assert_eq!(store.outbox().borrow().waiting, 0);
 
     fs::rename(&elsewhere, &place).unwrap();

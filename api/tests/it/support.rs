@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -91,16 +92,16 @@ impl App {
     }
 
     /// The events that were made, in order: without Kafka all wait in the outbox.
-    pub async fn events(&self) -> Vec<OutboxEntry> {
+    pub async fn events(&self) -> Vec<Arc<OutboxEntry>> {
         self.store.outbox_after(0, usize::MAX).await.unwrap()
     }
 
     /// `(event_type, title, status)` of the events of one task.
     pub async fn events_of(&self, id: &Value) -> Vec<(String, String, String)> {
-        let of_task = |entry: &OutboxEntry| *id == entry.event.data.task_id.to_string();
+        let of_task = |entry: &Arc<OutboxEntry>| *id == entry.event.data.task_id.to_string();
         let events = self.events().await.into_iter().filter(of_task).map(|entry| {
-            let data = entry.event.data;
-            (entry.event.event_type.as_str().to_owned(), data.title, data.status)
+            let data = &entry.event.data;
+            (entry.event.event_type.as_str().to_owned(), data.title.clone(), data.status.clone())
         });
         events.collect()
     }

@@ -1,0 +1,372 @@
+//! What a frame of the log says, as bytes.
+//!
+//! Numbers are little-endian; a text or a value is preceded by its length as a u32. An optional one has a byte
+//! before it, 0 or 1.
+//!
+//! | kind | what |
+//! | --- | --- |
+//! | 0 | nothing: the log can be written |
+//! | 1 | a change: flags, task, answer under a key, number of its first event, events |
+//! | 2 | delivered: topic id, partitions, partition, position, sequence numbers |
+//! | 3 | where events go from now on: topic id, partitions |
+//! | 4 | an event that waited in the outbox table of a former version: number, task id, event |
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::schema::{Answer, Delivered, PublishedTopic};
+use crate::task::{Task, TaskStatus};
+
+const NOTHING: u8 = 0;
+const CHANGE: u8 = 1;
+const DELIVERED: u8 = 2;
+const PUBLISH_TO: u8 = 3;
+const MOVED: u8 = 4;
+
+/// The task has this version now. Without it, it is only what was answered.
+const IS_STORED: u8 = 1;
+const HAS_ANSWER: u8 = 2;
+
+/// What a frame says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Operation<'a> {
+    Nothing,
+    Change(Change<'a>),
+    Delivered(Delivered),
+    PublishTo(PublishedTopic),
+    Moved { seq: u64, task: Uuid, event: EventBytes<'a> },
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Change<'a> {
+    pub(super) task: Arc<Task>,
+    pub(super) is_stored: bool,
+    pub(super) answer: Option<(Box<str>, Answer)>,
+    /// The sequence number of the first event.
+    pub(super) first_event: u64,
+    pub(super) events: Vec<EventBytes<'a>>,
+}
+
+/// An event as it goes to Kafka.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct EventBytes<'a> {
+    pub(super) json: &'a [u8],
+    pub(super) traceparent: Option<&'a str>,
+}
+
+impl Operation<'_> {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Nothing => out.push(NOTHING),
+            Self::Change(change) => {
+                out.push(CHANGE);
+                change.write(out);
+            }
+            Self::Delivered(delivered) => {
+                out.push(DELIVERED);
+                write_delivered(out, delivered);
+            }
+            Self::PublishTo(topic) => {
+                out.push(PUBLISH_TO);
+                write_topic(out, *topic);
+            }
+            Self::Moved { seq, task, event } => {
+                out.push(MOVED);
+                out.extend(seq.to_le_bytes());
+                out.extend(task.as_bytes());
+                event.write(out);
+            }
+        }
+    }
+}
+
+impl<'a> Operation<'a> {
+    /// `None` where this program cannot have written it.
+    pub(super) fn read(payload: &'a [u8]) -> Option<Self> {
+        let mut bytes = Bytes(payload);
+        let operation = match bytes.u8()? {
+            NOTHING => Self::Nothing,
+            CHANGE => Self::Change(Change::read(&mut bytes)?),
+            DELIVERED => Self::Delivered(read_delivered(&mut bytes)?),
+            PUBLISH_TO => Self::PublishTo(read_topic(&mut bytes)?),
+            MOVED => {
+                Self::Moved { seq: bytes.u64()?, task: bytes.uuid()?, event: EventBytes::read(&mut bytes)? }
+            }
+            _ => return None,
+        };
+        bytes.0.is_empty().then_some(operation)
+    }
+}
+
+impl<'a> Change<'a> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        out.push(flag(self.is_stored, IS_STORED) | flag(self.answer.is_some(), HAS_ANSWER));
+        write_task(out, &self.task);
+        if let Some((key, answer)) = &self.answer {
+            write_bytes(out, key.as_bytes());
+            write_bytes(out, &answer.fingerprint);
+            out.extend(answer.expires_ms.to_le_bytes());
+        }
+        out.extend(self.first_event.to_le_bytes());
+        out.push(u8::try_from(self.events.len()).unwrap_or(u8::MAX));
+        self.events.iter().for_each(|event| event.write(out));
+    }
+
+    fn read(bytes: &mut Bytes<'a>) -> Option<Self> {
+        let flags = bytes.u8()?;
+        let task = Arc::new(read_task(bytes)?);
+        let answer = if flags & HAS_ANSWER != 0 {
+            let key = bytes.text()?.into();
+            let fingerprint = bytes.bytes()?.into();
+            Some((key, Answer { fingerprint, expires_ms: bytes.u64()?, task: Arc::clone(&task) }))
+        } else {
+            None
+        };
+        let first_event = bytes.u64()?;
+        let count = bytes.u8()?;
+        let events = (0..count).map(|_| EventBytes::read(bytes)).collect::<Option<_>>()?;
+        Some(Self { task, is_stored: flags & IS_STORED != 0, answer, first_event, events })
+    }
+}
+
+impl<'a> EventBytes<'a> {
+    fn write(&self, out: &mut Vec<u8>) {
+        write_bytes(out, self.json);
+        out.push(u8::from(self.traceparent.is_some()));
+        if let Some(traceparent) = self.traceparent {
+            write_bytes(out, traceparent.as_bytes());
+        }
+    }
+
+    fn read(bytes: &mut Bytes<'a>) -> Option<Self> {
+        let json = bytes.bytes()?;
+        let traceparent = if bytes.u8()? == 0 { None } else { Some(bytes.text()?) };
+        Some(Self { json, traceparent })
+    }
+}
+
+/// A task as it is in the log, and in the answers under idempotency keys.
+pub(super) fn write_task(out: &mut Vec<u8>, task: &Task) {
+    out.extend(task.id.as_bytes());
+    out.push(task.status.code());
+    out.push(u8::from(task.owner_id.is_some()));
+    if let Some(owner) = task.owner_id {
+        out.extend(owner.as_bytes());
+    }
+    out.extend(task.version.to_le_bytes());
+    out.extend(task.created_at.timestamp_micros().to_le_bytes());
+    out.extend(task.updated_at.timestamp_micros().to_le_bytes());
+    write_bytes(out, task.title.as_bytes());
+}
+
+pub(super) fn read_task(bytes: &mut Bytes<'_>) -> Option<Task> {
+    let id = bytes.uuid()?;
+    let code = bytes.u8()?;
+    let status = TaskStatus::ALL.into_iter().find(|status| status.code() == code)?;
+    let owner_id = if bytes.u8()? == 0 { None } else { Some(bytes.uuid()?) };
+    let version = bytes.u64()?;
+    let (created_at, updated_at) = (bytes.time()?, bytes.time()?);
+    Some(Task { id, title: bytes.text()?.to_owned(), status, owner_id, version, created_at, updated_at })
+}
+
+fn write_topic(out: &mut Vec<u8>, topic: PublishedTopic) {
+    out.extend(topic.topic_id.as_bytes());
+    out.extend(topic.partitions.to_le_bytes());
+}
+
+fn read_topic(bytes: &mut Bytes<'_>) -> Option<PublishedTopic> {
+    Some(PublishedTopic { topic_id: bytes.uuid()?, partitions: bytes.i32()? })
+}
+
+fn write_delivered(out: &mut Vec<u8>, delivered: &Delivered) {
+    write_topic(out, delivered.topic);
+    out.extend(delivered.partition.to_le_bytes());
+    out.push(u8::from(delivered.position.is_some()));
+    if let Some(position) = delivered.position {
+        out.extend(position.to_le_bytes());
+    }
+    write_seqs(out, &delivered.seqs);
+    write_seqs(out, &delivered.scattered);
+}
+
+fn read_delivered(bytes: &mut Bytes<'_>) -> Option<Delivered> {
+    Some(Delivered {
+        topic: read_topic(bytes)?,
+        partition: bytes.i32()?,
+        position: if bytes.u8()? == 0 { None } else { Some(bytes.i64()?) },
+        seqs: read_seqs(bytes)?,
+        scattered: read_seqs(bytes)?,
+    })
+}
+
+/// As differences, which are small: seven bits a byte.
+fn write_seqs(out: &mut Vec<u8>, seqs: &[u64]) {
+    out.extend(u32::try_from(seqs.len()).unwrap_or(u32::MAX).to_le_bytes());
+    let mut before = 0_u64;
+    for seq in seqs {
+        let mut left = seq.wrapping_sub(before);
+        before = *seq;
+        while left >= 0x80 {
+            out.push((left as u8 & 0x7f) | 0x80);
+            left >>= 7;
+        }
+        out.push(left as u8);
+    }
+}
+
+fn read_seqs(bytes: &mut Bytes<'_>) -> Option<Vec<u64>> {
+    let count = usize::try_from(bytes.u32()?).ok().filter(|count| *count <= bytes.0.len())?;
+    let mut seqs = Vec::with_capacity(count);
+    let mut before = 0_u64;
+    for _ in 0..count {
+        let (mut difference, mut shift) = (0_u64, 0);
+        loop {
+            let byte = bytes.u8()?;
+            difference |= u64::from(byte & 0x7f).checked_shl(shift)?;
+            if byte & 0x80 == 0 {
+                break;
+            }
+            shift += 7;
+        }
+        before = before.wrapping_add(difference);
+        seqs.push(before);
+    }
+    Some(seqs)
+}
+
+pub(super) fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// What is still to be read.
+pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn uuid(&mut self) -> Option<Uuid> {
+        self.array().map(Uuid::from_bytes)
+    }
+
+    fn time(&mut self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_micros(self.i64()?)
+    }
+
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let count = usize::try_from(self.u32()?).ok()?;
+        self.take(count)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        str::from_utf8(self.bytes()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn task() -> impl Strategy<Value = Task> {
+        let ids = (any::<u128>(), any::<Option<u128>>());
+        let times = (0..4_000_000_000_000_000_i64, 0..4_000_000_000_000_000_i64);
+        (ids, times, ".{0,500}", 0..3_usize, any::<u64>()).prop_map(|(ids, times, title, status, version)| {
+            Task {
+                id: Uuid::from_u128(ids.0),
+                title,
+                status: TaskStatus::ALL[status],
+                owner_id: ids.1.map(Uuid::from_u128),
+                version,
+                created_at: DateTime::from_timestamp_micros(times.0).unwrap(),
+                updated_at: DateTime::from_timestamp_micros(times.1).unwrap(),
+            }
+        })
+    }
+
+    fn is_read_back(operation: &Operation<'_>) {
+        let mut bytes = Vec::new();
+        operation.write(&mut bytes);
+        assert_eq!(Operation::read(&bytes).as_ref(), Some(operation));
+        for end in 0..bytes.len() {
+            assert_eq!(Operation::read(&bytes[..end]), None, "cut at {end}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_written_is_read_back(
+            task in task(),
+            key in any::<Option<String>>(),
+            fingerprint in proptest::collection::vec(any::<u8>(), 0..64),
+            events in proptest::collection::vec((".{0,60}", any::<Option<String>>()), 0..3),
+            numbers in any::<(u64, u128, i32, Option<i64>)>(),
+            seqs in proptest::collection::vec(any::<u64>(), 0..20),
+        ) {
+            let task = Arc::new(task);
+            let (number, id, partition, position) = numbers;
+            let answer = |key: &String| {
+                let fingerprint = fingerprint.clone().into();
+                (key.as_str().into(), Answer { fingerprint, expires_ms: number, task: Arc::clone(&task) })
+            };
+            let events: Vec<_> = events
+                .iter()
+                .map(|(json, traceparent)| EventBytes { json: json.as_bytes(), traceparent: traceparent.as_deref() })
+                .collect();
+            let topic = PublishedTopic { topic_id: Uuid::from_u128(id), partitions: partition };
+            if let Some(event) = events.first() {
+                is_read_back(&Operation::Moved { seq: number, task: task.id, event: *event });
+            }
+            is_read_back(&Operation::Change(Change {
+                task: Arc::clone(&task),
+                is_stored: key.is_some(),
+                answer: key.as_ref().map(answer),
+                first_event: number,
+                events,
+            }));
+            let scattered = seqs.iter().rev().copied().collect();
+            is_read_back(&Operation::Delivered(Delivered { topic, partition, position, seqs, scattered }));
+            is_read_back(&Operation::PublishTo(topic));
+            is_read_back(&Operation::Nothing);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Operation::read(&bytes);
+        }
+    }
+}
