@@ -15,8 +15,9 @@ use super::frame::FrameReader;
 pub(in crate::store) const FIRST_FRAME: u64 = 4096;
 const HEADER_BYTES: usize = 36;
 const MAGIC: &[u8; 8] = b"tasklog1";
-/// Zeros that are written at once.
-const ZEROS: usize = 1 << 20;
+/// Zeros that are written at once: a page. Linux caches what is written at once in one piece, and counts all of it as
+/// written whenever a part of it is: a change would cost 1 MiB then.
+const ZEROS: usize = 4096;
 
 /// An open segment.
 #[derive(Debug, Clone)]
