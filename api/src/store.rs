@@ -12,6 +12,7 @@
 //! | `writer`, `apply` | the one thread that makes changes, a group at a time |
 //! | [`wal`], `operation` | the log: its format and invariants; what a frame says |
 //! | `overlay` | what the log has and the database does not yet, as readers see it |
+//! | `answers` | what was answered under idempotency keys |
 //! | `applier`, `bulk` | the thread that puts it into the database, some thousands of changes at a time |
 //! | `outbox` | which events wait, and where they are |
 //! | `schema` | the database's tables |
@@ -33,6 +34,7 @@
 //! 6. *Nothing into the void.* A change is made only while the files have their names: one that was deleted, moved
 //!    or replaced by somebody would take the change with it.
 
+mod answers;
 mod applier;
 mod apply;
 #[cfg(test)]
@@ -65,6 +67,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::reply::{Desk, Reply};
+use answers::Answers;
 use apply::{Draft, Effect};
 use failure::{Failures, Part, Reported};
 pub use failure::{StoreError, Unreadable, WriteFailure};
@@ -120,6 +123,7 @@ pub struct Store {
 struct Shared {
     /// Empty while the applier reopens the file after a failure: redb takes nothing more after an I/O error.
     database: RwLock<Result<Database, String>>,
+    answers: Answers,
     /// The database's file; `None` where the disk did not say.
     identity: Mutex<Option<FileIdentity>>,
     files: Arc<Files>,

@@ -128,7 +128,7 @@ impl fmt::Display for Failure {
             Self::Io(error) => error.fmt(f),
             Self::Damaged { file, why } => write!(
                 f,
-                "{file} is damaged: {why}; restore the whole folder from a backup, or move dedup away to begin without the ids that it holds"
+                "{file} is damaged: {why}; restore the whole folder from a backup, or move all its files away to begin without the ids that it holds"
             ),
             Self::Redb(error) => write!(f, "the state of the version before cannot be read: {error}"),
         }
@@ -195,11 +195,12 @@ impl Dedup {
     /// Adds the ids, and sets the mark if there is one. For a window; where all are kept, see
     /// [`append`](Self::append).
     pub async fn record(&self, ids: Vec<Uuid>, mark: Option<Vec<u8>>) -> Result<(), DedupError> {
-        self.blocking(move |store| store.record(&ids, mark.as_deref(), since_1970())).await
+        self.blocking(move |store| store.record(&ids, mark.as_deref(), since_1970()).map(drop)).await
     }
 
-    /// As [`record`](Self::record), at that time, in ms since 1970. Blocks.
-    pub fn record_at(&self, ids: &[Uuid], mark: Option<&[u8]>, now: u64) -> Result<(), DedupError> {
+    /// As [`record`](Self::record), at that time, in ms since 1970. Returns the number of the first id; the others
+    /// have those that follow. Blocks.
+    pub fn record_at(&self, ids: &[Uuid], mark: Option<&[u8]>, now: u64) -> Result<u64, DedupError> {
         self.0.record(ids, mark, now)
     }
 
@@ -231,9 +232,14 @@ impl Dedup {
         self.0.write(|engine, log| engine.truncate(log, kept, mark))
     }
 
-    /// The numbers of those ids that were added with [`append`](Self::append). Blocks.
+    /// The numbers of those ids that are known; of one that was recorded more than once, the last. Blocks.
     pub fn numbers(&self, ids: &[Uuid]) -> Result<Vec<Option<u64>>, DedupError> {
         self.0.numbers(ids)
+    }
+
+    /// The number that the next id gets. Blocks.
+    pub fn next_number(&self) -> Result<u64, DedupError> {
+        Ok(lock(&self.0.opened()?.view).total)
     }
 
     /// The number of ids; with a window, one that was recorded again may count once more. Takes the same time
@@ -276,7 +282,7 @@ impl Store {
         })
     }
 
-    fn record(&self, ids: &[Uuid], mark: Option<&[u8]>, now: u64) -> Result<(), DedupError> {
+    fn record(&self, ids: &[Uuid], mark: Option<&[u8]>, now: u64) -> Result<u64, DedupError> {
         self.write(|engine, log| engine.record(log, &keys(ids), mark, now))
     }
 

@@ -56,7 +56,7 @@ impl Case {
     fn add(self, dedup: &Dedup, number: u64) -> Result<(), String> {
         let mark = number.to_be_bytes().to_vec();
         let added = match self.retention {
-            Retention::Window(_) => dedup.record_at(&batch(number), Some(&mark), self.time(number)),
+            Retention::Window(_) => dedup.record_at(&batch(number), Some(&mark), self.time(number)).map(drop),
             FOR_EVER => dedup.append(&batch(number), false, |_| mark).map(|_| ()),
         };
         added.map_err(text)

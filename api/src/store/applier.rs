@@ -95,7 +95,7 @@ impl Applier {
         {
             let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
             let database = guard.as_ref().map_err(|why| redb::Error::Corrupted(why.clone()))?;
-            bulk::apply(database, frozen, &self.limits)?;
+            bulk::apply(database, &self.shared.answers, frozen, &self.limits)?;
         }
         self.shared.applied(frozen.meta.applied);
         Ok(())

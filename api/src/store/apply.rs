@@ -10,9 +10,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::operation::{Change as ChangeFrame, EventBytes, Operation};
 use super::overlay::Overlay;
-use super::schema::{
-    ANSWERS, Answer, Delivered, PublishedTopic, TASKS, fingerprint, read_answer, read_task, to_json,
-};
+use super::schema::{Answer, Delivered, PublishedTopic, TASKS, fingerprint, read_task, to_json};
 use super::wal::frame::Group;
 use super::{Mutation, OutboxEntry, Outcome, Shared, Unreadable};
 use crate::task::{Change, Task, TaskPatch, TaskStatus};
@@ -268,9 +266,8 @@ impl<'a> View<'a> {
         if found.is_some() {
             return Ok(found);
         }
-        let stored = self.database()?.open_table(ANSWERS).map_err(redb::Error::from)?;
-        let stored = stored.get(key)?.map(|stored| read_answer(key, stored.value()));
-        Ok(stored.transpose()?.map(Arc::new))
+        let shared = self.shared;
+        Ok(shared.answers.find(key, || self.database())?.map(Arc::new))
     }
 
     /// The database as it is after the overlay was looked into: so a transaction for each look.

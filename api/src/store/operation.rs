@@ -289,7 +289,7 @@ impl<'a> Bytes<'a> {
         self.take(count)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    pub(super) fn text(&mut self) -> Option<&'a str> {
         str::from_utf8(self.bytes()?).ok()
     }
 }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use powercut::{Cut, Found, SimDisk, Tried};
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableDatabase;
+use task_events::dedup::Tuning;
 use task_events::event::EventType;
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
-use super::schema::{ANSWERS, ANSWERS_BY_EXPIRY};
 use super::wal::Planted;
 use super::*;
 use crate::task::{Change, NewTask, Task, TaskPatch, TaskStatus};
@@ -29,6 +29,7 @@ fn limits(planted: Option<Planted>) -> Limits {
         group_bytes: 8 << 10,
         generation_bytes: 12 << 10,
         unapplied_bytes: 48 << 10,
+        answers: Tuning { ids_in_memory: 8, in_background: false, ..Tuning::default() },
         planted,
     }
 }
@@ -290,19 +291,11 @@ fn answers(store: &Store) -> Result<BTreeMap<String, (u64, Task)>, redb::Error> 
     let database = store.shared.database.read().unwrap();
     let read = database.as_ref().unwrap().begin_read()?;
     let mut answers = BTreeMap::new();
-    let mut expiries = BTreeSet::new();
-    for entry in read.open_table(ANSWERS)?.iter()? {
-        let (key, answer) = entry?;
-        let answer = schema::read_answer(key.value(), answer.value()).unwrap();
-        expiries.insert((answer.expires_ms, key.value().to_owned()));
-        answers.insert(key.value().to_owned(), value(&answer));
+    for (key, _) in store.shared.answers.all(&read) {
+        // By way of the index.
+        let answer = store.shared.answers.find(&key, || Ok(&read)).unwrap().unwrap();
+        answers.insert(key, value(&answer));
     }
-    let mut by_expiry = BTreeSet::new();
-    for entry in read.open_table(ANSWERS_BY_EXPIRY)?.iter()? {
-        let entry = entry?.0;
-        by_expiry.insert((entry.value().0, entry.value().1.to_owned()));
-    }
-    assert_eq!(by_expiry, expiries, "the answers by expiry");
     let frozen = overlay.frozen.iter().flat_map(|frozen| &frozen.generation.answers);
     for (key, answer) in frozen.chain(&overlay.active.answers) {
         answers.insert(key.to_string(), value(answer));

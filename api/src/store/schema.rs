@@ -12,11 +12,11 @@ use serde_json::value::RawValue;
 use task_events::disk::{self, Disk};
 use uuid::Uuid;
 
-use super::OutboxEntry;
 use super::failure::Unreadable;
-use super::operation::{Bytes, EventBytes, read_task as read_binary_task, write_bytes, write_task};
+use super::operation::EventBytes;
 use super::outbox::Stored;
 use super::wal::Position;
+use super::{OutboxEntry, answers};
 use crate::task::Task;
 
 /// Memory that redb may use for pages, in bytes. Half of it takes what a transaction changes; four times as
@@ -30,11 +30,6 @@ pub(super) const BY_STATUS: TableDefinition<(u8, [u8; 16]), ()> = TableDefinitio
 /// (owner, status, task id)
 pub(super) const BY_OWNER: TableDefinition<([u8; 16], u8, [u8; 16]), ()> =
     TableDefinition::new("tasks_by_owner");
-/// Idempotency key → [`Answer`]; as JSON where a former version wrote it.
-pub(super) const ANSWERS: TableDefinition<&str, &[u8]> = TableDefinition::new("answers");
-/// (when it expires in milliseconds since 1970, idempotency key)
-pub(super) const ANSWERS_BY_EXPIRY: TableDefinition<(u64, &str), ()> =
-    TableDefinition::new("answers_by_expiry");
 /// [`Meta`] as JSON. The name is that of a table of former versions, with other types: a program that does not
 /// know the log refuses the file, rather than to go on without it.
 pub(super) const META: TableDefinition<(), &[u8]> = TableDefinition::new("published_topic");
@@ -47,8 +42,6 @@ const FORMER_LAST_SEQ: TableDefinition<(), u64> = TableDefinition::new("last_seq
 
 /// The format of [`Meta`] and of the log.
 const FORMAT: u32 = 1;
-/// Begins the value of an answer that is not JSON.
-const ANSWER_FORMAT: u8 = 1;
 
 /// What belongs to the changes that the database has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,10 +92,10 @@ pub(super) struct Answer {
 
 /// An answer as former versions stored it.
 #[derive(Deserialize)]
-struct FormerAnswer {
-    fingerprint: String,
-    expires_ms: u64,
-    task: Task,
+pub(super) struct FormerAnswer {
+    pub(super) fingerprint: String,
+    pub(super) expires_ms: u64,
+    pub(super) task: Task,
 }
 
 /// A fingerprint as it is stored: a hexadecimal one in half the bytes.
@@ -152,9 +145,8 @@ pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<(Database, Meta), red
     write.open_table(TASKS)?;
     write.open_table(BY_STATUS)?;
     write.open_table(BY_OWNER)?;
-    write.open_table(ANSWERS)?;
-    write.open_table(ANSWERS_BY_EXPIRY)?;
     write.open_table(OUTBOX)?;
+    answers::make_tables(&write)?;
     let outbox = take_former(&write)?;
     let meta = Meta::new(outbox);
     write_meta(&write, &meta)?;
@@ -262,29 +254,6 @@ pub(super) fn read_event(seq: u64, event: EventBytes<'_>) -> Result<OutboxEntry,
 
 fn event_name(seq: u64) -> String {
     format!("event {seq} of the outbox")
-}
-
-pub(super) fn answer_value(answer: &Answer) -> Vec<u8> {
-    let mut value = vec![ANSWER_FORMAT];
-    write_bytes(&mut value, &answer.fingerprint);
-    value.extend(answer.expires_ms.to_le_bytes());
-    write_task(&mut value, &answer.task);
-    value
-}
-
-pub(super) fn read_answer(key: &str, value: &[u8]) -> Result<Answer, Unreadable> {
-    let what = || format!("the answer under the Idempotency-Key {key:?}");
-    if value.first() != Some(&ANSWER_FORMAT) {
-        let FormerAnswer { fingerprint: text, expires_ms, task } = decode(what, value)?;
-        return Ok(Answer { fingerprint: fingerprint(&text), expires_ms, task: Arc::new(task) });
-    }
-    let read = || {
-        let mut bytes = Bytes(value.get(1..)?);
-        let (fingerprint, expires_ms) = (bytes.bytes()?.into(), bytes.u64()?);
-        let task = Arc::new(read_binary_task(&mut bytes)?);
-        bytes.0.is_empty().then_some(Answer { fingerprint, expires_ms, task })
-    };
-    read().ok_or_else(|| Unreadable::new(what(), "it is cut short, or was written by a newer program"))
 }
 
 /// What this program wrote it can read; if not, the value is damaged.

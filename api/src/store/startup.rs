@@ -10,6 +10,7 @@ use redb::{Database, ReadableDatabase};
 use task_events::disk::Disk;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::answers::Answers;
 use super::applier::Applier;
 use super::apply::{Draft, Effect};
 use super::operation::Operation;
@@ -45,6 +46,7 @@ pub(super) fn open(
     let of_log =
         |error: LogError| StoreError::Unavailable(format!("{error}; {}", failure::log_remedy(&error)));
     let (database, meta) = schema::open(&*disk, &path).map_err(of_database)?;
+    let answers = Answers::open(Arc::clone(&disk), &path, &database, limits.answers).map_err(of_database)?;
     let files = Files::find(Arc::clone(&disk), &path, meta.store, limits);
     let files = Arc::new(files.map_err(|error| of_log(error.into()))?);
     let (mut state, found) = read_back(&*disk, &files, &limits, meta).map_err(of_log)?;
@@ -54,12 +56,13 @@ pub(super) fn open(
     let appender = Appender::after(Arc::clone(&files), limits, found.end.seq);
     let mut appender = appender.map_err(|error| of_log(error.into()))?;
     let unreadable =
-        move_former_events(&database, &mut appender, &mut state, &limits).map_err(of_database)?;
+        move_former_events(&database, &answers, &mut appender, &mut state, &limits).map_err(of_database)?;
 
     let State { overlay, ledger, meta, position } = state;
     let shared = Arc::new(Shared {
         identity: Mutex::new(disk.identity(&path).ok()),
         database: RwLock::new(Ok(database)),
+        answers,
         files: Arc::clone(&files),
         limits,
         overlay: RwLock::new(overlay),
@@ -141,6 +144,7 @@ fn effect(operation: Operation<'_>) -> Effect {
 /// stay there, and are returned. Where this was cut short, it goes on with the next start.
 fn move_former_events(
     database: &Database,
+    answers: &Answers,
     appender: &mut Appender,
     state: &mut State,
     limits: &Limits,
@@ -164,13 +168,13 @@ fn move_former_events(
         if draft.frames.len() >= limits.group_bytes {
             count += append(appender, &mut draft, state)?;
             if state.overlay.active.bytes >= limits.generation_bytes {
-                apply_now(database, state, limits)?;
+                apply_now(database, answers, state, limits)?;
             }
         }
     }
     count += append(appender, &mut draft, state)?;
     if count > 0 {
-        apply_now(database, state, limits)?;
+        apply_now(database, answers, state, limits)?;
         log::info!("{count} events that waited in the outbox of a former version are in the log now");
     }
     state.ledger.set_unreadable(unreadable.clone());
@@ -194,11 +198,16 @@ fn append(appender: &mut Appender, draft: &mut Draft, state: &mut State) -> Resu
     Ok(count)
 }
 
-fn apply_now(database: &Database, state: &mut State, limits: &Limits) -> Result<(), redb::Error> {
+fn apply_now(
+    database: &Database,
+    answers: &Answers,
+    state: &mut State,
+    limits: &Limits,
+) -> Result<(), redb::Error> {
     let generation: Generation = std::mem::take(&mut state.overlay.active);
     let meta = state.meta.at(state.position, state.ledger.stored());
     let frozen = Frozen { generation, meta };
-    bulk::apply(database, &frozen, limits)?;
+    bulk::apply(database, answers, &frozen, limits)?;
     state.meta = frozen.meta;
     Ok(())
 }

@@ -51,6 +51,7 @@ pub(super) mod recovery;
 mod tests;
 
 use serde::{Deserialize, Serialize};
+use task_events::dedup::Tuning;
 
 /// Where a frame is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,6 +81,8 @@ pub(super) struct Limits {
     /// Log that the database does not have, at most, in bytes; then the writer waits for it. Reading so much back
     /// takes some 20 ms.
     pub(super) unapplied_bytes: usize,
+    /// What the index of idempotency keys may use.
+    pub(super) answers: Tuning,
     /// A mistake that the power-cut tests have to find.
     #[cfg(test)]
     pub(super) planted: Option<Planted>,
@@ -106,6 +109,7 @@ impl Default for Limits {
             group_bytes: 1 << 20,
             generation_bytes: 4 << 20,
             unapplied_bytes: 16 << 20,
+            answers: Tuning::default(),
             #[cfg(test)]
             planted: None,
         }

@@ -188,20 +188,20 @@ impl Engine {
         Ok(found)
     }
 
-    /// Adds the ids; on disk when this returns.
+    /// Adds the ids; on disk when this returns the number of the first.
     pub(super) fn record(
         self: &Arc<Self>,
         log: &mut IdLog,
         keys: &[u128],
         mark: Option<&[u8]>,
         now: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
         self.make_room(log, keys.len(), now)?;
         let first = lock(&self.view).total;
         log.append(first, keys, mark)?;
         log.sync()?;
         self.insert(keys, mark);
-        Ok(())
+        Ok(first)
     }
 
     /// Adds those of the ids that are new, and the mark. Returns the number of all.

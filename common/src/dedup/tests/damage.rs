@@ -43,7 +43,7 @@ fn is_one_line_that_names(error: &DedupError, file: &str) -> bool {
     let line = error.to_string();
     line.contains(file)
         && line.contains("is damaged")
-        && line.contains("move dedup away")
+        && line.contains("move all its files away")
         && !line.contains('\n')
 }
 

@@ -131,7 +131,7 @@ fn run(retention: Retention, fails: u64, in_background: bool) -> bool {
             tries += 1;
             assert!(tries < 4, "batch {number} is not taken after the fault of operation {fails}");
             let done = match retention {
-                Retention::Window(_) => dedup.record_at(&ids, None, since_1970()),
+                Retention::Window(_) => dedup.record_at(&ids, None, since_1970()).map(drop),
                 Retention::ForeverRebuildable => dedup.append(&ids, true, |_| Vec::new()).map(|_| ()),
             };
             match done {
