@@ -190,6 +190,11 @@ impl<'de: 'b, 'b> Deserialize<'de> for Fields<'b> {
     }
 }
 
+/// A body that says nothing: it is read all the same, or the connection could not be used again.
+pub(super) fn ignored(Body(body): Body) -> Result<(), Problem> {
+    body.map(drop)
+}
+
 /// The fields of a JSON object, whatever the content type says.
 pub(super) fn object(Body(body): &Body) -> Result<Fields<'_>, Problem> {
     let body = body.as_ref().map_err(Problem::clone)?;

@@ -82,10 +82,16 @@ pub(super) async fn patch(
     )
 }
 
-pub(super) async fn complete(request: HttpRequest, state: Data<State>, id: Path<String>) -> HttpResponse {
+pub(super) async fn complete(
+    request: HttpRequest,
+    state: Data<State>,
+    id: Path<String>,
+    body: Body,
+) -> HttpResponse {
     let change = || -> Result<_, Problem> {
         let id = input::task_id(&id)?;
         query::none(request.query_string())?;
+        input::ignored(body)?;
         Ok(Change::Complete(id))
     };
     answer(
