@@ -9,7 +9,7 @@
 //!
 //! | part | what |
 //! | --- | --- |
-//! | `writer`, `apply` | the one thread that makes changes, a group at a time |
+//! | `writer`, `apply`, `draft` | the one thread that makes changes, a group at a time |
 //! | [`wal`], `operation` | the log: its format and invariants; what a frame says |
 //! | `overlay` | what the log has and the database does not yet, as readers see it |
 //! | `answers` | what was answered under idempotency keys |
@@ -17,6 +17,8 @@
 //! | `outbox` | which events wait, and where they are |
 //! | `schema` | the database's tables |
 //! | `startup` | opening: what the log has is read back, what a former version left is brought up to date |
+//! | `mutation`, `delivery` | what callers ask for and are told; what the relay is told and tells |
+//! | `job`, `shared` | work for the writer; what the threads share |
 //! | `query`, `failure` | pages; what cannot be done, and why |
 //!
 //! # Invariants
@@ -40,7 +42,10 @@ mod apply;
 #[cfg(test)]
 mod bad_disk;
 mod bulk;
+mod delivery;
+mod draft;
 mod failure;
+mod job;
 mod mutation;
 mod operation;
 mod outbox;
@@ -49,37 +54,33 @@ mod overlay;
 mod power_cut;
 mod query;
 mod schema;
+mod shared;
 mod startup;
 mod wal;
 mod writer;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redb::Database;
-use task_events::disk::{FileIdentity, FileSystem};
-use task_events::event::TaskEvent;
+use task_events::disk::FileSystem;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::reply::{Desk, Reply};
-use answers::Answers;
-use apply::{Draft, Effect};
-use failure::{Failures, Part, Reported};
+use crate::reply::Desk;
+pub use delivery::{Delivered, OutboxEntry, OutboxState, PublishedTopic};
 pub use failure::{StoreError, Unreadable, WriteFailure};
+use job::{Job, MutateResult};
 pub use mutation::{IdempotencyKey, IfMatch, Mutation, Outcome};
-use outbox::Ledger;
 pub use outbox::OutboxScan;
 pub(crate) use outbox::partition_of;
-use overlay::{Frozen, Overlay};
 pub use query::{Filter, Page};
-pub use schema::{Delivered, PublishedTopic};
-use wal::files::Files;
-use wal::{Limits, Place, Position};
+use shared::Shared;
+use wal::Limits;
 
 /// Changes that wait for the writer, at most; beyond that callers are told to come back.
 const QUEUE: usize = 4_096;
@@ -93,19 +94,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a delivery waits for changes to be written with, before it is written by itself.
 const LAZY: Duration = Duration::from_millis(100);
 
-/// An event that waits for Kafka.
-#[derive(Debug, Clone)]
-pub struct OutboxEntry {
-    /// Its place in the queue.
-    pub seq: u64,
-    /// The event.
-    pub event: TaskEvent,
-    /// The event as JSON, as it goes to Kafka.
-    pub json: Vec<u8>,
-    /// W3C trace context to pass on.
-    pub traceparent: Option<String>,
-}
-
 /// The store. Cheap to clone; closed when the last clone is dropped and the writer has finished.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -118,70 +106,9 @@ pub struct Store {
     patience: Duration,
 }
 
-/// What threads share.
-#[derive(Debug)]
-struct Shared {
-    /// Empty while the applier reopens the file after a failure: redb takes nothing more after an I/O error.
-    database: RwLock<Result<Database, String>>,
-    answers: Answers,
-    /// The database's file; `None` where the disk did not say.
-    identity: Mutex<Option<FileIdentity>>,
-    files: Arc<Files>,
-    limits: Limits,
-    overlay: RwLock<Overlay>,
-    ledger: Mutex<Ledger>,
-    /// Up to where the database has the log.
-    applied: Mutex<Position>,
-    /// The database has more of it.
-    more_applied: Condvar,
-    /// Deliveries that are written with the next changes.
-    lazy: Mutex<Vec<LazyDelivery>>,
-    /// Why changes are refused, while they are.
-    failures: Mutex<Failures>,
-    /// That a file is not where it was opened, while it is not.
-    misplaced: Mutex<Option<WriteFailure>>,
-    /// The writer was asked to look where the files are, and has not yet.
-    is_looked_for: AtomicBool,
-    /// Since when the writer has been waiting for the disk, while it does.
-    writing_since: Mutex<Option<Instant>>,
-    /// What was found to be unreadable.
-    reported: Mutex<Reported>,
-    /// What is in the outbox: the last sequence number on disk, and how many events wait.
-    outbox: watch::Sender<OutboxState>,
-    /// Groups of the writer since the start.
-    commits: AtomicU64,
-}
-
-/// What is in the outbox.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OutboxState {
-    /// The highest sequence number that was ever given, 0 for none.
-    pub last_seq: u64,
-    /// How many events wait for Kafka.
-    pub waiting: u64,
-}
-
-/// What a caller is told of its change.
-type MutateResult = Result<Outcome, StoreError>;
-type LazyDelivery = (Delivered, oneshot::Sender<Result<(), StoreError>>);
-
 thread_local! {
     /// For the writer's replies to this thread.
     static REPLIES: Desk<MutateResult> = const { Desk::new() };
-}
-
-/// Work for the writer.
-#[derive(Debug)]
-enum Job {
-    Mutate(Box<Mutation>, Reply<MutateResult>),
-    Delivered(Delivered, oneshot::Sender<Result<(), StoreError>>),
-    PublishTo(PublishedTopic, oneshot::Sender<Result<(), StoreError>>),
-    /// A read met an I/O error: is the file still good?
-    Check(oneshot::Sender<Result<(), StoreError>>),
-    /// Are the files still in their place?
-    Look,
-    /// Deliveries wait.
-    Flush,
 }
 
 impl Store {
@@ -338,122 +265,5 @@ impl Store {
         })
         .await;
         joined.map_err(|error| StoreError::Unavailable(error.to_string()))
-    }
-}
-
-impl Shared {
-    fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
-        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn report(&self, unreadable: &Unreadable) {
-        self.reported.lock().unwrap_or_else(PoisonError::into_inner).report(unreadable);
-    }
-
-    /// Shows a group that is on disk to everybody. Returns whether a segment may be free now.
-    fn publish(&self, start: Place, bytes: usize, draft: &mut Draft) -> bool {
-        let state = {
-            let mut overlay = self.overlay.write().unwrap_or_else(PoisonError::into_inner);
-            let mut ledger = self.ledger();
-            let needed = ledger.first_waiting();
-            for (offset, effect) in draft.effects.drain(..) {
-                let place = Place { offset: start.offset + offset, ..start };
-                take_effect(&mut overlay, &mut ledger, place, effect);
-            }
-            overlay.active.bytes += bytes;
-            ledger.remember(draft.events.drain(..));
-            (ledger.state(), ledger.first_waiting() > needed)
-        };
-        let (outbox, is_free) = state;
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        self.outbox.send_if_modified(|state| std::mem::replace(state, outbox) != outbox);
-        is_free
-    }
-
-    /// What the active generation has goes into the database from now on.
-    fn freeze(&self, meta: schema::Meta) {
-        let mut overlay = self.overlay.write().unwrap_or_else(PoisonError::into_inner);
-        let generation = std::mem::take(&mut overlay.active);
-        overlay.frozen = Some(Arc::new(Frozen { generation, meta }));
-    }
-
-    /// The database has the frozen generation.
-    fn applied(&self, position: Position) {
-        let frozen = {
-            let mut overlay = self.overlay.write().unwrap_or_else(PoisonError::into_inner);
-            overlay.frozen.take()
-        };
-        // Thousands of tasks: not under the lock.
-        drop(frozen);
-        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = position;
-        self.more_applied.notify_all();
-    }
-
-    fn applied_position(&self) -> Position {
-        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns when the database has more of the log, or after that time.
-    fn wait_for_applied(&self, most: Duration) {
-        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.more_applied.wait_timeout(applied, most));
-    }
-
-    fn take_lazy(&self) -> Vec<LazyDelivery> {
-        std::mem::take(&mut *self.lazy.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn identity(&self) -> Option<FileIdentity> {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_identity(&self, identity: Option<FileIdentity>) {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
-    }
-
-    fn failures(&self) -> MutexGuard<'_, Failures> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write_failure(&self) -> Option<WriteFailure> {
-        self.failures().current().cloned()
-    }
-
-    fn failing(&self, part: Part, path: &Path, why: String) {
-        self.failures().begin(part, path, why);
-    }
-
-    fn still_failing(&self, path: &Path) {
-        self.failures().renew(path);
-    }
-
-    fn works(&self, part: Part, path: &Path) {
-        self.failures().end(part, path);
-    }
-}
-
-/// What a frame changes in memory: the same after a start as when it was made.
-fn take_effect(overlay: &mut Overlay, ledger: &mut Ledger, place: Place, effect: Effect) {
-    match effect {
-        Effect::Nothing => {}
-        Effect::Change { task, is_stored, answer, first_event, events } => {
-            if is_stored {
-                overlay.active.put_task(&task);
-            }
-            if let Some((key, answer)) = answer {
-                overlay.active.answers.insert(key, answer);
-            }
-            ledger.add(place, first_event, events);
-        }
-        Effect::Delivered(delivered) => ledger.deliver(&delivered),
-        Effect::PublishTo(topic) => ledger.publish_to(topic),
-        Effect::Moved(seq) => {
-            overlay.active.moved.push(seq);
-            ledger.add(place, seq, 1);
-        }
     }
 }

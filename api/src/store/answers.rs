@@ -20,31 +20,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-    WriteTransaction,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction,
 };
 use sha2::{Digest, Sha256};
 use task_events::dedup::{Dedup, DedupError, Retention, Tuning};
 use task_events::disk::Disk;
 use uuid::Uuid;
 
-use super::apply::{ChangeError, KEEP_ANSWER_MS};
+use super::failure::{ChangeError, Unreadable};
+use super::mutation::Answer;
 use super::operation::{Bytes, read_task, write_bytes, write_task};
 use super::overlay::Generation;
-use super::schema::{Answer, FormerAnswer};
-use super::{Unreadable, schema};
-
-/// Number → format, when it expires, key, fingerprint, task.
-const ANSWERS: TableDefinition<u64, &[u8]> = TableDefinition::new("answers_by_number");
-/// The number of the index's first key, and the number that the next answer gets.
-const NUMBERS: TableDefinition<(), (u64, u64)> = TableDefinition::new("answer_numbers");
-/// What a former version had: idempotency key → [`FormerAnswer`] as JSON.
-const FORMER: TableDefinition<&str, &[u8]> = TableDefinition::new("answers");
-/// And (when it expires in milliseconds since 1970, idempotency key).
-const FORMER_BY_EXPIRY: TableDefinition<(u64, &str), ()> = TableDefinition::new("answers_by_expiry");
+use super::schema;
+use super::schema::{ANSWERS, FORMER, FORMER_BY_EXPIRY, FormerAnswer, NUMBERS};
 
 /// Begins the value of an answer.
 const FORMAT: u8 = 1;
+/// How long an answer is kept under its idempotency key.
+pub(super) const KEEP_ANSWER_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Expired answers that are removed for each change, so that the work is spread.
 const FORGET_PER_CHANGE: usize = 2;
 
@@ -55,13 +48,6 @@ pub(super) struct Answers {
     /// The number of the index's first key.
     base: u64,
     has_former: AtomicBool,
-}
-
-/// Makes the tables.
-pub(super) fn make_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
-    write.open_table(ANSWERS)?;
-    write.open_table(NUMBERS)?;
-    Ok(())
 }
 
 impl Answers {
@@ -264,7 +250,8 @@ mod tests {
     fn database() -> Database {
         let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         let write = database.begin_write().unwrap();
-        make_tables(&write).unwrap();
+        write.open_table(ANSWERS).unwrap();
+        write.open_table(NUMBERS).unwrap();
         write.commit().unwrap();
         database
     }

@@ -13,9 +13,10 @@ use tokio::sync::oneshot;
 
 use super::failure::Part;
 use super::overlay::Frozen;
+use super::shared::Shared;
 use super::wal::Limits;
 use super::wal::files::Files;
-use super::{Shared, bulk, schema};
+use super::{bulk, schema};
 
 /// Time between two attempts to write again after a failure.
 pub(super) const RETRY_EVERY: Duration = Duration::from_millis(250);

@@ -1,6 +1,5 @@
 //! Makes changes: one after the other, on top of what is stored and of what the same group has changed already.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -8,98 +7,16 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 use task_events::event::TaskEvent;
 use uuid::{ContextV7, Timestamp, Uuid};
 
+use super::answers::KEEP_ANSWER_MS;
+use super::delivery::OutboxEntry;
+use super::draft::{Draft, Effect};
+use super::failure::ChangeError;
+use super::mutation::{Answer, Mutation, Outcome};
 use super::operation::{Change as ChangeFrame, EventBytes, Operation};
 use super::overlay::Overlay;
-use super::schema::{Answer, Delivered, PublishedTopic, TASKS, fingerprint, read_task, to_json};
-use super::wal::frame::Group;
-use super::{Mutation, OutboxEntry, Outcome, Shared, Unreadable};
+use super::schema::{TASKS, fingerprint, read_task, to_json};
+use super::shared::Shared;
 use crate::task::{Change, Task, TaskPatch, TaskStatus};
-
-/// How long an answer is kept under its idempotency key.
-pub(super) const KEEP_ANSWER_MS: u64 = 24 * 60 * 60 * 1_000;
-
-/// Why a change was not made: it alone, or the group failed as a whole.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ChangeError {
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-    #[error(transparent)]
-    Database(#[from] redb::Error),
-}
-
-impl From<redb::StorageError> for ChangeError {
-    fn from(error: redb::StorageError) -> Self {
-        Self::Database(error.into())
-    }
-}
-
-/// What a frame changes in memory.
-#[derive(Debug)]
-pub(super) enum Effect {
-    Nothing,
-    Change {
-        task: Arc<Task>,
-        is_stored: bool,
-        answer: Option<(Box<str>, Arc<Answer>)>,
-        first_event: u64,
-        events: u64,
-    },
-    Delivered(Delivered),
-    PublishTo(PublishedTopic),
-    /// An event of the former outbox table.
-    Moved(u64),
-}
-
-/// Changes that go to disk together.
-#[derive(Debug, Default)]
-pub(super) struct Draft {
-    pub(super) frames: Group,
-    /// What each frame changes, and where in the group it begins.
-    pub(super) effects: Vec<(u64, Effect)>,
-    /// The events of all of them.
-    pub(super) events: Vec<Arc<OutboxEntry>>,
-    tasks: HashMap<[u8; 16], Arc<Task>>,
-    answers: HashMap<Box<str>, Arc<Answer>>,
-}
-
-impl Draft {
-    pub(super) fn clear(&mut self) {
-        self.frames.clear();
-        self.effects.clear();
-        self.events.clear();
-        self.tasks.clear();
-        self.answers.clear();
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.effects.is_empty()
-    }
-
-    pub(super) fn delivered(&mut self, delivered: Delivered) {
-        let operation = Operation::Delivered(delivered);
-        let at = self.frames.add(|out| operation.write(out));
-        if let Operation::Delivered(delivered) = operation {
-            self.effects.push((at, Effect::Delivered(delivered)));
-        }
-    }
-
-    pub(super) fn publish_to(&mut self, topic: PublishedTopic) {
-        let at = self.frames.add(|out| Operation::PublishTo(topic).write(out));
-        self.effects.push((at, Effect::PublishTo(topic)));
-    }
-
-    pub(super) fn nothing(&mut self) {
-        let at = self.frames.add(|out| Operation::Nothing.write(out));
-        self.effects.push((at, Effect::Nothing));
-    }
-
-    pub(super) fn moved(&mut self, entry: &OutboxEntry) {
-        let event = EventBytes { json: &entry.json, traceparent: entry.traceparent.as_deref() };
-        let operation = Operation::Moved { seq: entry.seq, task: entry.event.data.task_id, event };
-        let at = self.frames.add(|out| operation.write(out));
-        self.effects.push((at, Effect::Moved(entry.seq)));
-    }
-}
 
 /// What the writer sees: its draft, what the log has, and the database.
 pub(super) struct View<'a> {

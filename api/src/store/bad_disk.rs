@@ -13,6 +13,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::task::{Change, NewTask, Task};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use task_events::disk::FileIdentity;
 
 /// A disk that goes bad once it is told so. The database has no cache on it.
 #[derive(Debug, Clone, Default)]

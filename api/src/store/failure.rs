@@ -65,6 +65,21 @@ impl Unreadable {
     }
 }
 
+/// Why a change was not made: it alone, or the group failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChangeError {
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error(transparent)]
+    Database(#[from] redb::Error),
+}
+
+impl From<redb::StorageError> for ChangeError {
+    fn from(error: redb::StorageError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
 /// The unreadable values that were met, each logged once: clients can ask for them as often as they like.
 #[derive(Debug, Default)]
 pub(super) struct Reported(BTreeSet<String>);

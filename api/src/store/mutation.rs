@@ -1,5 +1,7 @@
 //! A change as it is asked for, and what became of it.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use crate::task::{Change, Task};
@@ -61,4 +63,13 @@ pub enum Outcome {
     },
     /// The key was used with another request.
     KeyReused,
+}
+
+/// What was answered under an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) fingerprint: Box<[u8]>,
+    pub(super) expires_ms: u64,
+    /// As it was then.
+    pub(super) task: Arc<Task>,
 }

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::schema::{Answer, Delivered, PublishedTopic};
+use super::delivery::{Delivered, PublishedTopic};
+use super::mutation::Answer;
 use crate::task::{Task, TaskStatus};
 
 const NOTHING: u8 = 0;

@@ -13,11 +13,14 @@ use uuid::Uuid;
 pub(super) use ledger::{Ledger, Source, Stored};
 pub(crate) use marks::partition_of;
 
+use super::Store;
+use super::delivery::{OutboxEntry, PublishedTopic};
+use super::failure::{StoreError, Unreadable};
 use super::operation::{EventBytes, Operation};
-use super::schema::{PublishedTopic, read_event};
+use super::schema::read_event;
+use super::shared::Shared;
 use super::wal::Place;
 use super::wal::files::SegmentError;
-use super::{OutboxEntry, Shared, Store, StoreError, Unreadable};
 
 /// Part of the outbox.
 #[derive(Debug, Default)]

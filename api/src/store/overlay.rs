@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::schema::{Answer, Meta};
+use super::mutation::Answer;
+use super::schema::Meta;
 use crate::task::Task;
 
 /// A part of the log.

@@ -1,7 +1,6 @@
 //! The tables of the database, and opening it.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
@@ -12,11 +11,11 @@ use serde_json::value::RawValue;
 use task_events::disk::{self, Disk};
 use uuid::Uuid;
 
+use super::delivery::{OutboxEntry, PublishedTopic};
 use super::failure::Unreadable;
 use super::operation::EventBytes;
 use super::outbox::Stored;
 use super::wal::Position;
-use super::{OutboxEntry, answers};
 use crate::task::Task;
 
 /// Memory that redb may use for pages, in bytes. Half of it takes what a transaction changes; four times as
@@ -30,6 +29,15 @@ pub(super) const BY_STATUS: TableDefinition<(u8, [u8; 16]), ()> = TableDefinitio
 /// (owner, status, task id)
 pub(super) const BY_OWNER: TableDefinition<([u8; 16], u8, [u8; 16]), ()> =
     TableDefinition::new("tasks_by_owner");
+/// Number → format, when it expires, key, fingerprint, task.
+pub(super) const ANSWERS: TableDefinition<u64, &[u8]> = TableDefinition::new("answers_by_number");
+/// The number of the index's first key, and the number that the next answer gets.
+pub(super) const NUMBERS: TableDefinition<(), (u64, u64)> = TableDefinition::new("answer_numbers");
+/// What a former version had: idempotency key → [`FormerAnswer`] as JSON.
+pub(super) const FORMER: TableDefinition<&str, &[u8]> = TableDefinition::new("answers");
+/// And (when it expires in milliseconds since 1970, idempotency key).
+pub(super) const FORMER_BY_EXPIRY: TableDefinition<(u64, &str), ()> =
+    TableDefinition::new("answers_by_expiry");
 /// [`Meta`] as JSON. The name is that of a table of former versions, with other types: a program that does not
 /// know the log refuses the file, rather than to go on without it.
 pub(super) const META: TableDefinition<(), &[u8]> = TableDefinition::new("published_topic");
@@ -62,34 +70,6 @@ pub(super) struct OutboxValue {
     pub(super) traceparent: Option<String>,
 }
 
-/// The topic that the positions are about, and by how many partitions its events are spread. Another count
-/// is used only after all that was sent by this one has been acknowledged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublishedTopic {
-    /// Its id, by which a topic that was created again is told apart; nil where the broker has none.
-    pub topic_id: Uuid,
-    /// How many partitions are used.
-    pub partitions: i32,
-}
-
-impl PublishedTopic {
-    /// Whether this is a topic that was created again. By its id, or, where there is none, because a topic
-    /// never loses partitions.
-    pub fn is_another_than(&self, before: &Self) -> bool {
-        let have_ids = !self.topic_id.is_nil() && !before.topic_id.is_nil();
-        (have_ids && self.topic_id != before.topic_id) || self.partitions < before.partitions
-    }
-}
-
-/// What was answered under an idempotency key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) fingerprint: Box<[u8]>,
-    pub(super) expires_ms: u64,
-    /// As it was then.
-    pub(super) task: Arc<Task>,
-}
-
 /// An answer as former versions stored it.
 #[derive(Deserialize)]
 pub(super) struct FormerAnswer {
@@ -107,22 +87,6 @@ pub(super) fn fingerprint(text: &str) -> Box<[u8]> {
         Some(bytes) if rest.is_empty() && bytes.len() == 32 => bytes,
         _ => text.as_bytes().into(),
     }
-}
-
-/// Events that Kafka has, to be taken out of the outbox: of one partition.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Delivered {
-    /// The topic, and the partition count by which the events were sent. What is reported of another than the
-    /// present one does not count.
-    pub topic: PublishedTopic,
-    /// The partition.
-    pub partition: i32,
-    /// Their sequence numbers, rising. All of the partition's up to the last of these are delivered.
-    pub seqs: Vec<u64>,
-    /// More of them, rising, behind one that still waits.
-    pub scattered: Vec<u64>,
-    /// The offset behind the last of them, where that moves.
-    pub position: Option<i64>,
 }
 
 impl Meta {
@@ -146,7 +110,8 @@ pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<(Database, Meta), red
     write.open_table(BY_STATUS)?;
     write.open_table(BY_OWNER)?;
     write.open_table(OUTBOX)?;
-    answers::make_tables(&write)?;
+    write.open_table(ANSWERS)?;
+    write.open_table(NUMBERS)?;
     let outbox = take_former(&write)?;
     let meta = Meta::new(outbox);
     write_meta(&write, &meta)?;

@@ -12,19 +12,19 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::answers::Answers;
 use super::applier::Applier;
-use super::apply::{Draft, Effect};
+use super::draft::{Draft, Effect};
+use super::failure::{self, StoreError, Unreadable};
 use super::operation::Operation;
 use super::outbox::Ledger;
 use super::overlay::{Frozen, Generation, Overlay};
 use super::schema::{self, Meta, OUTBOX, read_former_event};
+use super::shared::{Shared, take_effect};
 use super::wal::appender::Appender;
 use super::wal::files::Files;
 use super::wal::recovery::{Found, LogError, read_tail};
 use super::wal::{Limits, Place, Position};
 use super::writer::Writer;
-use super::{
-    PAGES, PATIENCE, QUEUE, READS, Shared, Store, StoreError, Unreadable, bulk, failure, take_effect,
-};
+use super::{PAGES, PATIENCE, QUEUE, READS, Store, bulk};
 
 /// What the log and the database have together.
 struct State {

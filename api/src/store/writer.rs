@@ -15,17 +15,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::reply::Group;
 
 use super::applier::{RETRY_EVERY, Work};
-use super::apply::{ChangeError, Draft, TaskIds, View};
-use super::failure::{Part, has_room};
+use super::apply::{TaskIds, View};
+use super::draft::Draft;
+use super::failure::{ChangeError, Part, StoreError, WriteFailure, has_room};
+use super::job::{Job, LazyDelivery, MutationResult};
+use super::schema;
+use super::shared::Shared;
 use super::wal::appender::Appender;
 use super::wal::{Limits, Position};
-use super::{Job, LazyDelivery, MutateResult, Outcome, Shared, StoreError, Unreadable, WriteFailure, schema};
 
 /// Jobs that are taken from the queue at once.
 const BATCH: usize = 1_024;
-
-/// What became of a change whose group is on disk.
-type MutationResult = Result<Outcome, Unreadable>;
 
 /// Why a group was not made.
 #[derive(Debug, thiserror::Error)]
@@ -387,30 +387,4 @@ impl Writer {
 /// With microseconds, as times are stored: a task is the same before and after it was read back.
 fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
-}
-
-impl Job {
-    fn finish(self, outcome: Option<MutationResult>, replies: &mut Group<MutateResult>) {
-        // A caller that went away is no error: the change stands.
-        match (self, outcome) {
-            (Self::Mutate(_, reply), Some(outcome)) => replies.send(reply, outcome.map_err(StoreError::from)),
-            (Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply), _) => {
-                drop(reply.send(Ok(())));
-            }
-            (Self::Mutate(_, reply), None) => {
-                replies.send(reply, Err(StoreError::Unavailable("no outcome".to_owned())));
-            }
-            (Self::Look | Self::Flush, _) => {}
-        }
-    }
-
-    fn refuse(self, error: StoreError) {
-        match self {
-            Self::Mutate(_, reply) => reply.send(Err(error)),
-            Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply) => {
-                drop(reply.send(Err(error)));
-            }
-            Self::Look | Self::Flush => {}
-        }
-    }
 }

@@ -13,10 +13,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::super::delivery::{Delivered, OutboxEntry, OutboxState, PublishedTopic};
 use super::super::failure::Unreadable;
-use super::super::schema::{Delivered, PublishedTopic};
 use super::super::wal::Place;
-use super::super::{OutboxEntry, OutboxState};
 use super::marks::Marks;
 
 /// Events that are kept in memory for the relay, about, in bytes of JSON. Beyond them it reads the log.
