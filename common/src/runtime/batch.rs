@@ -8,11 +8,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::chunks::position_after;
+use super::handler::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use super::intake::Ready;
 use super::ownership::Ownership;
 use super::recent::Recent;
-use super::status::{Status, Trouble};
-use super::{Decoder, Delivery, Done, Handler, HandlerError, Service, Shared};
+use super::shared::Shared;
+use super::status::Status;
+use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::dlq::{DeadLetter, Failure};
 use crate::kafka::records::UnreadableReason;

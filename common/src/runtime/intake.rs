@@ -23,10 +23,11 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::Decoder;
+use super::activity::{Activity, Stage};
 use super::chunks::{Chunks, Item};
-use super::ownership::{Activity, Stage};
-use super::status::{Status, Trouble};
+use super::handler::Decoder;
+use super::status::Status;
+use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::event::Malformed;
 use crate::kafka::{Fetched, Jump, KafkaError, PartitionReader, ReadEvent};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::Shared;
+use super::shared::Shared;
 use crate::kafka::{Coordinator, KafkaError};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ struct Mirror {
 impl Mirror {
     /// Tells the coordinator where the group is, if that is news.
     async fn commit<S>(&mut self, shared: &Shared<S>) -> Result<(), KafkaError> {
-        let (config, positions) = (&shared.config, shared.status.committed());
+        let (config, positions) = (&shared.config, shared.acknowledged.positions());
         let is_recent = self.written.is_some_and(|written| written.elapsed() < REFRESH);
         if positions.is_empty() || positions == self.positions && is_recent {
             return Ok(());

@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::batch::{Batch, MessageOf, Outcome};
+use super::handler::{Handler, Service};
 use super::intake::{self, Intake, Step};
 use super::ownership::Ownership;
 use super::recent::Recent;
-use super::status::Trouble;
-use super::{Handler, Service, Shared};
+use super::shared::Shared;
+use super::trouble::Trouble;
 use crate::kafka::{Jump, JumpReason, PartitionReader, Position};
 use crate::offsets::Slot;
 

@@ -14,32 +14,26 @@
 //! - *A fenced or stopped owner does not wait for what hangs*: the call is abandoned, and its work is not
 //!   committed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use uuid::Uuid;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::status::Trouble;
-use super::{AbortOnDrop, Shared};
-use crate::backoff::Backoff;
+use super::abort::AbortOnDrop;
+use super::activity::{Activity, Stage};
+use super::committer::Committer;
+use super::handler::Service;
+use super::owner_id::OwnerId;
+use super::shared::Shared;
+use super::trouble::Trouble;
 use crate::kafka::{KafkaError, Position};
-use crate::offsets::{Claim, Claimed, Commit, Slot, View};
+use crate::offsets::{Claim, Claimed, Commit, Slot};
 
-/// Least time between two commits: the position is never further behind than this and one produce.
-const PACE: Duration = Duration::from_millis(20);
-/// Renewals that an idle owner sends in the time of one lease.
-const RENEWALS_PER_LEASE: u32 = 3;
-/// Time between two looks at a call that hangs.
-const HANG_POLL: Duration = Duration::from_millis(50);
 /// Time for the call in progress when a stop is requested. It and the release fit into the 5 s of a stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for the last commit.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Shortest time for a commit, whatever the lease.
-const MIN_COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Why handling has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Halt {
@@ -64,25 +58,7 @@ pub(super) struct Ownership<S> {
     _tasks: AbortOnDrop,
 }
 
-/// What tells one ownership from every other, in one incarnation of the offsets topic.
-#[derive(Debug, Clone)]
-pub(super) struct OwnerId {
-    pub(super) token: i64,
-    pub(super) claim_id: Uuid,
-    pub(super) instance_id: Uuid,
-    pub(super) incarnation: u64,
-}
-
-impl OwnerId {
-    fn owns(&self, view: &View, slot: &Slot) -> bool {
-        let owner = view.slot(slot).and_then(|state| state.owner());
-        let is_own =
-            owner.is_some_and(|owner| owner.token == self.token && owner.claim.claim_id == self.claim_id);
-        is_own && view.lives == self.incarnation
-    }
-}
-
-impl<S: super::Service> Ownership<S> {
+impl<S: Service> Ownership<S> {
     /// Starts to renew the lease. The incarnation is that in which the claim was read.
     pub(super) fn start(
         shared: &Arc<Shared<S>>,
@@ -103,7 +79,7 @@ impl<S: super::Service> Ownership<S> {
         let (progress, progress_seen) = watch::channel(start);
         let (lease_sender, lease) = watch::channel(claimed.sent + shared.config.lease);
         let (halt_sender, halt) = watch::channel(Halt::No);
-        let renewer = Renewer {
+        let committer = Committer {
             shared: Arc::clone(shared),
             slot: slot.clone(),
             id: id.clone(),
@@ -116,7 +92,7 @@ impl<S: super::Service> Ownership<S> {
             failing: Trouble::new(&shared.status, slot.partition, "commit"),
         };
         let halter = halt_on_claim_or_stop(Arc::clone(shared), slot.clone(), id.clone(), halt_sender);
-        let tasks = vec![tokio::spawn(renewer.run()).abort_handle(), tokio::spawn(halter).abort_handle()];
+        let tasks = vec![tokio::spawn(committer.run()).abort_handle(), tokio::spawn(halter).abort_handle()];
         Self {
             shared: Arc::clone(shared),
             slot: slot.clone(),
@@ -239,7 +215,7 @@ impl<S: super::Service> Ownership<S> {
         let position = self.position();
         let Self { shared, slot, id, renewing, _tasks, .. } = self;
         if !id.owns(&shared.offsets.view().borrow(), &slot) {
-            shared.status.set_committed(slot.partition, None);
+            shared.acknowledged.set(slot.partition, None);
             return false;
         }
         // A renewal that is on its way could land after the release and undo it: it is waited for, and none
@@ -256,7 +232,7 @@ impl<S: super::Service> Ownership<S> {
         });
         match released {
             Ok(_) => {
-                shared.status.set_committed(slot.partition, Some(position.offset));
+                shared.acknowledged.set(slot.partition, Some(position.offset));
                 log::info!("released {slot} at offset {}", position.offset);
             }
             Err(error) => log::warn!(
@@ -281,174 +257,4 @@ async fn halt_on_claim_or_stop<S>(
         let _ = fenced.await;
     }
     halt.send_replace(Halt::Fenced);
-}
-
-/// Where a call of a service is made.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Stage {
-    /// Into its decoder.
-    Intake,
-    /// Into its handler.
-    Handler,
-}
-
-/// The calls that are in progress: one of each stage at most.
-#[derive(Debug, Default)]
-pub(super) struct Activity {
-    intake: Mutex<Call>,
-    handler: Mutex<Call>,
-}
-
-/// What it is for, and since when.
-type Call = Option<(&'static str, Instant)>;
-
-impl Activity {
-    pub(super) fn begin(&self, stage: Stage, what: &'static str) -> InProgress<'_> {
-        let call = match stage {
-            Stage::Intake => &self.intake,
-            Stage::Handler => &self.handler,
-        };
-        set(call, Some((what, Instant::now())));
-        InProgress(call)
-    }
-
-    /// A call that has not returned for that long.
-    fn hanging(&self, limit: Duration) -> Option<(&'static str, Duration)> {
-        let calls = [&self.handler, &self.intake].into_iter();
-        let current = calls.filter_map(|call| *call.lock().unwrap_or_else(PoisonError::into_inner));
-        current.map(|(what, since)| (what, since.elapsed())).find(|(_, lasts)| *lasts >= limit)
-    }
-}
-
-fn set(call: &Mutex<Call>, to: Call) {
-    *call.lock().unwrap_or_else(PoisonError::into_inner) = to;
-}
-
-pub(super) struct InProgress<'a>(&'a Mutex<Call>);
-
-impl Drop for InProgress<'_> {
-    fn drop(&mut self) {
-        set(self.0, None);
-    }
-}
-
-/// Commits progress, and so renews the lease.
-struct Renewer<S> {
-    shared: Arc<Shared<S>>,
-    slot: Slot,
-    id: OwnerId,
-    /// All below it is done.
-    progress: watch::Receiver<Position>,
-    lease: watch::Sender<Instant>,
-    /// When the claim, or the last acknowledged commit, was sent.
-    renewed: Instant,
-    activity: Arc<Activity>,
-    renewing: Arc<AsyncMutex<()>>,
-    hanging: Trouble,
-    failing: Trouble,
-}
-
-impl<S: super::Service> Renewer<S> {
-    /// Commits as progress is made, and at least three times a lease. Ends by being dropped.
-    async fn run(mut self) {
-        let lease = self.shared.config.lease;
-        let every = lease / RENEWALS_PER_LEASE;
-        let mut backoff = Backoff::for_kafka();
-        let mut has_cleaned = false;
-        loop {
-            tokio::select! {
-                changed = self.progress.changed() => if changed.is_err() { return },
-                () = sleep_until(self.renewed + every) => {}
-            }
-            sleep_until(self.renewed + PACE).await;
-            self.until_work_makes_progress(every).await;
-            let position = *self.progress.borrow_and_update();
-            // The process may have been stopped for an hour: then the topic says whether it still owns.
-            if Instant::now() >= self.renewed + lease && !self.still_owns().await {
-                sleep(backoff.next_delay()).await;
-                self.progress.mark_changed();
-                continue;
-            }
-            let sent = Instant::now();
-            let commit = Commit::at(position, self.id.instance_id, false);
-            let limit = every.max(MIN_COMMIT_TIMEOUT);
-            let renewal = async {
-                let _on_its_way = self.renewing.lock().await;
-                self.shared.offsets.commit(&self.slot, self.id.token, &commit, limit).await
-            };
-            match renewal.await {
-                Ok(_) => {
-                    self.renewed = sent;
-                    self.lease.send_replace(sent + lease);
-                    self.shared.status.set_committed(self.slot.partition, Some(position.offset));
-                    self.failing.over(&format!("commits of {} are acknowledged again", self.slot));
-                    backoff = Backoff::for_kafka();
-                    if !has_cleaned {
-                        has_cleaned = self.remove_stale().await;
-                    }
-                }
-                Err(error) => {
-                    let (slot, offset) = (&self.slot, position.offset);
-                    self.failing
-                        .report(&format!("cannot commit {slot} at {offset}, will try again: {error}"));
-                    sleep(backoff.next_delay()).await;
-                    self.progress.mark_changed();
-                }
-            }
-        }
-    }
-
-    /// Returns at once unless a call hangs.
-    async fn until_work_makes_progress(&mut self, limit: Duration) {
-        while let Some((what, lasts)) = self.activity.hanging(limit) {
-            let (slot, seconds) = (&self.slot, lasts.as_secs_f32());
-            self.hanging.report(&format!(
-                "{slot} makes no progress: {what} has not returned for {seconds:.1} s; its lease is not renewed, and another instance may take over"
-            ));
-            sleep(HANG_POLL).await;
-        }
-        self.hanging.over(&format!("{} makes progress again", self.slot));
-    }
-
-    /// Reads the topic to its end. False if that fails, or if another instance has claimed.
-    async fn still_owns(&self) -> bool {
-        let caught_up = self.shared.offsets.catch_up().await.is_ok();
-        let view = self.shared.offsets.view();
-        caught_up && self.id.owns(&view.borrow(), &self.slot)
-    }
-
-    /// The first commit is acknowledged: what older owners committed no longer counts.
-    async fn remove_stale(&self) -> bool {
-        let view = self.shared.offsets.view();
-        let stale = view.borrow().slot(&self.slot).map(|state| state.stale_tokens(self.id.token));
-        let stale = stale.unwrap_or_default();
-        if stale.is_empty() {
-            return true;
-        }
-        match self.shared.offsets.tombstone(&self.slot, &stale).await {
-            Ok(()) => true,
-            Err(error) => {
-                log::debug!("cannot tombstone older commits of {}, will try again: {error}", self.slot);
-                false
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_a_call_in_progress_hangs() {
-        let activity = Activity::default();
-        assert_eq!(activity.hanging(Duration::ZERO), None, "idle is progress");
-        for (stage, what) in [(Stage::Handler, "flush"), (Stage::Intake, "lookup")] {
-            let call = activity.begin(stage, what);
-            assert_eq!(activity.hanging(Duration::from_secs(60)), None);
-            assert_eq!(activity.hanging(Duration::ZERO).map(|(what, _)| what), Some(what));
-            drop(call);
-            assert_eq!(activity.hanging(Duration::ZERO), None);
-        }
-    }
 }

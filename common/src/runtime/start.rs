@@ -9,7 +9,7 @@
 
 use uuid::Uuid;
 
-use super::OwnPosition;
+use super::handler::OwnPosition;
 use crate::kafka::Position;
 
 /// Where to start, and what about that an operator has to know.

@@ -11,8 +11,6 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::log_once::LogOnce;
-
 /// Time without a failure after which a problem counts as over.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -35,8 +33,6 @@ struct Partition {
     position: Option<i64>,
     log_end: Option<i64>,
     held_at: Option<i64>,
-    /// The position that Kafka last acknowledged to this instance as owner.
-    committed: Option<i64>,
     problems: Problems,
 }
 
@@ -218,20 +214,9 @@ impl Status {
         self.with(partition, |one| one.held_at = held_at);
     }
 
-    /// The position that was acknowledged to this instance; `None` once another one owns.
-    pub(super) fn set_committed(&self, partition: i32, committed: Option<i64>) {
-        self.with(partition, |one| one.committed = committed);
-    }
-
     /// The partition is no more.
     pub(super) fn forget(&self, partition: i32) {
         self.lock().partitions.remove(&partition);
-    }
-
-    /// The partitions whose position this instance committed, with that position.
-    pub(super) fn committed(&self) -> Vec<(i32, i64)> {
-        let inner = self.lock();
-        inner.partitions.iter().filter_map(|(number, one)| Some((*number, one.committed?))).collect()
     }
 
     /// The partitions that this instance does not read now.
@@ -241,7 +226,7 @@ impl Status {
         not_read.map(|(number, _)| *number).collect()
     }
 
-    fn insert_problem(&self, partition: Option<i32>, cause: &'static str, why: &str) {
+    pub(super) fn insert_problem(&self, partition: Option<i32>, cause: &'static str, why: &str) {
         let mut inner = self.lock();
         let problems = match partition {
             Some(partition) => &mut inner.partitions.entry(partition).or_default().problems,
@@ -250,7 +235,7 @@ impl Status {
         problems.insert(cause, (why.to_owned(), None));
     }
 
-    fn end_problem(&self, partition: Option<i32>, cause: &'static str) {
+    pub(super) fn end_problem(&self, partition: Option<i32>, cause: &'static str) {
         let mut inner = self.lock();
         let problems = match partition {
             Some(partition) => inner.partitions.get_mut(&partition).map(|one| &mut one.problems),
@@ -271,43 +256,9 @@ fn current(problems: &Problems, now: Instant) -> Option<String> {
     problems.values().find(|(_, over)| lasts(over)).map(|(why, _)| why.clone())
 }
 
-/// One cause that may stop a partition, or the whole consumer: logged once, shown while it lasts.
-#[derive(Debug)]
-pub(super) struct Trouble {
-    status: Status,
-    partition: Option<i32>,
-    cause: &'static str,
-    log: LogOnce,
-}
-
-impl Trouble {
-    /// Of one partition, or of all.
-    pub(super) fn new(status: &Status, partition: impl Into<Option<i32>>, cause: &'static str) -> Self {
-        let log = LogOnce::new("task_events::runtime");
-        Self { status: status.clone(), partition: partition.into(), cause, log }
-    }
-
-    /// It lasts, or begins.
-    pub(super) fn report(&mut self, why: &str) {
-        self.log.warn(why);
-        self.status.insert_problem(self.partition, self.cause, why);
-    }
-
-    /// It is over, if there was any.
-    pub(super) fn over(&mut self, what: &str) {
-        self.log.over(what);
-        self.status.end_problem(self.partition, self.cause);
-    }
-}
-
-impl Drop for Trouble {
-    fn drop(&mut self) {
-        self.status.end_problem(self.partition, self.cause);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::trouble::Trouble;
     use super::*;
 
     #[test]

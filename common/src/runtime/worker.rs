@@ -7,11 +7,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::claims::{OwnClaims, Verdict, verdict};
+use super::handler::{Handler, HandlerError, Service};
 use super::owner::Owner;
 use super::ownership::Ownership;
+use super::shared::Shared;
 use super::start::{Start, start};
-use super::status::{Role, Trouble};
-use super::{Handler, HandlerError, Service, Shared};
+use super::status::Role;
+use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::kafka::{KafkaError, OffsetAt, Position};
 use crate::offsets::{Claim, Claimed, Slot};

@@ -1,0 +1,46 @@
+//! What a consumer is given, and what the workers of all its partitions share.
+
+use std::time::Duration;
+
+use super::acknowledged::Acknowledged;
+use super::status::Status;
+use crate::dlq::DlqPublisher;
+use crate::kafka::{Kafka, TopicReader};
+use crate::offsets::OffsetsLog;
+use crate::shutdown::Shutdown;
+use crate::state_dir::Identity;
+
+/// What a consumer reads, and as whom.
+#[derive(Debug, Clone)]
+pub struct ConsumerConfig {
+    /// How to reach Kafka.
+    pub kafka: Kafka,
+    /// The topic to read.
+    pub topic: String,
+    /// The compacted topic of claims and commits.
+    pub offsets_topic: String,
+    /// Where events go that cannot be handled; `None`: they are logged and passed over.
+    pub dlq_topic: Option<String>,
+    /// The consumer group.
+    pub group: String,
+    /// The service: a group belongs to one.
+    pub service: String,
+    /// This instance; outlives its restarts.
+    pub identity: Identity,
+    /// Where it runs, for people.
+    pub host: String,
+    /// How long this instance may be silent before another takes over.
+    pub lease: Duration,
+}
+
+/// What the workers of all partitions share.
+pub(super) struct Shared<S> {
+    pub(super) config: ConsumerConfig,
+    pub(super) offsets: OffsetsLog,
+    pub(super) reader: TopicReader,
+    pub(super) service: S,
+    pub(super) dlq: Option<DlqPublisher>,
+    pub(super) status: Status,
+    pub(super) acknowledged: Acknowledged,
+    pub(super) shutdown: Shutdown,
+}
