@@ -1,0 +1,70 @@
+//! Where offsets are reset to.
+
+use super::*;
+use task_events::offsets::fold::Owner;
+use tokio::time::Instant;
+
+#[test]
+fn a_target_is_a_word_an_offset_or_a_time() {
+    assert_eq!(target("earliest"), Ok(Target::Earliest));
+    assert_eq!(target("latest"), Ok(Target::Latest));
+    assert_eq!(target("0"), Ok(Target::Offset(0)));
+    assert_eq!(target("42"), Ok(Target::Offset(42)));
+    let time = "2026-01-15T10:30:00Z".parse().unwrap();
+    assert_eq!(target("2026-01-15T10:30:00Z"), Ok(Target::Time(time)));
+    assert_eq!(target("2026-01-15T12:30:00.000+02:00"), Ok(Target::Time(time)));
+    for wrong in ["", "soon", "-1", "1.5", "2026-01-15", "18446744073709551615", "1969-12-31T23:59:59Z"] {
+        assert!(target(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn an_offset_out_of_range_is_refused_with_the_range() {
+    let range = LogRange { start: 10, end: 20 };
+    let to = |target, at_time| destination(&target, range, at_time);
+    assert_eq!(to(Target::Earliest, None), Ok(10));
+    assert_eq!(to(Target::Latest, None), Ok(20));
+    assert_eq!(to(Target::Offset(10), None), Ok(10));
+    assert_eq!(to(Target::Offset(20), None), Ok(20));
+    for out in [9, 21] {
+        assert!(to(Target::Offset(out), None).unwrap_err().contains("10 to 20"));
+    }
+    let time = Target::Time(Utc::now());
+    assert_eq!(to(time.clone(), Some(15)), Ok(15));
+    assert_eq!(to(time, Some(-1)), Ok(20), "later than every record");
+}
+
+#[test]
+fn what_is_known_of_partitions_that_are_no_more_is_removed() {
+    let slot = |topic: &str, partition| Slot { group: "g".to_owned(), topic: topic.to_owned(), partition };
+    let report = || SlotReport { position: Some(7), owner: None, life: Life::Released };
+    let slots = [slot("t", 0), slot("t", 1), slot("t", 2), slot("other", 5)];
+    let known: BTreeMap<_, _> = slots.into_iter().map(|slot| (slot, report())).collect();
+    let removed: Vec<_> = gone(&known, "t", 1).map(|each| (each.partition, each.from, each.to)).collect();
+    assert_eq!(removed, [(1, Some(7), None), (2, Some(7), None)]);
+    assert_eq!(gone(&known, "other", 0).count(), 1);
+}
+
+#[test]
+fn only_partitions_that_exist_are_moved() {
+    assert_eq!(partitions("t", 3, None).unwrap(), [0, 1, 2]);
+    assert_eq!(partitions("t", 3, Some(2)).unwrap(), [2]);
+    assert!(partitions("t", 3, Some(3)).is_err());
+}
+
+#[test]
+fn a_group_is_live_unless_each_owner_released_or_fell_silent() {
+    let group = |lives: &[Life]| {
+        let slots = (0..).zip(lives).map(|(partition, life)| {
+            let slot = Slot { group: "g".to_owned(), topic: "t".to_owned(), partition };
+            let owner = Some(Owner { token: 1, claim: Claim::new(Uuid::nil(), "host", 1) });
+            (slot, SlotReport { position: None, owner, life: *life })
+        });
+        alive(&slots.collect())
+    };
+    assert_eq!(group(&[]), None);
+    assert_eq!(group(&[Life::Released, Life::Silent, Life::Unclaimed]), None);
+    let active = Life::Active(Instant::now());
+    assert_eq!(group(&[Life::Released, active]), Some("host/00000000 owns t/1".to_owned()));
+    assert!(group(&[Life::Unknown]).is_some());
+}
