@@ -54,6 +54,10 @@ lint:
 no-c:
     cargo xtask no-c
 
+# Fail if source files import each other, or if one that is shipped is too long
+layers:
+    cargo xtask layers
+
 # Build what is shipped into dist/: static binaries, checksums, a bill of materials
 dist:
     cargo xtask dist
