@@ -4,6 +4,11 @@
 //! request ─ http ─> store (writer: one fsync for many) ─> outbox ─> relay ─> topic
 //! ```
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 pub mod args;
 pub mod http;
 pub mod relay;

@@ -1,5 +1,10 @@
 //! `task-api`: stores tasks and publishes their lifecycle events to Kafka.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 use task_api::args::Args;
 use task_events::exit::exit_with;
 

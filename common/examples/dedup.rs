@@ -7,7 +7,6 @@
 //! counted as they come; making ids, some 5 ns each, is counted too), looked up and then added, as the audit service does (synced every 64 batches), and,
 //! in the last column, 20 batches of a new state as the notification service does (synced each). CPU is that of the process,
 //! with its background thread; memory is what the process has by then, also of the rows before.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

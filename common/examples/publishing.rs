@@ -5,14 +5,6 @@
 //! `cargo run --release -p task-events --example publishing`, on an embedded broker; with
 //! `KAFKA_BOOTSTRAP_SERVERS` on that Kafka, in a topic of its own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a measurement may fail loudly"
-)]
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

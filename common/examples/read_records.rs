@@ -3,8 +3,6 @@
 //!
 //!     cargo run --release -p task-events --example read_records
 
-#![allow(clippy::unwrap_used, reason = "a measurement may fail loudly")]
-
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -3,8 +3,6 @@
 //!
 //! `cargo run --release -p task-events --example reading -- 127.0.0.1:9092`
 
-#![allow(clippy::unwrap_used, reason = "a measurement may fail loudly")]
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

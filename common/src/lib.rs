@@ -16,6 +16,11 @@
 //!
 //! No crate below this one compiles or links C.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 pub mod backoff;
 pub mod dedup;
 pub mod disk;

@@ -1,14 +1,6 @@
 //! Consumers on a topic with which other producers and administrators do what they really do: on a dev
 //! broker, or on Apache Kafka as `E2E_BROKER` says.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
-
 mod world;
 
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! Batches that Apache Kafka's own producer wrote: see `golden/README.md`.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 use task_events::kafka::records::{AbortedTransactions, Batch, Batches, Codec, ConsumerRecord, Marker};
 
 const NOW: i64 = 1_760_000_000_000;

@@ -7,8 +7,6 @@
 //! - a commit of a fenced owner moves the position only while no newer owner has committed;
 //! - a commit under a token of another life of the topic never gives the position.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;

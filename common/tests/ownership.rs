@@ -1,13 +1,5 @@
 //! Who owns a partition, and when it loses it: handlers that hang, twins, other services, foreign tokens.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
-
 mod world;
 
 use std::time::{Duration, Instant};

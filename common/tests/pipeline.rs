@@ -1,14 +1,6 @@
 //! What runs ahead of a handler has no effects: while a batch is made durable the next one is read, decoded and
 //! looked up, and nothing more.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
-
 mod world;
 
 use std::time::Duration;

@@ -1,7 +1,6 @@
 //! The dedup state after a power cut, whatever of the last writes the disk kept: ids that were recorded are
 //! known, and the mark tells exactly which. The power is cut at every write and sync, also of those that put
 //! ids into runs, merge runs, drop a bucket, cut the state off, or take over that of the version before.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
 
 use std::path::Path;
 use std::sync::Arc;

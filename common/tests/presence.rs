@@ -1,7 +1,5 @@
 //! A call that was made while Kafka was away is answered soon after Kafka is back.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,14 +1,6 @@
 //! The reader against a broker of its own, dev broker or Apache Kafka as `E2E_BROKER` says, with whatever
 //! other producers and administrators do to a topic.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly"
-)]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

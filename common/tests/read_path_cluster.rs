@@ -1,13 +1,5 @@
 //! The reader on three Apache Kafka brokers, one of which hangs, dies or comes back with less than it had.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly"
-)]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

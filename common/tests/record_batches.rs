@@ -1,8 +1,6 @@
 //! Record batches as others write them, as they are damaged, and as they come back from our own encoder. What
 //! holds of any bytes is in `src/properties.rs`.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;

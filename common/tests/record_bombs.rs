@@ -3,7 +3,6 @@
 //! One test in a process of its own: it measures the memory of the process.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 use std::fs;
 use std::io::{self, Read, Write};

@@ -1,7 +1,5 @@
 //! A clock that is more than an hour fast: Kafka refuses its times, and the records are written without.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 use std::collections::BTreeMap;
 
 use chrono::{SubsecRound, TimeDelta, Utc};

@@ -2,14 +2,6 @@
 //!
 //! `cargo build --release -p consumers && cargo run --release -p consumers --example startup`
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a measurement may fail loudly"
-)]
-
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};

@@ -7,6 +7,11 @@
 //! - [`lines`]: what the notification service and the DLQ processor write to stdout as their work.
 //! - [`args`], [`service`], [`health`]: what the three processes share.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 pub mod args;
 pub mod audit;
 pub mod dead_letters;

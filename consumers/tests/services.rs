@@ -1,11 +1,4 @@
 //! The services on a broker: in this process through the runtime, and as processes that are killed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, its helpers as well"
-)]
 
 mod world;
 

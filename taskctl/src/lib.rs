@@ -4,6 +4,11 @@
 //! An answer goes to stdout through [`output`], as text or JSON; an error is one line on stderr and exit
 //! code 1; bad usage is exit code 2.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 pub mod commands;
 mod context;
 mod error;

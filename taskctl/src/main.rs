@@ -1,5 +1,10 @@
 //! `taskctl`: the operator's command. See [`taskctl`], the library.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 use std::io;
 use std::process::ExitCode;
 

@@ -1,7 +1,5 @@
 //! The command as an operator runs it, against a broker in this process.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 mod world;
 
 use std::time::Duration;

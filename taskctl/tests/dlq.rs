@@ -1,7 +1,5 @@
 //! Dead letters as an operator sees and redrives them.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 mod world;
 
 use std::collections::BTreeMap;

@@ -1,13 +1,5 @@
 //! The Task API held against its promises: the real application, on a free port.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly"
-)]
-
 mod anything;
 mod browser;
 mod concurrency;

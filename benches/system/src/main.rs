@@ -12,13 +12,6 @@
 //! | `history` | one change, and a start after kill -9, with much in the store |
 //! | `http` | the load: one thread, as little work for each request as can be |
 //! | `usage` | what a process used, by the kernel's count |
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a measurement that cannot be made may end loudly"
-)]
 
 mod drain;
 mod history;

@@ -1,5 +1,10 @@
 //! Writes every task event to an audit log, each exactly once.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 use consumers::args::AuditArgs;
 use consumers::audit;
 use consumers::service::{self, Reads};

@@ -1,5 +1,10 @@
 //! Tells of each event that a consumer could not handle, and counts them.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 use consumers::args::DlqArgs;
 use consumers::dead_letters;
 use consumers::lines::Sink;

@@ -1,5 +1,10 @@
 //! Writes a notification for each new and each completed task.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 use consumers::args::NotificationArgs;
 use consumers::lines::Sink;
 use consumers::notification;

@@ -2,15 +2,7 @@
 //! fuzz targets of `tests/fuzz/`, which share these functions. The targets also run under a limit of what may be
 //! allocated at once.
 
-#![allow(
-    missing_docs,
-    missing_debug_implementations,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a property may fail loudly"
-)]
+#![allow(missing_docs, missing_debug_implementations, reason = "a property is named after what holds")]
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,7 +1,5 @@
 //! Compaction and retention.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,5 @@
 //! What was acknowledged is there after the process was killed, and after its last write was torn.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 mod support;
 
 use std::collections::BTreeMap;

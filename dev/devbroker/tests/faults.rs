@@ -1,7 +1,5 @@
 //! The faults that tests switch on: each does what `src/faults.rs` says, and ends when it is deleted.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 mod support;
 
 use std::net::SocketAddr;

@@ -1,7 +1,5 @@
 //! Whatever a client sends, the others are served.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
-
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,5 @@
 //! What the services do with the broker, through the client they use.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,5 @@
 //! What compaction, retention and a kill leave of transactions.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 mod support;
 
 use std::fs;

@@ -88,7 +88,6 @@ fn executable(message: &str) -> Option<(String, PathBuf)> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
     use super::*;
 

@@ -4,6 +4,11 @@
 //! topics, starts the API and the three consumers, shows their logs side by side, gives a tour, and stays
 //! up until Ctrl-C, which stops all in order. Whatever goes wrong is one line, and nothing is left running.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 mod args;
 mod build;
 mod children;

@@ -1,7 +1,5 @@
 //! `run-all` as a newcomer runs it, each time in a folder of its own. The first run builds the services.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
-
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt;

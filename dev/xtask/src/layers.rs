@@ -4,6 +4,8 @@
 //!   names something *imports the file that defines it*, whichever re-exports the name goes through. Not an
 //!   import: a re-export and a method call, which name nothing; what a module takes from the one that it is a
 //!   part of, whose folder it is in; tests.
+//! - No shipped code may panic on what it is given: each root file of a shipped crate denies the lints of
+//!   [`DENIED`], tests left out.
 //! - No source file of a shipped crate has more than [`MAX_LINES`] lines, tests included.
 
 mod graph;
@@ -18,6 +20,9 @@ use std::path::{Path, PathBuf};
 /// A file that is longer does two jobs, or one that should be split.
 const MAX_LINES: usize = 400;
 
+/// What may panic.
+const DENIED: [&str; 3] = ["clippy::unwrap_used", "clippy::expect_used", "clippy::panic"];
+
 /// Prints a line for each circle and each file that is too long; an error if there is one.
 pub fn run() -> Result<()> {
     let metadata = Metadata::read(None, &[shipped::MUSL])?;
@@ -27,6 +32,9 @@ pub fn run() -> Result<()> {
         let sources = modules::Crate::read(crate_root)?;
         files += sources.files.len();
         findings.extend(circles(&sources, root));
+        if shipped::SOURCES.iter().any(|folder| crate_root.starts_with(root.join(folder))) {
+            findings.extend(undenied(&modules::read(crate_root)?, crate_root, root));
+        }
     }
     for folder in shipped::SOURCES {
         findings.extend(too_long(&root.join(folder))?.iter().map(|finding| relative(finding, root)));
@@ -61,6 +69,13 @@ fn circles(sources: &modules::Crate, root: &Path) -> Vec<String> {
         format!("circle: {}", steps.collect::<Vec<_>>().join(", "))
     };
     graph::circles(imports.keys().copied()).iter().map(|circle| describe(circle)).collect()
+}
+
+/// A line for a root file that does not deny what it should.
+fn undenied(text: &str, path: &Path, root: &Path) -> Option<String> {
+    let missing: Vec<_> = DENIED.into_iter().filter(|lint| !text.contains(lint)).collect();
+    let path = relative(&path.display().to_string(), root);
+    (!missing.is_empty()).then(|| format!("lints: {path} does not deny {}", missing.join(", ")))
 }
 
 /// A line for each Rust file below a folder that has more than [`MAX_LINES`] lines.
@@ -141,6 +156,15 @@ mod tests {
             ("a/deep.rs", "use super::A; pub struct D(A);"),
         ]);
         assert_eq!(found, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_root_that_denies_too_little_is_named() {
+        let path = Path::new("/w/api/src/main.rs");
+        let root = "#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]";
+        assert_eq!(undenied(root, path, Path::new("/w")), None);
+        let found = undenied("#![deny(clippy::panic)]", path, Path::new("/w")).unwrap();
+        assert_eq!(found, "lints: api/src/main.rs does not deny clippy::unwrap_used, clippy::expect_used");
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! Development chores, run as `cargo xtask CHORE`. A chore is a module with one `run`.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 mod cargo;
 mod dist;
 mod docs;

@@ -1,5 +1,4 @@
 //! The no-C gate, run as a person runs it.
-#![allow(clippy::expect_used, reason = "a test may fail loudly, in its helpers too")]
 
 use std::path::Path;
 use std::process::{Command, Output};

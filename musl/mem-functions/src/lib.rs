@@ -14,6 +14,7 @@
 //!    over at both ends is read before it starts and written after it.
 //! 3. *Nothing here calls these functions*: the crate is `no_builtins`, so no loop becomes a call of memcpy.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![no_std]
 #![no_builtins]
 #![cfg(target_arch = "x86_64")]

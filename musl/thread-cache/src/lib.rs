@@ -19,6 +19,8 @@
 //! 4. *A thread that ends leaves nothing behind.* Its lists go to the depot; what it allocates or frees after
 //!    that goes there directly.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};

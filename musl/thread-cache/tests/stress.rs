@@ -1,6 +1,5 @@
 //! Everything that a program does to its allocator, at once, with every byte watched. The allocator is also
 //! the one of this whole test, so the test harness and the standard library stress it too.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test may fail loudly")]
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::RefCell;

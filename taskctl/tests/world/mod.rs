@@ -1,11 +1,6 @@
 //! A broker in this process with the topics, and the command as an operator runs it.
 
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly; each uses a part"
-)]
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::SocketAddr;
 use std::process::Output;

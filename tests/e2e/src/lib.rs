@@ -7,13 +7,6 @@
 //!
 //! Every failure here is a panic that says what was awaited; a test that panics prints the last lines of
 //! each process it had.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "only tests use this crate, and a test may fail loudly"
-)]
 
 mod api;
 mod broker;

@@ -3,13 +3,6 @@
 //!
 //! Only with `E2E_BROKER=kafka`: the dev broker has no ACLs. All clients are one user here, as it is the
 //! topic's ACL that counts: a topic without any is open to all.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{Api, Broker, DLQ, EVENTS, KafkaTools, OFFSETS, SOON, Service, World, eventually};
 

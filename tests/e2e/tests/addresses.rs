@@ -1,11 +1,4 @@
 //! Addresses of Kafka that are of no use, in front of one that is.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{DroppingPort, SOON, World, eventually, read_audit_log};
 use std::net::TcpListener;

@@ -1,12 +1,5 @@
 //! What people, logrotate and backups do to the audit log of a real service: nothing is lost, nothing stands twice
 //! in the log and its segments together, and nothing is committed that was written into the void.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use std::fs;
 use std::path::Path;

@@ -3,13 +3,6 @@
 //! keeps its order.
 //!
 //! Only with `E2E_BROKER=kafka`: the dev broker is always alone.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use chrono::{DateTime, Utc};
 use e2e::{

@@ -1,11 +1,4 @@
 //! SC-2 and SC-3: what the two services make of the events.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{EVENTS, Event, SOON, World, id_of, read_audit_log};
 use serde_json::{Value, json};

@@ -1,11 +1,4 @@
 //! `taskctl doctor` finds nothing in a sound system, and each thing that is wrong around one.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{
     EVENTS, Kind, OFFSETS, SOON, Transaction, World, create_topic, delete_topic, eventually, free_port,

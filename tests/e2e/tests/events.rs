@@ -1,11 +1,4 @@
 //! SC-1: what the API puts into the topic.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{EVENTS, Method, SOON, StatusCode, World, eventually, id_of};
 use serde_json::{Value, json};

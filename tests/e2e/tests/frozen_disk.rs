@@ -4,13 +4,6 @@
 //!
 //! The kernel does not let a thread die that waits for a frozen file system. So the end of a process is here
 //! that of its main thread; the rest follows when the disk goes on.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{Api, Event, FailingDisk, Method, SOON, Service, Signal, StatusCode, World, eventually, id_of};
 use serde_json::json;

@@ -1,11 +1,4 @@
 //! SC-4: two groups, each with its own offsets, seen by `taskctl` and by Kafka's own tools.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{Api, EVENTS, Event, GroupRow, Load, SOON, World, alone, eventually, id_of};
 use serde_json::Value;

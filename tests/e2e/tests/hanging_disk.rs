@@ -1,12 +1,5 @@
 //! A disk that hangs, as a network disk does whose server is away: whatever writes or syncs on it never returns.
 //! The owner stops renewing its lease, and the standby takes over. Needs root; elsewhere it is said and passed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{FailingDisk, SOON, Service, StatusCode, World, eventually, http, read_audit_log};
 use std::collections::HashSet;

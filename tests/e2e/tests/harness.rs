@@ -1,5 +1,4 @@
 //! The harness itself: a test that leans on it should not have to doubt it.
-#![allow(clippy::expect_used, reason = "a test may fail loudly, in its helpers too")]
 
 use e2e::{Broker, KafkaTools, Program, create_topic, eventually, produce, read_topic, record};
 use std::time::{Duration, Instant};

@@ -1,13 +1,6 @@
 //! A disk that fails: nothing is answered, committed or told as done that is not on it, and all goes on by
 //! itself once it is good again. A failed sync may leave pages that the system calls clean and that are on no
 //! disk, so a second sync of them proves nothing; what a power cut leaves of the disk does.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{Api, EVENTS, Event, FailingDisk, Method, SOON, Service, StatusCode, World, eventually, id_of};
 use serde_json::{Value, json};

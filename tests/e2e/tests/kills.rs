@@ -1,12 +1,5 @@
 //! kill -9 of any one process in the middle of 10,000 creates at full speed: what was answered stands in
 //! the topic and in the audit log, once and in order.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{Answers, Api, DLQ, EVENTS, History, Kind, Load, SOON, Seen, Service, World, alone, eventually};
 use std::collections::{BTreeMap, HashMap};

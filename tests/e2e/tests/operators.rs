@@ -1,12 +1,5 @@
 //! What an operator may get wrong, and what the machine may run out of: one clear line each, nothing lost,
 //! and it goes on by itself where that is possible.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{
     Api, DLQ, EVENTS, Event, Method, OFFSETS, Program, Ran, SOON, Service, SmallDisk, StatusCode, World,

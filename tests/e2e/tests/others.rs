@@ -1,12 +1,5 @@
 //! SC-10: what other producers, administrators and backup tools do beside the system. Nothing is lost, nothing
 //! stands still, and what is wrong is said.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use chrono::DateTime;
 use e2e::{

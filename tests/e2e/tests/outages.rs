@@ -1,11 +1,4 @@
 //! Kafka freezes: connections stay open, new ones are accepted by its machine, and nothing is answered.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{Outage, World, alone};
 use std::time::Duration;

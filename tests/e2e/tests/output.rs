@@ -1,12 +1,5 @@
 //! What reads the outputs of the services, or does not: a pipe that nobody reads, one that is closed, a full
 //! disk, a paused terminal. Services go on and drop log lines; notifications and dead letters wait.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{
     DLQ, EVENTS, Event, Method, Program, SOON, Signal, StatusCode, World, eventually, free_port, http,

@@ -1,11 +1,4 @@
 //! Two instances of one group: one works, the other stands by, and who was paused changes nothing (SC-7).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{EVENTS, Event, LEASE, SOON, Service, World, alone, eventually, read_audit_log};
 use std::collections::HashMap;

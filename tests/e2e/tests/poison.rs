@@ -1,11 +1,4 @@
 //! SC-8: what cannot be handled ends in the DLQ, and the next event is handled.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use base64::Engine;
 use e2e::{

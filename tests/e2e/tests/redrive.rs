@@ -1,10 +1,4 @@
 //! A dead letter is found, redriven, handled by its group alone, and once.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly"
-)]
 
 use e2e::{DLQ, EVENTS, Event, Ran, SOON, World, produce, record};
 use serde_json::{Value, json};

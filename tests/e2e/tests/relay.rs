@@ -1,11 +1,4 @@
 //! Publishing against the world: quotas, a cluster that is away, and what the log says meanwhile.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -1,11 +1,4 @@
 //! SIGTERM: what is in hand is finished, what waits is said, and nothing is lost.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{DLQ, EVENTS, Event, Load, SOON, Signal, World, alone, eventually};
 use std::time::{Duration, Instant};

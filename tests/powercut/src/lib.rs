@@ -21,13 +21,6 @@
 //! What redb assumes ("Assumptions about underlying media" in its `docs/design.md`): a byte is written whole
 //! or not at all, what was synced stays, and a write changes no byte outside of its range. Nothing here is
 //! kinder than that.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "only tests use this crate, and a test may fail loudly"
-)]
 
 mod cuts;
 mod image;

@@ -1,11 +1,4 @@
 //! The network swallows what is sent, and no side is told: not by a reset, not by a closed connection.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use std::time::Duration;
 

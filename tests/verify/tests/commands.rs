@@ -1,12 +1,5 @@
 //! `verify load` and `verify check` as they are run against a system that stands: a sound one, and one that
 //! was hurt by hand.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use std::fs;
 use std::path::Path;

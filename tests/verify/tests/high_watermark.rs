@@ -1,13 +1,6 @@
 //! A planted bug: a reader that trusts the high watermark, as rskafka's does. An empty answer below it is taken
 //! for a gap that compaction left, and it goes on at the end, past what an open transaction of another
 //! producer hides. The check has to report it, and has to find nothing where it waits.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use std::fs;
 use std::io::Write;

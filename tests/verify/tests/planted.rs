@@ -1,12 +1,5 @@
 //! Bugs planted into the real parts, on a real broker: each has to be reported. A checker that finds
 //! nothing proves nothing until it has found something.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

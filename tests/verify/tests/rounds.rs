@@ -1,12 +1,5 @@
 //! The system under load and faults, with fixed seeds: the short form of `verify run` and `verify outage`.
 //! `E2E_BROKER=kafka` runs them against Apache Kafka.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use std::collections::HashSet;
 use std::time::Duration;

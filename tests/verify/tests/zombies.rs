@@ -1,11 +1,4 @@
 //! An owner that is paused in the middle of a batch, with another one at work when it wakes up.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly, in its helpers too"
-)]
 
 use e2e::{EVENTS, Event, LEASE, SOON, Service, World, produce, record};
 use std::time::Duration;

@@ -5,8 +5,6 @@
 //! `CONTRACT_RESTART` is then a command that restarts it and returns once it answers again; tests
 //! that need one are left out without it.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 mod codecs;
 mod configs;
 mod epochs;

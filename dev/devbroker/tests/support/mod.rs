@@ -1,12 +1,6 @@
 //! A broker to test, and a client that says exactly what goes over the wire.
 
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "each test file uses its own part, and a test may fail loudly"
-)]
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod code;
 pub mod transactions;
