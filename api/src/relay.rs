@@ -65,6 +65,7 @@ pub struct Relay {
 impl Relay {
     /// A relay from the store to the topic.
     pub fn new(store: Store, kafka: Kafka, topic: &str) -> Self {
+        let kafka = kafka.with_missing_topic_hint("create it with `taskctl topics create`");
         let report = Arc::new(Report::new(store.clone(), topic));
         let dispatcher =
             Dispatcher { store: store.clone(), kafka, topic: topic.to_owned(), report: Arc::clone(&report) };

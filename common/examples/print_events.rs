@@ -85,17 +85,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let state = StateDir::open(Path::new(&folder), "print-events")?;
     // Kept a day longer than the topic keeps its events: nothing older can come again.
     let dedup = Dedup::open(&state.path().join("dedup"), Retention::Window(Duration::from_secs(8 * 86_400)))?;
-    let config = ConsumerConfig {
-        kafka: Kafka::new(vec![bootstrap], "print-events"),
-        topic: "task-events".to_owned(),
-        offsets_topic: "task-events-offsets".to_owned(),
-        dlq_topic: Some("task-events-dlq".to_owned()),
-        group: "print-events".to_owned(),
-        identity: state.identity(),
-        service: "print-events".to_owned(),
-        host: "example".to_owned(),
-        lease: Duration::from_secs(10),
-    };
+    let kafka = Kafka::new(vec![bootstrap], "print-events");
+    // Its offsets are in task-events-offsets, its dead letters in task-events-dlq.
+    let config = ConsumerConfig::new(kafka, "task-events", "print-events", state.identity());
     runtime::run(config, Print { dedup }, Status::default(), shutdown::on_signals()?).await;
     Ok(())
 }

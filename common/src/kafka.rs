@@ -88,6 +88,7 @@ pub struct Kafka {
     bootstrap: Arc<[Arc<str>]>,
     client_id: Arc<str>,
     sasl: Option<Arc<Sasl>>,
+    missing_topic_hint: Option<Arc<str>>,
     cluster: Arc<Cluster>,
     presence: Arc<Presence>,
 }
@@ -100,6 +101,7 @@ impl Kafka {
             bootstrap: bootstrap.into_iter().map(Arc::from).collect(),
             client_id: client_id.into(),
             sasl: None,
+            missing_topic_hint: None,
             cluster: Arc::default(),
             presence: Arc::default(),
         }
@@ -108,6 +110,26 @@ impl Kafka {
     /// The same, logging in at each connection.
     pub fn with_sasl(self, sasl: Option<Sasl>) -> Self {
         Self { sasl: sasl.map(Arc::new), ..self }
+    }
+
+    /// The same, with what to do about a topic that does not exist, in the words of the program's own tools:
+    /// "create it with `…`". It ends the text of [`KafkaError::UnknownTopic`].
+    pub fn with_missing_topic_hint(self, hint: &str) -> Self {
+        Self { missing_topic_hint: Some(hint.into()), ..self }
+    }
+
+    /// Adds the hint to an error that wants it.
+    fn hinted(&self, error: KafkaError) -> KafkaError {
+        match (error, &self.missing_topic_hint) {
+            (KafkaError::UnknownTopic { topic, .. }, Some(hint)) => {
+                KafkaError::UnknownTopic { topic, hint: Arc::clone(hint) }
+            }
+            (error, _) => error,
+        }
+    }
+
+    pub(crate) fn unknown_topic(&self, topic: &str) -> KafkaError {
+        self.hinted(KafkaError::unknown_topic(topic))
     }
 
     /// The brokers that are asked first, for messages.

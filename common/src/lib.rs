@@ -15,6 +15,43 @@
 //!   [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
 //!
 //! No crate below this one compiles or links C.
+//!
+//! # A consumer
+//!
+//! A group of its own that prints each event once. It resumes where it was, stands by while another instance is
+//! active, and sends to the DLQ what is no event. The topics have to exist.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::time::Duration;
+//! use task_events::dedup::{Dedup, Retention};
+//! use task_events::event::Event;
+//! use task_events::kafka::Kafka;
+//! use task_events::runtime::{self, ConsumerConfig, Status, for_each};
+//! use task_events::{shutdown, state_dir::StateDir};
+//!
+//! # async fn consume() -> Result<(), Box<dyn std::error::Error>> {
+//! let state = StateDir::open(Path::new("./data"), "printer")?;
+//! // Longer than the topic keeps its events: nothing older can be delivered again.
+//! let kept = Retention::Window(Duration::from_secs(8 * 86_400));
+//! let dedup = Dedup::open(&state.path().join("dedup"), kept)?;
+//! let kafka = Kafka::new(vec!["localhost:9092".to_owned()], "printer");
+//! let config = ConsumerConfig::new(kafka, "task-events", "printer", state.identity());
+//! let service = for_each(
+//!     dedup,
+//!     |record| {
+//!         let event = Event::decode(record.value.as_deref())?;
+//!         Ok((event.event_id, event.into_owned()))
+//!     },
+//!     |event| async move {
+//!         println!("{} of {}", event.event_type, event.event_id);
+//!         Ok(())
+//!     },
+//! );
+//! runtime::run(config, service, Status::default(), shutdown::on_signals()?).await;
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(
     not(test),

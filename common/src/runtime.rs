@@ -27,6 +27,7 @@ mod chunks;
 mod claims;
 mod committer;
 mod consumer;
+mod for_each;
 mod handler;
 mod intake;
 mod mirror;
@@ -42,6 +43,7 @@ mod trouble;
 mod worker;
 
 pub use consumer::run;
+pub use for_each::{ForEach, for_each};
 pub use handler::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
 pub use shared::ConsumerConfig;
 pub use status::{PartitionReport, PartitionState, Stats, Status, StatusReport};

@@ -100,7 +100,14 @@ async fn serve<S, E>(
         Some(Err(error)) => exit_with(format_args!("cannot open the service's state: {error}")),
     };
     let config = ConsumerConfig {
-        kafka: args.kafka.kafka(&reads.group),
+        kafka: args
+            .kafka
+            .kafka(&reads.group)
+            .with_missing_topic_hint("create it with `taskctl topics create`"),
+        foreign_group_hint: Some(format!(
+            "set another GROUP, or hand the group over with `taskctl offsets reset {} --to earliest --execute`",
+            reads.group
+        )),
         topic: reads.topic,
         offsets_topic: args.topics.offsets_topic.clone(),
         dlq_topic: reads.dlq_topic,

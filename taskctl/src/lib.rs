@@ -64,10 +64,17 @@ enum Command {
     Doctor(commands::doctor::Doctor),
 }
 
+/// What to do about a topic that does not exist.
+const MISSING_TOPIC_HINT: &str = "create it with `taskctl topics create`";
+
 impl Cli {
     /// Runs the command and writes its answer to stdout.
     pub async fn run(self) -> Result<(), Error> {
-        let context = Context::new(self.kafka.kafka("taskctl"), self.topics, self.format);
+        let context = Context::new(
+            self.kafka.kafka("taskctl").with_missing_topic_hint(MISSING_TOPIC_HINT),
+            self.topics,
+            self.format,
+        );
         match self.command {
             Command::Topics(command) => commands::topics::run(&context, command).await,
             Command::Groups(command) => commands::groups::run(&context, command).await,

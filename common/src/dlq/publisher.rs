@@ -87,6 +87,6 @@ impl DlqPublisher {
         let count = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
         let number = key.map_or(0, |key| partition_for_key(key, count));
         let partition = usize::try_from(number).ok().and_then(|number| partitions.get(number));
-        partition.cloned().ok_or_else(|| KafkaError::unknown_topic(&self.topic))
+        partition.cloned().ok_or_else(|| self.kafka.unknown_topic(&self.topic))
     }
 }

@@ -120,7 +120,7 @@ impl Admin {
             .ok_or_else(|| KafkaError::failed(&name, "the broker answered for no topic"))?;
         match ResponseError::try_from_code(result.error_code) {
             None => {}
-            Some(ResponseError::UnknownTopicOrPartition) => return Err(KafkaError::unknown_topic(topic)),
+            Some(ResponseError::UnknownTopicOrPartition) => return Err(self.kafka.unknown_topic(topic)),
             Some(ResponseError::TopicAuthorizationFailed) => {
                 let why = "this user may not see the topic's configs: grant DescribeConfigs on it";
                 return Err(KafkaError::failed(name, why));

@@ -1,6 +1,7 @@
 //! What went wrong with a call to Kafka, sorted by what the caller can do.
 
 use std::error::Error as StdError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rskafka::client::error::{Error as ClientError, ProtocolError};
@@ -11,10 +12,12 @@ use super::position::Jump;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
     /// The topic does not exist.
-    #[error("topic {topic} does not exist: create it with `taskctl topics create`")]
+    #[error("topic {topic} does not exist: {hint}")]
     UnknownTopic {
         /// The topic.
         topic: String,
+        /// How to create it: see [`Kafka::with_missing_topic_hint`](super::Kafka::with_missing_topic_hint).
+        hint: Arc<str>,
     },
     /// The topic has fewer partitions.
     #[error("topic {topic} has no partition {partition}: it has {count}, numbered from 0")]
@@ -81,7 +84,7 @@ pub enum KafkaError {
 
 impl KafkaError {
     pub(crate) fn unknown_topic(topic: &str) -> Self {
-        Self::UnknownTopic { topic: topic.to_owned() }
+        Self::UnknownTopic { topic: topic.to_owned(), hint: "create it".into() }
     }
 
     pub(crate) fn failed(call: impl Into<String>, detail: impl ToString) -> Self {

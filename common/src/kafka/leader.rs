@@ -62,7 +62,7 @@ impl Kafka {
                     Ok(value) => return Ok(value),
                     Err(Refusal::Final(error)) => return Err(error),
                     Err(Refusal::Code(code)) => {
-                        let error = refused(&name, topic, code);
+                        let error = self.hinted(refused(&name, topic, code));
                         if !is_worth_another_try(code) {
                             return Err(error);
                         }

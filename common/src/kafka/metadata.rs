@@ -39,7 +39,7 @@ impl Kafka {
             .ok_or_else(|| KafkaError::failed(&call, "the broker answered for another topic"))?;
         match ResponseError::try_from_code(topic.error_code) {
             None => {}
-            Some(ResponseError::UnknownTopicOrPartition) => return Err(KafkaError::unknown_topic(name)),
+            Some(ResponseError::UnknownTopicOrPartition) => return Err(self.unknown_topic(name)),
             Some(ResponseError::TopicAuthorizationFailed) => {
                 let why = "this user may not see it: grant Describe and Read, or Write, on the topic";
                 return Err(KafkaError::failed(call, why));

@@ -185,7 +185,7 @@ impl Producer {
                         let detail = format!("{why} (broker {})", connected.leader.address);
                         KafkaError::Failed { call, detail }
                     }
-                    (error, _) => error,
+                    (error, _) => self.kafka.hinted(error),
                 }
             }
             Ok(Err(_)) => KafkaError::Timeout { call: name(), after: limit },
@@ -236,7 +236,9 @@ impl Producer {
             let client = builder.build().await?;
             client.partition_client(&self.topic, self.partition, UnknownTopicHandling::Error).await
         };
-        let client = client.await.map_err(|error| KafkaError::from_client(name(), &self.topic, &error))?;
+        let client = client
+            .await
+            .map_err(|error| self.kafka.hinted(KafkaError::from_client(name(), &self.topic, &error)))?;
         hop.seal();
         Ok(Connected { client, hop, leader })
     }

@@ -10,6 +10,9 @@ use crate::offsets::OffsetsLog;
 use crate::shutdown::Shutdown;
 use crate::state_dir::Identity;
 
+/// A lease that a busy machine or a slow broker does not outlast, and that a standby can wait for.
+const DEFAULT_LEASE: Duration = Duration::from_secs(10);
+
 /// What a consumer reads, and as whom.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
@@ -31,6 +34,28 @@ pub struct ConsumerConfig {
     pub host: String,
     /// How long this instance may be silent before another takes over.
     pub lease: Duration,
+    /// What an operator can do where the group belongs to another service, in the words of the program's own
+    /// tools. It ends the line that refuses the group.
+    pub foreign_group_hint: Option<String>,
+}
+
+impl ConsumerConfig {
+    /// A group that reads a topic, with names and times as most want them: offsets in `{topic}-offsets`, dead
+    /// letters in `{topic}-dlq`, the group's name as its service's, a lease of 10 s.
+    pub fn new(kafka: Kafka, topic: &str, group: &str, identity: Identity) -> Self {
+        Self {
+            kafka,
+            topic: topic.to_owned(),
+            offsets_topic: format!("{topic}-offsets"),
+            dlq_topic: Some(format!("{topic}-dlq")),
+            group: group.to_owned(),
+            service: group.to_owned(),
+            identity,
+            host: format!("process {}", std::process::id()),
+            lease: DEFAULT_LEASE,
+            foreign_group_hint: None,
+        }
+    }
 }
 
 /// What the workers of all partitions share.

@@ -157,9 +157,11 @@ impl<S: Service> Worker<S> {
                 }
                 Verdict::OtherService { service, slot } => {
                     let group = &self.slot.group;
+                    let hint = self.shared.config.foreign_group_hint.as_deref();
                     refused.report(&format!(
-                        "{}: group {group} belongs to {service}, which claimed {slot}: one group, one service; set another GROUP, or hand the group over with `taskctl offsets reset {group} --to earliest --execute`",
-                        self.slot
+                        "{}: group {group} belongs to {service}, which claimed {slot}: one group, one service; {}",
+                        self.slot,
+                        hint.unwrap_or("use another group")
                     ));
                     None
                 }

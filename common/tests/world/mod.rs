@@ -123,6 +123,7 @@ impl World {
             identity: identity.clone(),
             host: "test".to_owned(),
             lease: LEASE,
+            foreign_group_hint: None,
         };
         let (trigger, shutdown) = shutdown::channel();
         let status = Status::default();

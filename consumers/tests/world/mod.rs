@@ -147,6 +147,7 @@ impl World {
             identity,
             host: "test".to_owned(),
             lease: LEASE,
+            foreign_group_hint: None,
         }
     }
 

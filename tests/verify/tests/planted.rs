@@ -84,6 +84,7 @@ impl Consumer {
             service: AUDIT_GROUP.to_owned(),
             host: "here".to_owned(),
             lease: Duration::from_secs(2),
+            foreign_group_hint: None,
         };
         let (never, shutdown) = shutdown::channel();
         Self(tokio::spawn(async move {
