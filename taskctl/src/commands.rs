@@ -5,5 +5,7 @@ pub mod dlq;
 pub mod doctor;
 pub mod groups;
 pub mod offsets;
+pub mod status;
 pub mod tail;
 pub mod topics;
+pub mod trace;

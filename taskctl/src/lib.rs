@@ -9,6 +9,8 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod api;
+mod audit_log;
 pub mod commands;
 mod context;
 mod error;
@@ -43,6 +45,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show all on one screen: API, outbox, topics, groups, dead letters
+    Status(commands::status::Status),
     /// The topics that task-events needs
     #[command(subcommand, arg_required_else_help = false)]
     Topics(commands::topics::Command),
@@ -60,6 +64,8 @@ enum Command {
     Audit(commands::audit::Command),
     /// Show the events as they come
     Tail(commands::tail::Tail),
+    /// Show the life of an event, a task or a request: task, topic, groups, audit log, DLQ, and what is missing
+    Trace(commands::trace::Trace),
     /// Look for what is wrong around the services: brokers, topics, groups, state, audit log
     Doctor(commands::doctor::Doctor),
 }
@@ -76,12 +82,14 @@ impl Cli {
             self.format,
         );
         match self.command {
+            Command::Status(args) => commands::status::run(&context, args).await,
             Command::Topics(command) => commands::topics::run(&context, command).await,
             Command::Groups(command) => commands::groups::run(&context, command).await,
             Command::Offsets(command) => commands::offsets::run(&context, command).await,
             Command::Dlq(command) => commands::dlq::run(&context, command).await,
             Command::Audit(command) => commands::audit::run(&context, command),
             Command::Tail(args) => commands::tail::run(&context, args).await,
+            Command::Trace(args) => commands::trace::run(&context, args).await,
             Command::Doctor(args) => commands::doctor::run(&context, args).await,
         }
     }

@@ -10,7 +10,15 @@ use crate::Context;
 
 /// The last commit of each partition of each group.
 #[derive(Debug, Default)]
-pub struct Positions(BTreeMap<Slot, Option<Committed>>);
+pub struct Positions(BTreeMap<Slot, Known>);
+
+/// What is known of a partition of a group.
+#[derive(Debug)]
+struct Known {
+    committed: Option<Committed>,
+    /// The service that claimed it, where the claim says.
+    service: Option<String>,
+}
 
 /// The last commit of a partition of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +40,8 @@ impl Positions {
             let commit = state.last_commit();
             let commit =
                 commit.map(|(_, commit)| Committed { offset: commit.offset, at: commit.committed_at });
-            (slot.clone(), commit)
+            let service = state.owner().and_then(|owner| owner.claim.service.clone());
+            (slot.clone(), Known { committed: commit, service })
         });
         Ok(Self(slots.collect()))
     }
@@ -45,11 +54,22 @@ impl Positions {
     /// The last commit of a group.
     pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<Committed> {
         let slot = Slot { group: group.to_owned(), topic: topic.to_owned(), partition };
-        self.0.get(&slot).copied().flatten()
+        self.0.get(&slot)?.committed
     }
 
     /// Whether any instance of the group has run.
     pub fn knows(&self, group: &str) -> bool {
         self.0.keys().any(|slot| slot.group == group)
+    }
+
+    /// The groups that read a topic, each with its service: an operator's claim does not name one, and then it is
+    /// taken to be the group's own name.
+    pub fn groups_of(&self, topic: &str) -> BTreeMap<String, String> {
+        let slots = self.0.iter().filter(|(slot, _)| slot.topic == topic);
+        let with_service = slots.map(|(slot, known)| {
+            let service = known.service.clone().unwrap_or_else(|| slot.group.clone());
+            (slot.group.clone(), service)
+        });
+        with_service.collect()
     }
 }

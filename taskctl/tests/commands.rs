@@ -43,6 +43,60 @@ async fn topics_are_created_once_and_what_differs_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn topics_are_described_with_their_partitions_and_configs() {
+    let world = World::start().await;
+    let all = world.answers_json("topics describe").await;
+    let names: Vec<_> = all.as_array().unwrap().iter().map(|topic| topic["topic"].clone()).collect();
+    assert_eq!(names, ["task-events", "task-events-offsets", "task-events-dlq"]);
+    assert_eq!(
+        (&all[0]["partitions"][0]["log_end_offset"], &all[0]["partitions"][0]["log_start_offset"]),
+        (&10.into(), &0.into())
+    );
+    assert_eq!(all[0]["differences"], Value::Array(vec![]));
+    let events = world.answers("topics describe task-events").await;
+    assert!(events.starts_with("task-events  cleanup.policy=delete retention.ms=604800000 "), "{events}");
+    assert_eq!(cells(&events)[1], ["0", "1", "1", "1", "0", "10", "10"], "{events}");
+    let error = world.refuses("topics describe nothing").await;
+    assert!(error.contains("nothing"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_is_one_screen_and_says_what_cannot_be_seen() {
+    let world = World::start().await;
+    let owner = world.owner("g", Duration::from_secs(60)).await;
+    owner.commit(4, true).await;
+    // Nothing listens there.
+    let screen = world.answers("status --api 127.0.0.1:1").await;
+    for part in [
+        "Task API 127.0.0.1:1: cannot be seen",
+        "task-events          1           10",
+        "g      released  task-events  1           6",
+        "DLQ: 0 open dead letters, 0 redriven",
+    ] {
+        assert!(screen.contains(part), "{part}: {screen}");
+    }
+    let output =
+        world.taskctl("status --format json --kafka-bootstrap-servers 127.0.0.1:1 --api 127.0.0.1:1").await;
+    assert_eq!(output.status.code(), Some(1));
+    let screen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(screen["topics"]["error"].is_string(), "{screen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_shows_the_records_of_another_topic() {
+    let world = World::start().await;
+    world.owner("g", Duration::from_secs(60)).await;
+    let shown = world.answers("tail --topic task-events-offsets --from-beginning --count 1").await;
+    assert!(shown.starts_with("0/0  ") && shown.contains("g/task-events/0/claim  {"), "{shown}");
+    let shown =
+        world.answers("tail --topic task-events-offsets --from-beginning --count 1 --format json").await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["key"], &shown["error"]), (&"g/task-events/0/claim".into(), &Value::Null));
+    let error = world.refuses("tail --topic nothing --count 1").await;
+    assert!(error.contains("topic nothing does not exist"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_offsets_topic_that_forgets_is_refused_before_anything_is_made() {
     let world = World::without_topics().await;
     let forgets = NewTopic {
@@ -74,11 +128,18 @@ async fn groups_show_who_is_active_who_released_and_who_fell_silent() {
     assert_eq!(
         cells(&list),
         [
-            ["active-group", "active", "task-events", "1", active_name.as_str()],
-            ["released-group", "released", "task-events", "1", "-"],
-            ["silent-group", "silent", "task-events", "1", silent_name.as_str()],
+            ["active-group", "active", "task-events", "1", "6", active_name.as_str()],
+            ["released-group", "released", "task-events", "1", "0", "-"],
+            ["silent-group", "silent", "task-events", "1", "10", silent_name.as_str()],
         ]
     );
+    let all = world.answers("groups describe").await;
+    let all = cells(&all);
+    assert_eq!(
+        all.iter().map(|row| row[0]).collect::<Vec<_>>(),
+        ["active-group", "released-group", "silent-group"]
+    );
+    assert_eq!(all[1][1..7], ["task-events", "0", "10", "0", "10", "0"]);
     let describe = world.answers("groups describe active-group").await;
     let line = &cells(&describe)[0];
     assert_eq!(line[..7], ["task-events", "0", "4", "0", "10", "6", active_name.as_str()], "{describe}");

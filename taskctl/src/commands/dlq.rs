@@ -60,7 +60,7 @@ pub struct List {
     limit: usize,
 }
 
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let time = DateTime::parse_from_rfc3339(text);
     time.map(|time| time.to_utc()).map_err(|_| "not an RFC 3339 time such as 2026-01-15T10:30:00Z".to_owned())
 }

@@ -17,6 +17,7 @@ use clap::Args;
 use serde::Serialize;
 use task_events::config::StateArgs;
 
+use crate::api::ApiArgs;
 use crate::output::{self, cell, table};
 use crate::{Context, Error};
 
@@ -28,26 +29,8 @@ pub struct Doctor {
     /// The audit log
     #[arg(long, env = "AUDIT_LOG_PATH", default_value = "audit.log")]
     audit_log_path: PathBuf,
-    /// The Task API, host:port [default: by HOST and PORT as the API has them, 127.0.0.1:8000]
-    #[arg(long, value_name = "HOST:PORT", value_parser = task_events::config::host_port)]
-    api: Option<String>,
-    #[arg(long, env = "HOST", default_value = "127.0.0.1", hide = true)]
-    host: String,
-    #[arg(long, env = "PORT", default_value = "8000", hide = true)]
-    port: u16,
-}
-
-impl Doctor {
-    fn api(&self) -> String {
-        let host = match self.host.as_str() {
-            // The API listens everywhere; it is asked here.
-            "0.0.0.0" | "::" | "[::]" => "127.0.0.1",
-            host => host,
-        };
-        let is_bare_ipv6 = host.contains(':') && !host.starts_with('[');
-        let host = if is_bare_ipv6 { format!("[{host}]") } else { host.to_owned() };
-        self.api.clone().unwrap_or_else(|| format!("{host}:{}", self.port))
-    }
+    #[command(flatten)]
+    api: ApiArgs,
 }
 
 /// How bad something is.
@@ -97,10 +80,10 @@ pub async fn run(context: &Context, args: Doctor) -> Result<(), Error> {
     if brokers::examine(context, &mut findings).await {
         let events = topics::examine(context, &mut findings).await;
         groups::examine(context, &mut findings).await;
-        api::examine(&args.api(), events.as_ref(), &mut findings).await;
+        api::examine(&args.api.address(), events.as_ref(), &mut findings).await;
         audit::examine(context, &args.audit_log_path, &mut findings).await;
     } else {
-        api::examine(&args.api(), None, &mut findings).await;
+        api::examine(&args.api.address(), None, &mut findings).await;
     }
     state::examine(&args.state.state_dir, &mut findings);
     output::write(context.format, &findings.0, |findings| text(findings))?;

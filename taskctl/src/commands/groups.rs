@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::config::group_name;
 use task_events::kafka::KafkaError;
-use task_events::offsets::Slot;
 use task_events::offsets::fold::Owner;
+use task_events::offsets::{OffsetsLog, Slot};
 use task_events::time::format_time;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -21,9 +21,9 @@ use crate::{Context, Error};
 /// What to show of the groups.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the groups and whether they are active, released or silent
+    /// List the groups: whether they are active, released or silent, and how far behind
     List(Wait),
-    /// Show how far a group is in each partition, and who owns it
+    /// Show how far a group, or each, is in each partition, and who owns it
     Describe(Describe),
 }
 
@@ -36,12 +36,22 @@ pub struct Wait {
     wait: u64,
 }
 
+impl Wait {
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.wait)
+    }
+}
+
+/// The columns of a group's partitions.
+const HEADER: [&str; 8] =
+    ["TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-START-OFFSET", "LOG-END-OFFSET", "LAG", "OWNER", "LEASE"];
+
 /// Which group to show.
 #[derive(Debug, Args)]
 pub struct Describe {
-    /// The consumer group
+    /// The consumer group [default: all]
     #[arg(value_parser = group_name)]
-    group: String,
+    group: Option<String>,
     #[command(flatten)]
     wait: Wait,
 }
@@ -54,46 +64,58 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
     }
 }
 
+/// A group as it is listed.
 #[derive(Debug, Serialize)]
-struct GroupRow {
-    group: String,
-    state: &'static str,
+pub(super) struct GroupRow {
+    pub(super) group: String,
+    pub(super) state: &'static str,
     topics: BTreeSet<String>,
     partitions: usize,
+    /// Events to read, in all partitions that exist.
+    pub(super) lag: i64,
     owners: BTreeSet<String>,
 }
 
 async fn list(context: &Context, wait: &Wait) -> Result<(), Error> {
-    let slots = watch(&context.offsets().await?, Some(Duration::from_secs(wait.wait)), |_| true).await?;
-    output::write(context.format, &group_rows(slots), |rows| {
-        let join = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(",");
-        let cells = rows.iter().map(|row| {
-            [
-                row.group.clone(),
-                row.state.to_owned(),
-                join(&row.topics),
-                row.partitions.to_string(),
-                cell(Some(join(&row.owners)).filter(|owners| !owners.is_empty())),
-            ]
-        });
-        table(["GROUP", "STATE", "TOPICS", "PARTITIONS", "OWNERS"], cells)
-    })?;
+    let rows = group_rows(context, &context.offsets().await?, wait.limit()).await?;
+    output::write(context.format, &rows, |rows| list_text(rows))?;
     Ok(())
 }
 
-fn group_rows(slots: BTreeMap<Slot, SlotReport>) -> Vec<GroupRow> {
-    let mut groups = BTreeMap::<String, Vec<(Slot, SlotReport)>>::new();
-    for (slot, report) in slots {
-        groups.entry(slot.group.clone()).or_default().push((slot, report));
+/// All groups, watched for that long.
+pub(super) async fn group_rows(
+    context: &Context,
+    offsets: &OffsetsLog,
+    wait: Duration,
+) -> Result<Vec<GroupRow>, Error> {
+    let mut groups = BTreeMap::<String, Vec<PartitionRow>>::new();
+    for row in partition_rows(context, offsets, wait, None).await? {
+        groups.entry(row.group.clone()).or_default().push(row);
     }
-    let row = |(group, slots): (String, Vec<(Slot, SlotReport)>)| GroupRow {
+    let row = |(group, rows): (String, Vec<PartitionRow>)| GroupRow {
         group,
-        state: Life::of_all(slots.iter().map(|(_, report)| report.life)).as_str(),
-        topics: slots.iter().map(|(slot, _)| slot.topic.clone()).collect(),
-        partitions: slots.len(),
-        owners: slots.iter().filter_map(|(_, report)| present_owner(report)).map(short).collect(),
+        state: Life::of_all(rows.iter().map(|row| row.life)).as_str(),
+        topics: rows.iter().map(|row| row.topic.clone()).collect(),
+        partitions: rows.len(),
+        lag: rows.iter().filter_map(|row| row.lag).sum(),
+        owners: rows.iter().filter_map(|row| row.owner.as_ref()).map(|owner| owner.short.clone()).collect(),
     };
-    groups.into_iter().map(row).collect()
+    Ok(groups.into_iter().map(row).collect())
+}
+
+pub(super) fn list_text(rows: &[GroupRow]) -> String {
+    let join = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(",");
+    let cells = rows.iter().map(|row| {
+        [
+            row.group.clone(),
+            row.state.to_owned(),
+            join(&row.topics),
+            row.partitions.to_string(),
+            row.lag.to_string(),
+            cell(Some(join(&row.owners)).filter(|owners| !owners.is_empty())),
+        ]
+    });
+    table(["GROUP", "STATE", "TOPICS", "PARTITIONS", "LAG", "OWNERS"], cells)
 }
 
 /// The owner, unless it has released.
@@ -111,6 +133,8 @@ struct PartitionRow {
     log_end_offset: Option<i64>,
     lag: Option<i64>,
     state: &'static str,
+    #[serde(skip)]
+    life: Life,
     owner: Option<OwnerRow>,
     lease_left_ms: Option<u64>,
 }
@@ -127,12 +151,35 @@ struct OwnerRow {
 }
 
 async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
-    let wait = Some(Duration::from_secs(args.wait.wait));
-    let offsets = context.offsets().await?;
-    let mut slots = watch(&offsets, wait, |slot| slot.group == args.group).await?;
-    if slots.is_empty() {
-        return Err(context.unknown_group(&args.group));
+    let group = args.group.as_deref();
+    let rows = partition_rows(context, &context.offsets().await?, args.wait.limit(), group).await?;
+    if let Some(group) = group.filter(|_| rows.is_empty()) {
+        return Err(context.unknown_group(group));
     }
+    output::write(context.format, &rows, |rows| match group {
+        Some(_) => table(HEADER, rows.iter().map(cells)),
+        None => {
+            let [topic, partition, current, start, end, lag, owner, lease] = HEADER;
+            let header = ["GROUP", topic, partition, current, start, end, lag, owner, lease];
+            let with_group = |row: &PartitionRow| {
+                let [topic, partition, current, start, end, lag, owner, lease] = cells(row);
+                [row.group.clone(), topic, partition, current, start, end, lag, owner, lease]
+            };
+            table(header, rows.iter().map(with_group))
+        }
+    })?;
+    Ok(())
+}
+
+/// Each partition of one group, or of all, watched for that long.
+async fn partition_rows(
+    context: &Context,
+    offsets: &OffsetsLog,
+    wait: Duration,
+    group: Option<&str>,
+) -> Result<Vec<PartitionRow>, Error> {
+    let is_wanted = |slot: &Slot| group.is_none_or(|group| slot.group == group);
+    let mut slots = watch(offsets, Some(wait), is_wanted).await?;
     add_unclaimed(context, &mut slots).await?;
     let mut rows = Vec::new();
     for (slot, report) in slots {
@@ -144,20 +191,7 @@ async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
         };
         rows.push(partition_row(slot, &report, range));
     }
-    output::write(context.format, &rows, |rows| {
-        let header = [
-            "TOPIC",
-            "PARTITION",
-            "CURRENT-OFFSET",
-            "LOG-START-OFFSET",
-            "LOG-END-OFFSET",
-            "LAG",
-            "OWNER",
-            "LEASE",
-        ];
-        table(header, rows.iter().map(cells))
-    })?;
-    Ok(())
+    Ok(rows)
 }
 
 /// Adds the partitions of the group's topics that nobody has claimed yet.
@@ -191,6 +225,7 @@ fn partition_row(slot: Slot, report: &SlotReport, range: Option<LogRange>) -> Pa
         log_end_offset: range.map(|range| range.end),
         lag: range.map(behind),
         state: report.life.as_str(),
+        life: report.life,
         owner: present_owner(report).map(|owner| OwnerRow {
             host: owner.claim.host.clone(),
             instance_id: owner.claim.instance_id,

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use task_events::backoff::Backoff;
+use task_events::config::topic_name;
 use task_events::escape::escape_control;
 use task_events::event::Event;
 use task_events::kafka::{
@@ -33,6 +34,9 @@ type Tailed = (i32, ConsumerRecord);
 /// From where to show events, and how many.
 #[derive(Debug, Args)]
 pub struct Tail {
+    /// Of this topic [default: the topic of events]
+    #[arg(long, value_parser = topic_name)]
+    topic: Option<String>,
     /// Start with the first event that the topic has, not with the next to come
     #[arg(long)]
     from_beginning: bool,
@@ -47,9 +51,10 @@ struct Shown<'a> {
     partition: i32,
     offset: i64,
     timestamp: String,
+    key: Option<String>,
     /// The value, where it is JSON.
     event: Option<&'a RawValue>,
-    /// Why the value is not an event.
+    /// Why the value is not an event, where it should be one.
     error: Option<String>,
 }
 
@@ -57,7 +62,12 @@ struct Shown<'a> {
 pub async fn run(context: &Context, args: Tail) -> Result<(), Error> {
     let stop = shutdown::on_signals()?;
     let (sender, mut records) = mpsc::channel(AHEAD);
-    let topic = context.topics.task_events_topic.clone();
+    let topic = args.topic.unwrap_or_else(|| context.topics.task_events_topic.clone());
+    // One that was named has to be there: a typing error would wait for ever.
+    let is_events = topic == context.topics.task_events_topic;
+    if !is_events {
+        context.kafka.partition_count(&topic).await?;
+    }
     let reading = tokio::spawn(read_all(context.kafka.clone(), topic, args.from_beginning, sender));
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
@@ -69,7 +79,7 @@ pub async fn run(context: &Context, args: Tail) -> Result<(), Error> {
             }
         };
         let Some(Some((partition, record))) = stop.or(next).await else { break };
-        write(context.format, partition, &record)?;
+        write(context.format, is_events, partition, &record)?;
         left -= 1;
     }
     reading.abort();
@@ -157,25 +167,43 @@ fn warn_once(said: &mut Option<String>, error: &KafkaError) {
     }
 }
 
-fn write(format: Format, partition: i32, record: &ConsumerRecord) -> io::Result<()> {
+fn write(format: Format, is_events: bool, partition: i32, record: &ConsumerRecord) -> io::Result<()> {
     let offset = record.offset;
     let value = record.value.as_deref();
-    let event = Event::decode(value);
+    let time = || format_time(DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default());
+    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let key = record.key.as_deref().map(lossy);
     let mut stdout = io::stdout().lock();
     match format {
         Format::Json => {
             let shown = Shown {
                 partition,
                 offset,
-                timestamp: format_time(DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default()),
+                timestamp: time(),
+                key,
                 event: value.and_then(|value| serde_json::from_slice(value).ok()),
-                error: event.err().map(|malformed| malformed.to_string()),
+                error: Event::decode(value)
+                    .err()
+                    .filter(|_| is_events)
+                    .map(|malformed| malformed.to_string()),
             };
             // A value on several lines would not be one line of answer.
             let line = serde_json::to_string(&shown)?.replace(['\n', '\r'], " ");
             writeln!(stdout, "{line}")?;
         }
-        Format::Text => writeln!(stdout, "{partition}/{offset}  {}", escape_control(&text(event)))?,
+        Format::Text if is_events => {
+            writeln!(stdout, "{partition}/{offset}  {}", escape_control(&text(Event::decode(value))))?;
+        }
+        Format::Text => {
+            let value = value.map(lossy);
+            let (key, value) = (key.as_deref().unwrap_or("-"), value.as_deref().unwrap_or("(no value)"));
+            writeln!(
+                stdout,
+                "{partition}/{offset}  {}  {}",
+                time(),
+                escape_control(&format!("{key}  {value}"))
+            )?;
+        }
     }
     stdout.flush()
 }

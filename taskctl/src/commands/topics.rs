@@ -1,4 +1,6 @@
-//! `taskctl topics`: makes the topics that task-events needs.
+//! `taskctl topics`: makes the topics that task-events needs, and shows them.
+
+mod describe;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -13,6 +15,8 @@ use crate::{Context, Error};
 pub enum Command {
     /// Create the topics of events, offsets and dead letters; what is there already stays as it is
     Create(Create),
+    /// Show the partitions of topics, who keeps them, and their configs
+    Describe(describe::Describe),
 }
 
 /// How to create the topics.
@@ -47,7 +51,10 @@ pub(super) struct Difference {
 
 /// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
-    let Command::Create(args) = command;
+    let args = match command {
+        Command::Create(args) => args,
+        Command::Describe(args) => return describe::run(context, args).await,
+    };
     // -1 is Kafka's word for the broker's default.
     let topics = Topics::new(&context.topics, args.partitions, args.replication_factor.unwrap_or(-1));
     // The offsets topic first: where it is there and cannot be used, nothing else is made.

@@ -1,4 +1,4 @@
-//! A dead letter is found, redriven, handled by its group alone, and once.
+//! What an operator does with `taskctl` alone: finds a dead letter and redrives it, traces a task, finds the group that lags.
 
 use e2e::{DLQ, EVENTS, Event, Ran, SOON, World, produce, record};
 use serde_json::{Value, json};
@@ -91,6 +91,38 @@ async fn a_redriven_event_is_handled_once_and_by_the_group_that_failed_it_alone(
     for service in [&mut notification, &mut audit] {
         service.terminate(SOON).await;
     }
+}
+
+#[tokio::test]
+async fn a_task_is_traced_through_all_services_and_the_lagging_group_is_found() {
+    let world = World::start().await;
+    let (_service, api) = world.start_api().await;
+    let _notification = world.program("notification-service").start();
+    let mut audit = world.program("audit-service").start();
+    let created = api.create("traced").await;
+    let id = e2e::id_of(&created);
+    let address = api.url().trim_start_matches("http://");
+    world.committed("audit-service", 1).await;
+    world.committed("notification-service", 1).await;
+    let trace = answers(&world, &["trace", id, "--api", address]).await;
+    for stage in ["task.created", "delivered", "audit.log:1", "notified, on its stdout", "audited; committed"]
+    {
+        assert!(trace.contains(stage), "{stage}: {trace}");
+    }
+    assert!(trace.ends_with("Nothing is missing.\n"), "{trace}");
+
+    audit.terminate(SOON).await;
+    api.create("not audited").await;
+    world.committed("notification-service", 2).await;
+    let status = answers(&world, &["status", "--api", address, "--format", "json"]).await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["api"]["ready"], true, "{status}");
+    let group = |name: &str| {
+        status["groups"].as_array().unwrap().iter().find(|row| row["group"] == name).unwrap().clone()
+    };
+    let (lagging, other) = (group("audit-service"), group("notification-service"));
+    assert_eq!((&lagging["state"], &lagging["lag"]), (&"released".into(), &1.into()), "{status}");
+    assert_eq!((&other["state"], &other["lag"]), (&"active".into(), &0.into()), "{status}");
 }
 
 fn title(event: &Event) -> String {

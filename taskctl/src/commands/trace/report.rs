@@ -1,0 +1,222 @@
+//! What was found in order of time, and what is missing.
+
+use serde::Serialize;
+use task_events::escape::escape_control;
+use task_events::event::EventType;
+use task_events::time::format_time;
+
+use super::Trace;
+use super::collect::{Found, Record};
+use crate::letters::Letter;
+use crate::output::{cell, table};
+
+/// The services whose work on an event is known here.
+const NOTIFICATION: &str = "notification-service";
+const AUDIT: &str = "audit-service";
+
+/// The answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    id: String,
+    pub(super) timeline: Vec<Entry>,
+    /// What should be there and is not, each with the reason where it can be seen.
+    pub(super) missing: Vec<String>,
+}
+
+/// Something that happened.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) struct Entry {
+    /// RFC 3339; of a group, when it last committed, which is at or after it passed the event.
+    time: String,
+    /// In which step of the way, for those of the same time.
+    #[serde(skip)]
+    step: u8,
+    stage: String,
+    place: String,
+    event: Option<String>,
+    detail: String,
+}
+
+/// Puts it together.
+pub(super) fn report(args: &Trace, found: &Found) -> Report {
+    let mut report = Report { id: args.id.to_string(), timeline: Vec::new(), missing: Vec::new() };
+    if let Some(task) = &found.task {
+        let detail = format!("{} in version {}: {}", task.status, task.version, task.title);
+        let place = format!("tasks/{}", task.id);
+        report.add(format_time(task.updated_at), 5, "task", place, None, detail);
+    }
+    for record in &found.records {
+        add_record(&mut report, record);
+        for (group, service) in found.positions.groups_of(&record.place.topic) {
+            add_group(&mut report, found, record, &group, &service);
+        }
+    }
+    for line in found.audit_lines.iter().flatten() {
+        let at = &line.line.kafka;
+        let detail = format!("from {}/{}/{}", at.topic, at.partition, at.offset);
+        let event = Some(line.line.event_id.to_string());
+        report.add(line.line.audited_at.clone(), 3, "audit log", line.place.clone(), event, detail);
+    }
+    for letter in &found.letters {
+        add_letter(&mut report, letter);
+    }
+    missing_in_topic(&mut report, args, found);
+    if found.more_records > 0 {
+        report.missing.push(format!("{} later records are not shown", found.more_records));
+    }
+    if let Err(why) = &found.audit_lines {
+        report.missing.push(format!("the audit log cannot be read: {why}: name it with --audit-log-path"));
+    }
+    if let Err(why) = &found.api {
+        report.missing.push(format!("what the API has is not known: {why}: name it with --api"));
+    }
+    report.timeline.sort();
+    report
+}
+
+impl Report {
+    fn add(
+        &mut self,
+        time: String,
+        step: u8,
+        stage: &str,
+        place: String,
+        event: Option<String>,
+        detail: String,
+    ) {
+        self.timeline.push(Entry { time, step, stage: stage.to_owned(), place, event, detail });
+    }
+}
+
+fn add_record(report: &mut Report, record: &Record) {
+    let event_id = record.event.as_ref().map(|event| event.event_id.to_string());
+    let place = record.place.to_string();
+    let appended = format_time(record.timestamp);
+    if let Some(group) = &record.only_for {
+        let detail = format!("redriven for {group} alone");
+        return report.add(appended, 1, "topic", place, event_id, detail);
+    }
+    let Some(event) = &record.event else {
+        return report.add(appended, 1, "topic", place, None, "a record that is no event".to_owned());
+    };
+    let request = event.correlation_id.map(|id| format!("by request {id}")).unwrap_or_default();
+    let place_of_change = format!("tasks/{}", event.task_id.map(|id| id.to_string()).unwrap_or_default());
+    report.add(event.occurred_at.clone(), 0, &event.event_type, place_of_change, event_id.clone(), request);
+    report.add(appended, 1, "topic", place, event_id, "delivered".to_owned());
+}
+
+/// How far a group is with a record.
+fn add_group(report: &mut Report, found: &Found, record: &Record, group: &str, service: &str) {
+    let place = &record.place;
+    let event_id = record.event.as_ref().map(|event| event.event_id.to_string());
+    if record.only_for.as_ref().is_some_and(|only_for| only_for != group) {
+        return;
+    }
+    let committed = found.positions.committed(group, &place.topic, place.partition);
+    let Some(committed) = committed.filter(|committed| committed.offset > place.offset) else {
+        let at = committed.map_or_else(
+            || "has committed nothing".to_owned(),
+            |committed| {
+                let time = format_time(committed.at);
+                format!("is at offset {}, committed last at {time}", committed.offset)
+            },
+        );
+        report.missing.push(format!(
+            "{place}: {group} has not reached it: it {at}; see `taskctl groups describe {group}`"
+        ));
+        return;
+    };
+    let is_failed = found.letters.iter().any(|letter| {
+        let source = (&letter.source.topic, letter.source.partition, letter.source.offset);
+        letter.group == group && source == (&place.topic, place.partition, place.offset)
+    });
+    let event_type = record.event.as_ref().and_then(|event| EventType::from_name(&event.event_type));
+    let is_audited = found.audit_lines.as_ref().is_ok_and(|lines| {
+        lines
+            .iter()
+            .any(|found| record.event.as_ref().is_some_and(|event| event.event_id == found.line.event_id))
+    });
+    let detail = match (service, event_type) {
+        _ if is_failed => "sent to the DLQ",
+        (NOTIFICATION, Some(EventType::Created | EventType::Completed)) => "notified, on its stdout",
+        (NOTIFICATION, _) => "not of interest",
+        (AUDIT, _) if is_audited => "audited",
+        (AUDIT, _) => {
+            if found.audit_lines.is_ok() && record.event.is_some() {
+                report.missing.push(format!(
+                    "{place}: {group} has passed it, and its line is not in the audit log: is that the log of {group}, and are all its segments beside it?"
+                ));
+            }
+            "passed"
+        }
+        _ => "handled, a duplicate, or not of interest",
+    };
+    let detail = format!("{detail}; committed at offset {}", committed.offset);
+    report.add(format_time(committed.at), 4, group, place.to_string(), event_id, detail);
+}
+
+fn add_letter(report: &mut Report, letter: &Letter) {
+    let event = letter.event_id.map(|id| id.to_string());
+    let place = format!("DLQ {}", letter.id);
+    let detail = format!("{}: {}", letter.error.kind, letter.error.message);
+    let stage = format!("{} failed", letter.group);
+    report.add(format_time(letter.failed_at), 3, &stage, place.clone(), event.clone(), detail);
+    if let Some(note) = &letter.redriven {
+        let detail = format!("to {}", note.to);
+        report.add(format_time(note.redriven_at), 1, "redriven", place, event, detail);
+    }
+}
+
+/// Whether events of the task are not in the topic, and why.
+fn missing_in_topic(report: &mut Report, args: &Trace, found: &Found) {
+    let originals = found.records.iter().filter(|record| record.event.is_some() && record.only_for.is_none());
+    let waits = match &found.api {
+        Ok(api) if api.waiting > 0 => {
+            let kafka = if api.kafka_is_reachable { "reachable" } else { "unreachable" };
+            let oldest =
+                api.oldest.map(|age| format!(", the oldest for {} s", age.as_secs())).unwrap_or_default();
+            format!("{} events wait in the API's outbox{oldest}; Kafka is {kafka} from there", api.waiting)
+        }
+        Ok(_) => "the API's outbox is empty".to_owned(),
+        Err(_) => "whether it waits in the API's outbox is not known".to_owned(),
+    };
+    let topic_starts = found.ranges.iter().map(|range| range.start).max().unwrap_or(0);
+    let deleted = match topic_starts {
+        0 => "the topic has kept everything".to_owned(),
+        start => format!("the topic starts at offset {start}: older events were deleted by retention"),
+    };
+    if found.records.is_empty() {
+        report.missing.push(format!("no event of {} is in the topic: {waits}; {deleted}", args.id));
+        return;
+    }
+    // Each version of a task has at least one event.
+    let Some(task) = found.task.as_ref().filter(|task| task.id == args.id) else { return };
+    let mut events: Vec<_> = originals.filter_map(|record| record.event.as_ref()).collect();
+    events.sort_by_key(|event| event.event_id);
+    events.dedup_by_key(|event| event.event_id);
+    let events = u64::try_from(events.len()).unwrap_or(u64::MAX);
+    if events < task.version {
+        let missing = task.version - events;
+        report
+            .missing
+            .push(format!("{missing} or more of the task's events are not in the topic: {waits}; {deleted}"));
+    }
+}
+
+pub(super) fn text(report: &Report) -> String {
+    let cells = report.timeline.iter().map(|entry| {
+        let event = entry.event.clone();
+        [entry.time.clone(), entry.stage.clone(), entry.place.clone(), cell(event), entry.detail.clone()]
+    });
+    let mut text = table(["TIME", "STAGE", "PLACE", "EVENT", "DETAIL"], cells);
+    match report.missing.as_slice() {
+        [] => text.push_str("Nothing is missing.\n"),
+        missing => {
+            text.push_str("Missing:\n");
+            for missing in missing {
+                text.push_str(&format!("  {}\n", escape_control(missing)));
+            }
+        }
+    }
+    text
+}
