@@ -14,7 +14,7 @@ test:
 
 # Run the end-to-end tests against Apache Kafka; needs Maven and Java 17
 e2e-kafka: kafka
-    E2E_BROKER=kafka KAFKA_LIBS="$PWD/target/kafka" cargo test -p e2e
+    E2E_BROKER=kafka KAFKA_LIBS="$PWD/target/kafka" cargo test -p e2e -p harness
     E2E_BROKER=kafka KAFKA_LIBS="$PWD/target/kafka" cargo test -p task-events --test library --test read_path --test read_path_cluster
 
 # Fetch Apache Kafka into target/kafka

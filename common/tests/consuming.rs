@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use e2e::{Transaction, produce_with_headers};
+use harness::{Transaction, produce_with_headers};
 use task_events::kafka::Compression;
 use world::{LEASE, Script, TOPIC, World, eventually};
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use e2e::{Broker, create_topic, eventually, produce, read_topic, record};
+use harness::{Broker, create_topic, eventually, produce, read_topic, record};
 use orders::{Order, consume};
 use serde_json::{Value, json};
 use task_events::kafka::{Kafka, NewTopic};

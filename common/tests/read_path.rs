@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use e2e::{Broker, Transaction, delete_topic, produce_with_headers};
+use harness::{Broker, Transaction, delete_topic, produce_with_headers};
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::UnknownTopicHandling;
 use task_events::kafka::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use e2e::Cluster;
+use harness::Cluster;
 use task_events::kafka::{
     Compression, Jump, JumpReason, Kafka, OffsetAt, PartitionReader, Position, ProducerRecord, ReadEvent,
     TopicReader,

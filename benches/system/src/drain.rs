@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{EVENTS, Event, World, produce, record};
+use harness::{EVENTS, Event, World, produce, record};
 use uuid::Uuid;
 
 use crate::{Build, Figures, usage};
@@ -36,7 +36,7 @@ async fn drain(build: &Build, service: &str, events: usize, ordered_ids: bool) -
     let stdout = std::fs::File::create(&log).expect("a file for its log");
     let mut command = build
         .program(&world, service)
-        .env("HEALTH_ADDR", format!("127.0.0.1:{}", e2e::free_port()))
+        .env("HEALTH_ADDR", format!("127.0.0.1:{}", harness::free_port()))
         .command();
     let health = health_address(&command);
     let mut child = command.stdout(stdout).spawn().expect("it starts");
@@ -78,7 +78,7 @@ fn health_address(command: &std::process::Command) -> String {
 
 /// How many events the service has not yet committed; none while it does not know.
 async fn lag(health: &str) -> Option<f64> {
-    let text = e2e::http().get(format!("{health}/metrics")).send().await.ok()?.text().await.ok()?;
+    let text = harness::http().get(format!("{health}/metrics")).send().await.ok()?.text().await.ok()?;
     let line = text.lines().find(|line| line.starts_with("kafka_consumergroup_group_lag{"))?;
     line.rsplit_once(' ')?.1.parse().ok()
 }

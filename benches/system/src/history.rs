@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::World;
+use harness::World;
 
 use crate::post::start_api;
 use crate::{Build, Figures, http, quantile, usage};

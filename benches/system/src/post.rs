@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use e2e::{SOON, Service, World, eventually};
+use harness::{SOON, Service, World, eventually};
 use std::io::Read;
 
 use crate::{Build, Figures, http, quantile, usage};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use e2e::{Broker, delete_topic};
+use harness::{Broker, delete_topic};
 use task_events::dlq::DlqRecord;
 use task_events::event::Malformed;
 use task_events::kafka::{

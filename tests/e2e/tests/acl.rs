@@ -4,7 +4,7 @@
 //! Only with `E2E_BROKER=kafka`: the dev broker has no ACLs. All clients are one user here, as it is the
 //! topic's ACL that counts: a topic without any is open to all.
 
-use e2e::{Api, Broker, DLQ, EVENTS, KafkaTools, OFFSETS, SOON, Service, World, eventually};
+use harness::{Api, Broker, DLQ, EVENTS, KafkaTools, OFFSETS, SOON, Service, World, eventually};
 
 const AUTHORIZER: [(&str, &str); 2] = [
     ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
@@ -40,7 +40,7 @@ async fn audited(world: &World, lines: usize) {
 
 async fn waits_for(client: &Api, text: &str) {
     let told = async || {
-        let answer = e2e::http().get(format!("{}/readyz", client.url())).send().await.ok()?;
+        let answer = harness::http().get(format!("{}/readyz", client.url())).send().await.ok()?;
         answer.text().await.ok()?.contains(text).then_some(())
     };
     eventually(&format!("{text:?} in /readyz"), SOON, told).await;

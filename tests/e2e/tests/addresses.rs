@@ -1,6 +1,6 @@
 //! Addresses of Kafka that are of no use, in front of one that is.
 
-use e2e::{DroppingPort, SOON, World, eventually, read_audit_log};
+use harness::{DroppingPort, SOON, World, eventually, read_audit_log};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;

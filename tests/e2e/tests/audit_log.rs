@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Event, SOON, Service, World, eventually};
+use harness::{Event, SOON, Service, World, eventually};
 use rustix::process::Signal;
 
 const GROUP: &str = "audit-service";
@@ -269,7 +269,7 @@ async fn what_is_no_line_is_reported_once_and_shown_while_nothing_is_to_be_writt
     let mut audited = Audited::start().await;
     let url = audited.audit.health_url().await;
     let readiness = async |status: u16, part: &str| {
-        let answer = e2e::http().get(format!("{url}/readyz")).send().await.ok()?;
+        let answer = harness::http().get(format!("{url}/readyz")).send().await.ok()?;
         let is_status = answer.status() == status;
         (is_status && answer.text().await.ok()?.contains(part)).then_some(())
     };

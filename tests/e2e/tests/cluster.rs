@@ -5,7 +5,7 @@
 //! Only with `E2E_BROKER=kafka`: the dev broker is always alone.
 
 use chrono::{DateTime, Utc};
-use e2e::{
+use harness::{
     Answers, Api, Change, Cluster, EVENTS, Load, OFFSETS, SOON, Seen, Service, World, alone, eventually,
 };
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! SC-2 and SC-3: what the two services make of the events.
 
-use e2e::{EVENTS, Event, SOON, World, id_of, read_audit_log};
+use harness::{EVENTS, Event, SOON, World, id_of, read_audit_log};
 use serde_json::{Value, json};
 
 /// The part of each log line from this word on.

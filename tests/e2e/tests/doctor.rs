@@ -1,6 +1,6 @@
 //! `taskctl doctor` finds nothing in a sound system, and each thing that is wrong around one.
 
-use e2e::{
+use harness::{
     EVENTS, Kind, OFFSETS, SOON, Transaction, World, create_topic, delete_topic, eventually, free_port,
 };
 use serde_json::Value;

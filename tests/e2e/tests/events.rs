@@ -1,6 +1,6 @@
 //! SC-1: what the API puts into the topic.
 
-use e2e::{EVENTS, Method, SOON, StatusCode, World, eventually, id_of};
+use harness::{EVENTS, Method, SOON, StatusCode, World, eventually, id_of};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;

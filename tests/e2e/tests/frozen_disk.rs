@@ -5,7 +5,7 @@
 //! The kernel does not let a thread die that waits for a frozen file system. So the end of a process is here
 //! that of its main thread; the rest follows when the disk goes on.
 
-use e2e::{Api, Event, FailingDisk, Method, SOON, Service, Signal, StatusCode, World, eventually, id_of};
+use harness::{Api, Event, FailingDisk, Method, SOON, Service, Signal, StatusCode, World, eventually, id_of};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -104,12 +104,12 @@ impl Pair {
         let after = self.world.offsets(self.group).await;
         assert_eq!((after.owner(), after.position()), (before.owner(), before.position()));
         assert_eq!(after.commits.last_key_value().map(|(token, _)| *token), after.owner());
-        assert_eq!(self.world.topic(e2e::EVENTS).await.len(), self.produced);
+        assert_eq!(self.world.topic(harness::EVENTS).await.len(), self.produced);
     }
 }
 
 fn offsets(log: &Path) -> Vec<i64> {
-    e2e::read_audit_log(log).iter().map(|line| line["kafka"]["offset"].as_i64().unwrap()).collect()
+    harness::read_audit_log(log).iter().map(|line| line["kafka"]["offset"].as_i64().unwrap()).collect()
 }
 
 fn first_offsets(count: usize) -> Vec<i64> {
@@ -225,7 +225,7 @@ async fn a_task_store_whose_disk_hangs_refuses_within_a_bound_and_goes_on_afterw
     eventually("the store to go on", SOON, ready).await;
     answered.push(id_of(&api.create("after").await).to_owned());
     api.delivered().await;
-    let told: Vec<_> = world.topic(e2e::EVENTS).await.iter().map(|event| event.key()).collect();
+    let told: Vec<_> = world.topic(harness::EVENTS).await.iter().map(|event| event.key()).collect();
     // What was refused only for its time may be stored: it was neither done nor undone.
     assert!(told.len() <= answered.len() + 2, "{told:?}");
     let known: Vec<_> = told.into_iter().filter(|id| answered.contains(id)).collect();

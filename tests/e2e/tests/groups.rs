@@ -1,6 +1,6 @@
 //! SC-4: two groups, each with its own offsets, seen by `taskctl` and by Kafka's own tools.
 
-use e2e::{Api, EVENTS, Event, GroupRow, Load, SOON, World, alone, eventually, id_of};
+use harness::{Api, EVENTS, Event, GroupRow, Load, SOON, World, alone, eventually, id_of};
 use serde_json::Value;
 use std::time::Duration;
 

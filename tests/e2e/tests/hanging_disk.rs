@@ -1,7 +1,7 @@
 //! A disk that hangs, as a network disk does whose server is away: whatever writes or syncs on it never returns.
 //! The owner stops renewing its lease, and the standby takes over. Needs root; elsewhere it is said and passed.
 
-use e2e::{FailingDisk, SOON, Service, StatusCode, World, eventually, http, read_audit_log};
+use harness::{FailingDisk, SOON, Service, StatusCode, World, eventually, http, read_audit_log};
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};

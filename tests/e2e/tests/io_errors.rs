@@ -2,7 +2,7 @@
 //! itself once it is good again. A failed sync may leave pages that the system calls clean and that are on no
 //! disk, so a second sync of them proves nothing; what a power cut leaves of the disk does.
 
-use e2e::{Api, EVENTS, Event, FailingDisk, Method, SOON, Service, StatusCode, World, eventually, id_of};
+use harness::{Api, EVENTS, Event, FailingDisk, Method, SOON, Service, StatusCode, World, eventually, id_of};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn reports(service: &mut Service, wanted: StatusCode) -> Value {
 }
 
 fn offsets(log: &Path) -> Vec<i64> {
-    e2e::read_audit_log(log).iter().map(|line| line["kafka"]["offset"].as_i64().unwrap()).collect()
+    harness::read_audit_log(log).iter().map(|line| line["kafka"]["offset"].as_i64().unwrap()).collect()
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! kill -9 of any one process in the middle of 10,000 creates at full speed: what was answered stands in
 //! the topic and in the audit log, once and in order.
 
-use e2e::{Answers, Api, DLQ, EVENTS, History, Kind, Load, SOON, Seen, Service, World, alone, eventually};
+use harness::{
+    Answers, Api, DLQ, EVENTS, History, Kind, Load, SOON, Seen, Service, World, alone, eventually,
+};
 use std::collections::{BTreeMap, HashMap};
 
 const TASKS: usize = 10_000;

@@ -1,6 +1,6 @@
 //! What an operator does with `taskctl` alone: finds a dead letter and redrives it, traces a task, finds the group that lags.
 
-use e2e::{DLQ, EVENTS, Event, Ran, SOON, World, produce, record};
+use harness::{DLQ, EVENTS, Event, Ran, SOON, World, produce, record};
 use serde_json::{Value, json};
 
 const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
@@ -100,7 +100,7 @@ async fn a_task_is_traced_through_all_services_and_the_lagging_group_is_found() 
     let _notification = world.program("notification-service").start();
     let mut audit = world.program("audit-service").start();
     let created = api.create("traced").await;
-    let id = e2e::id_of(&created);
+    let id = harness::id_of(&created);
     let address = api.url().trim_start_matches("http://");
     world.committed("audit-service", 1).await;
     world.committed("notification-service", 1).await;

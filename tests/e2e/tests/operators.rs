@@ -1,7 +1,7 @@
 //! What an operator may get wrong, and what the machine may run out of: one clear line each, nothing lost,
 //! and it goes on by itself where that is possible.
 
-use e2e::{
+use harness::{
     Api, DLQ, EVENTS, Event, Method, OFFSETS, Program, Ran, SOON, Service, SmallDisk, StatusCode, World,
     create_topic, delete_topic, eventually, free_port, id_of,
 };
@@ -284,7 +284,7 @@ async fn an_audit_log_on_a_full_disk_waits_for_room_and_loses_nothing() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(report.to_string().contains("No space left"), "{report}");
     // It is not committed what is not written, and a stop does not wait for room.
-    let written = e2e::read_audit_log(&log).len();
+    let written = harness::read_audit_log(&log).len();
     let position = world.offsets("audit-service").await.position().unwrap();
     assert!(usize::try_from(position).unwrap() <= written, "committed {position}, {written} lines");
     assert_eq!(audit.count("cannot write audit log "), 1, "{:?}", audit.lines());
@@ -296,7 +296,7 @@ async fn an_audit_log_on_a_full_disk_waits_for_room_and_loses_nothing() {
     world.committed("audit-service", 1_100).await;
     becomes_ready("audit-service", &mut audit).await;
     let offsets: Vec<_> =
-        e2e::read_audit_log(&log).iter().map(|line| line["kafka"]["offset"].as_i64().unwrap()).collect();
+        harness::read_audit_log(&log).iter().map(|line| line["kafka"]["offset"].as_i64().unwrap()).collect();
     assert_eq!(offsets, (0..1_100).collect::<Vec<_>>());
 }
 

@@ -2,7 +2,7 @@
 //! stands still, and what is wrong is said.
 
 use chrono::DateTime;
-use e2e::{
+use harness::{
     Api, DLQ, EVENTS, Event, Kind, LEASE, OFFSETS, SOON, Service, Transaction, World, alone, delete_topic,
     eventually, produce, produce_gzip_bomb, produce_with_headers, record,
 };
@@ -456,7 +456,7 @@ async fn an_audit_log_restored_from_a_backup_is_completed() {
     system.audit.terminate(Duration::from_secs(10)).await;
     let new = world.path("new.log");
     let mut service = world.program("audit-service").env("AUDIT_LOG_PATH", new.display()).start();
-    let there = async || (e2e::read_audit_log(&new).len() == 51).then_some(());
+    let there = async || (harness::read_audit_log(&new).len() == 51).then_some(());
     eventually("51 lines in the new log", SOON, there).await;
     service.terminate(Duration::from_secs(10)).await;
 }
@@ -481,7 +481,7 @@ async fn a_copied_state_folder_makes_no_two_owners_that_fight() {
     assert!(claims <= 4, "{claims} claims of two instances with one id");
     system.create("after", 3).await;
     let there = async || {
-        let logs = [world.audit_log(), e2e::read_audit_log(&world.instance_audit_log("twin"))];
+        let logs = [world.audit_log(), harness::read_audit_log(&world.instance_audit_log("twin"))];
         logs.iter().any(|log| log.len() == 6).then_some(())
     };
     eventually("all events in the log of the one that owns", SOON, there).await;
@@ -517,7 +517,7 @@ async fn one_group_for_two_services_is_refused() {
     let line = notification.wait_for_line("audit-service", SOON).await;
     assert!(line.contains("one"), "{line}");
     let ready = async || {
-        let answer = e2e::http().get(format!("{url}/readyz")).send().await.ok()?;
+        let answer = harness::http().get(format!("{url}/readyz")).send().await.ok()?;
         let status = answer.status();
         let text = answer.text().await.ok()?;
         (status == 503 && text.contains("audit-service")).then_some(())

@@ -1,6 +1,6 @@
 //! Kafka freezes: connections stay open, new ones are accepted by its machine, and nothing is answered.
 
-use e2e::{Outage, World, alone};
+use harness::{Outage, World, alone};
 use std::time::Duration;
 
 /// Longer than the time-out of any call.

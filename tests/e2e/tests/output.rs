@@ -1,7 +1,7 @@
 //! What reads the outputs of the services, or does not: a pipe that nobody reads, one that is closed, a full
 //! disk, a paused terminal. Services go on and drop log lines; notifications and dead letters wait.
 
-use e2e::{
+use harness::{
     DLQ, EVENTS, Event, Method, Program, SOON, Signal, StatusCode, World, eventually, free_port, http,
     produce, record,
 };
@@ -160,7 +160,7 @@ async fn while_nobody_reads_notifications_the_service_waits_and_goes_on_without_
     let position = world.offsets("notification-service").await.position().unwrap_or(0);
     assert!(position < 1_500, "a pipe holds 64 KiB: {position}");
     // Longer than the lease: it stays the owner, and commits nothing.
-    tokio::time::sleep(2 * e2e::LEASE).await;
+    tokio::time::sleep(2 * harness::LEASE).await;
     let offsets = world.offsets("notification-service").await;
     assert_eq!((offsets.position().unwrap_or(0), offsets.is_released()), (position, false));
 
@@ -287,7 +287,7 @@ async fn a_log_reader_that_stalls_stops_nothing_and_learns_what_it_missed() {
     let (mut api, reader) = Bare::piped(world.program("task-api").env("LOG_LEVEL", "debug"));
     let (mut audit, _reader) = Bare::piped(world.program("audit-service"));
     api.is_live().await;
-    let mut load = e2e::Load::at_full_speed(&api.url, 32, TASKS);
+    let mut load = harness::Load::at_full_speed(&api.url, 32, TASKS);
     load.reached(TASKS / 2).await;
     api.is_live().await;
     assert_eq!(load.finish().await.failures, 0);
@@ -340,7 +340,7 @@ async fn no_kind_of_output_stops_the_api() {
         println!("{name}");
         let mut api = Bare::start(world.program("task-api").env("LOG_LEVEL", "debug"), stdout, full());
         api.is_live().await;
-        assert_eq!(e2e::Load::at_full_speed(&api.url, 16, 2_000).finish().await.failures, 0);
+        assert_eq!(harness::Load::at_full_speed(&api.url, 16, 2_000).finish().await.failures, 0);
         api.is_live().await;
         api.stops().await;
     }

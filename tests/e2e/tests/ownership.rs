@@ -1,6 +1,6 @@
 //! Two instances of one group: one works, the other stands by, and who was paused changes nothing (SC-7).
 
-use e2e::{EVENTS, Event, LEASE, SOON, Service, World, alone, eventually, read_audit_log};
+use harness::{EVENTS, Event, LEASE, SOON, Service, World, alone, eventually, read_audit_log};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! SC-8: what cannot be handled ends in the DLQ, and the next event is handled.
 
 use base64::Engine;
-use e2e::{
+use harness::{
     DLQ, EVENTS, Event, OFFSETS, SOON, TopicRecord, World, delete_topic, produce, produce_compressed, record,
 };
 use serde_json::Value;
@@ -241,7 +241,7 @@ async fn nothing_is_committed_past_poison_before_the_dlq_has_it() {
     // Some renewals of the lease later: they carry the position.
     let commits = world.topic(OFFSETS).await.len();
     let renewed = async || (world.topic(OFFSETS).await.len() >= commits + 4).then_some(());
-    e2e::eventually("renewals of the lease", SOON, renewed).await;
+    harness::eventually("renewals of the lease", SOON, renewed).await;
     assert_eq!(world.offsets("audit-service").await.position(), Some(1));
     assert_eq!(world.audit_log().len(), 1);
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use e2e::{Cluster, EVENTS, Kind, SOON, World, alone, eventually};
+use harness::{Cluster, EVENTS, Kind, SOON, World, alone, eventually};
 use tokio::time::sleep;
 
 /// Bytes a second that the API may produce, and tasks whose events are many times as much: more than the broker

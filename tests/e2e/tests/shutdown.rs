@@ -1,6 +1,6 @@
 //! SIGTERM: what is in hand is finished, what waits is said, and nothing is lost.
 
-use e2e::{DLQ, EVENTS, Event, Load, SOON, Signal, World, alone, eventually};
+use harness::{DLQ, EVENTS, Event, Load, SOON, Signal, World, alone, eventually};
 use std::time::{Duration, Instant};
 
 /// In which a consumer has to end.
@@ -50,8 +50,8 @@ async fn the_dlq_processor_commits_what_it_has_done_and_releases() {
     let _alone = alone().await;
     let world = World::start().await;
     let values: Vec<_> = (0..3_000).map(|n| format!("poison {n}")).collect();
-    let values: Vec<_> = values.iter().map(|value| e2e::record(None, Some(value.as_bytes()))).collect();
-    e2e::produce(&world.broker.bootstrap(), DLQ, values).await;
+    let values: Vec<_> = values.iter().map(|value| harness::record(None, Some(value.as_bytes()))).collect();
+    harness::produce(&world.broker.bootstrap(), DLQ, values).await;
     let (lines, position) = stopped_at_work(&world, "dlq-processor", DLQ).await;
     let told = lines.iter().filter(|line| line.contains("DLQ: group=unknown")).count();
     assert_eq!(i64::try_from(told).unwrap(), position);
@@ -184,8 +184,8 @@ async fn an_equal_signal_after_a_moment_ends_it_at_once() {
     assert_eq!(service.wait_exit(CONSUMER_STOP).await.code(), Some(130));
 }
 
-async fn api_is_up(service: &mut e2e::Service) {
+async fn api_is_up(service: &mut harness::Service) {
     let url = service.url().await;
-    let up = async || e2e::http().get(format!("{url}/healthz")).send().await.ok();
+    let up = async || harness::http().get(format!("{url}/healthz")).send().await.ok();
     eventually("the API to answer", SOON, up).await;
 }

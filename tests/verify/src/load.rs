@@ -58,7 +58,7 @@ impl Load {
         let connections = config.connections;
         let shared = Arc::new(Shared {
             config,
-            http: e2e::http(),
+            http: harness::http(),
             start: Instant::now(),
             tickets: AtomicU64::new(0),
             events: AtomicU64::new(0),

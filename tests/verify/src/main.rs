@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use e2e::Kind as BrokerKind;
+use harness::Kind as BrokerKind;
 use tokio::signal::unix::{SignalKind, signal};
 use verify::api::all_tasks;
 use verify::check::{Report, check};
@@ -149,10 +149,10 @@ struct CheckArgs {
     #[arg(long)]
     api: Option<String>,
     /// Topic of the events
-    #[arg(long, default_value = e2e::EVENTS)]
+    #[arg(long, default_value = harness::EVENTS)]
     events_topic: String,
     /// Topic of claims and commits
-    #[arg(long, default_value = e2e::OFFSETS)]
+    #[arg(long, default_value = harness::OFFSETS)]
     offsets_topic: String,
     /// Group of the audit logs
     #[arg(long, default_value = "audit-service")]

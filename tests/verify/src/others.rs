@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::{DLQ, EVENTS, Event, OFFSETS, Program, Signal, Transaction, eventually, record};
+use harness::{DLQ, EVENTS, Event, OFFSETS, Program, Signal, Transaction, eventually, record};
 use tokio::time::sleep;
 
 use crate::dice::Dice;
@@ -99,17 +99,17 @@ impl Others {
         let bootstrap = system.broker.bootstrap();
         let event = self.event();
         let headers: [(&str, Option<&[u8]>); 2] = [("none", None), ("some", Some(b"thing"))];
-        e2e::produce_with_headers(&bootstrap, EVENTS, &event, &headers).await;
-        e2e::produce_with_headers(&bootstrap, EVENTS, b"{\"poison\":", &headers).await;
+        harness::produce_with_headers(&bootstrap, EVENTS, &event, &headers).await;
+        harness::produce_with_headers(&bootstrap, EVENTS, b"{\"poison\":", &headers).await;
         let (one, two) = (self.event(), self.event());
         let records = [Some(one.as_slice()), None, Some(b"\xff"), Some(&two)];
         let records = records.map(|value| record(None, value)).to_vec();
-        e2e::produce_compressed(&bootstrap, EVENTS, records).await;
-        e2e::produce_gzip_bomb(&bootstrap, EVENTS, BOMB_BYTES).await;
-        e2e::produce_with_headers(&bootstrap, OFFSETS, b"junk", &headers).await;
-        e2e::produce_with_headers(&bootstrap, DLQ, b"junk", &headers).await;
+        harness::produce_compressed(&bootstrap, EVENTS, records).await;
+        harness::produce_gzip_bomb(&bootstrap, EVENTS, BOMB_BYTES).await;
+        harness::produce_with_headers(&bootstrap, OFFSETS, b"junk", &headers).await;
+        harness::produce_with_headers(&bootstrap, DLQ, b"junk", &headers).await;
         let junk = vec![record(Some(b"junk"), Some(b"junk")), record(Some(b"\xff/0/claim"), None)];
-        e2e::produce_compressed(&bootstrap, OFFSETS, junk).await;
+        harness::produce_compressed(&bootstrap, OFFSETS, junk).await;
         self.open_transaction(system, OFFSETS).await;
     }
 
@@ -178,7 +178,7 @@ async fn delete_events(system: &mut System) -> Result<()> {
     system.api.pause();
     sleep(IN_FLIGHT).await;
     let kafka = read_kafka(&bootstrap, EVENTS, OFFSETS).await;
-    e2e::delete_topic(&bootstrap, EVENTS).await;
+    harness::delete_topic(&bootstrap, EVENTS).await;
     system.first_life = Some(FirstLife {
         ids: topic_ids(&kafka.offsets),
         offsets_end: kafka.offsets.last().map_or(0, |last| last.at + 1),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::Kind as BrokerKind;
+use harness::Kind as BrokerKind;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api;
@@ -203,13 +203,13 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
 }
 
 /// Hits the instance that owns, and returns its name.
-fn strike(consumers: &mut [Consumer], how: impl FnOnce(&mut e2e::Service)) -> Option<String> {
+fn strike(consumers: &mut [Consumer], how: impl FnOnce(&mut harness::Service)) -> Option<String> {
     let consumer = owner(consumers)?;
     how(&mut consumer.service);
     Some(consumer.name.clone())
 }
 
-fn heal(consumers: &mut [Consumer], name: Option<String>, how: impl FnOnce(&mut e2e::Service)) {
+fn heal(consumers: &mut [Consumer], name: Option<String>, how: impl FnOnce(&mut harness::Service)) {
     let consumer = consumers.iter_mut().find(|consumer| Some(&consumer.name) == name.as_ref());
     if let Some(consumer) = consumer {
         how(&mut consumer.service);
@@ -229,15 +229,15 @@ fn supervise(consumers: &mut [Consumer]) {
 /// undone when time is up.
 async fn drain(system: &System) -> Vec<String> {
     let start = Instant::now();
-    let http = e2e::http();
+    let http = harness::http();
     let bootstrap = system.broker.bootstrap();
     loop {
         let mut left = Vec::new();
         match api::waiting(&http, &system.url).await {
             Some(0) => {
-                let end = e2e::read_topic(&bootstrap, e2e::EVENTS).await;
+                let end = harness::read_topic(&bootstrap, harness::EVENTS).await;
                 let mut end = end.last().map_or(0, |last| last.offset + 1);
-                let mut offsets = system::read_offsets(&bootstrap, e2e::EVENTS, e2e::OFFSETS).await;
+                let mut offsets = system::read_offsets(&bootstrap, harness::EVENTS, harness::OFFSETS).await;
                 if let Some(first_life) = &system.first_life {
                     first_life.move_commits(&mut offsets);
                     end += first_life.end();

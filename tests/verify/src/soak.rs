@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
-use e2e::Kind as BrokerKind;
+use harness::Kind as BrokerKind;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};

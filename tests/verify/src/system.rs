@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::{Broker, FailingDisk, Kind as BrokerKind, Program, Service, SmallDisk, SteppedClock, free_port};
+use harness::{
+    Broker, FailingDisk, Kind as BrokerKind, Program, Service, SmallDisk, SteppedClock, free_port,
+};
 
 use crate::error::{Error, Result};
 use crate::evidence::{
@@ -260,7 +262,7 @@ impl System {
     /// All that can be known once everything is drained; but for the requests.
     pub async fn evidence(&mut self) -> Result<Evidence> {
         let bootstrap = self.broker.bootstrap();
-        let mut evidence = read_kafka(&bootstrap, e2e::EVENTS, e2e::OFFSETS).await;
+        let mut evidence = read_kafka(&bootstrap, harness::EVENTS, harness::OFFSETS).await;
         for audit in &self.audits {
             evidence.audit_logs.push(audit.read_audit_log()?);
         }
@@ -332,7 +334,7 @@ pub fn owner(consumers: &mut [Consumer]) -> Option<&mut Consumer> {
 
 /// What Kafka holds: the events of partition 0, and the offsets topic.
 pub async fn read_kafka(bootstrap: &str, events: &str, offsets: &str) -> Evidence {
-    let topic = e2e::read_topic(bootstrap, events).await;
+    let topic = harness::read_topic(bootstrap, events).await;
     let topic = topic.iter().filter(|one| one.partition == 0);
     let topic = topic.filter_map(|one| Seen::in_topic(one.offset, one.record.value.as_deref()));
     let topic = topic.collect();
@@ -345,7 +347,7 @@ pub async fn read_kafka(bootstrap: &str, events: &str, offsets: &str) -> Evidenc
 
 /// The offsets topic.
 pub async fn read_offsets(bootstrap: &str, events: &str, offsets: &str) -> Vec<OffsetsEntry> {
-    let records = e2e::read_topic(bootstrap, offsets).await;
+    let records = harness::read_topic(bootstrap, offsets).await;
     let entries = records.iter().filter_map(|one| {
         OffsetsEntry::read(one.offset, one.record.key.as_deref(), one.record.value.as_deref(), events)
     });

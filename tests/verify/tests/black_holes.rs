@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Broker, Kind, Outage, World, alone, free_port};
+use harness::{Broker, Kind, Outage, World, alone, free_port};
 use verify::proxy::{Mode, Proxy};
 
 async fn black_hole(mode: Mode) {

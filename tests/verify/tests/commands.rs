@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use e2e::{EVENTS, Service, World};
+use harness::{EVENTS, Service, World};
 use verify::check::names;
 
 /// What a command left.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consumers::audit;
-use e2e::{EVENTS, OFFSETS, SOON, Transaction, World, eventually};
+use harness::{EVENTS, OFFSETS, SOON, Transaction, World, eventually};
 use task_events::event::Event;
 use task_events::kafka::{Kafka, OffsetAt};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
@@ -59,7 +59,7 @@ impl Reader {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut is_empty = true;
         let from = self.position;
-        for one in e2e::read_topic(&self.bootstrap, EVENTS).await {
+        for one in harness::read_topic(&self.bootstrap, EVENTS).await {
             if one.offset < from || one.offset >= stable {
                 continue;
             }
@@ -110,7 +110,7 @@ async fn report(trusts_the_high_watermark: bool) -> Report {
     reader.read_to_the_end().await;
 
     let mut transaction = Transaction::begin(&bootstrap, "foreign", EVENTS, 0).await;
-    transaction.send(&[&e2e::Event::created(&format!("{FOREIGN}event")).bytes()]).await;
+    transaction.send(&[&harness::Event::created(&format!("{FOREIGN}event")).bytes()]).await;
     requests.extend(load(&world, api.url()).await);
     reader.read().await;
     reader.read().await;

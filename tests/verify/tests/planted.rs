@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use consumers::audit::{self, Entry, EntryDecoder, PartitionAudit};
-use e2e::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
+use harness::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
 use task_events::kafka::{Compression, ConsumerRecord, Kafka, Position, ProducerRecord};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use e2e::{Kind as BrokerKind, alone};
+use harness::{Kind as BrokerKind, alone};
 use verify::evidence::{Evidence, OffsetsSaid};
 use verify::plan::{Fault, Plan, Planned};
 use verify::round::{self, Round};
@@ -170,7 +170,7 @@ async fn a_disk_that_hangs_hands_the_audit_over() {
     let _alone = alone().await;
     let hangs = planned(Fault::HangAudit, 1_500, 6_000);
     let round = sound(&plan(3, Duration::from_secs(9), 300, vec![hangs])).await;
-    if e2e::FailingDisk::mount(1024).is_some() {
+    if harness::FailingDisk::mount(1024).is_some() {
         assert_eq!(owners(&round.evidence, "audit-service").len(), 2, "the standby took over");
     }
 }

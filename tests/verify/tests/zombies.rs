@@ -1,6 +1,6 @@
 //! An owner that is paused in the middle of a batch, with another one at work when it wakes up.
 
-use e2e::{EVENTS, Event, LEASE, SOON, Service, World, produce, record};
+use harness::{EVENTS, Event, LEASE, SOON, Service, World, produce, record};
 use std::time::Duration;
 
 /// Events that an owner takes in hand at once. What is fetched are whole batches as they were produced.

@@ -1,6 +1,6 @@
 //! The harness itself: a test that leans on it should not have to doubt it.
 
-use e2e::{Broker, KafkaTools, Program, create_topic, eventually, produce, read_topic, record};
+use harness::{Broker, KafkaTools, Program, create_topic, eventually, produce, read_topic, record};
 use std::time::{Duration, Instant};
 
 async fn values(broker: &Broker, topic: &str) -> Vec<String> {
