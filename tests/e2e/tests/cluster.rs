@@ -58,8 +58,8 @@ impl System {
     }
 
     /// Waits for the answers of a load, then compares all that was ever answered with topic and audit log.
-    async fn check(&mut self, load: Load) {
-        let answers = load.finish().await;
+    async fn check(&mut self, mut load: Load) {
+        let answers = load.finish().await.unwrap();
         assert_eq!((answers.failures, answers.unanswered), (0, 0), "the API answers whatever Kafka does");
         self.answered.extend(answers.changes);
         let changes = self.answered.clone();

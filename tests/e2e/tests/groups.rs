@@ -106,7 +106,7 @@ async fn looks_under_load(world: &World, api: &Api) -> Looks {
     let (tasks, requests) = (10, 13);
     let rate = 1_000 * tasks / requests;
     let mut load = Load::at_rate(api.url(), 64, 6 * rate as usize, rate);
-    load.reached(rate as usize).await;
+    load.reached(rate as usize).await.unwrap();
     let (mut lags, mut waiting) = (Vec::new(), Vec::new());
     while load.created() < 6 * rate as usize {
         for group in GROUPS {
@@ -117,7 +117,7 @@ async fn looks_under_load(world: &World, api: &Api) -> Looks {
         }
         waiting.push(api.readiness().await.1["outbox"]["waiting"].as_i64().unwrap());
     }
-    let answers = load.finish().await;
+    let answers = load.finish().await.unwrap();
     assert_eq!((answers.failures, answers.unanswered), (0, 0));
     let wanted = 1.4 * f64::from(rate);
     let pace = answers.changes.len() as f64 / answers.took.as_secs_f64() / wanted;

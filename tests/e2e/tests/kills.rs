@@ -85,7 +85,7 @@ async fn events(world: &World) -> BTreeMap<i64, Seen> {
 async fn nothing_is_lost_or_doubled_without_a_kill() {
     let _alone = alone().await;
     let mut system = System::start().await;
-    let answers = system.load(64).finish().await;
+    let answers = system.load(64).finish().await.unwrap();
     assert_eq!(answers.unanswered, 0);
     system.check(answers).await;
     let repeated = told(&system.notification.lines()).into_values().any(|times| times > 1);
@@ -98,11 +98,11 @@ async fn kill_9_of_the_api_loses_and_doubles_nothing() {
     let mut system = System::start().await;
     let mut load = system.load(64);
     for tasks in [TASKS / 4, TASKS / 2, TASKS * 3 / 4] {
-        load.reached(tasks).await;
+        load.reached(tasks).await.unwrap();
         system.api.kill9();
         system.api.restart();
     }
-    let answers = load.finish().await;
+    let answers = load.finish().await.unwrap();
     assert!(answers.unanswered > 0, "it was killed while it worked");
     system.check(answers).await;
 }
@@ -118,13 +118,13 @@ async fn kill_9_of_the_broker_loses_and_doubles_nothing() {
     };
     let mut load = system.load(32);
     for tasks in kills {
-        load.reached(tasks).await;
+        load.reached(tasks).await.unwrap();
         system.world.broker.kill9();
         // The API goes on without it.
-        load.reached(tasks + TASKS / 20).await;
+        load.reached(tasks + TASKS / 20).await.unwrap();
         system.world.broker.restart().await;
     }
-    let answers = load.finish().await;
+    let answers = load.finish().await.unwrap();
     assert_eq!(answers.unanswered, 0, "the API answers while Kafka is away");
     system.check(answers).await;
 }
@@ -135,7 +135,7 @@ async fn kill_9_of_the_audit_service_loses_and_doubles_nothing() {
     let mut system = System::start().await;
     let mut load = system.load(32);
     for tasks in [TASKS / 4, TASKS / 2, TASKS * 3 / 4] {
-        load.reached(tasks).await;
+        load.reached(tasks).await.unwrap();
         system.audit.kill9();
         // What it committed stands in its log: it never commits ahead of its work.
         let position = system.world.offsets("audit-service").await.position().unwrap_or(0);
@@ -143,7 +143,7 @@ async fn kill_9_of_the_audit_service_loses_and_doubles_nothing() {
         assert!(lines >= position, "{lines} lines, committed {position}");
         system.audit.restart();
     }
-    let answers = load.finish().await;
+    let answers = load.finish().await.unwrap();
     assert_eq!(answers.unanswered, 0);
     system.check(answers).await;
 }
@@ -154,7 +154,7 @@ async fn kill_9_of_the_notification_service_loses_nothing() {
     let mut system = System::start().await;
     let mut load = system.load(32);
     for tasks in [TASKS / 4, TASKS / 2, TASKS * 3 / 4] {
-        load.reached(tasks).await;
+        load.reached(tasks).await.unwrap();
         system.notification.kill9();
         // What it committed was told: it never commits ahead of its work.
         let position = system.world.offsets("notification-service").await.position().unwrap_or(0);
@@ -165,7 +165,7 @@ async fn kill_9_of_the_notification_service_loses_nothing() {
         }
         system.notification.restart();
     }
-    let answers = load.finish().await;
+    let answers = load.finish().await.unwrap();
     assert_eq!(answers.unanswered, 0);
     system.check(answers).await;
 }
@@ -178,7 +178,7 @@ async fn kill_9_of_the_dlq_processor_loses_nothing() {
     let mut load = system.load(32);
     let mut poisoned = Vec::new();
     for round in 1..=3 {
-        load.reached(TASKS * round / 4).await;
+        load.reached(TASKS * round / 4).await.unwrap();
         let values: Vec<_> = (0..POISON).map(|n| format!("poison {round}/{n}")).collect();
         let values: Vec<_> = values.iter().map(|value| Some(value.as_bytes())).collect();
         poisoned.extend(system.world.produce_values(&values).await);
@@ -191,7 +191,7 @@ async fn kill_9_of_the_dlq_processor_loses_nothing() {
         system.dlq.kill9();
         system.dlq.restart();
     }
-    let answers = load.finish().await;
+    let answers = load.finish().await.unwrap();
     system.check(answers).await;
 
     // Each poison is there once for each group, and was told of at least once.

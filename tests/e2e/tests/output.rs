@@ -288,9 +288,9 @@ async fn a_log_reader_that_stalls_stops_nothing_and_learns_what_it_missed() {
     let (mut audit, _reader) = Bare::piped(world.program("audit-service"));
     api.is_live().await;
     let mut load = harness::Load::at_full_speed(&api.url, 32, TASKS);
-    load.reached(TASKS / 2).await;
+    load.reached(TASKS / 2).await.unwrap();
     api.is_live().await;
-    assert_eq!(load.finish().await.failures, 0);
+    assert_eq!(load.finish().await.unwrap().failures, 0);
     world.committed("audit-service", i64::try_from(TASKS).unwrap()).await;
     let dropped = api.dropped_lines().await;
     assert!(dropped > 0, "{TASKS} tasks filled no pipe");
@@ -340,7 +340,7 @@ async fn no_kind_of_output_stops_the_api() {
         println!("{name}");
         let mut api = Bare::start(world.program("task-api").env("LOG_LEVEL", "debug"), stdout, full());
         api.is_live().await;
-        assert_eq!(harness::Load::at_full_speed(&api.url, 16, 2_000).finish().await.failures, 0);
+        assert_eq!(harness::Load::at_full_speed(&api.url, 16, 2_000).finish().await.unwrap().failures, 0);
         api.is_live().await;
         api.stops().await;
     }

@@ -99,7 +99,7 @@ async fn the_api_finishes_its_requests_and_publishes_what_waits() {
     let (mut service, api) = world.start_api().await;
     let _audit = world.program("audit-service").start();
     let mut load = Load::at_full_speed(api.url(), 32, 3_000);
-    load.reached(1_500).await;
+    load.reached(1_500).await.unwrap();
     assert_eq!(service.terminate(API_STOP).await.code(), Some(0));
     assert_eq!(service.count("relay stopped: all events are delivered"), 1);
     // Everything that was answered is there before the next start.
@@ -107,7 +107,7 @@ async fn the_api_finishes_its_requests_and_publishes_what_waits() {
     let records = world.topic(EVENTS).await.len();
     assert!(records >= created, "{records} events, {created} tasks");
     service.restart();
-    let answers = load.finish().await;
+    let answers = load.finish().await.unwrap();
     assert_eq!(answers.failures, 0);
     world.check_history(&api, answers).await;
 }

@@ -1,6 +1,7 @@
 //! What was answered, what stands in the topic, and what stands in the audit log: do they tell the same?
 
 use crate::TopicRecord;
+use crate::requests::Task;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
@@ -22,6 +23,12 @@ impl Change {
     /// The change that made the task what the API answered.
     pub fn new(event_type: &str, task: &Value) -> Self {
         Self::from_fields(event_type, &task["id"], task)
+    }
+
+    /// The same, of a task that a [`Load`](crate::Load) was answered.
+    pub fn of_task(event_type: &str, task: &Task) -> Self {
+        let Task { id, title, status, .. } = task.clone();
+        Self { event_type: event_type.to_owned(), task_id: id, title, status }
     }
 
     fn from_fields(event_type: &str, task_id: &Value, data: &Value) -> Self {

@@ -1,18 +1,20 @@
-//! The harness of the end-to-end tests: a broker that can be killed, the built binaries as processes,
-//! and witnesses that share no code with them.
+//! What the end-to-end tests, `verify` and the benchmarks share: a broker that can be killed, the built binaries as
+//! processes, a load, a fault proxy, and witnesses that share no code with the binaries.
 //!
 //! `E2E_BROKER` chooses the broker: `dev` (the default, the `devbroker` binary) or `kafka` (a fresh
 //! Apache Kafka a test; `KAFKA_LIBS` is the folder that `tests/e2e/kafka/fetch` filled). With `KAFKA_LIBS` set,
 //! Kafka's own tools are asked too, with either broker.
 //!
-//! Every failure here is a panic that says what was awaited; a test that panics prints the last lines of
-//! each process it had.
+//! [`Load`] and [`Proxy`] return errors. Every other failure here is a panic that says what was awaited; a test that
+//! panics prints the last lines of each process it had.
 
 mod api;
 mod broker;
 mod clock;
 mod cluster;
+mod dice;
 mod disk;
+mod error;
 mod event;
 mod foreign;
 mod history;
@@ -22,6 +24,8 @@ mod net;
 mod offsets;
 mod outage;
 mod process;
+mod proxy;
+pub mod requests;
 mod service;
 mod topic;
 mod wire;
@@ -31,16 +35,19 @@ pub use api::{Api, id_of};
 pub use broker::{Broker, Kind};
 pub use clock::SteppedClock;
 pub use cluster::{Cluster, PartitionRow};
+pub use dice::Dice;
 pub use disk::{FailingDisk, Hang, SmallDisk};
+pub use error::{Error, Result};
 pub use event::Event;
 pub use foreign::{Transaction, produce_gzip_bomb, produce_with_headers};
 pub use history::{Change, History, Seen};
 pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools};
-pub use load::{Answers, Load};
+pub use load::{Answers, Load, LoadConfig, Script};
 pub use net::{DroppingPort, free_port, http};
 pub use offsets::GroupOffsets;
 pub use outage::{Outage, Recovered};
 pub use process::Process;
+pub use proxy::{Counts, Mode, Proxy};
 pub use reqwest::{Method, StatusCode};
 pub use rustix::process::Signal;
 pub use service::{Program, Ran, Service};

@@ -1,22 +1,67 @@
-//! Clients that create and change tasks, and write down what was answered.
+//! Clients that create, change and complete tasks, and write down what they were answered.
+//!
+//! A client owns its tasks. What it asks for is decided by a [`Script`].
 
-use crate::api::id_of;
-use crate::history::Change;
-use crate::http;
-use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
-/// How long one request is repeated. The API may be down for a while, and so may the machine be busy.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::dice::Dice;
+use crate::error::{Error, Result};
+use crate::history::Change;
+use crate::http;
+use crate::requests::{Answer, Kind, Request, Task, now};
+
+/// Time for one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Pause after a request that was not answered 2xx.
+const PAUSE: Duration = Duration::from_millis(25);
+/// How long a request of [`Script::Tasks`] is repeated. The API may be down for a while, and so may the machine be
+/// busy.
+const REPEAT_LIMIT: Duration = Duration::from_secs(60);
+/// How often a load is asked how far it is.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What the clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// That many tasks, some of them changed, the same at each run. Each request is repeated until it is
+    /// answered 2xx, under an idempotency key, so that it is done once. The rate is that of creations.
+    Tasks(usize),
+    /// What the seed decides, until the load is finished. Where a request is not answered, one in two is repeated
+    /// under its idempotency key until it is; after the others the client leaves the task alone, as it does not
+    /// know how it stands. The rate is that of requests.
+    Random {
+        /// Decides what is asked for.
+        seed: u64,
+    },
+}
+
+/// What the clients do.
+#[derive(Debug, Clone)]
+pub struct LoadConfig {
+    /// Where the API is.
+    pub url: String,
+    /// Clients, each with a connection.
+    pub connections: usize,
+    /// Requests a second, all together; none for as many as the API answers.
+    pub rate: Option<u32>,
+    /// What they ask for.
+    pub script: Script,
+}
 
 /// What the clients were answered.
 #[derive(Debug, Default)]
 pub struct Answers {
+    /// Every request, in the order of sending.
+    pub requests: Vec<Request>,
     /// The changes that were answered 2xx; those of one task in their order.
     pub changes: Vec<Change>,
     /// Answers of 500 and above.
@@ -27,155 +72,307 @@ pub struct Answers {
     pub took: Duration,
 }
 
-/// Requests under way.
+impl Answers {
+    /// Of requests in each client's order.
+    fn of(mut requests: Vec<Request>, took: Duration) -> Self {
+        let count = |wanted: fn(&Answer) -> bool| requests.iter().filter(|one| wanted(&one.answer)).count();
+        let done = requests.iter().filter_map(|request| Some((request.kind, request.done()?)));
+        let changes =
+            done.flat_map(|(kind, task)| kind.events().iter().map(|event| Change::of_task(event, task)));
+        let changes = changes.collect();
+        let failures = count(|answer| matches!(answer, Answer::Failed { .. }));
+        let unanswered = count(|answer| matches!(answer, Answer::None { .. }));
+        requests.sort_by_key(|request| request.sent);
+        Self { requests, changes, failures, unanswered, took }
+    }
+}
+
+/// Clients at work.
 pub struct Load {
     shared: Arc<Shared>,
-    clients: JoinSet<Answers>,
-    start: Instant,
+    stop: watch::Sender<bool>,
+    clients: JoinSet<Result<Vec<Request>>>,
+    /// Of clients that have ended.
+    requests: Vec<Request>,
 }
 
 struct Shared {
-    /// Sets the keys of this load apart from those of another one.
-    id: Uuid,
-    url: String,
+    config: LoadConfig,
     http: reqwest::Client,
-    tasks: usize,
-    started: AtomicUsize,
-    created: AtomicUsize,
-    /// Time between two creations, all clients together.
-    pace: Option<Duration>,
     start: Instant,
+    tickets: AtomicU64,
+    /// Tasks that were begun, and those that were created with all that follows.
+    begun: AtomicUsize,
+    created: AtomicUsize,
+    /// Events of what was answered 2xx.
+    events: AtomicU64,
+    keep: bool,
 }
 
 impl Load {
-    /// Creates that many tasks as fast as the API answers, over that many connections, and changes some of
-    /// them. Each request is repeated until it is answered 2xx, under an idempotency key, so that it is
-    /// done once.
+    /// Creates that many tasks as fast as the API answers, over that many connections, and changes some of them.
     pub fn at_full_speed(url: &str, connections: usize, tasks: usize) -> Self {
-        Self::start(url, connections, tasks, None)
+        let script = Script::Tasks(tasks);
+        Self::start(LoadConfig { url: url.to_owned(), connections, rate: None, script }, true)
     }
 
     /// The same at no more than `rate` creations a second.
     pub fn at_rate(url: &str, connections: usize, tasks: usize, rate: u32) -> Self {
-        Self::start(url, connections, tasks, Some(Duration::from_secs(1) / rate))
+        let script = Script::Tasks(tasks);
+        Self::start(LoadConfig { url: url.to_owned(), connections, rate: Some(rate), script }, true)
     }
 
-    fn start(url: &str, connections: usize, tasks: usize, pace: Option<Duration>) -> Self {
-        let start = Instant::now();
+    /// Starts the clients. `keep`: what they were answered is written down; else they only count.
+    pub fn start(config: LoadConfig, keep: bool) -> Self {
         let shared = Arc::new(Shared {
-            id: Uuid::new_v4(),
-            url: url.to_owned(),
+            config,
             http: http(),
-            tasks,
-            started: AtomicUsize::new(0),
+            start: Instant::now(),
+            tickets: AtomicU64::new(0),
+            begun: AtomicUsize::new(0),
             created: AtomicUsize::new(0),
-            pace,
-            start,
+            events: AtomicU64::new(0),
+            keep,
         });
-        let clients = (0..connections).map(|_| Arc::clone(&shared).client()).collect();
-        Self { shared, clients, start }
+        let stop = watch::Sender::new(false);
+        let seed = match shared.config.script {
+            Script::Tasks(_) => 0,
+            Script::Random { seed } => seed,
+        };
+        let clients = (0..shared.config.connections).map(|number| {
+            let dice = Dice::new(seed.wrapping_mul(1_000).wrapping_add(number as u64));
+            Client { shared: Arc::clone(&shared), dice, stop: stop.subscribe(), history: Vec::new() }.run()
+        });
+        Self { clients: clients.collect(), shared, stop, requests: Vec::new() }
     }
 
     /// Returns when that many tasks have been created.
-    pub async fn reached(&mut self, tasks: usize) {
+    pub async fn reached(&mut self, tasks: usize) -> Result<()> {
         while self.created() < tasks {
-            // A client that panicked will never get there.
-            assert!(!self.clients.is_empty(), "the clients have ended");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            while let Some(ended) = self.clients.try_join_next() {
+                self.take(ended)?;
+            }
+            if self.clients.is_empty() && self.created() < tasks {
+                return Err(Error::Failed(format!("the clients have ended after {} tasks", self.created())));
+            }
+            sleep(POLL).await;
         }
+        Ok(())
     }
 
-    /// How many tasks have been created so far.
+    /// How many tasks of the script have been created so far.
     pub fn created(&self) -> usize {
         self.shared.created.load(Ordering::Relaxed)
     }
 
-    /// Returns when all is done.
-    pub async fn finish(mut self) -> Answers {
-        let mut all = Answers::default();
-        while let Some(answers) = self.clients.join_next().await {
-            let answers = answers.expect("a client that does not panic");
-            all.changes.extend(answers.changes);
-            all.failures += answers.failures;
-            all.unanswered += answers.unanswered;
+    /// The events of what was answered 2xx so far.
+    pub fn events(&self) -> u64 {
+        self.shared.events.load(Ordering::Relaxed)
+    }
+
+    /// Returns what all were answered: once all tasks of the script are done, or else once each client has finished
+    /// its request.
+    pub async fn finish(&mut self) -> Result<Answers> {
+        if let Script::Random { .. } = self.shared.config.script {
+            self.stop.send_replace(true);
         }
-        all.took = self.start.elapsed();
-        all
+        while let Some(ended) = self.clients.join_next().await {
+            self.take(ended)?;
+        }
+        Ok(Answers::of(std::mem::take(&mut self.requests), self.shared.start.elapsed()))
+    }
+
+    fn take(&mut self, ended: std::result::Result<Result<Vec<Request>>, JoinError>) -> Result<()> {
+        let requests =
+            ended.map_err(|error| Error::Failed(format!("a client of the load ended: {error}")))?;
+        self.requests.extend(requests?);
+        Ok(())
     }
 }
 
-impl Shared {
-    async fn client(self: Arc<Self>) -> Answers {
-        let mut answers = Answers::default();
+struct Client {
+    shared: Arc<Shared>,
+    dice: Dice,
+    stop: watch::Receiver<bool>,
+    history: Vec<Request>,
+}
+
+impl Client {
+    async fn run(mut self) -> Result<Vec<Request>> {
+        match self.shared.config.script {
+            Script::Tasks(tasks) => self.tasks(tasks).await?,
+            Script::Random { .. } => {
+                let mut number = 0_u64;
+                while !self.stopped() {
+                    number += 1;
+                    self.random_task(number).await;
+                }
+            }
+        }
+        Ok(self.history)
+    }
+
+    /// This client's part of a fixed number of tasks.
+    async fn tasks(&mut self, tasks: usize) -> Result<()> {
         loop {
-            let number = self.started.fetch_add(1, Ordering::Relaxed);
-            if number >= self.tasks {
-                return answers;
+            let number = self.shared.begun.fetch_add(1, Ordering::Relaxed);
+            if number >= tasks {
+                return Ok(());
             }
-            if let (Some(pace), Ok(number)) = (self.pace, u32::try_from(number)) {
-                tokio::time::sleep_until((self.start + pace * number).into()).await;
+            if let Some(rate) = self.shared.config.rate {
+                sleep_until(self.shared.start + Duration::from_secs_f64(number as f64 / f64::from(rate)))
+                    .await;
             }
-            self.task(number, &mut answers).await;
-            self.created.fetch_add(1, Ordering::Relaxed);
+            let title = format!("task {number}");
+            let task = self.until_done(Kind::Create, None, Some(title.clone())).await?;
+            if number.is_multiple_of(10) {
+                self.until_done(Kind::Start, Some(&task.id), Some(format!("{title}, changed"))).await?;
+                self.until_done(Kind::Complete, Some(&task.id), None).await?;
+            } else if number % 10 == 5 {
+                self.until_done(Kind::PatchCompleted, Some(&task.id), None).await?;
+            }
+            self.shared.created.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    async fn task(&self, number: usize, answers: &mut Answers) {
-        let title = format!("task {number}");
-        let key = |verb: &str| format!("{verb} {number} of {}", self.id);
-        let body = json!({"title": title});
-        let task = self.send(Method::POST, "/tasks", key("create"), Some(body), answers).await;
-        answers.changes.push(Change::new("task.created", &task));
-        let path = format!("/tasks/{}", id_of(&task));
-        if number.is_multiple_of(10) {
-            let body = json!({"title": format!("{title}, changed"), "status": "in_progress"});
-            let task = self.send(Method::PATCH, &path, key("change"), Some(body), answers).await;
-            answers.changes.push(Change::new("task.updated", &task));
-            let path = format!("{path}/complete");
-            let task = self.send(Method::POST, &path, key("complete"), None, answers).await;
-            answers.changes.push(Change::new("task.completed", &task));
-        } else if number % 10 == 5 {
-            let body = json!({"status": "completed"});
-            let task = self.send(Method::PATCH, &path, key("complete"), Some(body), answers).await;
-            // Two events of one transaction.
-            answers.changes.push(Change::new("task.updated", &task));
-            answers.changes.push(Change::new("task.completed", &task));
-        }
-    }
-
-    /// The task in the answer.
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        key: String,
-        body: Option<Value>,
-        answers: &mut Answers,
-    ) -> Value {
+    /// Repeats a request under one key until it is answered 2xx.
+    async fn until_done(&mut self, kind: Kind, task_id: Option<&str>, title: Option<String>) -> Result<Task> {
+        let key = Uuid::new_v4().to_string();
         let start = Instant::now();
         loop {
-            let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
-            request = request.header("Idempotency-Key", &key);
-            if let Some(body) = &body {
-                request = request.json(body);
+            let request = self.request(kind, task_id, title.clone(), Some(key.clone())).await;
+            let (done, answer) = (request.done().cloned(), request.answer.clone());
+            if self.shared.keep {
+                self.history.push(request);
             }
-            match answer(request).await {
-                Err(_) => answers.unanswered += 1,
-                Ok((status, text)) if status.is_success() => {
-                    return serde_json::from_str(&text).expect("a task");
+            match (done, answer) {
+                (Some(task), _) => {
+                    self.shared.events.fetch_add(kind.events().len() as u64, Ordering::Relaxed);
+                    return Ok(task);
                 }
-                Ok((status, _)) if status.is_server_error() => answers.failures += 1,
-                // Before the first request with this key is done; or too many at once.
-                Ok((StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS, _)) => {}
-                Ok((status, text)) => panic!("{method} {path}: {status} {text}"),
+                // 409: before the first request with this key is done; 429: too many at once.
+                (None, Answer::Refused { status }) if status != 409 && status != 429 => {
+                    return Err(Error::Failed(format!("{kind:?} of task {task_id:?}: answered {status}")));
+                }
+                (None, answer) if start.elapsed() >= REPEAT_LIMIT => {
+                    let why = format!("not answered 2xx within {REPEAT_LIMIT:?}, but {answer:?}");
+                    return Err(Error::Failed(format!("{kind:?} of task {task_id:?}: {why}")));
+                }
+                (None, _) => sleep(PAUSE).await,
             }
-            assert!(start.elapsed() < LIMIT, "{method} {path}: not answered 2xx within {LIMIT:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    fn stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// One task's life: created, mostly changed, mostly completed. Ends early where it is unclear how the
+    /// task stands.
+    async fn random_task(&mut self, number: u64) -> Option<()> {
+        let title = format!("task {number} of client {}", self.dice.between(0, 999_999));
+        let task = self.operation(Kind::Create, None, Some(title.clone())).await?;
+        for change in 0..self.dice.between(0, 2) {
+            let title = format!("{title}, change {change}");
+            self.operation(Kind::Retitle, Some(&task.id), Some(title)).await?;
+        }
+        match self.dice.between(0, 2) {
+            0 => {}
+            1 => drop(self.operation(Kind::PatchCompleted, Some(&task.id), None).await?),
+            _ => drop(self.operation(Kind::Complete, Some(&task.id), None).await?),
+        }
+        Some(())
+    }
+
+    /// `None`: it is unclear whether it was done.
+    async fn operation(&mut self, kind: Kind, task_id: Option<&str>, title: Option<String>) -> Option<Task> {
+        let key = self.dice.percent(50).then(|| Uuid::new_v4().to_string());
+        loop {
+            self.pace().await;
+            if self.stopped() {
+                return None;
+            }
+            let request = self.request(kind, task_id, title.clone(), key.clone()).await;
+            let done = request.done().cloned();
+            if self.shared.keep {
+                self.history.push(request);
+            }
+            if done.is_some() {
+                self.shared.events.fetch_add(kind.events().len() as u64, Ordering::Relaxed);
+                return done;
+            }
+            sleep(PAUSE).await;
+            key.as_ref()?;
+        }
+    }
+
+    async fn pace(&mut self) {
+        let Some(rate) = self.shared.config.rate else { return };
+        let ticket = self.shared.tickets.fetch_add(1, Ordering::Relaxed);
+        let due = self.shared.start + Duration::from_secs_f64(ticket as f64 / f64::from(rate));
+        tokio::select! {
+            () = sleep_until(due) => {}
+            _ = self.stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn request(
+        &self,
+        kind: Kind,
+        task_id: Option<&str>,
+        title: Option<String>,
+        key: Option<String>,
+    ) -> Request {
+        let id = task_id.unwrap_or_default();
+        let (method, path, body) = match kind {
+            Kind::Create => (Method::POST, "/tasks".to_owned(), Some(json!({"title": title}))),
+            Kind::Retitle => (Method::PATCH, format!("/tasks/{id}"), Some(json!({"title": title}))),
+            Kind::Start => {
+                let body = json!({"title": title, "status": "in_progress"});
+                (Method::PATCH, format!("/tasks/{id}"), Some(body))
+            }
+            Kind::PatchCompleted => {
+                (Method::PATCH, format!("/tasks/{id}"), Some(json!({"status": "completed"})))
+            }
+            Kind::Complete => (Method::POST, format!("/tasks/{id}/complete"), None),
+        };
+        let correlation_id = Uuid::new_v4().to_string();
+        let url = format!("{}{path}", self.shared.config.url);
+        let mut call = self.shared.http.request(method, url).header("X-Correlation-ID", &correlation_id);
+        if let Some(key) = &key {
+            call = call.header("Idempotency-Key", key);
+        }
+        if let Some(body) = &body {
+            call = call.json(body);
+        }
+        let sent = now();
+        let answer = timeout(ANSWER_LIMIT, answer(call)).await;
+        let answer = answer.unwrap_or_else(|_| Answer::None { why: "time-out".to_owned() });
+        let ended = now();
+        Request { kind, task_id: task_id.map(str::to_owned), title, key, correlation_id, sent, ended, answer }
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Result<(StatusCode, String), reqwest::Error> {
-    let answer = request.send().await?;
-    Ok((answer.status(), answer.text().await?))
+async fn answer(call: reqwest::RequestBuilder) -> Answer {
+    let answered = async {
+        let response = call.send().await?;
+        Ok::<_, reqwest::Error>((response.status(), response.text().await?))
+    };
+    match answered.await {
+        Err(error) => Answer::None { why: innermost(&error) },
+        Ok((status, text)) if status.is_success() => match serde_json::from_str(&text) {
+            Ok(task) => Answer::Done { task },
+            Err(error) => Answer::None { why: format!("{status} and no task: {error}") },
+        },
+        Ok((status, _)) if status.is_server_error() => Answer::Failed { status: status.as_u16() },
+        Ok((status, _)) => Answer::Refused { status: status.as_u16() },
+    }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
 }

@@ -4,8 +4,8 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
-use crate::history::Task;
+use harness::requests::Task;
+use harness::{Error, Result};
 
 #[derive(Deserialize)]
 struct Page {

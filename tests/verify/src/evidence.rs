@@ -9,8 +9,8 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, Result};
-use crate::history::{Micros, Request, Task, read_lines, write_lines};
+use harness::requests::{Micros, Request, Task, read_lines, write_lines};
+use harness::{Error, Result};
 
 /// How titles of events begin that another producer wrote. Nobody here asked for them, and they are events
 /// like all others.

@@ -1,7 +1,7 @@
 //! Nothing is lost: load, faults, and a check of what came of it.
 //!
 //! The check works as Jepsen's queue workload does. Clients write down what they asked for and what they
-//! were answered ([`history`]). Afterwards that is compared with what stands in the topic, in the audit log,
+//! were answered ([`requests`](harness::requests)). Afterwards that is compared with what stands in the topic, in the audit log,
 //! in the offsets topic and in the services' logs ([`evidence`], [`check`]). Faults are chosen by a seed
 //! ([`plan`]), so that a round can be repeated ([`round`]).
 //!
@@ -9,15 +9,10 @@
 
 pub mod api;
 pub mod check;
-mod dice;
-pub mod error;
 pub mod evidence;
-pub mod history;
 pub mod lives;
-pub mod load;
 mod others;
 pub mod plan;
-pub mod proxy;
 pub mod round;
 pub mod soak;
 pub mod system;

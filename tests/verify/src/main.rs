@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harness::Kind as BrokerKind;
+use harness::requests::{Answer, read_lines, write_lines};
+use harness::{Error, Result};
+use harness::{Load, LoadConfig, Script};
 use tokio::signal::unix::{SignalKind, signal};
 use verify::api::all_tasks;
 use verify::check::{Report, check};
-use verify::error::{Error, Result};
 use verify::evidence::{AuditLog, Evidence, RelaySaid, Told};
-use verify::history::{Answer, read_lines, write_lines};
-use verify::load::{Load, LoadConfig};
 use verify::plan::{Fault, Plan, Planned};
 use verify::{round, soak, system};
 
@@ -368,11 +368,15 @@ async fn soak(args: &SoakArgs) -> Result<bool> {
 }
 
 async fn load(args: &LoadArgs) -> Result<bool> {
-    let config =
-        LoadConfig { url: base(&args.api), connections: args.connections, rate: args.rate, seed: args.seed };
+    let config = LoadConfig {
+        url: base(&args.api),
+        connections: args.connections,
+        rate: args.rate,
+        script: Script::Random { seed: args.seed },
+    };
     let mut load = Load::start(config, true);
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
-    let requests = load.finish().await;
+    let requests = load.finish().await?.requests;
     let done = requests.iter().filter(|request| request.done().is_some()).count();
     write_lines(&args.history, &requests)?;
     println!("{} requests, {done} answered 2xx, in {}", requests.len(), args.history.display());

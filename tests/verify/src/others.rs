@@ -7,12 +7,12 @@ use std::time::Duration;
 use harness::{DLQ, EVENTS, Event, OFFSETS, Program, Signal, Transaction, eventually, record};
 use tokio::time::sleep;
 
-use crate::dice::Dice;
-use crate::error::{Error, Result};
 use crate::evidence::{FOREIGN, OffsetsSaid};
 use crate::lives::FirstLife;
 use crate::plan::Fault;
 use crate::system::{System, read_kafka};
+use harness::Dice;
+use harness::{Error, Result};
 
 /// For what a healthy system does at once.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -8,13 +8,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api;
 use crate::check::{Report, check};
-use crate::error::Result;
 use crate::evidence::Evidence;
-use crate::load::{Load, LoadConfig};
 use crate::others::Others;
 use crate::plan::{Fault, Plan, Planned};
-use crate::proxy::Mode;
 use crate::system::{self, Consumer, Disk, Flaw, System, SystemConfig, owner};
+use harness::Mode;
+use harness::Result;
+use harness::{Load, LoadConfig, Script};
 
 /// Time for everything to be done after the last fault: time-outs of 10 s, back-offs, and the work itself.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
@@ -53,11 +53,11 @@ pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round
         url: system.url.clone(),
         connections: plan.connections,
         rate: plan.rate,
-        seed: plan.seed,
+        script: Script::Random { seed: plan.seed },
     };
     let mut load = Load::start(load, true);
     faults(&mut system, plan).await?;
-    let requests = load.finish().await;
+    let requests = load.finish().await?.requests;
     let start = Instant::now();
     let not_drained = drain(&system).await;
     let drained = start.elapsed();
@@ -259,8 +259,8 @@ async fn drain(system: &System) -> Vec<String> {
 pub fn folder_for(root: &Path, seed: u64) -> Result<PathBuf> {
     let folder = root.join(format!("round-{seed}"));
     if folder.exists() {
-        std::fs::remove_dir_all(&folder).map_err(|error| crate::error::Error::file(&folder, error))?;
+        std::fs::remove_dir_all(&folder).map_err(|error| harness::Error::file(&folder, error))?;
     }
-    std::fs::create_dir_all(&folder).map_err(|error| crate::error::Error::file(&folder, error))?;
+    std::fs::create_dir_all(&folder).map_err(|error| harness::Error::file(&folder, error))?;
     Ok(folder)
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use harness::Kind as BrokerKind;
 use tokio::time::{Instant, sleep};
 
-use crate::error::{Error, Result};
 use crate::evidence::AuditLine;
-use crate::load::{Load, LoadConfig};
 use crate::system::{System, SystemConfig};
+use harness::{Error, Result};
+use harness::{Load, LoadConfig, Script};
 
 /// A service may grow by this much, in KiB, once its caches are full.
 pub const GROWTH_LIMIT_KIB: u64 = 10 * 1024;
@@ -66,7 +66,8 @@ pub async fn run(
     let names = processes(&system).into_iter().map(|(name, _)| name).collect();
     let mut samples = vec![(0, resident(&system)?)];
     let start = Instant::now();
-    let load = LoadConfig { url: system.url.clone(), connections: 32, rate, seed: 1 };
+    let load =
+        LoadConfig { url: system.url.clone(), connections: 32, rate, script: Script::Random { seed: 1 } };
     let mut load = Load::start(load, false);
     for sample in 1..=SAMPLES {
         let wanted = events * sample / SAMPLES;
@@ -77,7 +78,7 @@ pub async fn run(
         said(wanted, &sizes);
         samples.push((wanted, sizes));
     }
-    load.finish().await;
+    load.finish().await?;
     // Nothing is hurt here: each request is answered, and each event is one of an answer.
     let expected = load.events();
     let log = system.audits.first().and_then(|audit| audit.audit_log.clone());

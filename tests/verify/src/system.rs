@@ -8,13 +8,13 @@ use harness::{
     Broker, FailingDisk, Kind as BrokerKind, Program, Service, SmallDisk, SteppedClock, free_port,
 };
 
-use crate::error::{Error, Result};
 use crate::evidence::{
     AuditLine, AuditLog, Evidence, OffsetsEntry, OffsetsSaid, RelaySaid, Seen, Snapshot, Told,
 };
-use crate::history::now;
 use crate::lives::FirstLife;
-use crate::proxy::Proxy;
+use harness::Proxy;
+use harness::requests::now;
+use harness::{Error, Result};
 
 /// The lease of the consumers: short, so that take-overs happen within a round.
 pub const LEASE: Duration = Duration::from_secs(2);

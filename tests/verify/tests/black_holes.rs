@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use harness::{Broker, Kind, Outage, World, alone, free_port};
-use verify::proxy::{Mode, Proxy};
+use harness::{Mode, Proxy};
 
 async fn black_hole(mode: Mode) {
     let _alone = alone().await;

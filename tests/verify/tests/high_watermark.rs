@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consumers::audit;
+use harness::requests::Request;
 use harness::{EVENTS, OFFSETS, SOON, Transaction, World, eventually};
+use harness::{Load, LoadConfig, Script};
 use task_events::event::Event;
 use task_events::kafka::{Kafka, OffsetAt};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use uuid::Uuid;
 use verify::check::{Report, check, names};
 use verify::evidence::{AuditLog, FOREIGN};
-use verify::history::Request;
-use verify::load::{Load, LoadConfig};
 use verify::system::read_kafka;
 
 const GROUP: &str = "audit-service";
@@ -87,11 +87,16 @@ impl Reader {
 }
 
 async fn load(world: &World, url: &str) -> Vec<Request> {
-    let config = LoadConfig { url: url.to_owned(), connections: 4, rate: Some(100), seed: 1 };
+    let config = LoadConfig {
+        url: url.to_owned(),
+        connections: 4,
+        rate: Some(100),
+        script: Script::Random { seed: 1 },
+    };
     let before = world.topic(EVENTS).await.len();
     let mut load = Load::start(config, true);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let requests = load.finish().await;
+    let requests = load.finish().await.unwrap().requests;
     let events: usize =
         requests.iter().filter(|one| one.done().is_some()).map(|one| one.kind.events().len()).sum();
     assert!(events > 20, "{events} events");

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use consumers::audit::{self, Entry, EntryDecoder, PartitionAudit};
+use harness::requests::{Answer, Kind, Request, Task, now};
 use harness::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
+use harness::{Load, LoadConfig, Script};
+use harness::{Mode, Proxy};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
 use task_events::kafka::{Compression, ConsumerRecord, Kafka, Position, ProducerRecord};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
@@ -21,9 +24,6 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use verify::check::{Report, check, names};
 use verify::evidence::{AuditLog, Evidence, OffsetsEntry, OffsetsSaid, RelaySaid, Snapshot, Told};
-use verify::history::{Answer, Kind, Request, Task, now};
-use verify::load::{Load, LoadConfig};
-use verify::proxy::{Mode, Proxy};
 use verify::system::{position, read_kafka, read_offsets};
 
 const AUDIT_GROUP: &str = "audit-service";
@@ -34,10 +34,15 @@ fn kafka(bootstrap: &str) -> Kafka {
 
 /// Requests to a real API for a while.
 async fn load(url: &str, time: Duration) -> Vec<Request> {
-    let config = LoadConfig { url: url.to_owned(), connections: 8, rate: Some(300), seed: 1 };
+    let config = LoadConfig {
+        url: url.to_owned(),
+        connections: 8,
+        rate: Some(300),
+        script: Script::Random { seed: 1 },
+    };
     let mut load = Load::start(config, true);
     tokio::time::sleep(time).await;
-    let requests = load.finish().await;
+    let requests = load.finish().await.unwrap().requests;
     assert!(requests.len() > 100, "{} requests", requests.len());
     requests
 }

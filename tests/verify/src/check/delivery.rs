@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::operations::{Operation, Operations};
 use super::{Check, Report, names};
 use crate::evidence::Evidence;
-use crate::history::{Answer, Task};
+use harness::requests::{Answer, Task};
 
 pub(super) fn check(evidence: &Evidence, operations: &Operations<'_>, report: &mut Report) {
     report.checks.push(lost(evidence, operations));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::evidence::{Evidence, Seen};
-use crate::history::{Answer, Request, Task};
+use harness::requests::{Answer, Request, Task};
 
 /// All operations, and what belongs to none.
 pub(super) struct Operations<'a> {

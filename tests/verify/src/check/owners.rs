@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{Check, Report, names};
 use crate::evidence::{Evidence, OffsetsEntry, OffsetsSaid};
-use crate::history::Micros;
+use harness::requests::Micros;
 
 /// A claim.
 struct Claim<'a> {

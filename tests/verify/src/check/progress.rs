@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use super::{Check, Report, names};
 use crate::evidence::{Evidence, OffsetsSaid, Seen};
-use crate::history::Micros;
+use harness::requests::Micros;
 
 /// A commit of the offset to read next, when.
 struct Commit {

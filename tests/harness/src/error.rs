@@ -1,4 +1,4 @@
-//! Why a command could not do its work. A violation is no error: it is a finding.
+//! Why something could not be done. A violation that a check finds is no error.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The result of what may fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a command could not do its work.
+/// Why something could not be done, in one line.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read or written.
@@ -33,7 +33,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn file(path: &Path, source: io::Error) -> Self {
+    /// A file cannot be read or written.
+    pub fn file(path: &Path, source: io::Error) -> Self {
         Self::File { path: path.to_owned(), source }
     }
 }

@@ -23,6 +23,8 @@ pub enum Kind {
     Create,
     /// A new title.
     Retitle,
+    /// A new title, and the status `in_progress`.
+    Start,
     /// The status `completed`, by a patch.
     PatchCompleted,
     /// `POST …/complete`.
@@ -34,7 +36,7 @@ impl Kind {
     pub fn events(self) -> &'static [&'static str] {
         match self {
             Self::Create => &["task.created"],
-            Self::Retitle => &["task.updated"],
+            Self::Retitle | Self::Start => &["task.updated"],
             Self::PatchCompleted => &["task.updated", "task.completed"],
             Self::Complete => &["task.completed"],
         }
