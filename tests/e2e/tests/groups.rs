@@ -1,10 +1,8 @@
 //! SC-4: two groups, each with its own offsets, seen by `taskctl` and by Kafka's own tools.
 
-use harness::{Api, EVENTS, Event, GroupRow, Load, SOON, World, alone, eventually, id_of};
+use harness::{Api, EVENTS, Event, GROUPS, GroupRow, Load, SOON, World, alone, eventually, id_of};
 use serde_json::Value;
 use std::time::Duration;
-
-const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
 
 /// What `taskctl groups describe` says of a group's only partition.
 async fn described(world: &World, group: &str) -> Value {

@@ -2,7 +2,7 @@
 //! the topic and in the audit log, once and in order.
 
 use harness::{
-    Answers, Api, DLQ, EVENTS, History, Kind, Load, SOON, Seen, Service, World, alone, eventually,
+    Answers, Api, DLQ, EVENTS, GROUPS, History, Kind, Load, SOON, Seen, Service, World, alone, eventually,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -41,7 +41,7 @@ impl System {
         assert_eq!(history.answered.len(), TASKS / 10 * 14);
 
         let end = history.topic.last().expect("events").offset + 1;
-        for group in ["notification-service", "audit-service"] {
+        for group in GROUPS {
             self.world.committed(group, end).await;
         }
         let told = told(&self.notification.history());
@@ -201,7 +201,7 @@ async fn kill_9_of_the_dlq_processor_loses_nothing() {
     system.world.committed_in("dlq-processor", DLQ, end).await;
     let lines = system.dlq.history();
     for offset in poisoned {
-        for group in ["notification-service", "audit-service"] {
+        for group in GROUPS {
             let told = format!("DLQ: group={group} kind=invalid_json source={EVENTS}/0/{offset} ");
             assert!(lines.iter().any(|line| line.contains(&told)), "not told: {told}");
         }

@@ -1,9 +1,7 @@
 //! What an operator does with `taskctl` alone: finds a dead letter and redrives it, traces a task, finds the group that lags.
 
-use harness::{DLQ, EVENTS, Event, Ran, SOON, World, produce, record};
+use harness::{DLQ, EVENTS, Event, GROUPS, Ran, SOON, World, produce, record};
 use serde_json::{Value, json};
-
-const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
 
 async fn answers(world: &World, args: &[&str]) -> String {
     let Ran { code, stdout, stderr, .. } = world.taskctl(args).await;

@@ -2,13 +2,11 @@
 //! and it goes on by itself where that is possible.
 
 use harness::{
-    Api, DLQ, EVENTS, Event, Method, OFFSETS, Program, Ran, SOON, Service, SmallDisk, StatusCode, World,
-    create_topic, delete_topic, eventually, free_port, id_of,
+    Api, CONSUMERS, DLQ, EVENTS, Event, Method, OFFSETS, Program, Ran, SOON, Service, SmallDisk, StatusCode,
+    World, create_topic, delete_topic, eventually, free_port, id_of,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
-
-const CONSUMERS: [&str; 3] = ["notification-service", "audit-service", "dlq-processor"];
 
 /// A start that fails has one line for the operator, with these parts.
 fn assert_refused(ran: &Ran, code: i32, parts: &[&str]) {

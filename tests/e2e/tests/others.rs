@@ -3,8 +3,8 @@
 
 use chrono::DateTime;
 use harness::{
-    Api, DLQ, EVENTS, Event, Kind, LEASE, OFFSETS, SOON, Service, Transaction, World, alone, delete_topic,
-    eventually, produce, produce_gzip_bomb, produce_with_headers, record,
+    Api, DLQ, EVENTS, Event, GROUPS, Kind, LEASE, OFFSETS, SOON, Service, Transaction, World, alone,
+    delete_topic, eventually, produce, produce_gzip_bomb, produce_with_headers, record,
 };
 use rskafka::record::Record;
 use std::collections::HashSet;
@@ -12,7 +12,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
-const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
 const MIB: u64 = 1024 * 1024;
 
 /// The services of a world.

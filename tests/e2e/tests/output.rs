@@ -2,8 +2,8 @@
 //! disk, a paused terminal. Services go on and drop log lines; notifications and dead letters wait.
 
 use harness::{
-    DLQ, EVENTS, Event, Method, Program, SOON, Signal, StatusCode, World, eventually, free_port, http,
-    produce, record,
+    CONSUMERS, DLQ, EVENTS, Event, GROUPS, Method, Program, SOON, Signal, StatusCode, World, eventually,
+    free_port, http, produce, record,
 };
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
@@ -16,7 +16,6 @@ use std::time::Duration;
 
 /// More than a pipe, and the queue behind it, hold of log lines.
 const TASKS: usize = 8_000;
-const CONSUMERS: [&str; 3] = ["notification-service", "audit-service", "dlq-processor"];
 
 /// A service whose outputs the test holds. Killed when dropped.
 struct Bare {
@@ -390,7 +389,7 @@ async fn a_terminal_that_is_closed_asks_for_an_orderly_stop() {
         script.wait().unwrap();
         eventually(&format!("{name} to end"), SOON, async || (!answers().await).then_some(())).await;
     }
-    for group in ["notification-service", "audit-service"] {
+    for group in GROUPS {
         let released = async || world.offsets(group).await.is_released().then_some(());
         eventually(&format!("{group} to be released"), SOON, released).await;
     }

@@ -2,12 +2,12 @@
 
 use base64::Engine;
 use harness::{
-    DLQ, EVENTS, Event, OFFSETS, SOON, TopicRecord, World, delete_topic, produce, produce_compressed, record,
+    DLQ, EVENTS, Event, GROUPS, OFFSETS, SOON, TopicRecord, World, delete_topic, produce, produce_compressed,
+    record,
 };
 use serde_json::Value;
 use std::time::Duration;
 
-const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
 const MIB: usize = 1024 * 1024;
 
 /// A value that is no event, what is wrong with it, and how its message begins.

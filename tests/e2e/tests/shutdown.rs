@@ -1,6 +1,6 @@
 //! SIGTERM: what is in hand is finished, what waits is said, and nothing is lost.
 
-use harness::{DLQ, EVENTS, Event, Load, SOON, Signal, World, alone, eventually};
+use harness::{CONSUMERS, DLQ, EVENTS, Event, Load, SOON, Signal, World, alone, eventually};
 use std::time::{Duration, Instant};
 
 /// In which a consumer has to end.
@@ -64,7 +64,7 @@ async fn a_consumer_stops_in_time_also_when_kafka_is_away_or_hangs() {
     let _alone = alone().await;
     let mut world = World::start().await;
     produce(&world, 10).await;
-    let names = ["notification-service", "audit-service", "dlq-processor"];
+    let names = CONSUMERS;
     let start = |world: &World| names.map(|name| world.program(name).start());
 
     let mut services = start(&world);
@@ -160,7 +160,7 @@ async fn a_second_signal_ends_it_at_once() {
 async fn two_equal_signals_within_a_moment_are_one_wish() {
     let world = World::start().await;
     produce(&world, 10).await;
-    for name in ["notification-service", "audit-service", "dlq-processor"] {
+    for name in CONSUMERS {
         let mut service = world.program(name).start();
         service.wait_for_line(": claimed ", SOON).await;
         service.signal(Signal::TERM);

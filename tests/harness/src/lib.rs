@@ -52,7 +52,7 @@ pub use reqwest::{Method, StatusCode};
 pub use rustix::process::Signal;
 pub use service::{Program, Ran, Service};
 pub use topic::{TopicRecord, create_topic, delete_topic, produce, produce_compressed, read_topic, record};
-pub use world::{Bootstrap, DLQ, EVENTS, LEASE, OFFSETS, SOON, World};
+pub use world::{Bootstrap, CONSUMERS, DLQ, EVENTS, GROUPS, LEASE, OFFSETS, SOON, World};
 
 use topic::topic_names;
 

@@ -1,7 +1,7 @@
 //! The whole system while Kafka does not answer, and how soon it goes on when Kafka is back.
 
 use crate::api::Api;
-use crate::{EVENTS, SOON, Seen, Service, World, eventually, id_of};
+use crate::{EVENTS, GROUPS, SOON, Seen, Service, World, eventually, id_of};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ impl Outage {
         let dlq = world.program("dlq-processor").start();
         let mut prepared = Self { api, client, notification, audit, dlq, tasks: 0 };
         prepared.create().await;
-        for group in ["notification-service", "audit-service"] {
+        for group in GROUPS {
             world.committed(group, 1).await;
         }
         prepared.dlq.wait_for_line("claimed ", SOON).await;

@@ -20,6 +20,11 @@ pub const OFFSETS: &str = "task-events-offsets";
 /// The topic of the events that could not be handled.
 pub const DLQ: &str = "task-events-dlq";
 
+/// The consumers, each by the name of its group.
+pub const CONSUMERS: [&str; 3] = ["notification-service", "audit-service", "dlq-processor"];
+/// The groups that read the events.
+pub const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
+
 /// For what happens at once on an idle machine, and Apache Kafka and several tests may share two cores.
 pub const SOON: Duration = Duration::from_secs(60);
 

@@ -242,7 +242,7 @@ async fn drain(system: &System) -> Vec<String> {
                     first_life.move_commits(&mut offsets);
                     end += first_life.end();
                 }
-                let groups = ["notification-service", "audit-service"];
+                let groups = harness::GROUPS;
                 left.extend(groups.iter().filter_map(|group| system::behind(&offsets, group, end)));
             }
             Some(waiting) => left.push(format!("{waiting} events wait in the outbox")),

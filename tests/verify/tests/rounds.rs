@@ -87,7 +87,7 @@ async fn an_owner_that_was_paused_past_its_lease_changes_nothing() {
     let pauses =
         vec![planned(Fault::PauseNotification, 1_500, 4_000), planned(Fault::PauseAudit, 1_500, 4_500)];
     let round = sound(&plan(7, Duration::from_secs(9), 400, pauses)).await;
-    for group in ["notification-service", "audit-service"] {
+    for group in harness::GROUPS {
         assert_eq!(owners(&round.evidence, group).len(), 2, "another {group} took over");
     }
     let lines = round.evidence.audit_logs.iter().map(|log| log.lines.len());
