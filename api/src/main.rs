@@ -6,7 +6,8 @@
 )]
 
 use task_api::args::Args;
-use task_events::exit::exit_with;
+use task_events::error_code::{Code, Coded};
+use task_events::exit::exit_with_code;
 
 // musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
 #[cfg(target_env = "musl")]
@@ -21,9 +22,9 @@ fn main() {
     let args: Args = task_events::command_line::parse();
     let _last_lines = match task_events::logging::init(&args.log) {
         Ok(last_lines) => last_lines,
-        Err(error) => exit_with(format_args!("cannot start logging: {error}")),
+        Err(error) => exit_with_code(Code::Logging, format_args!("cannot start logging: {error}")),
     };
     if let Err(error) = task_api::service::run(args) {
-        exit_with(error);
+        exit_with_code(error.code(), error);
     }
 }

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use task_events::error_code::{Code, Coded};
 use task_events::shutdown;
 use task_events::state_dir::{StateDir, StateDirError};
 
@@ -45,6 +46,18 @@ pub enum ServiceError {
     Io(#[from] std::io::Error),
 }
 
+impl Coded for ServiceError {
+    fn code(&self) -> Code {
+        match self {
+            Self::StateDir(_) => Code::StateFolder,
+            Self::Store(_) => Code::Store,
+            Self::Listen { .. } => Code::Listen,
+            Self::Server(_) => Code::Http,
+            Self::Io(_) => Code::System,
+        }
+    }
+}
+
 /// Runs the Task API until a signal stops it.
 pub fn run(args: Args) -> Result<(), ServiceError> {
     let address = format!("{}:{}", args.host, args.port);
@@ -57,7 +70,7 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     // All clones of the store are gone: the writer ends after its last transaction.
     drop(runtime);
     if writer.join().is_err() {
-        log::error!("the store's writer panicked; what was answered is on disk");
+        log::error!("the store's writer panicked; what was answered is on disk {}", Code::Panic);
     }
     Ok(())
 }
@@ -96,7 +109,10 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
     log::info!("no more requests are taken");
     drain.stop();
     if let Err(error) = relay.await {
-        log::error!("the relay failed: {error}; what waits is delivered after the next start");
+        log::error!(
+            "the relay failed: {error}; what waits is delivered after the next start {}",
+            Code::Relay
+        );
     }
     served
 }

@@ -10,6 +10,7 @@
 //! - [`dlq`]: the record of an event that could not be handled.
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
+//! - [`error_code`]: the codes of error lines.
 //! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
 //! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`shutdown`], [`state_dir`],
 //!   [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
@@ -62,6 +63,7 @@ pub mod backoff;
 pub mod dedup;
 pub mod disk;
 pub mod dlq;
+pub mod error_code;
 pub mod escape;
 pub mod event;
 pub mod kafka;

@@ -72,6 +72,7 @@ use std::time::Duration;
 
 use task_events::dedup::DedupError;
 use task_events::disk::FileSystem;
+use task_events::error_code::{Code, Coded};
 use task_events::event::{Event, Malformed};
 use task_events::kafka::ConsumerRecord;
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
@@ -141,6 +142,20 @@ pub enum AuditError {
     Index(#[from] DedupError),
 }
 
+impl Coded for AuditError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Open { .. } => Code::AuditLogOpen,
+            Self::InUse { .. } => Code::AuditLogInUse,
+            Self::Damaged { .. } => Code::AuditLogDamaged,
+            Self::KeepAside { .. } => Code::AuditLogTail,
+            Self::Recover { .. } => Code::AuditLogRecover,
+            Self::Signal { .. } => Code::AuditSignal,
+            Self::Index(_) => Code::DedupState,
+        }
+    }
+}
+
 /// Bytes in the log that are not a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
@@ -193,7 +208,7 @@ pub fn open_and_rotate(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, Au
                 continue;
             }
             if let Err(error) = writer.rotate() {
-                ::log::error!("the audit log was not rotated: {error}");
+                ::log::error!("the audit log was not rotated: {error} {}", Code::AuditLogRotate);
             }
         }
     });

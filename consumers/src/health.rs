@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use actix_web::http::header::ContentType;
 use actix_web::{App, HttpResponse, HttpServer, web};
+use task_events::error_code::Code;
 use task_events::logging;
 use task_events::metrics::{CONTENT_TYPE, Text};
 use task_events::runtime::{PartitionReport, PartitionState, Status};
@@ -53,7 +54,7 @@ pub fn start(addr: SocketAddr, subject: Subject) -> Result<SocketAddr, HealthErr
     let serving = server.run();
     tokio::spawn(async move {
         if let Err(error) = serving.await {
-            log::error!("health on http://{bound} has ended: {error}");
+            log::error!("health on http://{bound} has ended: {error} {}", Code::HealthEnded);
         }
     });
     Ok(bound)

@@ -11,6 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use log::Level;
+use task_events::error_code::{Code, Coded};
 use task_events::logging::{self, Block, LogFormat};
 use task_events::output::{Output, Receipt};
 use task_events::runtime::HandlerError;
@@ -24,6 +25,12 @@ const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to stdout: {0}")]
 pub struct NoStdout(#[from] io::Error);
+
+impl Coded for NoStdout {
+    fn code(&self) -> Code {
+        Code::Stdout
+    }
+}
 
 /// Where the lines are written.
 #[derive(Debug, Clone)]

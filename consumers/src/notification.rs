@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use log::Level;
 use task_events::dedup::{Dedup, DedupError, Retention};
+use task_events::error_code::{Code, Coded};
 use task_events::escape::escape_control;
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
@@ -33,6 +34,15 @@ pub enum OpenError {
     /// Stdout cannot be written to.
     #[error(transparent)]
     Stdout(#[from] NoStdout),
+}
+
+impl Coded for OpenError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Dedup(_) => Code::DedupState,
+            Self::Stdout(_) => Code::Stdout,
+        }
+    }
 }
 
 /// Opens the service with its state in that folder. Blocks.

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use task_events::exit::exit_with;
+use task_events::error_code::{Code, Coded};
+use task_events::exit::exit_with_code;
 use task_events::logging;
 use task_events::runtime::{self, ConsumerConfig, Service, Status};
 use task_events::shutdown::{self, Shutdown};
@@ -54,14 +55,16 @@ pub fn run<S, E>(
     open: impl FnOnce(&Path) -> Result<Opened<S>, E> + Send + 'static,
 ) where
     S: Service,
-    E: Display + Send + 'static,
+    E: Display + Coded + Send + 'static,
 {
     let _last_lines = logging::init(&args.log)
-        .unwrap_or_else(|error| exit_with(format_args!("cannot start logging: {error}")));
-    let state = StateDir::open(&args.state.state_dir, &reads.group).unwrap_or_else(|error| exit_with(error));
+        .unwrap_or_else(|error| exit_with_code(Code::Logging, format_args!("cannot start logging: {error}")));
+    let state = StateDir::open(&args.state.state_dir, &reads.group)
+        .unwrap_or_else(|error| exit_with_code(Code::StateFolder, error));
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
-    let threads =
-        threads.unwrap_or_else(|error| exit_with(format_args!("cannot start the async runtime: {error}")));
+    let threads = threads.unwrap_or_else(|error| {
+        exit_with_code(Code::System, format_args!("cannot start the async runtime: {error}"))
+    });
     threads.block_on(serve(args, reads, &state, open));
     // Not waited for: a thread that hangs in file work would hold up the end.
     threads.shutdown_background();
@@ -74,15 +77,16 @@ async fn serve<S, E>(
     open: impl FnOnce(&Path) -> Result<Opened<S>, E> + Send + 'static,
 ) where
     S: Service,
-    E: Display + Send + 'static,
+    E: Display + Coded + Send + 'static,
 {
-    let shutdown = shutdown::on_signals()
-        .unwrap_or_else(|error| exit_with(format_args!("cannot listen for signals: {error}")));
+    let shutdown = shutdown::on_signals().unwrap_or_else(|error| {
+        exit_with_code(Code::System, format_args!("cannot listen for signals: {error}"))
+    });
     let status = Status::default();
     if let Some(addr) = args.health_addr {
         let subject =
             Subject { group: reads.group.clone(), topic: reads.topic.clone(), status: status.clone() };
-        health::start(addr, subject).unwrap_or_else(|error| exit_with(error));
+        health::start(addr, subject).unwrap_or_else(|error| exit_with_code(Code::Listen, error));
     }
     log::info!(
         "{} {} starts as group {} on {}, state in {}",
@@ -96,8 +100,10 @@ async fn serve<S, E>(
     let opened = match shutdown.or(spawn_blocking(move || open(&folder))).await {
         None => return,
         Some(Ok(Ok(opened))) => opened,
-        Some(Ok(Err(error))) => exit_with(error),
-        Some(Err(error)) => exit_with(format_args!("cannot open the service's state: {error}")),
+        Some(Ok(Err(error))) => exit_with_code(error.code(), error),
+        Some(Err(error)) => {
+            exit_with_code(Code::System, format_args!("cannot open the service's state: {error}"))
+        }
     };
     let config = ConsumerConfig {
         kafka: args

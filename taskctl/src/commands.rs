@@ -3,7 +3,9 @@
 pub mod audit;
 pub mod dlq;
 pub mod doctor;
+pub mod explain;
 pub mod groups;
+pub mod manual;
 pub mod offsets;
 pub mod status;
 pub mod tail;

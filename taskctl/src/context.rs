@@ -1,6 +1,7 @@
 //! What every command is given.
 
 use task_events::config::TopicArgs;
+use task_events::error_code::Code;
 use task_events::kafka::{Kafka, KafkaError, OffsetAt};
 use task_events::offsets::OffsetsLog;
 
@@ -41,7 +42,10 @@ impl Context {
     /// The error for a group of which the offsets topic knows nothing.
     pub fn unknown_group(&self, group: &str) -> Error {
         let topic = &self.topics.offsets_topic;
-        Error::Refused(format!("topic {topic} knows no group {group}: see `taskctl groups list`"))
+        Error::Refused(
+            Code::UnknownGroup,
+            format!("topic {topic} knows no group {group}: see `taskctl groups list`"),
+        )
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a command did not do what it was asked.
 
+use task_events::error_code::{Code, Coded};
 use task_events::kafka::KafkaError;
 
 /// Why a command did not do what it was asked.
@@ -9,9 +10,19 @@ pub enum Error {
     #[error(transparent)]
     Kafka(#[from] KafkaError),
     /// What was asked for cannot be done, or must not be; the line says why and what to do.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{1}")]
+    Refused(Code, String),
     /// The answer could not be written.
     #[error("cannot write the answer to stdout: {0}")]
     Output(#[from] std::io::Error),
+}
+
+impl Coded for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Kafka(error) => error.code(),
+            Self::Refused(code, _) => *code,
+            Self::Output(_) => Code::Answer,
+        }
+    }
 }

@@ -68,6 +68,12 @@ enum Command {
     Trace(commands::trace::Trace),
     /// Look for what is wrong around the services: brokers, topics, groups, state, audit log
     Doctor(commands::doctor::Doctor),
+    /// Explain the code of an error line: cause and remedy
+    Explain(commands::explain::Explain),
+    /// Print completions for a shell
+    Completions(commands::manual::Completions),
+    /// Print the manual page, or write those of all commands
+    Man(commands::manual::Man),
 }
 
 /// What to do about a topic that does not exist.
@@ -91,6 +97,9 @@ impl Cli {
             Command::Tail(args) => commands::tail::run(&context, args).await,
             Command::Trace(args) => commands::trace::run(&context, args).await,
             Command::Doctor(args) => commands::doctor::run(&context, args).await,
+            Command::Explain(args) => commands::explain::run(self.format, &args),
+            Command::Completions(args) => commands::manual::completions(&args),
+            Command::Man(args) => commands::manual::man(&args),
         }
     }
 }

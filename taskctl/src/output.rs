@@ -1,6 +1,6 @@
 //! Answers on stdout: a table for people, JSON for machines.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 use task_events::escape::escape_control;
@@ -30,8 +30,33 @@ pub fn write<T: Serialize>(format: Format, value: &T, text: impl FnOnce(&T) -> S
     stdout.flush()
 }
 
+/// Whether stdout takes colours: a terminal that knows them, unless the user wants none (<https://no-color.org>).
+fn has_colours() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}
+
+/// The escape sequence that a cell starts with: the words for states have colours.
+fn colour(cell: &str) -> Option<&'static str> {
+    match cell {
+        "ok" | "active" | "created" => Some("\x1b[32m"),
+        "warn" | "unknown" | "released" => Some("\x1b[33m"),
+        "fail" | "silent" | "expired" => Some("\x1b[31m"),
+        _ => None,
+    }
+}
+
 /// A table in columns as wide as their widest cell, two spaces apart. Control characters are escaped.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    render(header, rows, has_colours())
+}
+
+fn render<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    has_colours: bool,
+) -> String {
     let mut lines = vec![header.map(str::to_owned)];
     lines.extend(rows.into_iter().map(|row| row.map(|cell| escape_control(&cell).into_owned())));
     let mut widths = [0; N];
@@ -42,7 +67,11 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     }
     let mut text = String::new();
     for line in &lines {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let padded = |(cell, width): (&String, usize)| match colour(cell).filter(|_| has_colours) {
+            Some(colour) => format!("{colour}{cell}\x1b[0m{:1$}", "", width.saturating_sub(cell.len())),
+            None => format!("{cell:width$}"),
+        };
+        let cells = line.iter().zip(widths).map(padded);
         let line = cells.collect::<Vec<_>>().join("  ");
         text.push_str(line.trim_end());
         text.push('\n');
@@ -63,6 +92,13 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [["a".to_owned(), cell(Some(1))], ["größer".to_owned(), cell(None::<i64>)]];
         assert_eq!(table(["NAME", "N"], rows), "NAME    N\na       1\ngrößer  -\n");
+    }
+
+    #[test]
+    fn colours_change_no_width() {
+        let rows = [["active".to_owned(), "x".to_owned()], ["unclaimed".to_owned(), "y".to_owned()]];
+        let text = render(["STATE", "N"], rows, true);
+        assert_eq!(text, "STATE      N\n\x1b[32mactive\x1b[0m     x\nunclaimed  y\n");
     }
 
     #[test]

@@ -97,6 +97,46 @@ async fn tail_shows_the_records_of_another_topic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_error_line_ends_with_a_code_that_is_explained() {
+    let world = World::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("none").display().to_string();
+    for (args, code) in [
+        ("groups list --kafka-bootstrap-servers 127.0.0.1:1".to_owned(), "TE0501"),
+        ("topics describe nothing".to_owned(), "TE0502"),
+        ("groups describe nobody".to_owned(), "TE0507"),
+        ("dlq redrive".to_owned(), "TE0517"),
+        ("dlq show 9".to_owned(), "TE0512"),
+        (format!("audit verify {absent}"), "TE0511"),
+        (format!("man --dir {absent}"), "TE0511"),
+    ] {
+        let error = world.refuses(&args).await;
+        assert!(error.ends_with(&format!(" [{code}]")), "{error}");
+        let page = world.answers(&format!("explain {code}")).await;
+        assert!(page.starts_with(&format!("# {code}: ")) && page.contains("## Remedy"), "{page}");
+    }
+    let all = world.answers("explain").await;
+    assert!(all.contains("TE0502  a topic does not exist"), "{all}");
+    assert_eq!(world.answers_json("explain te0502").await["code"], "TE0502");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_and_manual_come_from_the_commands() {
+    let world = World::without_topics().await;
+    for (shell, start) in
+        [("bash", "_taskctl()"), ("zsh", "#compdef taskctl"), ("fish", "# Print an optspec")]
+    {
+        let script = world.answers(&format!("completions {shell}")).await;
+        assert!(script.starts_with(start) && script.contains("redrive"), "{shell}: {script}");
+    }
+    let page = world.answers("man").await;
+    assert!(page.contains(".TH taskctl 1"), "{page}");
+    let folder = tempfile::tempdir().unwrap();
+    world.answers(&format!("man --dir {}", folder.path().display())).await;
+    assert!(folder.path().join("taskctl-dlq-redrive.1").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_offsets_topic_that_forgets_is_refused_before_anything_is_made() {
     let world = World::without_topics().await;
     let forgets = NewTopic {
@@ -209,9 +249,13 @@ async fn offsets_of_a_live_group_are_not_reset_and_of_a_stopped_one_only_when_to
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_usage_is_2_and_a_failure_1_in_one_line_each() {
     let world = World::without_topics().await;
+    let output = Command::new(env!("CARGO_BIN_EXE_taskctl")).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let help = text(&output.stderr);
+    assert!(help.contains("Usage: taskctl") && help.contains("  dlq "), "{help}");
     for usage in [
-        "",
         "topics",
+        "explain TE9999",
         "topics create --partitions 0",
         "offsets reset g",
         "offsets reset g --to soon",

@@ -1,5 +1,6 @@
 //! The thread that works in the background, and how it is stopped.
 
+use crate::error_code::Code;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -27,7 +28,7 @@ impl Worker {
         if let Some(handle) = handle
             && handle.join().is_err()
         {
-            ::log::error!("the thread that merges dedup state has panicked");
+            ::log::error!("the thread that merges dedup state has panicked {}", Code::Panic);
         }
         lock(&self.thread).is_running = false;
         self.must_stop.store(false, Ordering::Release);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rskafka::client::error::{Error as ClientError, ProtocolError};
 
 use super::position::Jump;
+use crate::error_code::{Code, Coded};
 
 /// A call to Kafka that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +81,19 @@ pub enum KafkaError {
         /// What the client or the broker said.
         detail: String,
     },
+}
+
+impl Coded for KafkaError {
+    fn code(&self) -> Code {
+        match self {
+            Self::UnknownTopic { .. } => Code::UnknownTopic,
+            Self::UnknownPartition { .. } => Code::UnknownPartition,
+            Self::Jumped { .. } | Self::OffsetOutOfRange { .. } => Code::OffsetOutOfRange,
+            Self::InvalidTimestamp { .. } | Self::MessageTooLarge { .. } => Code::RecordRefused,
+            Self::Refused { .. } => Code::KafkaRefused,
+            Self::Timeout { .. } | Self::Failed { .. } => Code::KafkaUnreachable,
+        }
+    }
 }
 
 impl KafkaError {

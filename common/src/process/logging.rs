@@ -3,6 +3,7 @@
 //! Logging never blocks, and nothing that happens to stdout or stderr ends the process: lines go through
 //! [`output`](super::output), which drops and counts what nobody reads.
 
+use crate::error_code::Code;
 use std::cell::Cell;
 use std::fmt::{self, Write};
 use std::io;
@@ -176,9 +177,9 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload_as_str().unwrap_or("no message");
     let line = format!("thread {} panicked at {place}: {message}", thread.name().unwrap_or("without a name"));
-    log::error!("{line}");
+    log::error!("{line} {}", Code::Panic);
     if !log::log_enabled!(Level::Error) || !flush() {
-        to_stderr(&format!("error: {line}"));
+        to_stderr(&format!("error: {line} {}", Code::Panic));
     }
 }
 

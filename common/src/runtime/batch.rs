@@ -17,6 +17,7 @@ use super::status::Status;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::dlq::{DeadLetter, Failure};
+use crate::error_code::Code;
 use crate::kafka::records::UnreadableReason;
 use crate::kafka::{ConsumerRecord, Position};
 use crate::offsets::Slot;
@@ -77,7 +78,7 @@ impl<S: Service> Batch<'_, S> {
             }
             match (item, message) {
                 (Err(unreadable), _) => {
-                    log::error!("{}: {unreadable}", self.slot);
+                    log::error!("{}: {unreadable} {}", self.slot, Code::UnreadableRecord);
                     let letter = DeadLetter::Unreadable(unreadable);
                     let (kind, why) = (kind_of(&unreadable.reason), unreadable.to_string());
                     if !self.dead_letter(letter, kind, &why, 0).await {
@@ -88,7 +89,8 @@ impl<S: Service> Batch<'_, S> {
                 (Ok(record), Some(Err(malformed))) => {
                     let why = malformed.to_string();
                     let slot = self.slot;
-                    log::error!("{why} ({}/{} offset {})", slot.topic, slot.partition, record.offset);
+                    let at = format!("{}/{} offset {}", slot.topic, slot.partition, record.offset);
+                    log::error!("{why} ({at}) {}", Code::MalformedEvent);
                     if !self.dead_letter(DeadLetter::Record(record), malformed.kind(), &why, 0).await {
                         break;
                     }
@@ -138,7 +140,7 @@ impl<S: Service> Batch<'_, S> {
             };
             let at = format!("{}/{} offset {}", self.slot.topic, self.slot.partition, record.offset);
             if tries == TRIES {
-                log::error!("gave up the event at {at} after {tries} tries: {error}");
+                log::error!("gave up the event at {at} after {tries} tries: {error} {}", Code::GaveUp);
                 let given_up =
                     self.dead_letter(DeadLetter::Record(record), error.kind, &error.message, tries - 1).await;
                 return if given_up { Ended::GivenUp } else { Ended::Halted };

@@ -17,6 +17,7 @@ use super::topics::{look_at_policy, wait_for_topics};
 use super::trouble::Trouble;
 use super::{mirror, worker};
 use crate::dlq::DlqPublisher;
+use crate::error_code::Code;
 use crate::kafka::{OffsetAt, TopicReader};
 use crate::offsets::OffsetsLog;
 use crate::shutdown::Shutdown;
@@ -124,7 +125,10 @@ impl<S: Service> Workers<S> {
                 .map(|(partition, _)| partition)
                 .collect();
             for partition in panicked {
-                log::error!("the worker of partition {partition} panicked and is started again: {error}");
+                log::error!(
+                    "the worker of partition {partition} panicked and is started again: {error} {}",
+                    Code::WorkerPanic
+                );
             }
         }
         sleep_until(until).await;

@@ -12,6 +12,7 @@ use super::ownership::Ownership;
 use super::recent::Recent;
 use super::shared::Shared;
 use super::trouble::Trouble;
+use crate::error_code::Code;
 use crate::kafka::{Jump, JumpReason, PartitionReader, Position};
 use crate::offsets::Slot;
 
@@ -130,7 +131,9 @@ impl<'a, S: Service> Owner<'a, S> {
     async fn jumped(&mut self, jump: &Jump) -> Option<()> {
         let slot = self.slot;
         match jump.reason {
-            JumpReason::Retention | JumpReason::Recreated => log::error!("LOST: {slot}: {jump}"),
+            JumpReason::Retention | JumpReason::Recreated => {
+                log::error!("LOST: {slot}: {jump} {}", Code::EventsLost);
+            }
             JumpReason::Truncated | JumpReason::BeyondEnd => log::warn!("{slot}: {jump}"),
         }
         let position = Position { offset: jump.to, leader_epoch: None, topic_id: jump.topic_id };

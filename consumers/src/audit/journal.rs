@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use log::Level;
 use task_events::dedup::{Dedup, DedupError};
+use task_events::error_code::Code;
 use task_events::kafka::Position;
 use task_events::logging::log_all;
 use uuid::Uuid;
@@ -91,7 +92,7 @@ impl<F: Files> Journal<F> {
         let current = Current { files: &files, file: &file, length, path, real: &real };
         let (mark, missing) = recovery::recover(&current, &index)?;
         if let Some(missing) = missing {
-            log::error!("{missing}");
+            log::error!("{missing} {}", Code::AuditLinesMissing);
         }
         let (is_dirty, renamed, reported) = (false, None, None);
         Ok(Self { path: path.to_owned(), real, file, is_dirty, mark, index, renamed, reported, files })

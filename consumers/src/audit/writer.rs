@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use task_events::dedup::{Dedup, DedupError};
+use task_events::error_code::Code;
 use task_events::kafka::Position;
 use tokio::sync::{oneshot, watch};
 
@@ -202,7 +203,7 @@ impl<F: Files> Worker<F> {
                     let rotated = self.journal.rotate();
                     self.take_note(&rotated);
                     if let Err(error) = rotated {
-                        log::error!("{error}");
+                        log::error!("{error} {}", Code::AuditLogRotate);
                     }
                 }
                 Command::Checkpoint { reply } => {
@@ -238,7 +239,7 @@ impl<F: Files> Worker<F> {
     /// Where lines are gone, all that was read is void.
     fn take_note<T>(&self, result: &Result<T, JournalError>) {
         if let Err(JournalError::Reread { missing }) = result {
-            log::error!("{missing}");
+            log::error!("{missing} {}", Code::AuditLinesMissing);
             self.generation.send_modify(|generation| *generation += 1);
         }
     }

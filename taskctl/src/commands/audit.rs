@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use task_events::error_code::Code;
+
 use crate::output::{self, table};
 use crate::{Context, Error};
 
@@ -87,14 +89,15 @@ pub fn run(context: &Context, command: Command) -> Result<(), Error> {
     output::write(context.format, &report, text)?;
     match report.damaged + report.repeated + report.out_of_order {
         0 => Ok(()),
-        wrong => {
-            Err(Error::Refused(format!("{}: {wrong} of {} lines are wrong", path.display(), report.lines)))
-        }
+        wrong => Err(Error::Refused(
+            Code::ChecksFailed,
+            format!("{}: {wrong} of {} lines are wrong", path.display(), report.lines),
+        )),
     }
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Error {
-    Error::Refused(format!("audit log {} cannot be read: {error}", path.display()))
+    Error::Refused(Code::File, format!("audit log {} cannot be read: {error}", path.display()))
 }
 
 /// Reads the log as long as it is now. Holds an id and a line number for each event.

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use task_events::config::StateArgs;
+use task_events::error_code::Code;
 
 use crate::api::ApiArgs;
 use crate::output::{self, cell, table};
@@ -89,7 +90,9 @@ pub async fn run(context: &Context, args: Doctor) -> Result<(), Error> {
     output::write(context.format, &findings.0, |findings| text(findings))?;
     match findings.0.iter().filter(|finding| finding.level == Level::Fail).count() {
         0 => Ok(()),
-        failed => Err(Error::Refused(format!("{failed} of {} checks failed", findings.0.len()))),
+        failed => {
+            Err(Error::Refused(Code::ChecksFailed, format!("{failed} of {} checks failed", findings.0.len())))
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::config::{group_name, topic_name};
+use task_events::error_code::Code;
 use task_events::kafka::{KafkaError, OffsetAt, REQUEST_TIMEOUT};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use uuid::Uuid;
@@ -145,10 +146,13 @@ async fn plan(
         None => known.keys().map(|slot| slot.topic.clone()).collect(),
     };
     if topics.is_empty() {
-        return Err(Error::Refused(format!(
-            "topic {} knows no group {}: see `taskctl groups list`; for a group that has not run yet, say --topic",
-            context.topics.offsets_topic, args.group
-        )));
+        return Err(Error::Refused(
+            Code::UnknownGroup,
+            format!(
+                "topic {} knows no group {}: see `taskctl groups list`; for a group that has not run yet, say --topic",
+                context.topics.offsets_topic, args.group
+            ),
+        ));
     }
     let mut moves = Vec::new();
     for topic in topics {
@@ -169,8 +173,9 @@ async fn plan(
                 }
                 _ => None,
             };
-            let to = destination(&args.to, range, at_time)
-                .map_err(|why| Error::Refused(format!("cannot reset {topic}/{partition}: {why}")))?;
+            let to = destination(&args.to, range, at_time).map_err(|why| {
+                Error::Refused(Code::CannotMove, format!("cannot reset {topic}/{partition}: {why}"))
+            })?;
             let from = known.get(&slot).and_then(|report| report.position);
             moves.push(Move { slot, topic: topic.clone(), partition, from, to: Some(to) });
         }
@@ -198,9 +203,10 @@ fn partitions(topic: &str, count: i32, wanted: Option<i32>) -> Result<Vec<i32>, 
     match wanted {
         None => Ok((0..count).collect()),
         Some(partition) if partition < count => Ok(vec![partition]),
-        Some(partition) => Err(Error::Refused(format!(
-            "topic {topic} has {count} partitions, counted from 0, and none with number {partition}"
-        ))),
+        Some(partition) => Err(Error::Refused(
+            Code::UnknownPartition,
+            format!("topic {topic} has {count} partitions, counted from 0, and none with number {partition}"),
+        )),
     }
 }
 
@@ -232,7 +238,9 @@ async fn refuse_live_group(
     }
     let now = watch(offsets, None, |slot| slot.group == group).await?;
     match alive(&now) {
-        Some(why) => Err(Error::Refused(format!("group {group} is live: {why}; stop it first"))),
+        Some(why) => {
+            Err(Error::Refused(Code::GroupLive, format!("group {group} is live: {why}; stop it first")))
+        }
         None => Ok(()),
     }
 }
@@ -256,7 +264,7 @@ async fn execute(offsets: &OffsetsLog, moves: &[Move]) -> Result<(), Error> {
     for each in moves {
         if let Err(error) = move_one(offsets, each, instance_id).await {
             let done = if done.is_empty() { "nothing".to_owned() } else { done.join(", ") };
-            return Err(Error::Refused(format!("{error} (already reset: {done})")));
+            return Err(Error::Refused(Code::CannotMove, format!("{error} (already reset: {done})")));
         }
         done.push(format!("{}/{}", each.topic, each.partition));
     }
@@ -282,9 +290,12 @@ async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Resul
         (missed, state.map(|state| state.stale_tokens(token)).unwrap_or_default())
     };
     if let Some((_, owner)) = missed {
-        return Err(Error::Refused(format!(
-            "{owner} claimed {slot} meanwhile, and may go on from the old offset: stop it and reset again"
-        )));
+        return Err(Error::Refused(
+            Code::CannotMove,
+            format!(
+                "{owner} claimed {slot} meanwhile, and may go on from the old offset: stop it and reset again"
+            ),
+        ));
     }
     if !older.is_empty()
         && let Err(error) = offsets.tombstone(slot, &older).await

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Serialize, Serializer};
+use task_events::error_code::Code;
 use task_events::offsets::OffsetsLog;
 use task_events::shutdown;
 use task_events::time::format_time;
@@ -113,7 +114,7 @@ pub async fn run(context: &Context, args: Status) -> Result<(), Error> {
         let failures = [screen.topics.err(), screen.groups.err(), screen.dlq.err()];
         return match failures.into_iter().flatten().next() {
             None => Ok(()),
-            Some(error) => Err(Error::Refused(format!("not all could be seen: {error}"))),
+            Some(error) => Err(Error::Refused(Code::NotSeen, format!("not all could be seen: {error}"))),
         };
     }
     let stop = shutdown::on_signals()?;

@@ -4,6 +4,7 @@ mod describe;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use task_events::error_code::Code;
 use task_events::kafka::{NewTopic, TopicOutcome};
 use task_events::topics::{Topics, is_compacted};
 
@@ -92,9 +93,12 @@ async fn refuse_unless_compacted(context: &Context, topic: &str) -> Result<(), E
     if is_compacted(&policy) {
         return Ok(());
     }
-    Err(Error::Refused(format!(
-        "topic {topic} has cleanup.policy={policy} and would forget offsets: set it to compact, or name another topic in OFFSETS_TOPIC"
-    )))
+    Err(Error::Refused(
+        Code::OffsetsTopicForgets,
+        format!(
+            "topic {topic} has cleanup.policy={policy} and would forget offsets: set it to compact, or name another topic in OFFSETS_TOPIC"
+        ),
+    ))
 }
 
 /// Where a topic differs from what would have been created.

@@ -13,6 +13,8 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use uuid::Uuid;
 
+use task_events::error_code::Code;
+
 use crate::api::ApiArgs;
 use crate::{Context, Error, output};
 
@@ -38,7 +40,7 @@ pub async fn run(context: &Context, args: Trace) -> Result<(), Error> {
     let report = report::report(&args, &found);
     if report.timeline.is_empty() {
         let why = report.missing.join("; ");
-        return Err(Error::Refused(format!("nothing is known of {}: {why}", args.id)));
+        return Err(Error::Refused(Code::NotFound, format!("nothing is known of {}: {why}", args.id)));
     }
     output::write(context.format, &report, report::text)?;
     Ok(())

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use clap::Args;
 use serde::Serialize;
 use task_events::dlq::DlqRecord;
+use task_events::error_code::Code;
 use task_events::kafka::{ConsumerRecord, KafkaError};
 use task_events::redrive::{GROUP_HEADER, RedriveError, Redriver};
 use task_events::time::format_time;
@@ -84,7 +85,7 @@ enum Outcome {
 pub async fn run(context: &Context, args: &Redrive) -> Result<(), Error> {
     if args.ids.is_empty() && args.filter.is_empty() && !args.all {
         let why = "say which dead letters: ids, a filter (--group, --kind, --since, --until), or --all";
-        return Err(Error::Refused(why.to_owned()));
+        return Err(Error::Refused(Code::Selection, why.to_owned()));
     }
     let letters = read_all(context).await?;
     let positions = Positions::read(context).await?;
@@ -100,7 +101,10 @@ pub async fn run(context: &Context, args: &Redrive) -> Result<(), Error> {
     output::write(context.format, &answer, text)?;
     match failed {
         0 => Ok(()),
-        failed => Err(Error::Refused(format!("{failed} dead letters were not redriven: see OUTCOME"))),
+        failed => Err(Error::Refused(
+            Code::NotRedriven,
+            format!("{failed} dead letters were not redriven: see OUTCOME"),
+        )),
     }
 }
 
@@ -111,7 +115,10 @@ fn plan(args: &Redrive, letters: Vec<Letter>, positions: &Positions) -> Result<V
                 LetterName::Id(id) => id.to_string(),
                 LetterName::Event(event_id) => event_id.to_string(),
             };
-            return Err(Error::Refused(format!("there is no dead letter {name}: see `taskctl dlq list`")));
+            return Err(Error::Refused(
+                Code::NotFound,
+                format!("there is no dead letter {name}: see `taskctl dlq list`"),
+            ));
         }
     }
     let is_wanted =
@@ -122,7 +129,10 @@ fn plan(args: &Redrive, letters: Vec<Letter>, positions: &Positions) -> Result<V
         .map(|letter| Planned::new(letter, args.again, positions))
         .collect();
     if planned.is_empty() {
-        return Err(Error::Refused("no dead letter matches: see `taskctl dlq list`".to_owned()));
+        return Err(Error::Refused(
+            Code::NotFound,
+            "no dead letter matches: see `taskctl dlq list`".to_owned(),
+        ));
     }
     Ok(planned)
 }
@@ -249,7 +259,7 @@ async fn execute(context: &Context, planned: &mut [Planned]) -> Result<(), Error
                 let why = format!(
                     "{error} (redriven before: {done} of {total}; start it again, which repeats none of them)"
                 );
-                return Err(Error::Refused(why));
+                return Err(Error::Refused(Code::NotRedriven, why));
             }
         };
         done += 1;

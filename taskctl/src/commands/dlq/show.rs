@@ -4,6 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use task_events::dlq::{DlqRecord, Original, OriginalHeader};
+use task_events::error_code::Code;
 use task_events::escape::escape_control;
 use task_events::redrive::RedriveNote;
 
@@ -48,7 +49,10 @@ pub async fn run(context: &Context, args: &Show) -> Result<(), Error> {
     let letters = read_all(context).await?;
     let found: Vec<_> = letters.into_iter().filter(|letter| is_named(&[args.id], letter)).collect();
     if found.is_empty() {
-        return Err(Error::Refused("there is no such dead letter: see `taskctl dlq list`".to_owned()));
+        return Err(Error::Refused(
+            Code::NotFound,
+            "there is no such dead letter: see `taskctl dlq list`".to_owned(),
+        ));
     }
     let positions = Positions::read(context).await?;
     let mut shown = Vec::new();
