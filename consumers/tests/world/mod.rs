@@ -93,7 +93,7 @@ impl World {
 
     /// How long before its last claim a group's records in the offsets topic end, by their own times.
     pub async fn silence_before_the_last_claim(&self, group: &str) -> Duration {
-        let count = self.offsets.view().borrow().next_offset;
+        let count = self.records_of_offsets();
         let mut said = Vec::new();
         for record in self.read(OFFSETS, 0, count as usize).await {
             let (key, value) = (record.key.unwrap(), record.value.unwrap_or_default());
@@ -107,6 +107,11 @@ impl World {
         }
         let claim = said.iter().rposition(|(is_claim, _)| *is_claim).unwrap();
         (said[claim].1 - said[claim - 1].1).to_std().unwrap()
+    }
+
+    /// How many records of the offsets topic were read.
+    pub fn records_of_offsets(&self) -> i64 {
+        self.offsets.view().borrow().next_offset
     }
 
     /// The committed position of a group.
