@@ -130,7 +130,7 @@ impl fmt::Display for Failure {
                 f,
                 "{file} is damaged: {why}; restore the whole folder from a backup, or move all its files away to begin without the ids that it holds"
             ),
-            Self::Redb(error) => write!(f, "the state of the version before cannot be read: {error}"),
+            Self::Redb(error) => write!(f, "the state of the previous version cannot be read: {error}"),
         }
     }
 }

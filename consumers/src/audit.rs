@@ -106,7 +106,7 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// It is damaged where no crash could have done it.
-    #[error("audit log {} is damaged at {damage}; nothing was changed: mend it, restore it from a backup, or move the line out to another file, and its event is read again where Kafka still has it", path.display())]
+    #[error("audit log {} is damaged at {damage}; nothing was changed: repair it, restore it from a backup, or move the line out to another file, and its event is read again where Kafka still has it", path.display())]
     Damaged {
         /// The log.
         path: PathBuf,

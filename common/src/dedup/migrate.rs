@@ -28,7 +28,7 @@ pub(super) fn is_old(start: &[u8]) -> bool {
 /// Writes the runs, and returns the manifest that names them. Nothing refers to them before it is saved.
 pub(super) fn migrate(config: &Config, now: u64) -> Result<Manifest, Failure> {
     let Config { disk, path, .. } = config;
-    ::log::info!("dedup state {}: moving the ids of the version before into runs", path.display());
+    ::log::info!("dedup state {}: moving the ids of the previous version into runs", path.display());
     let database: Database = disk.open(path, Database::builder().set_cache_size(CACHE)).map_err(redb)?;
     let read = database.begin_read().map_err(redb)?;
     let mut manifest = Manifest::new(config.is_numbered());

@@ -58,22 +58,22 @@ impl fmt::Display for Jump {
         match self.reason {
             JumpReason::Recreated => write!(
                 f,
-                "the topic was deleted and created again: what followed offset {from} of the old one is lost, reading goes on at the start of the new one, offset {to}"
+                "the topic was deleted and created again: what followed offset {from} of the old one is lost, reading continues at the start of the new one, offset {to}"
             ),
             JumpReason::Truncated => write!(
                 f,
-                "the log was truncated: offsets {to} to {} were read and are no longer what they were, reading goes on at offset {to}",
+                "the log was truncated: offsets {to} to {} were read and are no longer what they were, reading continues at offset {to}",
                 from - 1
             ),
             JumpReason::Retention => write!(
                 f,
-                "offsets {from} to {} ({} records at most) were deleted before they were read, reading goes on at offset {to}",
+                "offsets {from} to {} ({} records at most) were deleted before they were read, reading continues at offset {to}",
                 to - 1,
                 to - from
             ),
             JumpReason::BeyondEnd => write!(
                 f,
-                "the position {from} is beyond the end of the log, which was truncated or restored: reading goes on at its start, offset {to}"
+                "the position {from} is beyond the end of the log, which was truncated or restored: reading continues at its start, offset {to}"
             ),
         }
     }

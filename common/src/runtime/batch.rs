@@ -215,12 +215,12 @@ impl<S: Service> Batch<'_, S> {
 
     /// Reports the failure and waits for the next try. `None` if handling was halted.
     async fn wait(&mut self, backoff: &mut Backoff, error: &HandlerError) -> Option<()> {
-        self.trouble.report(&format!("{} cannot go on, will try again: {error}", self.slot));
+        self.trouble.report(&format!("{} is blocked, will try again: {error}", self.slot));
         (!self.ownership.halted_within(backoff.next_delay()).await).then_some(())
     }
 
     fn works_again(&mut self) {
-        self.trouble.over(&format!("{} goes on", self.slot));
+        self.trouble.over(&format!("{} continues", self.slot));
     }
 }
 

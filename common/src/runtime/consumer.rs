@@ -96,7 +96,7 @@ impl<S: Service> Workers<S> {
     /// Starts what is missing, and ends the workers of partitions that are no more.
     fn run(&mut self, partitions: i32) {
         for gone in self.running.split_off(&partitions) {
-            log::warn!("partition {} of {} is no more", gone.0, self.shared.config.topic);
+            log::warn!("partition {} of {} no longer exists", gone.0, self.shared.config.topic);
             gone.1.abort();
             self.shared.status.forget(gone.0);
             self.shared.acknowledged.set(gone.0, None);

@@ -178,11 +178,11 @@ impl<D: Decoder> Worker<D> {
             drop(lookup);
             match known {
                 Ok(known) => {
-                    self.trouble.over(&format!("{} goes on", self.slot));
+                    self.trouble.over(&format!("{} continues", self.slot));
                     return known;
                 }
                 Err(error) => {
-                    self.trouble.report(&format!("{} cannot go on, will try again: {error}", self.slot));
+                    self.trouble.report(&format!("{} is blocked, will try again: {error}", self.slot));
                     sleep(backoff.next_delay()).await;
                 }
             }

@@ -64,12 +64,12 @@ impl<'a, S: Service> Owner<'a, S> {
             };
             let goes_on = match step {
                 Step::Batch(batch) => {
-                    self.reading.over(&format!("{slot} is read again"));
+                    self.reading.over(&format!("{slot} can be read again"));
                     match self.handler.trouble() {
                         Some(why) => {
-                            self.trouble.report(&format!("{slot} cannot go on, will try again: {why}"))
+                            self.trouble.report(&format!("{slot} is blocked, will try again: {why}"))
                         }
-                        None => self.trouble.over(&format!("{slot} goes on")),
+                        None => self.trouble.over(&format!("{slot} continues")),
                     }
                     self.ready(&batch).await
                 }
@@ -181,7 +181,7 @@ impl<'a, S: Service> Owner<'a, S> {
             (held, at) => {
                 if let Some(before) = held.take_if(|held| held.is_logged) {
                     let seconds = before.since.elapsed().as_secs_f32();
-                    log::info!("{slot} moves on from offset {}, held for {seconds:.1} s", before.at);
+                    log::info!("{slot} continues at offset {}, held for {seconds:.1} s", before.at);
                 }
                 *held = at.map(|at| Held { at, since: Instant::now(), is_logged: false });
             }

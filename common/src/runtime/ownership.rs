@@ -206,7 +206,7 @@ impl<S: Service> Ownership<S> {
             () = self.halted() => None,
             renewed = renewed => renewed.filter(|()| self.is_owner()),
         }?;
-        expired.over(&format!("the lease of {slot} is renewed, going on"));
+        expired.over(&format!("the lease of {slot} is renewed, handling continues"));
         Some(())
     }
 

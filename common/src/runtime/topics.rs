@@ -16,7 +16,7 @@ pub(super) async fn wait_for_topics(config: &ConsumerConfig, status: &Status) ->
     loop {
         match check_topics(config).await {
             Ok(partitions) => {
-                waiting.over(&format!("group {} has all it waited for", config.group));
+                waiting.over(&format!("group {} has everything it waited for", config.group));
                 status.started();
                 return partitions;
             }

@@ -175,7 +175,7 @@ impl<S: Service> Worker<S> {
                     Some((owner.token, until))
                 }
             };
-            blocked.over(&format!("{} is in touch with Kafka", self.slot));
+            blocked.over(&format!("{} has reached Kafka", self.slot));
             self.until_changed(&mut view, until).await?;
         }
     }
@@ -258,7 +258,7 @@ impl<S: Service> Worker<S> {
         drop(handler);
         self.set_role(Role::Starting);
         if !ownership.is_halted() && ownership.is_owner() {
-            log::info!("{} is opened again: its durable state was changed by another hand", self.slot);
+            log::info!("{} is opened again: its durable state was changed by another program", self.slot);
             return;
         }
         let (id, position) = (ownership.id().clone(), ownership.position());

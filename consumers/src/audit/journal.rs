@@ -51,9 +51,9 @@ pub(super) struct Progress {
 pub(super) enum JournalError {
     #[error("cannot write audit log {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("cannot look after audit log {}: {source}", path.display())]
+    #[error("cannot check audit log {}: {source}", path.display())]
     Look { path: PathBuf, source: io::Error },
-    #[error("cannot bring the index level with audit log {}: {source}", path.display())]
+    #[error("cannot bring the index up to date with audit log {}: {source}", path.display())]
     CatchUp { path: PathBuf, source: ScanError },
     #[error("cannot rotate audit log {}: {source}", path.display())]
     Rotate { path: PathBuf, source: io::Error },
@@ -261,7 +261,7 @@ impl<F: Files> Journal<F> {
         let recorded = self.index.append(&[], true, |ids| sealed.to_bytes(ids));
         recorded.map_err(|error| failed(error.into()))?;
         log::info!(
-            "sealed a segment of audit log {}: {} bytes, {} events so far; going on in a new file",
+            "sealed a segment of audit log {}: {} bytes, {} events so far; continuing in a new file",
             self.path.display(),
             self.mark.length,
             sealed.ids

@@ -43,7 +43,7 @@ pub(super) enum FlushError {
     #[error("{0}")]
     Failed(String),
     /// Lines are gone: the handler has to be opened again, and reading to start where it then says.
-    #[error("lines of the audit log are gone: reading again from where it ends")]
+    #[error("lines of the audit log are missing: reading again from where it ends")]
     Reread,
     #[error("the writer of the audit log has ended")]
     Ended,

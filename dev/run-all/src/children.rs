@@ -289,7 +289,7 @@ fn exec(mut words: impl Iterator<Item = OsString>) -> Option<Failure> {
     }
     // It may have died before that.
     if getppid() != Pid::from_raw(parent) {
-        return Some(Failure(format!("{} is not started: run-all is gone", program.display())));
+        return Some(Failure(format!("{} is not started: run-all has ended", program.display())));
     }
     let error = std::process::Command::new(&program).args(words).exec();
     Some(Failure(format!("{} does not start: {error}", program.display())))

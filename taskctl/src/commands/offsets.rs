@@ -293,7 +293,7 @@ async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Resul
         return Err(Error::Refused(
             Code::CannotMove,
             format!(
-                "{owner} claimed {slot} meanwhile, and may go on from the old offset: stop it and reset again"
+                "{owner} claimed {slot} meanwhile, and may continue from the old offset: stop it and reset again"
             ),
         ));
     }

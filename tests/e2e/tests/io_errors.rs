@@ -133,7 +133,7 @@ async fn a_notifier_whose_state_is_on_a_disk_that_fails_commits_nothing_that_it_
 
     disk.fail();
     produce(&world, 1_000).await;
-    let line = notification.wait_for_line("cannot go on, will try again: dedup", SOON).await;
+    let line = notification.wait_for_line("is blocked, will try again: dedup", SOON).await;
     assert!(line.contains(EIO), "{line}");
     reports(&mut notification, StatusCode::SERVICE_UNAVAILABLE).await;
     tokio::time::sleep(Duration::from_millis(600)).await;

@@ -46,7 +46,7 @@ impl System {
         }
         let told = told(&self.notification.history());
         for seen in history.topic.iter().filter(|seen| is_told(seen)) {
-            assert!(told.contains_key(&told_as(seen)), "not told: {seen:?}");
+            assert!(told.contains_key(&told_as(seen)), "not notified: {seen:?}");
         }
         let repeats: usize = told.values().map(|times| times - 1).sum();
         println!("{repeats} notifications repeated");
@@ -161,7 +161,7 @@ async fn kill_9_of_the_notification_service_loses_nothing() {
         system.notification.has_ended();
         let told = told(&system.notification.history());
         for (_, seen) in events(&system.world).await.range(..position).filter(|(_, seen)| is_told(seen)) {
-            assert!(told.contains_key(&told_as(seen)), "committed {position}, not told: {seen:?}");
+            assert!(told.contains_key(&told_as(seen)), "committed {position}, not notified: {seen:?}");
         }
         system.notification.restart();
     }
@@ -203,7 +203,7 @@ async fn kill_9_of_the_dlq_processor_loses_nothing() {
     for offset in poisoned {
         for group in GROUPS {
             let told = format!("DLQ: group={group} kind=invalid_json source={EVENTS}/0/{offset} ");
-            assert!(lines.iter().any(|line| line.contains(&told)), "not told: {told}");
+            assert!(lines.iter().any(|line| line.contains(&told)), "not notified: {told}");
         }
     }
 }

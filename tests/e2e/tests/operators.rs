@@ -313,7 +313,7 @@ async fn a_notifier_whose_state_is_on_a_full_disk_commits_nothing_that_it_cannot
         produce(&world, &events(500)).await;
     }
     let end = 10 + 40 * 500;
-    let line = notification.wait_for_line("cannot go on, will try again: dedup", SOON).await;
+    let line = notification.wait_for_line("is blocked, will try again: dedup", SOON).await;
     assert!(line.contains("No space left"), "{line}");
     let position = world.offsets("notification-service").await.position().unwrap();
     assert!(position < end, "committed {position}");

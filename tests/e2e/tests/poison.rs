@@ -236,7 +236,7 @@ async fn nothing_is_committed_past_poison_before_the_dlq_has_it() {
     delete_topic(&world.broker.bootstrap(), DLQ).await;
     let after = Event::created("after");
     world.produce_values(&[Some(b"poison"), Some(&after.bytes())]).await;
-    let line = audit.wait_for_line("cannot go on, will try again", SOON).await;
+    let line = audit.wait_for_line("is blocked, will try again", SOON).await;
     assert!(line.contains(DLQ) && line.contains("taskctl topics create"), "{line}");
     // Some renewals of the lease later: they carry the position.
     let commits = world.topic(OFFSETS).await.len();

@@ -510,7 +510,7 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() {
     finds(names::ALTERED, "the audit log", &|it| it.audit_logs[0].lines[3].seen.status.push('!'));
     finds(names::REFUSED, "503", &|it| it.requests[3].answer = Answer::Failed { status: 503 });
     // A task may be completed twice, and is created once.
-    finds(names::NOT_TOLD, "not told", &|it| {
+    finds(names::NOT_TOLD, "not notified", &|it| {
         let told = it.told.as_mut().unwrap();
         let created = told.iter().position(|told| !told.completed).unwrap();
         told.remove(created);
@@ -520,7 +520,7 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() {
         let again = it.audit_logs[0].lines[3].clone();
         it.audit_logs[0].lines.push(again);
     });
-    finds(names::ORDER, "stands before", &|it| {
+    finds(names::ORDER, "is before", &|it| {
         let task =
             it.requests.iter().find(|one| one.kind == Kind::Complete).unwrap().task_id.clone().unwrap();
         let topic = it.topic.as_mut().unwrap();
@@ -545,7 +545,7 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() {
     finds(names::AHEAD, "notification-service committed", &|it| {
         it.told.as_mut().unwrap()[3].at = now();
     });
-    finds(names::OWNERS, "told 2 notifications after", &|it| {
+    finds(names::OWNERS, "wrote 2 notifications after", &|it| {
         let claimed = it.offsets.iter().find_map(|entry| match &entry.said {
             OffsetsSaid::Claim { instance_id, .. } if entry.group == "notification-service" => {
                 Some(instance_id.clone())

@@ -105,7 +105,7 @@ impl Partition {
         let end = written.next_offset;
         let log_start = read_log_start(dir)?.clamp(first, end.max(first));
         if stored_until > end {
-            log::warn!("{}: the log ends before what its state knows; it is read anew", dir.display());
+            log::warn!("{}: the log ends before what its state knows; it is read again", dir.display());
             state = StoredState { epoch_base: state.epoch_base, ..StoredState::default() };
             for segment in &segments {
                 state.replay_segment(segment, i64::MAX)?;

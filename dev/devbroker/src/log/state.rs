@@ -37,7 +37,7 @@ impl StoredState {
         };
         let parsed = serde_json::from_slice(&text);
         if let Err(error) = &parsed {
-            log::warn!("{}: {error}; it is made anew from the batches", path.display());
+            log::warn!("{}: {error}; it is rebuilt from the batches", path.display());
         }
         Ok(parsed.ok())
     }

@@ -23,7 +23,7 @@ pub(super) async fn examine(address: &str, events: Option<&Events>, findings: &m
         findings.fail(
             subject,
             format!("{waiting} events wait, the oldest for {}", words(age)),
-            "mend what it waits for (see /readyz); consumers that stop for long as well lose events to retention",
+            "fix what it waits for (see /readyz); consumers that stop for long as well lose events to retention",
         );
     } else if waiting > 0 && age > Duration::from_secs(60) {
         findings.warn(

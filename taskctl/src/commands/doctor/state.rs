@@ -71,7 +71,7 @@ pub(super) fn disk(subject: &str, path: &Path, findings: &mut Findings) {
         findings.fail(
             subject,
             format!("{mib} MiB are free"),
-            "make room: changes are refused on a full disk",
+            "free space: changes are refused on a full disk",
         );
     } else {
         findings.ok(subject, format!("{mib} MiB are free"));

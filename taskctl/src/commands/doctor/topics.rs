@@ -144,7 +144,7 @@ async fn rights(context: &Context, subject: &str, name: &str, findings: &mut Fin
                 );
             }
         }
-        Ok(None) => findings.ok(subject, "rights cannot be seen: the broker does not tell them"),
+        Ok(None) => findings.ok(subject, "rights cannot be seen: the broker does not report them"),
         Err(error) => {
             findings.warn(subject, format!("rights cannot be seen: {error}"), "grant Describe on it")
         }

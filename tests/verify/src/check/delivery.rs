@@ -187,6 +187,6 @@ fn not_told(evidence: &Evidence, operations: &Operations<'_>) -> Check {
         let completed = seen.event_type == "task.completed";
         !known.contains(&(seen.task_id.as_str(), completed))
     });
-    let violations = missing.map(|seen| format!("not told: {seen:?}")).collect();
+    let violations = missing.map(|seen| format!("not notified: {seen:?}")).collect();
     Check::new(names::NOT_TOLD, wanted.len(), violations)
 }

@@ -36,7 +36,7 @@ fn of_a_task(evidence: &Evidence, operations: &Operations<'_>) -> Check {
         for (place, later) in operations.iter().enumerate() {
             for earlier in operations.iter().take(place) {
                 if must_precede(later, earlier) {
-                    violations.push(format!("{} stands before {}", earlier.name(), later.name()));
+                    violations.push(format!("{} is before {}", earlier.name(), later.name()));
                 }
             }
         }

@@ -174,12 +174,12 @@ fn notifications(
             // That which it had in hand.
             if late > 1 {
                 violations.push(format!(
-                    "instance {instance} told {late} notifications after another had taken over"
+                    "instance {instance} wrote {late} notifications after another had taken over"
                 ));
             }
         }
     }
     if all > 0 {
-        notes.push(format!("{all} notifications were told by an owner that had been paused with it in hand"));
+        notes.push(format!("{all} notifications were written by an owner that had been paused with them in flight"));
     }
 }

@@ -40,7 +40,7 @@ fn twice_audited(evidence: &Evidence, notes: &mut Vec<String>) -> Check {
     }
     if evidence.audit_logs.len() > 1 {
         let both = in_several.values().filter(|logs| **logs > 1).count();
-        notes.push(format!("{both} events stand in more than one audit log: each is completed by itself"));
+        notes.push(format!("{both} events are in more than one audit log: each is completed on its own"));
     }
     Check::new(names::TWICE_AUDITED, examined, violations)
 }
