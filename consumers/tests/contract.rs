@@ -5,7 +5,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use task_events::event::{EventType, Metadata, TaskData, TaskEvent};
 use task_events::offsets::{OffsetsRecord, parse};
@@ -24,9 +24,20 @@ const VOLATILE: &[(&str, &str)] = &[
     ("timestamp", "1768473000000"),
 ];
 
+fn path(name: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/contract")).join(name)
+}
+
 fn golden(name: &str) -> String {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/contract")).join(name);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Compares with the file, or writes it: `UPDATE_CONTRACT=1 cargo test -p consumers --test contract`.
+fn is_documented(name: &str, text: &str) {
+    if std::env::var_os("UPDATE_CONTRACT").is_some() {
+        fs::write(path(name), text).unwrap();
+    }
+    assert_eq!(text, golden(name), "{name}");
 }
 
 /// The text with the values of the files in its volatile fields, in one line.
@@ -67,10 +78,10 @@ fn event() -> TaskEvent {
 #[test]
 fn an_event_and_its_headers_are_as_documented() {
     let event = event();
-    assert_eq!(masked(&serde_json::to_vec(&event).unwrap()), golden("event.json"));
+    is_documented("event.json", &masked(&serde_json::to_vec(&event).unwrap()));
     let headers = event.headers(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
     let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-    assert_eq!(shown(headers), golden("event-headers.txt"));
+    is_documented("event-headers.txt", &shown(headers));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,22 +102,24 @@ async fn what_the_services_write_is_as_documented() {
 
     let log = fs::read(world.log("audit")).unwrap();
     let first = log.split(|byte| *byte == b'\n').next().unwrap();
-    assert_eq!(masked(first), golden("audit-line.json"));
+    is_documented("audit-line.json", &masked(first));
 
     let letters = world.read(DLQ, 0, 2).await;
     let letter = letters
         .iter()
         .find(|letter| masked(letter.value.as_deref().unwrap()).contains("\"group\":\"audit\""))
         .unwrap();
-    assert_eq!(masked(letter.value.as_deref().unwrap()), golden("dead-letter.json"));
+    is_documented("dead-letter.json", &masked(letter.value.as_deref().unwrap()));
     let headers: BTreeMap<String, Vec<u8>> = letter
         .headers
         .iter()
-        .map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec).unwrap_or_default()))
+        .map(|header| {
+            (header.name_lossy().into_owned(), header.value.map(<[u8]>::to_vec).unwrap_or_default())
+        })
         .collect();
     let stable = headers.iter().filter(|(name, _)| !name.ends_with("timestamp"));
     let stable = stable.map(|(name, value)| (name.as_str(), value.as_slice()));
-    assert_eq!(shown(stable), golden("dead-letter-headers.txt"));
+    is_documented("dead-letter-headers.txt", &shown(stable));
 
     // The first claim of the group, and the last commit, which is its release.
     let count = usize::try_from(world.records_of_offsets()).unwrap();
@@ -123,7 +136,7 @@ async fn what_the_services_write_is_as_documented() {
         assert!(token.parse::<i64>().is_ok(), "{token}");
         records.insert(kind, format!("{key} {}", masked(&bytes)));
     }
-    assert_eq!(records.into_values().collect::<String>(), golden("offsets-records.txt"));
+    is_documented("offsets-records.txt", &records.into_values().collect::<String>());
 
     for line in golden("log-lines.txt").lines() {
         wait_for(line, || said(line) > 0).await;

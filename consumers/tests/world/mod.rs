@@ -1,4 +1,5 @@
 //! A broker in this process, services on it, and what they said.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

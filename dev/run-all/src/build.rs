@@ -37,7 +37,8 @@ impl Binaries {
 pub async fn build() -> Result<Binaries, Failure> {
     let manifest = manifest().ok_or_else(|| {
         Failure(
-            "cannot determine which checkout to build: use `cargo run-all` in it, or --binaries FOLDER".to_owned(),
+            "cannot determine which checkout to build: use `cargo run-all` in it, or --binaries FOLDER"
+                .to_owned(),
         )
     })?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));

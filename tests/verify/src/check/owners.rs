@@ -180,6 +180,8 @@ fn notifications(
         }
     }
     if all > 0 {
-        notes.push(format!("{all} notifications were written by an owner that had been paused with them in flight"));
+        notes.push(format!(
+            "{all} notifications were written by an owner that had been paused with them in flight"
+        ));
     }
 }
