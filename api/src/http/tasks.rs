@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, MessageBody};
@@ -144,7 +145,7 @@ async fn mutate(
     request: &HttpRequest,
     state: &State,
     change: Result<Change, Problem>,
-) -> Result<Task, Problem> {
+) -> Result<Arc<Task>, Problem> {
     let change = change?;
     let if_match = conditional::if_match(request.headers())?;
     let idempotency = idempotency::key(request.headers(), &change, if_match.as_ref())?;

@@ -85,9 +85,9 @@ impl<'a> View<'a> {
             }
         };
         let events = events(before.as_deref(), &task, mutation);
-        let outcome = Outcome::Done(task.clone());
-        self.write(Arc::new(task), events, mutation, now_ms)?;
-        Ok(outcome)
+        let task = Arc::new(task);
+        self.write(Arc::clone(&task), events, mutation, now_ms)?;
+        Ok(Outcome::Done(task))
     }
 
     /// The task before and after, or why it is not changed.
@@ -199,7 +199,7 @@ impl<'a> View<'a> {
         Ok(if stored.expires_ms <= now_ms {
             None
         } else if stored.fingerprint == fingerprint(&idempotency.fingerprint) {
-            Some(Outcome::Done(Task::clone(&stored.task)))
+            Some(Outcome::Done(Arc::clone(&stored.task)))
         } else {
             Some(Outcome::KeyReused)
         })

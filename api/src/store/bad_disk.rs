@@ -143,7 +143,7 @@ fn create() -> Mutation {
 
 async fn created(store: &Store) -> Task {
     let Outcome::Done(task) = store.mutate(create()).await.unwrap() else { panic!() };
-    task
+    Task::clone(&task)
 }
 
 async fn close(store: Store, writer: thread::JoinHandle<()>) {
@@ -312,7 +312,7 @@ async fn a_database_that_cannot_be_written_refuses_changes_until_it_can_and_lose
     let mut tasks = Vec::new();
     let refused = loop {
         match store.mutate(create()).await {
-            Ok(Outcome::Done(task)) => tasks.push(task),
+            Ok(Outcome::Done(task)) => tasks.push(Task::clone(&task)),
             refused => break refused,
         }
     };

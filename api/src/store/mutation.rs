@@ -53,7 +53,7 @@ pub struct IdempotencyKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Done, now or under the same key before: the task as it then stood.
-    Done(Task),
+    Done(Arc<Task>),
     /// There is no such task.
     NotFound,
     /// The task has another version than the caller believes.

@@ -141,6 +141,7 @@ impl Run {
             clients.spawn(async move {
                 let outcome = store.mutate(mutation.clone()).await.unwrap();
                 let Outcome::Done(task) = outcome else { panic!("{mutation:?}: {outcome:?}") };
+                let task = Task::clone(&task);
                 Answer { at: disk.now(), mutation, task }
             });
         }
@@ -222,7 +223,7 @@ fn check(cut: &Cut, moment: usize, run: &Run) -> Result<(), String> {
 /// The store takes changes: a repeat under a key changes nothing, and what is new comes after what was.
 async fn goes_on(store: &Store, stored: &Stored, promised: &[&Answer]) -> Result<(), String> {
     let done = async |mutation: Mutation| match store.mutate(mutation).await {
-        Ok(Outcome::Done(task)) => Ok(task),
+        Ok(Outcome::Done(task)) => Ok(Task::clone(&task)),
         other => Err(format!("{other:?}")),
     };
     let last_seq = || store.outbox().borrow().last_seq;

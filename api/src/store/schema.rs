@@ -48,6 +48,9 @@ const FORMER_POSITIONS: TableDefinition<i32, i64> = TableDefinition::new("positi
 const FORMER_TOPIC: TableDefinition<(), (u128, i32)> = TableDefinition::new("published_topic");
 const FORMER_LAST_SEQ: TableDefinition<(), u64> = TableDefinition::new("last_seq");
 
+/// Space for a task or an event as JSON, with a title of usual length.
+const JSON_BYTES: usize = 512;
+
 /// The format of [`Meta`] and of the log.
 const FORMAT: u32 = 1;
 
@@ -227,5 +230,9 @@ fn decode<T: DeserializeOwned>(what: impl FnOnce() -> String, json: &[u8]) -> Re
 }
 
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, redb::Error> {
-    serde_json::to_vec(value).map_err(|error| redb::Error::Io(std::io::Error::other(error)))
+    let mut json = Vec::with_capacity(JSON_BYTES);
+    match serde_json::to_writer(&mut json, value) {
+        Ok(()) => Ok(json),
+        Err(error) => Err(redb::Error::Io(std::io::Error::other(error))),
+    }
 }

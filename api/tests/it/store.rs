@@ -22,7 +22,7 @@ fn change(change: Change) -> Mutation {
 
 pub async fn done(store: &Store, mutation: Mutation) -> Task {
     match store.mutate(mutation).await.unwrap() {
-        Outcome::Done(task) => task,
+        Outcome::Done(task) => Task::clone(&task),
         other => panic!("{other:?}"),
     }
 }
