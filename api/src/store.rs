@@ -83,16 +83,16 @@ use shared::Shared;
 use wal::Limits;
 
 /// Changes that wait for the writer, at most; beyond that callers are told to come back.
-const QUEUE: usize = 4_096;
+const MAX_QUEUED_CHANGES: usize = 4_096;
 
 /// Reads under way, at most; further ones wait.
-const READS: usize = 256;
+const MAX_READS: usize = 256;
 /// Pages read at one time: each keeps a processor busy, and single tasks are to be read between them.
-const PAGES: usize = 4;
+const MAX_PAGE_READS: usize = 4;
 /// Time for the disk to do what was asked.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a delivery waits for changes to be written with, before it is written by itself.
-const LAZY: Duration = Duration::from_millis(100);
+const MAX_DELIVERY_DELAY: Duration = Duration::from_millis(100);
 
 /// The store. Cheap to clone; closed when the last clone is dropped and the writer has finished.
 #[derive(Debug, Clone)]
@@ -103,7 +103,7 @@ pub struct Store {
     /// not pile up.
     reads: Arc<Semaphore>,
     pages: Arc<Semaphore>,
-    patience: Duration,
+    disk_timeout: Duration,
 }
 
 thread_local! {
@@ -128,7 +128,7 @@ impl Store {
             mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable("it is closed".to_owned()),
         })?;
-        match timeout(self.patience, answer).await {
+        match timeout(self.disk_timeout, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(StoreError::Unavailable("it was closed meanwhile".to_owned())),
             Err(_) => Err(StoreError::Slow),
@@ -146,7 +146,7 @@ impl Store {
         let (reply, mut answer) = oneshot::channel();
         self.shared.lazy.lock().unwrap_or_else(PoisonError::into_inner).push((delivered, reply));
         let closed = || StoreError::Unavailable("it is closed".to_owned());
-        match timeout(LAZY, &mut answer).await {
+        match timeout(MAX_DELIVERY_DELAY, &mut answer).await {
             Ok(written) => written.unwrap_or_else(|_| Err(closed())),
             Err(_) => {
                 self.queue.send(Job::Flush).await.map_err(|_| closed())?;
@@ -199,7 +199,7 @@ impl Store {
             return Some(failure.to_string());
         }
         let since = *self.shared.writing_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let hangs = since.map(|since| since.elapsed()).filter(|hangs| *hangs >= self.patience);
+        let hangs = since.map(|since| since.elapsed()).filter(|hangs| *hangs >= self.disk_timeout);
         hangs.map(|hangs| format!("the disk has not answered for {} s; changes wait for it", hangs.as_secs()))
     }
 
@@ -212,7 +212,7 @@ impl Store {
         &self,
         work: impl Fn(&Database) -> Result<T, redb::Error> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
-        timeout(self.patience, self.read_or_reopen(work)).await.unwrap_or(Err(StoreError::Slow))
+        timeout(self.disk_timeout, self.read_or_reopen(work)).await.unwrap_or(Err(StoreError::Slow))
     }
 
     /// After an I/O error, whoever met it, redb reads nothing more until the file was opened anew: that is asked
@@ -250,7 +250,7 @@ impl Store {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        timeout(self.patience, self.off_thread(work)).await.unwrap_or(Err(StoreError::Slow))
+        timeout(self.disk_timeout, self.off_thread(work)).await.unwrap_or(Err(StoreError::Slow))
     }
 
     async fn off_thread<T: Send + 'static>(

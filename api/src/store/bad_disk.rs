@@ -162,7 +162,7 @@ async fn taken_again(store: &Store) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(3 * PATIENCE, taken).await.expect("it is mended");
+    timeout(3 * DISK_TIMEOUT, taken).await.expect("it is mended");
 }
 
 #[tokio::test]
@@ -194,16 +194,16 @@ async fn with_a_disk_that_hangs_callers_are_told_and_nothing_piles_up() {
     let task = created(&store).await;
     close(store, writer).await;
     let (mut store, writer) = disk.open_store(dir.path());
-    store.patience = Duration::from_millis(300);
+    store.disk_timeout = Duration::from_millis(300);
     let hanging = disk.0.hangs.lock().unwrap();
 
     let begun = Instant::now();
     let (mut changes, mut reads) = (JoinSet::new(), JoinSet::new());
-    for _ in 0..3 * QUEUE {
+    for _ in 0..3 * MAX_QUEUED_CHANGES {
         let store = store.clone();
         changes.spawn(async move { store.mutate(create()).await });
     }
-    for _ in 0..4 * READS {
+    for _ in 0..4 * MAX_READS {
         let store = store.clone();
         reads.spawn(async move { store.task(task.id).await });
     }
@@ -211,19 +211,19 @@ async fn with_a_disk_that_hangs_callers_are_told_and_nothing_piles_up() {
     let reads = reads.join_all().await;
     let shed = changes.iter().filter(|result| **result == Err(StoreError::Overloaded)).count();
     let slow = changes.iter().filter(|result| **result == Err(StoreError::Slow)).count();
-    assert_eq!(shed + slow, 3 * QUEUE);
-    assert!(slow <= QUEUE + 1_024, "{slow} wait: the queue, and what the writer has in hand");
+    assert_eq!(shed + slow, 3 * MAX_QUEUED_CHANGES);
+    assert!(slow <= MAX_QUEUED_CHANGES + 1_024, "{slow} wait: the queue, and what the writer has in hand");
     assert!(reads.iter().all(|result| *result == Err(StoreError::Slow)), "{:?}", reads.first());
     assert_eq!(store.reads.available_permits(), 0, "as many hang as may, and no more");
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 
     drop(hanging);
-    store.patience = PATIENCE;
+    store.disk_timeout = DISK_TIMEOUT;
     assert_eq!(store.task(task.id).await.unwrap().as_ref(), Some(&task));
     let made = 1 + slow as u64;
     let mut outbox = store.outbox();
     let done = outbox.wait_for(|outbox| outbox.waiting == made);
-    timeout(PATIENCE, done).await.expect("what was called slow is done").unwrap();
+    timeout(DISK_TIMEOUT, done).await.expect("what was called slow is done").unwrap();
     created(&store).await;
     assert_eq!(store.outbox().borrow().waiting, made + 1, "what was shed is not done");
     close(store, writer).await;
@@ -237,7 +237,7 @@ async fn a_disk_that_hangs_is_a_failure_until_it_answers() {
     let disk = BadDisk::default();
     let (mut store, writer) = disk.open_store(dir.path());
     created(&store).await;
-    store.patience = Duration::from_millis(50);
+    store.disk_timeout = Duration::from_millis(50);
     let hanging = disk.0.hangs.lock().unwrap();
     assert_eq!(store.failure(), None);
     assert_eq!(store.mutate(create()).await, Err(StoreError::Slow));
@@ -249,13 +249,13 @@ async fn a_disk_that_hangs_is_a_failure_until_it_answers() {
             }
         }
     };
-    let failure = timeout(PATIENCE, failing).await.expect("it is a failure");
+    let failure = timeout(DISK_TIMEOUT, failing).await.expect("it is a failure");
     assert!(failure.contains("the disk has not answered"), "{failure}");
 
     drop(hanging);
     let mut outbox = store.outbox();
-    timeout(PATIENCE, outbox.wait_for(|outbox| outbox.waiting == 2)).await.expect("it is done").unwrap();
-    store.patience = PATIENCE;
+    timeout(DISK_TIMEOUT, outbox.wait_for(|outbox| outbox.waiting == 2)).await.expect("it is done").unwrap();
+    store.disk_timeout = DISK_TIMEOUT;
     created(&store).await;
     assert_eq!(store.failure(), None);
     close(store, writer).await;

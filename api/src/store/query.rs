@@ -73,7 +73,7 @@ impl Store {
             };
             self.read_or_reopen(read).await
         };
-        let (page, left_out) = timeout(self.patience, page).await.unwrap_or(Err(StoreError::Slow))?;
+        let (page, left_out) = timeout(self.disk_timeout, page).await.unwrap_or(Err(StoreError::Slow))?;
         for unreadable in &left_out {
             self.shared.report(unreadable);
         }

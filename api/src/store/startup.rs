@@ -24,7 +24,7 @@ use super::wal::files::Files;
 use super::wal::recovery::{Found, LogError, read_tail};
 use super::wal::{Limits, Place, Position};
 use super::writer::Writer;
-use super::{PAGES, PATIENCE, QUEUE, READS, Store, bulk};
+use super::{DISK_TIMEOUT, MAX_PAGE_READS, MAX_QUEUED_CHANGES, MAX_READS, Store, bulk};
 
 /// What the log and the database have together.
 struct State {
@@ -86,11 +86,11 @@ pub(super) fn open(
     let (work, works) = std_mpsc::channel();
     let applier = Applier::new(Arc::clone(&disk), path.clone(), Arc::clone(&shared), files, limits);
     let applier = spawn("store-applier", Box::new(move || applier.run(&works)))?;
-    let (queue, jobs) = mpsc::channel(QUEUE);
+    let (queue, jobs) = mpsc::channel(MAX_QUEUED_CHANGES);
     let writer = Writer::new(disk, path, Arc::clone(&shared), appender, position, meta, work, applier);
     let thread = spawn("store-writer", Box::new(move || writer.run(jobs)))?;
-    let (reads, pages) = (Arc::new(Semaphore::new(READS)), Arc::new(Semaphore::new(PAGES)));
-    Ok((Store { shared, queue, reads, pages, patience: PATIENCE }, thread))
+    let (reads, pages) = (Arc::new(Semaphore::new(MAX_READS)), Arc::new(Semaphore::new(MAX_PAGE_READS)));
+    Ok((Store { shared, queue, reads, pages, disk_timeout: DISK_TIMEOUT }, thread))
 }
 
 /// What the log has behind the database, as it was before the store was closed or killed.
