@@ -13,10 +13,15 @@ use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For one call. The client itself would wait for ever on a broker that is paused.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// For a broker to learn that it leads a new partition.
+const NEW_LEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// NOT_LEADER_OR_FOLLOWER
+const NOT_LEADER: i16 = 6;
 
 const FETCH_BYTES: i32 = 10_000_000;
 const FETCH: i16 = 11;
@@ -167,10 +172,18 @@ async fn first_offset(leader: &mut Wire, topic: &str, partition: i32) -> i64 {
     let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(EARLIEST);
     let topics = vec![ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked])];
     let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
-    let answer = leader.call(LIST_OFFSETS, &request).await;
-    let answer = answer.topics.iter().flat_map(|topic| &topic.partitions).next().expect("an answer");
-    expect_ok("the first offset", answer.error_code);
-    answer.offset
+    let began = Instant::now();
+    loop {
+        let answer = leader.call(LIST_OFFSETS, &request).await;
+        let answer = answer.topics.iter().flat_map(|topic| &topic.partitions).next().expect("an answer");
+        // Metadata may name the leader of a new partition before that broker knows of it.
+        if answer.error_code == NOT_LEADER && began.elapsed() < NEW_LEADER_TIMEOUT {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        }
+        expect_ok("the first offset", answer.error_code);
+        return answer.offset;
+    }
 }
 
 /// Batches from there on, and where the log ends.
