@@ -3,6 +3,7 @@
 //! It is the only one that writes to the database, opens it anew after an I/O error (redb takes nothing more after
 //! one) and tells whether it can be written.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
@@ -105,10 +106,13 @@ impl Applier {
     /// Frees the segments of which the database has everything and all events are delivered.
     fn tidy(&self) {
         let applied = self.shared.applied_position();
-        for number in self.files.numbers() {
-            if number >= applied.end.segment || self.shared.ledger().is_needed(number) {
-                continue;
-            }
+        let mut free = self.files.numbers();
+        {
+            let ledger = self.shared.ledger();
+            let needed: BTreeSet<u64> = ledger.needed_segments().collect();
+            free.retain(|number| *number < applied.end.segment && !needed.contains(number));
+        }
+        for number in free {
             if let Err(error) = self.files.retire(number) {
                 // It takes space, and is tried again with the next.
                 log::warn!("{} cannot be removed: {error}", self.files.path(number).display());

@@ -76,11 +76,7 @@ impl Shared {
             let mut overlay = self.overlay.write().unwrap_or_else(PoisonError::into_inner);
             let mut ledger = self.ledger();
             let needed = ledger.first_waiting();
-            for (offset, effect) in draft.effects.drain(..) {
-                let place = Place { offset: start.offset + offset, ..start };
-                take_effect(&mut overlay, &mut ledger, place, effect);
-            }
-            overlay.active.bytes += bytes;
+            take_effects(&mut overlay, &mut ledger, start, bytes, draft);
             ledger.remember(draft.events.drain(..));
             (ledger.state(), ledger.first_waiting() > needed)
         };
@@ -150,6 +146,21 @@ impl Shared {
     pub(super) fn works(&self, part: Part, path: &Path) {
         self.failures().end(part, path);
     }
+}
+
+/// What a group changes in memory, which begins there in the log and has so many bytes.
+pub(super) fn take_effects(
+    overlay: &mut Overlay,
+    ledger: &mut Ledger,
+    start: Place,
+    bytes: usize,
+    draft: &mut Draft,
+) {
+    for (offset, effect) in draft.effects.drain(..) {
+        let place = Place { offset: start.offset + offset, ..start };
+        take_effect(overlay, ledger, place, effect);
+    }
+    overlay.active.bytes += bytes;
 }
 
 /// What a frame changes in memory: the same after a start as when it was made.

@@ -18,11 +18,11 @@ use super::operation::Operation;
 use super::outbox::Ledger;
 use super::overlay::{Frozen, Generation, Overlay};
 use super::schema::{self, Meta, OUTBOX, read_former_event};
-use super::shared::{Shared, take_effect};
+use super::shared::{Shared, take_effect, take_effects};
 use super::wal::appender::Appender;
 use super::wal::files::Files;
 use super::wal::recovery::{Found, LogError, read_tail};
-use super::wal::{Limits, Place, Position};
+use super::wal::{Limits, Position};
 use super::writer::Writer;
 use super::{DISK_TIMEOUT, MAX_PAGE_READS, MAX_QUEUED_CHANGES, MAX_READS, Store, bulk};
 
@@ -188,12 +188,8 @@ fn append(appender: &mut Appender, draft: &mut Draft, state: &mut State) -> Resu
     let length = draft.frames.len();
     let (start, end) = appender.append(&mut draft.frames)?;
     let count = draft.effects.len() as u64;
-    for (offset, effect) in draft.effects.drain(..) {
-        let place = Place { offset: start.offset + offset, ..start };
-        take_effect(&mut state.overlay, &mut state.ledger, place, effect);
-    }
+    take_effects(&mut state.overlay, &mut state.ledger, start, length, draft);
     draft.clear();
-    state.overlay.active.bytes += length;
     state.position = end;
     Ok(count)
 }

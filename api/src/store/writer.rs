@@ -168,13 +168,18 @@ impl Writer {
     /// Has the database looked at for those who met an I/O error in it.
     fn check_database(&self, batch: &mut Vec<Job>) {
         for job in batch.extract_if(.., |job| matches!(job, Job::Check(_))) {
-            let (reply, checked) = oneshot::channel();
-            if self.work.send(Work::Check(reply)).is_ok() {
-                let _ = checked.blocking_recv();
-            }
+            self.wait_for_check();
             if let Job::Check(reply) = job {
                 let _ = reply.send(Ok(()));
             }
+        }
+    }
+
+    /// Returns when the applier has looked whether the database is good, and opened it again if not.
+    fn wait_for_check(&self) {
+        let (reply, checked) = oneshot::channel();
+        if self.work.send(Work::Check(reply)).is_ok() {
+            let _ = checked.blocking_recv();
         }
     }
 
@@ -311,12 +316,7 @@ impl Writer {
             GroupError::Log(error) => error.to_string(),
         };
         match error {
-            GroupError::Database(_) => {
-                let (reply, checked) = oneshot::channel();
-                if self.work.send(Work::Check(reply)).is_ok() {
-                    let _ = checked.blocking_recv();
-                }
-            }
+            GroupError::Database(_) => self.wait_for_check(),
             GroupError::Log(_) => self.shared.failing(Part::Log, &self.path, why.clone()),
         }
         for job in failed {

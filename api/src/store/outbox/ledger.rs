@@ -204,9 +204,14 @@ impl Ledger {
         first.unwrap_or(self.stored.last_seq + 1)
     }
 
+    /// The segments of which events wait.
+    pub(in crate::store) fn needed_segments(&self) -> impl Iterator<Item = u64> {
+        self.stored.extents.values().filter(|extent| extent.waiting > 0).map(|extent| extent.segment)
+    }
+
     /// Whether events of the segment wait.
     pub(in crate::store) fn is_needed(&self, segment: u64) -> bool {
-        self.stored.extents.values().any(|extent| extent.segment == segment && extent.waiting > 0)
+        self.needed_segments().any(|needed| needed == segment)
     }
 
     pub(in crate::store) fn is_delivered(&self, seq: u64, task: Uuid) -> bool {
