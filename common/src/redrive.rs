@@ -22,7 +22,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use crate::dlq::{DlqRecord, OriginalHeader};
+use crate::dlq::{DlqRecord, OriginalHeader, Source};
 use crate::event::Malformed;
 use crate::kafka::{
     Compression, ConsumerRecord, Kafka, KafkaError, OffsetAt, Producer, ProducerRecord, REQUEST_TIMEOUT,
@@ -45,6 +45,14 @@ pub struct Place {
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
+}
+
+impl Place {
+    /// Where the original of a dead letter is, or the first of its range.
+    pub fn of(source: &Source) -> Self {
+        let Source { topic, partition, offset, .. } = source;
+        Self { topic: topic.clone(), partition: *partition, offset: *offset }
+    }
 }
 
 impl fmt::Display for Place {
@@ -175,7 +183,7 @@ impl Redriver {
             return Ok(Original { key, value, headers });
         }
         let source = &letter.source;
-        let at = format!("{}/{}/{}", source.topic, source.partition, source.offset);
+        let at = Place::of(source);
         if source.last_offset.is_some() {
             return Err(no_event(format!("what is at {at} cannot be read")));
         }

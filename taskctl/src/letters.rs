@@ -10,13 +10,14 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use task_events::dlq::{DlqRecord, ErrorInfo, Source};
+use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
-use task_events::redrive::{DlqEntry, RedriveNote};
+use task_events::redrive::{DlqEntry, Place, RedriveNote};
 use uuid::Uuid;
 
 use crate::progress::Progress;
 use crate::scan::{readable, scan};
-use crate::{Context, Error};
+use crate::{Context, Error, LogRange};
 
 /// Most dead letters that are looked at: some 500 bytes each.
 const MAX_LETTERS: usize = 1_000_000;
@@ -110,13 +111,13 @@ impl Letter {
     }
 
     /// Where the event was when the group failed it.
-    pub fn source_text(&self) -> String {
-        format!("{}/{}/{}", self.source.topic, self.source.partition, self.source.offset)
+    pub fn place(&self) -> Place {
+        Place::of(&self.source)
     }
 
     /// Whether the event is not one that this version can read: handling it again ends the same way.
     pub fn is_malformed(&self) -> bool {
-        matches!(self.error.kind.as_str(), "invalid_json" | "invalid_event" | "no_value" | "too_large")
+        Malformed::is_kind(&self.error.kind)
     }
 }
 
@@ -154,6 +155,19 @@ pub async fn read_all(context: &Context) -> Result<Vec<Letter>, Error> {
         }
     }
     Ok(letters.into_values().collect())
+}
+
+/// Reads one dead letter with its event, and the record that holds it. `None`: it was deleted, or is no dead letter.
+pub async fn read_one(context: &Context, id: LetterId) -> Result<Option<(ConsumerRecord, DlqRecord)>, Error> {
+    let topic = &context.topics.dlq_topic;
+    let range = LogRange { start: id.offset, end: id.offset + 1 };
+    let mut progress = Progress::new("reading the DLQ", 1, "records");
+    let mut found = None;
+    scan(&context.kafka, topic, id.partition, range, &mut progress, |record| found = Some(record)).await?;
+    Ok(found.and_then(|record| {
+        let letter = DlqRecord::decode(record.value.as_deref()).ok()?;
+        Some((record, letter))
+    }))
 }
 
 #[cfg(test)]

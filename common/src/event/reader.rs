@@ -84,7 +84,7 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// The name of the kind, as it stands in a DLQ record.
+    /// The name of the kind, as a DLQ record stores it.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoValue => "no_value",
@@ -92,6 +92,11 @@ impl Malformed {
             Self::Field(_) => "invalid_event",
             Self::TooLarge { .. } => "too_large",
         }
+    }
+
+    /// Whether that is the name of a kind.
+    pub fn is_kind(name: &str) -> bool {
+        ["no_value", "invalid_json", "invalid_event", "too_large"].contains(&name)
     }
 
     /// Sorts a JSON error into syntax and shape.

@@ -123,7 +123,7 @@ impl Row {
             kind: letter.error.kind.clone(),
             message: letter.error.message.clone(),
             retry_count: letter.retry_count,
-            source: letter.source_text(),
+            source: letter.place().to_string(),
             task_id: letter.task(),
             event_id: letter.event_id.map(|id| id.to_string()),
             event_type: letter.event_type.clone(),

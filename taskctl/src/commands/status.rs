@@ -132,14 +132,17 @@ pub async fn run(context: &Context, args: Status) -> Result<(), Error> {
 
 async fn screen(context: &Context, api: &ApiArgs, kept: &mut Kept) -> Screen {
     let api = api_part(api.address()).await;
-    let topics = topics(context).await.map_err(|error| error.to_string());
-    if let Err(error) = &topics {
-        // The others would wait for the same.
-        return Screen { api, groups: Err(error.clone()), dlq: Err(error.clone()), topics };
-    }
+    let (topics, dlq_ranges) = match topics(context).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            // The others would wait for the same.
+            let why = error.to_string();
+            return Screen { api, topics: Err(why.clone()), groups: Err(why.clone()), dlq: Err(why) };
+        }
+    };
     let groups = groups(context, kept).await.map_err(|error| error.to_string());
-    let dlq = dlq(context, kept).await.map_err(|error| error.to_string());
-    Screen { api, topics, groups, dlq }
+    let dlq = dlq(context, kept, dlq_ranges).await.map_err(|error| error.to_string());
+    Screen { api, topics: Ok(topics), groups, dlq }
 }
 
 async fn api_part(address: String) -> ApiPart {
@@ -163,15 +166,16 @@ async fn api_part(address: String) -> ApiPart {
     }
 }
 
-async fn topics(context: &Context) -> Result<Vec<TopicRow>, Error> {
+/// The topics, and what the DLQ, which is the last, has in each partition.
+async fn topics(context: &Context) -> Result<(Vec<TopicRow>, Vec<LogRange>), Error> {
     let names = &context.topics;
-    let mut rows = Vec::new();
+    let (mut rows, mut last) = (Vec::new(), Vec::new());
     for topic in [&names.task_events_topic, &names.offsets_topic, &names.dlq_topic] {
-        let ranges = ranges(context, topic).await?;
-        let offsets = ranges.iter().map(|range| range.end - range.start).sum();
-        rows.push(TopicRow { topic: topic.clone(), partitions: ranges.len(), offsets });
+        last = ranges(context, topic).await?;
+        let offsets = last.iter().map(|range| range.end - range.start).sum();
+        rows.push(TopicRow { topic: topic.clone(), partitions: last.len(), offsets });
     }
-    Ok(rows)
+    Ok((rows, last))
 }
 
 async fn ranges(context: &Context, topic: &str) -> Result<Vec<LogRange>, Error> {
@@ -192,8 +196,7 @@ async fn groups(context: &Context, kept: &mut Kept) -> Result<Vec<GroupRow>, Err
     rows
 }
 
-async fn dlq(context: &Context, kept: &mut Kept) -> Result<DlqPart, Error> {
-    let ranges = ranges(context, &context.topics.dlq_topic).await?;
+async fn dlq(context: &Context, kept: &mut Kept, ranges: Vec<LogRange>) -> Result<DlqPart, Error> {
     if let Some((_, part)) = kept.dlq.as_ref().filter(|(known, _)| *known == ranges) {
         return Ok(part.clone());
     }

@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use clap::Args;
 use serde::Serialize;
-use task_events::dlq::DlqRecord;
 use task_events::error_code::Code;
 use task_events::kafka::{ConsumerRecord, KafkaError};
 use task_events::redrive::{GROUP_HEADER, RedriveError, Redriver};
 use task_events::time::format_time;
 
 use super::{Filter, is_named};
-use crate::letters::{Letter, LetterId, LetterName, read_all};
+use crate::letters::{Letter, LetterName, read_all, read_one};
 use crate::output::{self, cell, table};
 use crate::positions::Positions;
 use crate::progress::Progress;
@@ -156,7 +155,7 @@ impl Planned {
             id: letter.id.to_string(),
             group: letter.group.clone(),
             kind: letter.error.kind.clone(),
-            source: letter.source_text(),
+            source: letter.place().to_string(),
             task_id: letter.task(),
             later_events: 0,
             outcome,
@@ -242,7 +241,7 @@ async fn execute(context: &Context, planned: &mut [Planned]) -> Result<(), Error
     let mut progress = Progress::new("redriving", total, "dead letters");
     let mut done = 0;
     for each in &mut wanted {
-        let outcome = match read(context, each.letter.id).await? {
+        let outcome = match read_one(context, each.letter.id).await? {
             Some((record, letter)) => {
                 let redriven = redriver.redrive(each.letter.id.partition, &record, &letter).await;
                 redriven.map(|note| note.to.to_string())
@@ -266,20 +265,6 @@ async fn execute(context: &Context, planned: &mut [Planned]) -> Result<(), Error
         progress.add(1);
     }
     Ok(())
-}
-
-/// The record of a dead letter with its event.
-async fn read(context: &Context, id: LetterId) -> Result<Option<(ConsumerRecord, DlqRecord)>, Error> {
-    let topic = &context.topics.dlq_topic;
-    let range = LogRange { start: id.offset, end: id.offset + 1 };
-    let mut found = None;
-    let mut progress = Progress::new("reading", 1, "records");
-    let each = |record| found = Some(record);
-    scan(&context.kafka, topic, id.partition, range, &mut progress, each).await?;
-    Ok(found.and_then(|record| {
-        let letter = DlqRecord::decode(record.value.as_deref()).ok()?;
-        Some((record, letter))
-    }))
 }
 
 fn text(answer: &Answer) -> String {

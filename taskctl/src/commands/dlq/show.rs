@@ -3,18 +3,16 @@
 use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use task_events::dlq::{DlqRecord, Original, OriginalHeader};
+use task_events::dlq::{Original, OriginalHeader};
 use task_events::error_code::Code;
 use task_events::escape::escape_control;
 use task_events::redrive::RedriveNote;
 
 use super::{Row, cut, is_named};
-use crate::letters::{Letter, LetterName, read_all};
+use crate::letters::{Letter, LetterName, read_all, read_one};
 use crate::output;
 use crate::positions::Positions;
-use crate::progress::Progress;
-use crate::scan::scan;
-use crate::{Context, Error, LogRange};
+use crate::{Context, Error};
 
 /// Characters that are shown of a value that is not JSON.
 const VALUE_CHARS: usize = 1_000;
@@ -64,13 +62,7 @@ pub async fn run(context: &Context, args: &Show) -> Result<(), Error> {
 }
 
 async fn show(context: &Context, positions: &Positions, letter: &Letter) -> Result<Shown, Error> {
-    let mut record = None;
-    let range = LogRange { start: letter.id.offset, end: letter.id.offset + 1 };
-    let mut progress = Progress::new("reading the DLQ", 1, "records");
-    let topic = &context.topics.dlq_topic;
-    let each = |found| record = Some(found);
-    scan(&context.kafka, topic, letter.id.partition, range, &mut progress, each).await?;
-    let record = record.and_then(|record| DlqRecord::decode(record.value.as_deref()).ok());
+    let record = read_one(context, letter.id).await?.map(|(_, record)| record);
     let original = record.as_ref().and_then(|record| record.original_value().ok().flatten());
     let base64 = record.as_ref().and_then(|record| match &record.original_value_base64 {
         Original::Base64(text) => Some(text.clone()),

@@ -109,11 +109,7 @@ async fn task(address: &str, id: Uuid) -> Option<Task> {
 fn is_about(letter: &Letter, id: Uuid, records: &[Record]) -> bool {
     letter.event_id == Some(id)
         || letter.task() == Some(id.to_string())
-        || records.iter().any(|record| {
-            let Place { topic, partition, offset } = &record.place;
-            let source = &letter.source;
-            (topic, partition, offset) == (&source.topic, &source.partition, &source.offset)
-        })
+        || records.iter().any(|record| record.place == letter.place())
 }
 
 /// The records that have to do with the id, in the order of each partition.

@@ -126,10 +126,7 @@ fn add_group(report: &mut Report, found: &Found, record: &Record, group: &str, s
         ));
         return;
     };
-    let is_failed = found.letters.iter().any(|letter| {
-        let source = (&letter.source.topic, letter.source.partition, letter.source.offset);
-        letter.group == group && source == (&place.topic, place.partition, place.offset)
-    });
+    let is_failed = found.letters.iter().any(|letter| letter.group == group && letter.place() == *place);
     let event_type = record.event.as_ref().and_then(|event| EventType::from_name(&event.event_type));
     let is_audited = found.audit_lines.as_ref().is_ok_and(|lines| {
         lines
