@@ -5,7 +5,10 @@
 //! The kernel does not let a thread die that waits for a frozen file system. So the end of a process is here
 //! that of its main thread; the rest follows when the disk goes on.
 
-use harness::{Api, Event, FailingDisk, Method, SOON, Service, Signal, StatusCode, World, eventually, id_of};
+use harness::{
+    Api, Event, FailingDisk, GroupOffsets, Method, SOON, Service, Signal, StatusCode, World, eventually,
+    id_of,
+};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -106,6 +109,17 @@ impl Pair {
         assert_eq!(after.commits.last_key_value().map(|(token, _)| *token), after.owner());
         assert_eq!(self.world.topic(harness::EVENTS).await.len(), self.produced);
     }
+
+    /// The first, which was asked to stop while its disk hung, ends: the group is as it was before, and its own log
+    /// is in order.
+    async fn ends(&mut self, before: &GroupOffsets, release: impl FnOnce()) {
+        release();
+        assert_eq!(self.first.wait_exit(SOON).await.code(), Some(0));
+        let after = self.world.offsets(self.group).await;
+        assert_eq!((after.owner(), after.position()), (before.owner(), before.position()));
+        let kept = offsets(&self.log);
+        assert_eq!(kept, first_offsets(kept.len()), "each event once, in order");
+    }
 }
 
 fn offsets(log: &Path) -> Vec<i64> {
@@ -158,12 +172,7 @@ async fn an_auditor_whose_disk_hangs_ends_on_sigterm_and_hands_over_at_once() {
     main_thread_ends(&mut pair.first).await;
     pair.committed().await;
     let before = pair.world.offsets(pair.group).await;
-    drop(hang);
-    assert_eq!(pair.first.wait_exit(SOON).await.code(), Some(0));
-    let after = pair.world.offsets(pair.group).await;
-    assert_eq!((after.owner(), after.position()), (before.owner(), before.position()));
-    let kept = offsets(&pair.log);
-    assert_eq!(kept, first_offsets(kept.len()), "each event once, in order");
+    pair.ends(&before, || drop(hang)).await;
     assert_eq!(offsets(&pair.world.instance_audit_log("second")), first_offsets(pair.produced));
 }
 
@@ -176,12 +185,7 @@ async fn an_auditor_that_was_superseded_while_its_disk_hangs_ends_on_sigterm() {
     let before = pair.world.offsets(pair.group).await;
     pair.first.signal(Signal::TERM);
     main_thread_ends(&mut pair.first).await;
-    drop(hang);
-    assert_eq!(pair.first.wait_exit(SOON).await.code(), Some(0));
-    let after = pair.world.offsets(pair.group).await;
-    assert_eq!((after.owner(), after.position()), (before.owner(), before.position()));
-    let kept = offsets(&pair.log);
-    assert_eq!(kept, first_offsets(kept.len()), "each event once, in order");
+    pair.ends(&before, || drop(hang)).await;
 }
 
 #[tokio::test]

@@ -240,25 +240,17 @@ impl Client {
         let key = Uuid::new_v4().to_string();
         let start = Instant::now();
         loop {
-            let request = self.request(kind, task_id, title.clone(), Some(key.clone())).await;
-            let (done, answer) = (request.done().cloned(), request.answer.clone());
-            if self.shared.keep {
-                self.history.push(request);
-            }
-            match (done, answer) {
-                (Some(task), _) => {
-                    self.shared.events.fetch_add(kind.events().len() as u64, Ordering::Relaxed);
-                    return Ok(task);
-                }
+            match self.ask(kind, task_id, title.clone(), Some(key.clone())).await {
+                Answer::Done { task } => return Ok(task),
                 // 409: before the first request with this key is done; 429: too many at once.
-                (None, Answer::Refused { status }) if status != 409 && status != 429 => {
+                Answer::Refused { status } if status != 409 && status != 429 => {
                     return Err(Error::Failed(format!("{kind:?} of task {task_id:?}: answered {status}")));
                 }
-                (None, answer) if start.elapsed() >= REPEAT_LIMIT => {
+                answer if start.elapsed() >= REPEAT_LIMIT => {
                     let why = format!("not answered 2xx within {REPEAT_LIMIT:?}, but {answer:?}");
                     return Err(Error::Failed(format!("{kind:?} of task {task_id:?}: {why}")));
                 }
-                (None, _) => sleep(PAUSE).await,
+                _ => sleep(PAUSE).await,
             }
         }
     }
@@ -292,14 +284,8 @@ impl Client {
             if self.stopped() {
                 return None;
             }
-            let request = self.request(kind, task_id, title.clone(), key.clone()).await;
-            let done = request.done().cloned();
-            if self.shared.keep {
-                self.history.push(request);
-            }
-            if done.is_some() {
-                self.shared.events.fetch_add(kind.events().len() as u64, Ordering::Relaxed);
-                return done;
+            if let Answer::Done { task } = self.ask(kind, task_id, title.clone(), key.clone()).await {
+                return Some(task);
             }
             sleep(PAUSE).await;
             key.as_ref()?;
@@ -314,6 +300,25 @@ impl Client {
             () = sleep_until(due) => {}
             _ = self.stop.wait_for(|stop| *stop) => {}
         }
+    }
+
+    /// Sends a request once, counts its events, and writes down what was answered.
+    async fn ask(
+        &mut self,
+        kind: Kind,
+        task_id: Option<&str>,
+        title: Option<String>,
+        key: Option<String>,
+    ) -> Answer {
+        let request = self.request(kind, task_id, title, key).await;
+        let answer = request.answer.clone();
+        if self.shared.keep {
+            self.history.push(request);
+        }
+        if let Answer::Done { .. } = answer {
+            self.shared.events.fetch_add(kind.events().len() as u64, Ordering::Relaxed);
+        }
+        answer
     }
 
     async fn request(
