@@ -17,7 +17,7 @@
 //! | `outbox` | which events wait, and where they are |
 //! | `schema` | the database's tables |
 //! | `startup` | opening: what the log has is read back, what a former version left is brought up to date |
-//! | `mutation`, `delivery` | what callers ask for and are told; what the relay is told and tells |
+//! | `mutation`, `delivery` | the types of a caller's change and its outcome; those that store and relay exchange |
 //! | `job`, `shared` | work for the writer; what the threads share |
 //! | `query`, `failure` | pages; what cannot be done, and why |
 //!

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use task_events::disk::FileIdentity;
 
-/// A disk that goes bad once it is told so. The database has no cache on it.
+/// A disk that fails once the test says so. The database has no cache on it.
 #[derive(Debug, Clone, Default)]
 struct BadDisk(Arc<Faults>);
 
@@ -212,7 +212,7 @@ async fn with_a_disk_that_hangs_callers_are_told_and_nothing_piles_up() {
     let shed = changes.iter().filter(|result| **result == Err(StoreError::Overloaded)).count();
     let slow = changes.iter().filter(|result| **result == Err(StoreError::Slow)).count();
     assert_eq!(shed + slow, 3 * MAX_QUEUED_CHANGES);
-    assert!(slow <= MAX_QUEUED_CHANGES + 1_024, "{slow} wait: the queue, and what the writer has in hand");
+    assert!(slow <= MAX_QUEUED_CHANGES + 1_024, "{slow} wait: the queue, and the writer's group in flight");
     assert!(reads.iter().all(|result| *result == Err(StoreError::Slow)), "{:?}", reads.first());
     assert_eq!(store.reads.available_permits(), 0, "as many hang as may, and no more");
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());

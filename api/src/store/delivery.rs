@@ -1,4 +1,4 @@
-//! What store and relay tell each other: the events that wait, where they go, and which of them Kafka has.
+//! What store and relay exchange: the events that wait, where they go, and which of them Kafka has.
 
 use serde::{Deserialize, Serialize};
 use task_events::event::TaskEvent;
@@ -30,7 +30,7 @@ pub struct OutboxState {
 /// is used only after all that was sent by this one has been acknowledged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedTopic {
-    /// Its id, by which a topic that was created again is told apart; nil where the broker has none.
+    /// Its id, which differs for a topic that was recreated; nil where the broker has none.
     pub topic_id: Uuid,
     /// How many partitions are used.
     pub partitions: i32,

@@ -7,7 +7,7 @@ use super::failure::{StoreError, Unreadable};
 use super::mutation::{Mutation, Outcome};
 use crate::reply::{Group, Reply};
 
-/// What a caller is told of its change.
+/// The reply to the caller of a change.
 pub(super) type MutateResult = Result<Outcome, StoreError>;
 pub(super) type LazyDelivery = (Delivered, oneshot::Sender<Result<(), StoreError>>);
 /// What became of a change whose group is on disk.

@@ -1,4 +1,4 @@
-//! The write-ahead log: what a change is, on disk before anybody is told of it.
+//! The write-ahead log: a change is on disk here before it is confirmed, read or published.
 //!
 //! The log is a row of segments, files of one size that are written from front to back. A group of changes is one
 //! write and one fdatasync. The database behind the log takes the changes in bulk, later; and the outbox is the
@@ -40,7 +40,7 @@
 //! 5. *Nothing after a failure.* After a write or fdatasync that failed, nothing more is written to that segment: the
 //!    system may call pages clean that are not on disk. The log goes on in another one, from the same sequence
 //!    number: frames of the former that have it, or a later one, do not count, nobody was told of them.
-//! 6. *Read is durable.* What a start finds, it syncs before anybody is told of it: the process before may have been
+//! 6. *Read is durable.* What a start finds, it syncs before anybody can read it: the process before may have been
 //!    killed between write and sync.
 
 pub(super) mod appender;

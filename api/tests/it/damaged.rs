@@ -13,7 +13,7 @@ use crate::support::App;
 const TASKS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("tasks");
 const BY_STATUS: TableDefinition<(u8, [u8; 16]), ()> = TableDefinition::new("tasks_by_status");
 const ANSWERS: TableDefinition<u64, &[u8]> = TableDefinition::new("answers_by_number");
-/// Where it stands in an answer.
+/// Its bytes in a stored answer.
 const EXPIRES_MS: std::ops::Range<usize> = 1..9;
 
 /// What may be in the place of a stored value.

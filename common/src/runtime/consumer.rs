@@ -25,7 +25,7 @@ use crate::shutdown::Shutdown;
 /// How often the number of partitions is asked for.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
 
-/// Consumes until a stop is asked for; then finishes the event in hand, commits and releases.
+/// Consumes until a stop is asked for; then finishes the event in flight, commits and releases.
 ///
 /// Waits for Kafka and for missing topics, says so once, and goes on by itself.
 pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status, shutdown: Shutdown) {

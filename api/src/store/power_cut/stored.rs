@@ -63,7 +63,7 @@ impl Stored {
         self.tasks.get(&task.id).is_some_and(|stored| stored.version >= task.version)
     }
 
-    /// Nothing is there by half: each task is one that was, with the events of all its versions, the indexes
+    /// Nothing is stored partially: each task is one that was, with the events of all its versions, the indexes
     /// and the answers agree with the tasks, and the outbox with the position.
     pub(super) fn is_whole(&self, run: &Run) -> Result<(), String> {
         let mut events: BTreeMap<Uuid, Vec<EventType>> = BTreeMap::new();

@@ -101,7 +101,7 @@ pub(super) fn id(number: u64) -> Uuid {
     Uuid::from_u128(u128::from(number))
 }
 
-/// What another hand does to a log.
+/// What somebody else does to a log.
 pub(super) type Hand<'a> = &'a dyn Fn(&Rig);
 
 /// An event, its partition and its offset.
