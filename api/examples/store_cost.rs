@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use task_api::store::{Delivered, Filter, IdempotencyKey, Mutation, Outcome, Store};
 use task_api::task::{Change, NewTask, TaskPatch};
+use task_api::title::Title;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -74,7 +75,8 @@ fn mutation(change: Change, is_keyed: bool) -> Mutation {
 }
 
 fn new_task(number: u64) -> Change {
-    Change::Create(NewTask { title: format!("Write the report number {number}"), owner_id: None })
+    let title = Title::parse(&format!("Write the report number {number}")).expect("a title");
+    Change::Create(NewTask { title, owner_id: None })
 }
 
 /// Makes so many changes, and takes their events out of the outbox.
@@ -132,7 +134,7 @@ async fn step(store: &Store, step: &str) -> Result<(), Failure> {
             let patch = move |number: u64| {
                 let index = usize::try_from(number).unwrap_or(0) % tasks.len();
                 let id = tasks.get(index).copied().unwrap_or_default();
-                let title = Some(format!("changed {number}"));
+                let title = Title::parse(&format!("changed {number}")).ok();
                 mutation(Change::Patch(id, TaskPatch { title, status: None }), false)
             };
             change(store, count, CLIENTS, patch).await?;

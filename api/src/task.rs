@@ -6,6 +6,8 @@ use task_events::event::TaskData;
 use task_events::time::serialize_time;
 use uuid::Uuid;
 
+use crate::title::Title;
+
 /// How far a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,7 +53,7 @@ impl TaskStatus {
 pub struct Task {
     /// Version 7: sorts by creation.
     pub id: Uuid,
-    /// Valid by [`title::parse`](crate::title::parse).
+    /// Valid by [`Title::parse`].
     pub title: String,
     /// How far it is.
     pub status: TaskStatus,
@@ -79,20 +81,20 @@ impl Task {
     }
 }
 
-/// A task to be created. Valid.
+/// A task to be created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NewTask {
-    /// Trimmed.
-    pub title: String,
+    /// What is to be done.
+    pub title: Title,
     /// Whose it is.
     pub owner_id: Option<Uuid>,
 }
 
-/// What to change of a task. Valid; may be empty.
+/// What to change of a task; may be nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TaskPatch {
-    /// Trimmed.
-    pub title: Option<String>,
+    /// The title to give it.
+    pub title: Option<Title>,
     /// The status to move to.
     pub status: Option<TaskStatus>,
 }

@@ -11,6 +11,7 @@
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
 use icu_properties::{CodePointMapData, CodePointSetData};
+use serde::Serialize;
 use task_events::escape::is_control;
 
 /// Longest title, in characters, after trimming.
@@ -20,22 +21,33 @@ pub const MAX_TITLE: usize = 500;
 /// replacement character, Egyptian full and half blank, musical symbol null notehead.
 const BLANK: [char; 6] = ['\u{2800}', '\u{303f}', '\u{fffc}', '\u{13441}', '\u{13442}', '\u{1d159}'];
 
-/// The title in the text, or what is wrong with it, for people.
-pub fn parse(text: &str) -> Result<String, String> {
-    let title = text.trim();
-    if title.is_empty() {
-        return Err("must not be empty".to_owned());
+/// A valid title, trimmed: there is no other way to have one than [`parse`](Self::parse).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Title(String);
+
+impl Title {
+    /// The title in the text, or what is wrong with it, for people.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let title = text.trim();
+        if title.is_empty() {
+            return Err("must not be empty".to_owned());
+        }
+        if title.chars().count() > MAX_TITLE {
+            return Err(format!("must be at most {MAX_TITLE} characters"));
+        }
+        if let Some(control) = title.chars().find(|c| is_control(*c)) {
+            return Err(format!("must not contain control characters, as U+{:04X}", u32::from(control)));
+        }
+        if !title.chars().any(is_visible) {
+            return Err("must contain at least one visible character".to_owned());
+        }
+        Ok(Self(title.to_owned()))
     }
-    if title.chars().count() > MAX_TITLE {
-        return Err(format!("must be at most {MAX_TITLE} characters"));
+
+    /// The title as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
-    if let Some(control) = title.chars().find(|c| is_control(*c)) {
-        return Err(format!("must not contain control characters, as U+{:04X}", u32::from(control)));
-    }
-    if !title.chars().any(is_visible) {
-        return Err("must contain at least one visible character".to_owned());
-    }
-    Ok(title.to_owned())
 }
 
 fn is_visible(c: char) -> bool {
@@ -53,6 +65,10 @@ fn is_visible(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<String, String> {
+        Title::parse(text).map(|title| title.as_str().to_owned())
+    }
 
     #[test]
     fn a_title_shows_something() {

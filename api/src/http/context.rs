@@ -15,8 +15,9 @@ use log::Level;
 use task_events::logging;
 use uuid::Uuid;
 
+use super::guard;
 use super::problem::Problem;
-use super::{State, guard};
+use super::state::State;
 
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
@@ -81,7 +82,11 @@ pub(super) async fn around<B: MessageBody + 'static>(
     let mut result = match answered {
         Ok(response) => {
             route = response.request().app_data().copied();
-            Ok(response.map_into_boxed_body())
+            let problem = response.response().error().and_then(Error::as_error::<Problem>).cloned();
+            Ok(match problem {
+                Some(problem) => response.into_response(problem.respond(&path)),
+                None => response.map_into_boxed_body(),
+            })
         }
         // An error of the framework itself, before a handler was reached.
         Err(error) => {

@@ -8,7 +8,7 @@ use chrono::Utc;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::State;
+use super::state::State;
 use crate::store::Store;
 
 #[derive(Serialize)]

@@ -19,11 +19,11 @@ use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::State;
 use super::problem::{FieldError, Problem};
+use super::state::State;
 use crate::store::Filter;
 use crate::task::{NewTask, TaskPatch, TaskStatus};
-use crate::title;
+use crate::title::Title;
 
 /// Tasks of a page if the caller does not say.
 const DEFAULT_LIMIT: usize = 50;
@@ -218,9 +218,9 @@ impl Fields<'_> {
     }
 
     /// The title, if the field is there.
-    fn title(&mut self) -> Option<String> {
+    fn title(&mut self) -> Option<Title> {
         match self.rest.remove("title")? {
-            Field::Text(text) => match title::parse(&text) {
+            Field::Text(text) => match Title::parse(&text) {
                 Ok(title) => Some(title),
                 Err(message) => self.wrong("title", &message),
             },

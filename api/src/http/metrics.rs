@@ -10,7 +10,8 @@ use actix_web::web::Data;
 use task_events::logging;
 use task_events::metrics::{CONTENT_TYPE, Text};
 
-use super::{State, health};
+use super::health;
+use super::state::State;
 
 /// Upper bounds of the histogram's buckets in seconds: those that OpenTelemetry advises.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];

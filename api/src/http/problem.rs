@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use actix_web::{HttpRequest, HttpResponse, Route, web};
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use serde::Serialize;
 
 use crate::store::StoreError;
@@ -105,13 +105,15 @@ impl fmt::Display for Problem {
     }
 }
 
+/// So that handlers may use `?`. The answer has no body here: the path that belongs into it is not known, and
+/// [`around`](super::context::around) gives the whole answer.
 impl actix_web::ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
         self.status
     }
 
     fn error_response(&self) -> HttpResponse {
-        self.respond("")
+        HttpResponse::new(self.status)
     }
 }
 
@@ -138,17 +140,4 @@ impl From<StoreError> for Problem {
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "1")
     }
-}
-
-/// 405 with what is allowed.
-pub(super) fn method_not_allowed(allow: &'static str) -> Route {
-    web::to(move |request: HttpRequest| async move {
-        let detail = format!("{} is not allowed here, only {allow}", request.method());
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(ALLOW, allow).respond(request.path())
-    })
-}
-
-/// 404 for a path that is none of ours.
-pub(super) fn no_such_path(request: &HttpRequest) -> HttpResponse {
-    Problem::new(StatusCode::NOT_FOUND, "No such path; see /openapi.json").respond(request.path())
 }

@@ -15,7 +15,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::input::{Body, ListQuery};
 use super::problem::Problem;
-use super::{State, conditional, context, idempotency, input, query};
+use super::state::State;
+use super::{conditional, context, idempotency, input, query};
 use crate::store::{Mutation, Outcome};
 use crate::task::{Change, Task};
 
@@ -48,22 +49,20 @@ impl MessageBody for PageBody {
     }
 }
 
-pub(super) async fn create(request: HttpRequest, state: Data<State>, body: Body) -> HttpResponse {
-    let change = || -> Result<_, Problem> {
-        query::none(request.query_string())?;
-        Ok(Change::Create(input::new_task(input::object(&body)?)?))
-    };
-    answer(
-        &request,
-        mutate(&request, &state, change()).await.map(|task| {
-            let location = format!("/tasks/{}", task.id);
-            let mut response = task_response(StatusCode::CREATED, &task);
-            if let Ok(value) = location.parse() {
-                response.headers_mut().insert(LOCATION, value);
-            }
-            response
-        }),
-    )
+pub(super) async fn create(
+    request: HttpRequest,
+    state: Data<State>,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    query::none(request.query_string())?;
+    let change = Change::Create(input::new_task(input::object(&body)?)?);
+    let task = mutate(&request, &state, change).await?;
+    let location = format!("/tasks/{}", task.id);
+    let mut response = task_response(StatusCode::CREATED, &task);
+    if let Ok(value) = location.parse() {
+        response.headers_mut().insert(LOCATION, value);
+    }
+    Ok(response)
 }
 
 pub(super) async fn patch(
@@ -71,16 +70,11 @@ pub(super) async fn patch(
     state: Data<State>,
     id: Path<String>,
     body: Body,
-) -> HttpResponse {
-    let change = || -> Result<_, Problem> {
-        let id = input::task_id(&id)?;
-        query::none(request.query_string())?;
-        Ok(Change::Patch(id, input::task_patch(input::object(&body)?)?))
-    };
-    answer(
-        &request,
-        mutate(&request, &state, change()).await.map(|task| task_response(StatusCode::OK, &task)),
-    )
+) -> Result<HttpResponse, Problem> {
+    let id = input::task_id(&id)?;
+    query::none(request.query_string())?;
+    let change = Change::Patch(id, input::task_patch(input::object(&body)?)?);
+    Ok(task_response(StatusCode::OK, &*mutate(&request, &state, change).await?))
 }
 
 pub(super) async fn complete(
@@ -88,65 +82,46 @@ pub(super) async fn complete(
     state: Data<State>,
     id: Path<String>,
     body: Body,
-) -> HttpResponse {
-    let change = || -> Result<_, Problem> {
-        let id = input::task_id(&id)?;
-        query::none(request.query_string())?;
-        input::ignored(body)?;
-        Ok(Change::Complete(id))
-    };
-    answer(
-        &request,
-        mutate(&request, &state, change()).await.map(|task| task_response(StatusCode::OK, &task)),
-    )
+) -> Result<HttpResponse, Problem> {
+    let id = input::task_id(&id)?;
+    query::none(request.query_string())?;
+    input::ignored(body)?;
+    Ok(task_response(StatusCode::OK, &*mutate(&request, &state, Change::Complete(id)).await?))
 }
 
-pub(super) async fn get(request: HttpRequest, state: Data<State>, id: Path<String>) -> HttpResponse {
-    let found = async {
-        let id = input::task_id(&id)?;
-        query::none(request.query_string())?;
-        let if_match = conditional::if_match(request.headers())?;
-        let task = state.store.task(id).await?.ok_or_else(Problem::task_not_found)?;
-        if if_match.is_some_and(|if_match| !if_match.allows(task.version)) {
-            return Err(conditional::stale(task.version));
-        }
-        Ok(task)
-    };
-    answer(
-        &request,
-        found.await.map(|task| {
-            if conditional::has_it_already(request.headers(), task.version) {
-                return HttpResponse::NotModified()
-                    .insert_header((ETAG, conditional::etag(task.version)))
-                    .finish();
-            }
-            task_response(StatusCode::OK, &task)
-        }),
-    )
+pub(super) async fn get(
+    request: HttpRequest,
+    state: Data<State>,
+    id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let id = input::task_id(&id)?;
+    query::none(request.query_string())?;
+    let if_match = conditional::if_match(request.headers())?;
+    let task = state.store.task(id).await?.ok_or_else(Problem::task_not_found)?;
+    if if_match.is_some_and(|if_match| !if_match.allows(task.version)) {
+        return Err(conditional::stale(task.version));
+    }
+    if conditional::has_it_already(request.headers(), task.version) {
+        let etag = (ETAG, conditional::etag(task.version));
+        return Ok(HttpResponse::NotModified().insert_header(etag).finish());
+    }
+    Ok(task_response(StatusCode::OK, &task))
 }
 
-pub(super) async fn list(request: HttpRequest, state: Data<State>) -> HttpResponse {
-    let page = async {
-        let pairs = query::parse(request.query_string())?;
-        let ListQuery { filter, limit, after } = input::list_query(&pairs)?;
-        let memory = state.memory_for_tasks(limit).await?;
-        let page = state.store.list(filter, after, limit).await?;
-        let next_cursor = page.next.map(input::cursor);
-        // Strings and numbers always serialise.
-        let json = serde_json::to_vec(&TaskPage { items: page.tasks, next_cursor }).unwrap_or_default();
-        let body = PageBody { json: json.into(), _memory: memory };
-        Ok(HttpResponse::Ok().content_type("application/json").body(body))
-    };
-    answer(&request, page.await)
+pub(super) async fn list(request: HttpRequest, state: Data<State>) -> Result<HttpResponse, Problem> {
+    let pairs = query::parse(request.query_string())?;
+    let ListQuery { filter, limit, after } = input::list_query(&pairs)?;
+    let memory = state.memory_for_tasks(limit).await?;
+    let page = state.store.list(filter, after, limit).await?;
+    let next_cursor = page.next.map(input::cursor);
+    // Strings and numbers always serialise.
+    let json = serde_json::to_vec(&TaskPage { items: page.tasks, next_cursor }).unwrap_or_default();
+    let body = PageBody { json: json.into(), _memory: memory };
+    Ok(HttpResponse::Ok().content_type("application/json").body(body))
 }
 
 /// Makes a change under the conditions of the request's headers.
-async fn mutate(
-    request: &HttpRequest,
-    state: &State,
-    change: Result<Change, Problem>,
-) -> Result<Arc<Task>, Problem> {
-    let change = change?;
+async fn mutate(request: &HttpRequest, state: &State, change: Change) -> Result<Arc<Task>, Problem> {
     let if_match = conditional::if_match(request.headers())?;
     let idempotency = idempotency::key(request.headers(), &change, if_match.as_ref())?;
     let _running =
@@ -176,8 +151,4 @@ fn task_response(status: StatusCode, task: &Task) -> HttpResponse {
         // Strings and numbers always serialise.
         Err(_) => HttpResponse::InternalServerError().finish(),
     }
-}
-
-fn answer(request: &HttpRequest, result: Result<HttpResponse, Problem>) -> HttpResponse {
-    result.unwrap_or_else(|problem| problem.respond(request.path()))
 }

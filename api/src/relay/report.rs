@@ -306,6 +306,7 @@ mod tests {
     use super::*;
     use crate::store::Mutation;
     use crate::task::{Change, NewTask};
+    use crate::title::Title;
 
     fn failed(partition: i32, detail: &str) -> RelayError {
         let call = format!("produce to t/{partition}");
@@ -352,7 +353,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, writer) = Store::open(dir.path()).unwrap();
         let mutation = Mutation {
-            change: Change::Create(NewTask { title: "t".to_owned(), owner_id: None }),
+            change: Change::Create(NewTask { title: Title::parse("t").unwrap(), owner_id: None }),
             if_match: None,
             idempotency: None,
             correlation_id: Uuid::nil(),

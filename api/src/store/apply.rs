@@ -63,7 +63,7 @@ impl<'a> View<'a> {
             Change::Create(new) => {
                 let task = Task {
                     id: ids.next(),
-                    title: new.title.clone(),
+                    title: new.title.as_str().to_owned(),
                     status: TaskStatus::Pending,
                     owner_id: new.owner_id,
                     version: 1,
@@ -104,7 +104,7 @@ impl<'a> View<'a> {
         }
         let mut task = Task::clone(&before);
         if let Some(title) = &patch.title {
-            task.title.clone_from(title);
+            title.as_str().clone_into(&mut task.title);
         }
         if let Some(status) = patch.status {
             task.status = status;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::task::{Change, NewTask, Task};
+use crate::title::Title;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use task_events::disk::FileIdentity;
@@ -133,7 +134,7 @@ impl BadDisk {
 
 fn create() -> Mutation {
     Mutation {
-        change: Change::Create(NewTask { title: "t".to_owned(), owner_id: None }),
+        change: Change::Create(NewTask { title: Title::parse("t").unwrap(), owner_id: None }),
         if_match: None,
         idempotency: None,
         correlation_id: Uuid::new_v4(),

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::wal::Planted;
 use super::*;
 use crate::task::{Change, NewTask, Task, TaskPatch, TaskStatus};
+use crate::title::Title;
 
 mod stored;
 
@@ -93,10 +94,13 @@ fn wanted(round: usize, tasks: &[Uuid]) -> Vec<Mutation> {
     let create = |n: usize| {
         let owner_id = (n == 0).then(|| Uuid::from_u128(1 + round as u128 % 3));
         let title = "title ".repeat(1 + 20 * (n + round % 3));
-        mutation(Change::Create(NewTask { title: title.trim().to_owned(), owner_id }), key(n))
+        mutation(Change::Create(NewTask { title: Title::parse(&title).unwrap(), owner_id }), key(n))
     };
     let change = |(n, id): (usize, &Uuid)| {
-        let patch = |title: Option<String>, status| Change::Patch(*id, TaskPatch { title, status });
+        let patch = |title: Option<String>, status| {
+            let title = title.map(|title| Title::parse(&title).unwrap());
+            Change::Patch(*id, TaskPatch { title, status })
+        };
         let change = match n % 4 {
             0 => patch(Some(format!("title {round}")), None),
             1 => patch(None, Some(TaskStatus::InProgress)),
@@ -231,14 +235,14 @@ async fn goes_on(store: &Store, stored: &Stored, promised: &[&Answer]) -> Result
         equal("a repeat's answer", &done(answer.mutation.clone()).await?, &answer.task)?;
         equal("the events after a repeat", &last_seq(), &stored.outbox_state.last_seq)?;
     }
-    let new = NewTask { title: "new".to_owned(), owner_id: None };
+    let new = NewTask { title: Title::parse("new").unwrap(), owner_id: None };
     let created = done(mutation(Change::Create(new), None)).await?;
     if stored.tasks.keys().any(|id| *id >= created.id) {
         return Err(format!("the id of {created:?} is not the highest"));
     }
     equal("the events after a creation", &last_seq(), &(stored.outbox_state.last_seq + 1))?;
     let Some(before) = stored.tasks.values().next() else { return Ok(()) };
-    let patch = TaskPatch { title: Some("changed".to_owned()), status: None };
+    let patch = TaskPatch { title: Some(Title::parse("changed").unwrap()), status: None };
     let changed = done(mutation(Change::Patch(before.id, patch), None)).await?;
     equal("the version after a change", &changed.version, &(before.version + 1))
 }

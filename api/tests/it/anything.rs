@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use task_api::http::{AllowedHosts, State, app};
 use task_api::relay::RelayState;
 use task_api::store::Store;
-use task_api::title;
+use task_api::title::Title;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -168,7 +168,7 @@ async fn send<B: MessageBody>(
 /// What a request to create a task asks for, if it is one that has to be done.
 fn asked(body: &[u8]) -> Option<(String, Option<Uuid>)> {
     let Value::Object(mut fields) = serde_json::from_slice(body).ok()? else { return None };
-    let title = title::parse(fields.remove("title")?.as_str()?).ok()?;
+    let title = Title::parse(fields.remove("title")?.as_str()?).ok()?.as_str().to_owned();
     let owner = match fields.remove("owner_id") {
         None | Some(Value::Null) => None,
         Some(owner) => Some(owner.as_str()?.parse().ok()?),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{Answer, App};
 
 static DOCUMENT: LazyLock<Value> =
-    LazyLock::new(|| serde_json::from_str(include_str!("../../src/http/openapi.json")).unwrap());
+    LazyLock::new(|| serde_json::from_str(include_str!("../../src/http/contract/openapi.json")).unwrap());
 
 /// Follows a reference.
 fn resolve(value: &Value) -> &Value {

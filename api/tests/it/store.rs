@@ -4,16 +4,17 @@ use std::collections::{HashMap, HashSet};
 
 use task_api::store::{Delivered, Filter, IdempotencyKey, Mutation, Outcome, Store, StoreError};
 use task_api::task::{Change, NewTask, Task, TaskPatch, TaskStatus};
+use task_api::title::Title;
 use task_events::event::EventType;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub fn create(title: &str) -> Mutation {
-    change(Change::Create(NewTask { title: title.to_owned(), owner_id: None }))
+    change(Change::Create(NewTask { title: Title::parse(title).unwrap(), owner_id: None }))
 }
 
 fn patch(id: Uuid, title: &str) -> Mutation {
-    change(Change::Patch(id, TaskPatch { title: Some(title.to_owned()), status: None }))
+    change(Change::Patch(id, TaskPatch { title: Some(Title::parse(title).unwrap()), status: None }))
 }
 
 fn change(change: Change) -> Mutation {

@@ -3,9 +3,9 @@
 use actix_web::http::header::{ACCEPT, HeaderMap, VARY};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::openapi::CONTENT_POLICY;
+use super::CONTENT_POLICY;
 
-const PAGE: &str = include_str!("index.html");
+const PAGE: &str = include_str!("page/index.html");
 
 pub(super) async fn index(request: HttpRequest) -> HttpResponse {
     let mut response = HttpResponse::Ok();
