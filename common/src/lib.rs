@@ -8,6 +8,8 @@
 //! - [`dedup`]: the ids of handled events, on disk.
 //! - [`runtime`]: reads, decodes, deduplicates, handles, dead-letters and commits. You write a [`runtime::Service`].
 //! - [`dlq`]: the record of an event that could not be handled.
+//! - [`redrive`]: handing a dead letter to its group again.
+//! - [`operate`]: what an operator sees and does: groups, dead letters, traces.
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
 //! - [`error_code`]: the codes of error lines.
@@ -69,6 +71,7 @@ pub mod event;
 pub mod kafka;
 pub mod log_once;
 pub mod offsets;
+pub mod operate;
 mod process;
 #[cfg(any(test, fuzzing))]
 pub mod properties;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use memchr::memmem::Finder;
 use serde::Deserialize;
+use task_events::operate::Progress as _;
 use uuid::Uuid;
 
 use crate::progress::Progress;

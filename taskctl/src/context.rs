@@ -2,7 +2,7 @@
 
 use task_events::config::TopicArgs;
 use task_events::error_code::Code;
-use task_events::kafka::{Kafka, KafkaError, OffsetAt};
+use task_events::kafka::{Kafka, KafkaError};
 use task_events::offsets::OffsetsLog;
 
 use crate::{Error, Format};
@@ -16,15 +16,6 @@ pub struct Context {
     pub topics: TopicArgs,
     /// Form of the answer.
     pub format: Format,
-}
-
-/// The records that a partition has: from `start` to before `end`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogRange {
-    /// The offset of the first record.
-    pub start: i64,
-    /// The offset of the next record to come.
-    pub end: i64,
 }
 
 impl Context {
@@ -47,12 +38,4 @@ impl Context {
             format!("topic {topic} knows no group {group}: see `taskctl groups list`"),
         )
     }
-}
-
-/// The range of a partition.
-pub async fn log_range(kafka: &Kafka, topic: &str, partition: i32) -> Result<LogRange, KafkaError> {
-    Ok(LogRange {
-        start: kafka.list_offset(topic, partition, OffsetAt::Earliest).await?,
-        end: kafka.list_offset(topic, partition, OffsetAt::Latest).await?,
-    })
 }

@@ -14,17 +14,13 @@ mod audit_log;
 pub mod commands;
 mod context;
 mod error;
-mod groups;
-mod letters;
 mod output;
-mod positions;
 mod progress;
-mod scan;
 
 use clap::{Parser, Subcommand};
 use task_events::config::{KafkaArgs, TopicArgs};
 
-pub use context::{Context, LogRange};
+pub use context::Context;
 pub use error::Error;
 pub use output::Format;
 

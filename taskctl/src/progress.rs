@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use task_events::operate;
+
 /// Shorter work needs no bar.
 const DELAY: Duration = Duration::from_millis(400);
 /// Time between two pictures.
@@ -22,28 +24,18 @@ pub struct Progress {
     is_shown: bool,
 }
 
+impl Default for Progress {
+    /// Nothing is to be done yet.
+    fn default() -> Self {
+        let is_shown = io::stderr().is_terminal();
+        Self { what: "", unit: "", total: 0, done: 0, start: Instant::now(), drawn: None, is_shown }
+    }
+}
+
 impl Progress {
     /// Nothing is done yet of `total` units of the work called `what`.
     pub fn new(what: &'static str, total: u64, unit: &'static str) -> Self {
-        let is_shown = io::stderr().is_terminal();
-        Self { what, unit, total, done: 0, start: Instant::now(), drawn: None, is_shown }
-    }
-
-    /// So much more is to be done than was known before.
-    pub fn add_total(&mut self, more: u64) {
-        self.total += more;
-    }
-
-    /// So much more is done.
-    pub fn add(&mut self, more: u64) {
-        self.done += more;
-        let now = Instant::now();
-        let is_due = self.drawn.is_none_or(|drawn| now - drawn >= EVERY) && now - self.start >= DELAY;
-        if self.is_shown && is_due {
-            self.drawn = Some(now);
-            // A picture that is not drawn is no loss.
-            let _ = write!(io::stderr(), "\r{}\x1b[K", self.line(now - self.start));
-        }
+        Self { what, unit, total, ..Self::default() }
     }
 
     fn line(&self, elapsed: Duration) -> String {
@@ -53,6 +45,27 @@ impl Progress {
         let rate = self.done as f64 / elapsed.as_secs_f64().max(0.001);
         let Self { what, unit, total, .. } = self;
         format!("{what} [{bar}] {done} of {total} {unit}, {rate:.0}/s")
+    }
+}
+
+impl operate::Progress for Progress {
+    fn begin(&mut self, what: &'static str, unit: &'static str) {
+        *self = Self::new(what, 0, unit);
+    }
+
+    fn add_total(&mut self, more: u64) {
+        self.total += more;
+    }
+
+    fn add(&mut self, more: u64) {
+        self.done += more;
+        let now = Instant::now();
+        let is_due = self.drawn.is_none_or(|drawn| now - drawn >= EVERY) && now - self.start >= DELAY;
+        if self.is_shown && is_due {
+            self.drawn = Some(now);
+            // A picture that is not drawn is no loss.
+            let _ = write!(io::stderr(), "\r{}\x1b[K", self.line(now - self.start));
+        }
     }
 }
 
@@ -66,6 +79,8 @@ impl Drop for Progress {
 
 #[cfg(test)]
 mod tests {
+    use task_events::operate::Progress as _;
+
     use super::*;
 
     #[test]

@@ -7,10 +7,12 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::config::group_name;
+use task_events::operate::letters::{Letter, read_all};
+use task_events::operate::plan;
 use task_events::time::format_time;
 
-use crate::letters::{Letter, LetterName, read_all};
 use crate::output::{self, cell, table};
+use crate::progress::Progress;
 use crate::{Context, Error};
 
 /// Characters of an error that a table shows.
@@ -31,7 +33,7 @@ pub enum Command {
 }
 
 /// Which dead letters.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Filter {
     /// Only of this consumer group
     #[arg(long, value_parser = group_name)]
@@ -66,16 +68,9 @@ pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 impl Filter {
-    /// Whether it leaves any out.
-    fn is_empty(&self) -> bool {
-        self.group.is_none() && self.kind.is_none() && self.since.is_none() && self.until.is_none()
-    }
-
-    fn matches(&self, letter: &Letter) -> bool {
-        self.group.as_ref().is_none_or(|group| *group == letter.group)
-            && self.kind.as_ref().is_none_or(|kind| *kind == letter.error.kind)
-            && self.since.is_none_or(|since| letter.failed_at >= since)
-            && self.until.is_none_or(|until| letter.failed_at < until)
+    fn filter(&self) -> plan::Filter {
+        let Self { group, kind, since, until } = self.clone();
+        plan::Filter { group, kind, since, until }
     }
 }
 
@@ -86,14 +81,6 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
         Command::Show(args) => show::run(context, &args).await,
         Command::Redrive(args) => redrive::run(context, &args).await,
     }
-}
-
-/// Whether any of the names means this letter.
-fn is_named(names: &[LetterName], letter: &Letter) -> bool {
-    names.iter().any(|name| match name {
-        LetterName::Id(id) => *id == letter.id,
-        LetterName::Event(event_id) => letter.event_id == Some(*event_id),
-    })
 }
 
 /// A dead letter as it is listed.
@@ -134,8 +121,9 @@ impl Row {
 }
 
 async fn list(context: &Context, args: &List) -> Result<(), Error> {
-    let all = read_all(context).await?;
-    let wanted = all.iter().filter(|letter| args.filter.matches(letter));
+    let all = read_all(&context.kafka, &context.topics.dlq_topic, &mut Progress::default()).await?;
+    let filter = args.filter.filter();
+    let wanted = all.iter().filter(|letter| filter.matches(letter));
     let wanted: Vec<_> = wanted.filter(|letter| !args.open || letter.redriven.is_none()).collect();
     let hidden = if args.limit == 0 { 0 } else { wanted.len().saturating_sub(args.limit) };
     let rows: Vec<_> = wanted.iter().skip(hidden).map(|letter| Row::new(letter)).collect();

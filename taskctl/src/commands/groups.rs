@@ -7,14 +7,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::config::group_name;
 use task_events::kafka::KafkaError;
-use task_events::offsets::fold::Owner;
 use task_events::offsets::{OffsetsLog, Slot};
-use task_events::time::format_time;
-use tokio::time::Instant;
-use uuid::Uuid;
+use task_events::operate::groups::{Life, watch};
+use task_events::operate::partitions::{PartitionRow, add_unclaimed};
+use task_events::operate::scan::log_range;
 
-use crate::context::{LogRange, log_range};
-use crate::groups::{Life, SlotReport, lease, short, watch};
 use crate::output::{self, cell, table};
 use crate::{Context, Error};
 
@@ -118,38 +115,6 @@ pub(super) fn list_text(rows: &[GroupRow]) -> String {
     table(["GROUP", "STATE", "TOPICS", "PARTITIONS", "LAG", "OWNERS"], cells)
 }
 
-/// The owner, unless it has released.
-fn present_owner(report: &SlotReport) -> Option<&Owner> {
-    report.owner.as_ref().filter(|_| report.life != Life::Released)
-}
-
-#[derive(Debug, Serialize)]
-struct PartitionRow {
-    group: String,
-    topic: String,
-    partition: i32,
-    current_offset: Option<i64>,
-    log_start_offset: Option<i64>,
-    log_end_offset: Option<i64>,
-    lag: Option<i64>,
-    state: &'static str,
-    #[serde(skip)]
-    life: Life,
-    owner: Option<OwnerRow>,
-    lease_left_ms: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct OwnerRow {
-    host: String,
-    instance_id: Uuid,
-    token: i64,
-    claimed_at: String,
-    lease_ms: u64,
-    #[serde(skip)]
-    short: String,
-}
-
 async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
     let group = args.group.as_deref();
     let rows = partition_rows(context, &context.offsets().await?, args.wait.limit(), group).await?;
@@ -180,7 +145,8 @@ async fn partition_rows(
 ) -> Result<Vec<PartitionRow>, Error> {
     let is_wanted = |slot: &Slot| group.is_none_or(|group| slot.group == group);
     let mut slots = watch(offsets, Some(wait), is_wanted).await?;
-    add_unclaimed(context, &mut slots).await?;
+    let counts = context.kafka.topics().await?;
+    add_unclaimed(&mut slots, |topic| counts.get(topic).copied().unwrap_or(0));
     let mut rows = Vec::new();
     for (slot, report) in slots {
         let range = match log_range(&context.kafka, &slot.topic, slot.partition).await {
@@ -189,53 +155,9 @@ async fn partition_rows(
             Err(KafkaError::UnknownTopic { .. } | KafkaError::UnknownPartition { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        rows.push(partition_row(slot, &report, range));
+        rows.push(PartitionRow::new(slot, &report, range));
     }
     Ok(rows)
-}
-
-/// Adds the partitions of the group's topics that nobody has claimed yet.
-async fn add_unclaimed(context: &Context, slots: &mut BTreeMap<Slot, SlotReport>) -> Result<(), Error> {
-    let counts = context.kafka.topics().await?;
-    let known: BTreeSet<_> = slots.keys().map(|slot| (slot.group.clone(), slot.topic.clone())).collect();
-    for (group, topic) in known {
-        for partition in 0..counts.get(&topic).copied().unwrap_or(0) {
-            let slot = Slot { group: group.clone(), topic: topic.clone(), partition };
-            let unclaimed = SlotReport { position: None, owner: None, life: Life::Unclaimed };
-            slots.entry(slot).or_insert(unclaimed);
-        }
-    }
-    Ok(())
-}
-
-fn partition_row(slot: Slot, report: &SlotReport, range: Option<LogRange>) -> PartitionRow {
-    // A group that has committed nothing will read from the earliest record.
-    let behind = |range: LogRange| (range.end - report.position.unwrap_or(range.start)).max(0);
-    let left = match (report.life, &report.owner) {
-        (Life::Active(seen), Some(owner)) => Some((seen + lease(owner)).duration_since(Instant::now())),
-        (Life::Silent, Some(_)) => Some(Duration::ZERO),
-        _ => None,
-    };
-    PartitionRow {
-        group: slot.group,
-        topic: slot.topic,
-        partition: slot.partition,
-        current_offset: report.position,
-        log_start_offset: range.map(|range| range.start),
-        log_end_offset: range.map(|range| range.end),
-        lag: range.map(behind),
-        state: report.life.as_str(),
-        life: report.life,
-        owner: present_owner(report).map(|owner| OwnerRow {
-            host: owner.claim.host.clone(),
-            instance_id: owner.claim.instance_id,
-            token: owner.token,
-            claimed_at: format_time(owner.claim.claimed_at),
-            lease_ms: owner.claim.lease_ms,
-            short: short(owner),
-        }),
-        lease_left_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-    }
 }
 
 fn cells(row: &PartitionRow) -> [String; 8] {
@@ -264,6 +186,11 @@ fn cells(row: &PartitionRow) -> [String; 8] {
 mod tests {
     use super::*;
     use task_events::offsets::Claim;
+    use task_events::offsets::fold::Owner;
+    use task_events::operate::groups::SlotReport;
+    use task_events::operate::scan::LogRange;
+    use tokio::time::Instant;
+    use uuid::Uuid;
 
     fn slot() -> Slot {
         Slot { group: "g".to_owned(), topic: "t".to_owned(), partition: 2 }
@@ -277,8 +204,9 @@ mod tests {
     #[test]
     fn a_line_says_how_far_the_group_is_and_who_owns() {
         let range = Some(LogRange { start: 5, end: 12 });
-        let line =
-            |position, life, range| cells(&partition_row(slot(), &report(position, life), range)).join(" ");
+        let line = |position, life, range| {
+            cells(&PartitionRow::new(slot(), &report(position, life), range)).join(" ")
+        };
         let future = Instant::now() + Duration::from_millis(50);
         assert_eq!(line(Some(10), Life::Active(future), range), "t 2 10 5 12 2 host/00000000 10.0 s");
         assert_eq!(line(Some(10), Life::Silent, range), "t 2 10 5 12 2 host/00000000 expired");

@@ -10,10 +10,10 @@ use task_events::config::{group_name, topic_name};
 use task_events::error_code::Code;
 use task_events::kafka::{KafkaError, OffsetAt, REQUEST_TIMEOUT};
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
+use task_events::operate::groups::{Life, SlotReport, lease, short, watch};
+use task_events::operate::scan::{LogRange, log_range};
 use uuid::Uuid;
 
-use crate::context::{LogRange, log_range};
-use crate::groups::{Life, SlotReport, lease, short, watch};
 use crate::output::{self, cell, table};
 use crate::{Context, Error};
 

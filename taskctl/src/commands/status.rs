@@ -11,16 +11,16 @@ use clap::Args;
 use serde::{Serialize, Serializer};
 use task_events::error_code::Code;
 use task_events::offsets::OffsetsLog;
+use task_events::operate::letters::read_all;
+use task_events::operate::scan::{LogRange, readable};
 use task_events::shutdown;
 use task_events::time::format_time;
 use tokio::time::sleep;
 
 use super::groups::{GroupRow, group_rows, list_text};
 use crate::api::{ApiArgs, Readiness, readiness};
-use crate::letters::read_all;
 use crate::output::{self, table};
-use crate::scan::readable;
-use crate::{Context, Error, LogRange};
+use crate::{Context, Error};
 
 /// How long the owners of groups are watched for a sign of life: an idle one gives it every third of its lease,
 /// which is 10 s.
@@ -202,7 +202,7 @@ async fn dlq(context: &Context, kept: &mut Kept, ranges: Vec<LogRange>) -> Resul
     }
     let mut part = DlqPart::default();
     let mut open = BTreeMap::<(String, String), (u64, String)>::new();
-    for letter in read_all(context).await? {
+    for letter in read_all(&context.kafka, &context.topics.dlq_topic, &mut ()).await? {
         if letter.redriven.is_some() {
             part.redriven += 1;
             continue;

@@ -6,12 +6,13 @@ use serde_json::value::RawValue;
 use task_events::dlq::{Original, OriginalHeader};
 use task_events::error_code::Code;
 use task_events::escape::escape_control;
+use task_events::operate::letters::{Letter, LetterName, read_all, read_one};
+use task_events::operate::positions::Positions;
 use task_events::redrive::RedriveNote;
 
-use super::{Row, cut, is_named};
-use crate::letters::{Letter, LetterName, read_all, read_one};
+use super::{Row, cut};
 use crate::output;
-use crate::positions::Positions;
+use crate::progress::Progress;
 use crate::{Context, Error};
 
 /// Characters that are shown of a value that is not JSON.
@@ -44,15 +45,15 @@ struct Shown {
 
 /// Runs the command.
 pub async fn run(context: &Context, args: &Show) -> Result<(), Error> {
-    let letters = read_all(context).await?;
-    let found: Vec<_> = letters.into_iter().filter(|letter| is_named(&[args.id], letter)).collect();
+    let letters = read_all(&context.kafka, &context.topics.dlq_topic, &mut Progress::default()).await?;
+    let found: Vec<_> = letters.into_iter().filter(|letter| args.id.means(letter)).collect();
     if found.is_empty() {
         return Err(Error::Refused(
             Code::NotFound,
             "there is no such dead letter: see `taskctl dlq list`".to_owned(),
         ));
     }
-    let positions = Positions::read(context).await?;
+    let positions = Positions::read(&context.kafka, &context.topics.offsets_topic).await?;
     let mut shown = Vec::new();
     for letter in &found {
         shown.push(show(context, &positions, letter).await?);
@@ -62,7 +63,8 @@ pub async fn run(context: &Context, args: &Show) -> Result<(), Error> {
 }
 
 async fn show(context: &Context, positions: &Positions, letter: &Letter) -> Result<Shown, Error> {
-    let record = read_one(context, letter.id).await?.map(|(_, record)| record);
+    let record =
+        read_one(&context.kafka, &context.topics.dlq_topic, letter.id).await?.map(|(_, record)| record);
     let original = record.as_ref().and_then(|record| record.original_value().ok().flatten());
     let base64 = record.as_ref().and_then(|record| match &record.original_value_base64 {
         Original::Base64(text) => Some(text.clone()),

@@ -6,10 +6,10 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use task_events::kafka::OffsetAt;
 use task_events::offsets::Slot;
+use task_events::operate::groups::{Life, SlotReport, short, watch};
 
 use super::Findings;
 use crate::Context;
-use crate::groups::{Life, SlotReport, short, watch};
 
 /// How long owners are watched for a sign of life: the default lease, and a little.
 const WATCH: Duration = Duration::from_secs(12);

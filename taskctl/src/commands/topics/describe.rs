@@ -3,10 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 use task_events::config::topic_name;
+use task_events::operate::scan::log_range;
 use task_events::topics::Topics;
 
 use super::{Difference, differences};
-use crate::context::log_range;
 use crate::output::{self, cell, table};
 use crate::{Context, Error};
 

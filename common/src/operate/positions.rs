@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::kafka::{Kafka, KafkaError};
+use crate::offsets::{OffsetsLog, Slot, View};
 use chrono::{DateTime, Utc};
-use task_events::kafka::KafkaError;
-use task_events::offsets::Slot;
-
-use crate::Context;
 
 /// The last commit of each partition of each group.
 #[derive(Debug, Default)]
@@ -30,12 +28,18 @@ pub struct Committed {
 }
 
 impl Positions {
-    /// Reads the offsets topic to its end.
-    pub async fn read(context: &Context) -> Result<Self, KafkaError> {
-        let offsets = context.offsets().await?;
+    /// Reads the offsets topic to its end. A topic that is missing is an error at once.
+    pub async fn read(kafka: &Kafka, offsets_topic: &str) -> Result<Self, KafkaError> {
+        kafka.partition_count(offsets_topic).await?;
+        let offsets = OffsetsLog::open(kafka, offsets_topic);
         offsets.catch_up().await?;
         let view = offsets.view();
         let view = view.borrow();
+        Ok(Self::of_view(&view))
+    }
+
+    /// As the view of a follower of that topic has them.
+    pub fn of_view(view: &View) -> Self {
         let slots = view.fold.slots().map(|(slot, state)| {
             let commit = state.last_commit();
             let commit =
@@ -43,7 +47,7 @@ impl Positions {
             let service = state.owner().and_then(|owner| owner.claim.service.clone());
             (slot.clone(), Known { committed: commit, service })
         });
-        Ok(Self(slots.collect()))
+        Self(slots.collect())
     }
 
     /// The offset that a group reads next; `None` where it has committed nothing.

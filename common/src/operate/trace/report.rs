@@ -1,14 +1,12 @@
 //! What was found in order of time, and what is missing.
 
 use serde::Serialize;
-use task_events::escape::escape_control;
-use task_events::event::EventType;
-use task_events::time::format_time;
 
-use super::Trace;
 use super::collect::{Found, Record};
-use crate::letters::Letter;
-use crate::output::{cell, table};
+use super::{Audit, Others};
+use crate::event::EventType;
+use crate::operate::letters::Letter;
+use crate::time::format_time;
 
 /// The services whose work on an event is known here.
 const NOTIFICATION: &str = "notification-service";
@@ -16,31 +14,37 @@ const AUDIT: &str = "audit-service";
 
 /// The answer.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    id: String,
-    pub(super) timeline: Vec<Entry>,
+pub struct Report {
+    /// What was traced.
+    pub id: String,
+    /// What happened, in order of time.
+    pub timeline: Vec<Entry>,
     /// What should be there and is not, each with the reason where it can be seen.
-    pub(super) missing: Vec<String>,
+    pub missing: Vec<String>,
 }
 
 /// Something that happened.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) struct Entry {
+pub struct Entry {
     /// RFC 3339; of a group, when it last committed, which is at or after it passed the event.
-    time: String,
+    pub time: String,
     /// In which step of the way, for those of the same time.
     #[serde(skip)]
     step: u8,
-    stage: String,
-    place: String,
-    event: Option<String>,
-    detail: String,
+    /// What happened, or by which group.
+    pub stage: String,
+    /// Where.
+    pub place: String,
+    /// To which event.
+    pub event: Option<String>,
+    /// What to know of it.
+    pub detail: String,
 }
 
 /// Puts it together.
-pub(super) fn report(args: &Trace, found: &Found) -> Report {
-    let mut report = Report { id: args.id.to_string(), timeline: Vec::new(), missing: Vec::new() };
-    if let Some(task) = &found.task {
+pub fn report(found: &Found, others: &Others) -> Report {
+    let mut report = Report { id: found.id.to_string(), timeline: Vec::new(), missing: Vec::new() };
+    if let Some(task) = &others.task {
         let detail = format!("{} in version {}: {}", task.status, task.version, task.title);
         let place = format!("tasks/{}", task.id);
         report.add(format_time(task.updated_at), 5, "task", place, None, detail);
@@ -48,27 +52,28 @@ pub(super) fn report(args: &Trace, found: &Found) -> Report {
     for record in &found.records {
         add_record(&mut report, record);
         for (group, service) in found.positions.groups_of(&record.place.topic) {
-            add_group(&mut report, found, record, &group, &service);
+            add_group(&mut report, found, &others.audit, record, &group, &service);
         }
     }
-    for line in found.audit_lines.iter().flatten() {
-        let at = &line.line.kafka;
-        let detail = format!("from {}/{}/{}", at.topic, at.partition, at.offset);
-        let event = Some(line.line.event_id.to_string());
-        report.add(line.line.audited_at.clone(), 3, "audit log", line.place.clone(), event, detail);
+    if let Audit::Lines(lines) = &others.audit {
+        for line in lines {
+            let event = Some(line.event_id.to_string());
+            let detail = format!("from {}", line.source);
+            report.add(line.audited_at.clone(), 3, "audit log", line.place.clone(), event, detail);
+        }
     }
     for letter in &found.letters {
         add_letter(&mut report, letter);
     }
-    missing_in_topic(&mut report, args, found);
+    missing_in_topic(&mut report, found, others);
     if found.more_records > 0 {
         report.missing.push(format!("{} later records are not shown", found.more_records));
     }
-    if let Err(why) = &found.audit_lines {
-        report.missing.push(format!("the audit log cannot be read: {why}: name it with --audit-log-path"));
+    if let Audit::Unreadable(why) = &others.audit {
+        report.missing.push(format!("the audit log cannot be read: {why}"));
     }
-    if let Err(why) = &found.api {
-        report.missing.push(format!("what the API has is not known: {why}: name it with --api"));
+    if let Err(why) = &others.outbox {
+        report.missing.push(format!("what the API has is not known: {why}"));
     }
     report.timeline.sort();
     report
@@ -106,7 +111,7 @@ fn add_record(report: &mut Report, record: &Record) {
 }
 
 /// How far a group is with a record.
-fn add_group(report: &mut Report, found: &Found, record: &Record, group: &str, service: &str) {
+fn add_group(report: &mut Report, found: &Found, audit: &Audit, record: &Record, group: &str, service: &str) {
     let place = &record.place;
     let event_id = record.event.as_ref().map(|event| event.event_id.to_string());
     if record.only_for.as_ref().is_some_and(|only_for| only_for != group) {
@@ -128,18 +133,22 @@ fn add_group(report: &mut Report, found: &Found, record: &Record, group: &str, s
     };
     let is_failed = found.letters.iter().any(|letter| letter.group == group && letter.place() == *place);
     let event_type = record.event.as_ref().and_then(|event| EventType::from_name(&event.event_type));
-    let is_audited = found.audit_lines.as_ref().is_ok_and(|lines| {
-        lines
-            .iter()
-            .any(|found| record.event.as_ref().is_some_and(|event| event.event_id == found.line.event_id))
-    });
+    let is_audited = match audit {
+        // It commits what is in its log.
+        Audit::Elsewhere => record.event.is_some(),
+        Audit::Unreadable(_) => false,
+        Audit::Lines(lines) => record
+            .event
+            .as_ref()
+            .is_some_and(|event| lines.iter().any(|line| line.event_id == event.event_id)),
+    };
     let detail = match (service, event_type) {
         _ if is_failed => "sent to the DLQ",
         (NOTIFICATION, Some(EventType::Created | EventType::Completed)) => "notified, on its stdout",
         (NOTIFICATION, _) => "not of interest",
         (AUDIT, _) if is_audited => "audited",
         (AUDIT, _) => {
-            if found.audit_lines.is_ok() && record.event.is_some() {
+            if matches!(audit, Audit::Lines(_)) && record.event.is_some() {
                 report.missing.push(format!(
                     "{place}: {group} has passed it, and its line is not in the audit log: is that the log of {group}, and are all its segments beside it?"
                 ));
@@ -165,14 +174,14 @@ fn add_letter(report: &mut Report, letter: &Letter) {
 }
 
 /// Whether events of the task are not in the topic, and why.
-fn missing_in_topic(report: &mut Report, args: &Trace, found: &Found) {
+fn missing_in_topic(report: &mut Report, found: &Found, others: &Others) {
     let originals = found.records.iter().filter(|record| record.event.is_some() && record.only_for.is_none());
-    let waits = match &found.api {
-        Ok(api) if api.waiting > 0 => {
-            let kafka = if api.kafka_is_reachable { "reachable" } else { "unreachable" };
+    let waits = match &others.outbox {
+        Ok(outbox) if outbox.waiting > 0 => {
+            let kafka = if outbox.kafka_is_reachable { "reachable" } else { "unreachable" };
             let oldest =
-                api.oldest.map(|age| format!(", the oldest for {} s", age.as_secs())).unwrap_or_default();
-            format!("{} events wait in the API's outbox{oldest}; Kafka is {kafka} from there", api.waiting)
+                outbox.oldest.map(|age| format!(", the oldest for {} s", age.as_secs())).unwrap_or_default();
+            format!("{} events wait in the API's outbox{oldest}; Kafka is {kafka} from there", outbox.waiting)
         }
         Ok(_) => "the API's outbox is empty".to_owned(),
         Err(_) => "whether it waits in the API's outbox is not known".to_owned(),
@@ -183,11 +192,11 @@ fn missing_in_topic(report: &mut Report, args: &Trace, found: &Found) {
         start => format!("the topic starts at offset {start}: older events were deleted by retention"),
     };
     if found.records.is_empty() {
-        report.missing.push(format!("no event of {} is in the topic: {waits}; {deleted}", args.id));
+        report.missing.push(format!("no event of {} is in the topic: {waits}; {deleted}", found.id));
         return;
     }
     // Each version of a task has at least one event.
-    let Some(task) = found.task.as_ref().filter(|task| task.id == args.id) else { return };
+    let Some(task) = others.task.as_ref().filter(|task| task.id == found.id) else { return };
     let mut events: Vec<_> = originals.filter_map(|record| record.event.as_ref()).collect();
     events.sort_by_key(|event| event.event_id);
     events.dedup_by_key(|event| event.event_id);
@@ -198,22 +207,4 @@ fn missing_in_topic(report: &mut Report, args: &Trace, found: &Found) {
             .missing
             .push(format!("{missing} or more of the task's events are not in the topic: {waits}; {deleted}"));
     }
-}
-
-pub(super) fn text(report: &Report) -> String {
-    let cells = report.timeline.iter().map(|entry| {
-        let event = entry.event.clone();
-        [entry.time.clone(), entry.stage.clone(), entry.place.clone(), cell(event), entry.detail.clone()]
-    });
-    let mut text = table(["TIME", "STAGE", "PLACE", "EVENT", "DETAIL"], cells);
-    match report.missing.as_slice() {
-        [] => text.push_str("Nothing is missing.\n"),
-        missing => {
-            text.push_str("Missing:\n");
-            for missing in missing {
-                text.push_str(&format!("  {}\n", escape_control(missing)));
-            }
-        }
-    }
-    text
 }

@@ -2,12 +2,39 @@
 
 use std::time::Duration;
 
-use task_events::kafka::{ConsumerRecord, Kafka, KafkaError, OffsetAt};
 use tokio::time::{Instant, timeout_at};
 
-use crate::Error;
-use crate::context::LogRange;
-use crate::progress::Progress;
+use super::Progress;
+use crate::kafka::{ConsumerRecord, Kafka, KafkaError, OffsetAt};
+
+/// The records that a partition has: from `start` to before `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRange {
+    /// The offset of the first record.
+    pub start: i64,
+    /// The offset of the next record to come.
+    pub end: i64,
+}
+
+impl LogRange {
+    /// How many offsets it has.
+    pub fn len(self) -> u64 {
+        u64::try_from(self.end - self.start).unwrap_or(0)
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The range of a partition, up to the high watermark.
+pub async fn log_range(kafka: &Kafka, topic: &str, partition: i32) -> Result<LogRange, KafkaError> {
+    Ok(LogRange {
+        start: kafka.list_offset(topic, partition, OffsetAt::Earliest).await?,
+        end: kafka.list_offset(topic, partition, OffsetAt::Latest).await?,
+    })
+}
 
 /// A scan that reads nothing for this long is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -27,9 +54,9 @@ pub async fn scan(
     topic: &str,
     partition: i32,
     range: LogRange,
-    progress: &mut Progress,
+    progress: &mut dyn Progress,
     mut each: impl FnMut(ConsumerRecord),
-) -> Result<(), Error> {
+) -> Result<(), KafkaError> {
     let mut reader = kafka.read_range(topic, partition, range.start, range.end);
     let (mut next, mut failure) = (range.start, None);
     let mut give_up = Instant::now() + STALL_TIMEOUT;
@@ -47,7 +74,7 @@ pub async fn scan(
             }
             Err(_) => {
                 let call = format!("read {topic}/{partition} at offset {next}");
-                return Err(failure.unwrap_or(KafkaError::Timeout { call, after: STALL_TIMEOUT }).into());
+                return Err(failure.unwrap_or(KafkaError::Timeout { call, after: STALL_TIMEOUT }));
             }
         };
         give_up = Instant::now() + STALL_TIMEOUT;

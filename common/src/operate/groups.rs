@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use task_events::kafka::{KafkaError, REQUEST_TIMEOUT};
-use task_events::offsets::fold::{Owner, SlotState};
-use task_events::offsets::{Commit, OffsetsLog, Slot, View};
+use crate::kafka::{KafkaError, REQUEST_TIMEOUT};
+use crate::offsets::fold::{Owner, SlotState};
+use crate::offsets::{Commit, OffsetsLog, Slot, View};
 use tokio::time::{Instant, timeout_at};
 
 /// What is known of one partition of a group.
@@ -114,16 +114,14 @@ pub async fn watch(
 }
 
 /// Whether the owner of a slot lives, from what was known of it `first` and what is known `now`.
-fn life(first: Option<&SlotState>, state: &SlotState, silent_since: Option<Instant>, now: Instant) -> Life {
+pub fn life(first: Option<&SlotState>, state: &SlotState, silent_since: Option<Instant>, now: Instant) -> Life {
     let Some(owner) = state.owner() else { return Life::Unclaimed };
     if state.is_released() {
         return Life::Released;
     }
-    if first.map(sign) != Some(sign(state)) {
-        return Life::Active(silent_since.unwrap_or(now));
-    }
     match silent_since {
         Some(since) if now >= since + lease(owner) => Life::Silent,
+        _ if first.map(sign) != Some(sign(state)) => Life::Active(silent_since.unwrap_or(now)),
         _ => Life::Unknown,
     }
 }
@@ -148,8 +146,8 @@ pub fn short(owner: &Owner) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use task_events::offsets::fold::Fold;
-    use task_events::offsets::{Claim, OffsetsRecord};
+    use crate::offsets::fold::Fold;
+    use crate::offsets::{Claim, OffsetsRecord};
     use uuid::Uuid;
 
     fn slot() -> Slot {
