@@ -4,7 +4,7 @@ use crate::Result;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// The cargo that runs this chore.
 pub fn cargo() -> Command {
@@ -17,7 +17,19 @@ pub fn run(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", show(command))) }
 }
 
-/// Runs a command to its end and returns its standard output.
+/// Runs a command to its end and returns its standard output. Its standard error is where the command says.
+pub fn output_of(command: &mut Command) -> Result<String> {
+    let child = command.stdout(Stdio::piped()).spawn();
+    let output = child.and_then(Child::wait_with_output);
+    let output = output.map_err(|error| format!("{} does not start: {error}", show(command)))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{} ended with {}", show(command), output.status))
+    }
+}
+
+/// Runs a command to its end and returns its standard output; its standard error is part of the error.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command.output().map_err(|error| format!("{} does not start: {error}", show(command)))?;
     if output.status.success() {

@@ -14,6 +14,7 @@ mod layers;
 mod no_c;
 mod sbom;
 mod shipped;
+mod side_by_side;
 mod static_build;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -39,6 +40,8 @@ enum Chore {
     Static,
     /// Build what is shipped into dist/: static binaries, their checksums, a bill of materials.
     Dist,
+    /// Run all tests, several test binaries at a time.
+    Test(side_by_side::Options),
     /// Fail if a document names a file, test or command that does not exist.
     Docs(docs::Options),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Chore::Layers => layers::run(),
         Chore::Static => static_build::run(),
         Chore::Dist => dist::run(),
+        Chore::Test(options) => side_by_side::run(&options),
         Chore::Docs(options) => docs::run(&options),
     };
     match done {

@@ -18,6 +18,9 @@ pub(crate) fn java(libs: &Path, heap: &str) -> Command {
     let mut java = Command::new("java");
     java.arg("-cp").arg(libs.join("*"));
     java.args([&format!("-Xmx{heap}"), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]);
+    // Halves the time of a start. An archive that does not fit is not used, which would be a warning on stdout.
+    java.arg(format!("-XX:SharedArchiveFile={}", libs.join("classes.jsa").display()));
+    java.args(["-Xlog:disable", "-Xlog:all=error:stderr"]);
     java
 }
 
