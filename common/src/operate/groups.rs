@@ -114,7 +114,12 @@ pub async fn watch(
 }
 
 /// Whether the owner of a slot lives, from what was known of it `first` and what is known `now`.
-pub fn life(first: Option<&SlotState>, state: &SlotState, silent_since: Option<Instant>, now: Instant) -> Life {
+pub fn life(
+    first: Option<&SlotState>,
+    state: &SlotState,
+    silent_since: Option<Instant>,
+    now: Instant,
+) -> Life {
     let Some(owner) = state.owner() else { return Life::Unclaimed };
     if state.is_released() {
         return Life::Released;

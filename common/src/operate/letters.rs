@@ -121,12 +121,8 @@ impl Letter {
             letter.original_event.as_ref().and_then(|event| serde_json::from_str::<Head>(event.get()).ok());
         let (event_id, event_type) = head.map(|head| (head.event_id, head.event_type)).unzip();
         let mut letter = letter;
-        let texts = [
-            &mut letter.group,
-            &mut letter.error.kind,
-            &mut letter.error.message,
-            &mut letter.source.topic,
-        ];
+        let texts =
+            [&mut letter.group, &mut letter.error.kind, &mut letter.error.message, &mut letter.source.topic];
         texts.into_iter().for_each(cut);
         let event_type = event_type.flatten().map(|mut text| {
             cut(&mut text);
