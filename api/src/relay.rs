@@ -8,7 +8,7 @@
 //! | `batch_limit` | how large a request may be |
 //! | `pace` | when the next request is due |
 //! | `reconcile` | finds out which pending events are in the topic already |
-//! | `report` | readiness and log lines |
+//! | `report`, `metrics` | readiness and log lines; metrics |
 //!
 //! # Invariants
 //!
@@ -30,6 +30,7 @@ mod batch_limit;
 mod dispatcher;
 mod error;
 mod lane;
+pub mod metrics;
 mod pace;
 mod reconcile;
 mod report;

@@ -67,6 +67,7 @@ use std::time::Duration;
 
 use redb::Database;
 use task_events::disk::FileSystem;
+use task_events::metrics::Durations;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -185,6 +186,11 @@ impl Store {
     /// Groups that were put on disk since the start: under load far fewer than changes.
     pub fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::Relaxed)
+    }
+
+    /// How long the disk took for each of them: one write and one fdatasync.
+    pub fn appends(&self) -> Durations {
+        self.shared.appends.durations()
     }
 
     /// Whether the store takes changes; if not, why. Also where the disk does not answer.

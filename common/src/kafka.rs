@@ -18,6 +18,7 @@
 //! | `metadata`, `leader`, `list_offsets`, `epochs`, `admin` | one question each |
 //! | `inspect` | what an operator asks of a cluster |
 //! | `presence` | what a call waits for can no longer come |
+//! | `counts` | what metrics tell of the client |
 //! | `fetch`, `fetcher` | one Fetch; one broker's fetches |
 //! | `position`, `follow`, `reader`, `range` | one partition's life; what a caller sees of it |
 //! | `records` | record batches |
@@ -26,6 +27,7 @@
 mod admin;
 mod cluster;
 mod connection;
+mod counts;
 mod epochs;
 mod error;
 mod fetch;
@@ -58,6 +60,7 @@ use cluster::Cluster;
 use presence::Presence;
 
 pub use admin::{Admin, Coordinator, NewTopic, TopicOutcome};
+pub use counts::render_metrics;
 pub use error::KafkaError;
 pub use fetch::{Fetched, Isolation};
 pub use follow::ReadEvent;

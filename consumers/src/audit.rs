@@ -186,7 +186,7 @@ pub fn open(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, AuditError> {
             }
         }
     };
-    Ok(Opened { service: Audit(writer), at_end: Box::new(at_end) })
+    Ok(Opened { service: Audit(writer), at_end: Box::new(at_end), metrics: Box::new(file::render_metrics) })
 }
 
 /// A terminal that closes sends SIGHUP first, and is gone a moment later.

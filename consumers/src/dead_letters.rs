@@ -16,6 +16,7 @@ use task_events::dlq::DlqRecord;
 use task_events::escape::escape_control;
 use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
+use task_events::metrics::Text;
 use task_events::redrive::{DlqEntry, RedriveNote};
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use tokio::time::sleep;
@@ -25,8 +26,10 @@ use crate::service::Opened;
 
 /// The totals are logged at most this often.
 const TOTALS_EVERY: Duration = Duration::from_secs(10);
-/// Pairs of group and kind that are told apart: anyone may write to the topic.
-const MAX_COUNTED: usize = 1_000;
+/// Pairs of group and kind that are told apart, each a series of a metric: anyone may write to the topic.
+const MAX_COUNTED: usize = 100;
+/// Characters of a group or kind that are kept.
+const MAX_NAME: usize = 100;
 /// The group of a record that names none.
 const UNKNOWN_GROUP: &str = "unknown";
 /// What a dead letter that was redriven is counted as.
@@ -36,7 +39,12 @@ const REDRIVEN: &str = "redriven";
 pub fn open(sink: Sink) -> Opened<DeadLetters> {
     let service = DeadLetters { sink, totals: Totals::default() };
     let totals = service.totals.clone();
-    Opened { service, at_end: Box::new(move || totals.log_if_changed()) }
+    let counted = totals.clone();
+    Opened {
+        service,
+        at_end: Box::new(move || totals.log_if_changed()),
+        metrics: Box::new(move |text| counted.render(text)),
+    }
 }
 
 /// Tells of dead letters and counts them.
@@ -171,6 +179,18 @@ impl Totals {
         }
     }
 
+    fn render(&self, text: &mut Text) {
+        const NAME: &str = "task_events_dead_letters_total";
+        text.family(
+            NAME,
+            "counter",
+            "Dead letters that were read, by the group that failed and the kind of its error.",
+        );
+        for ((group, kind), count) in &self.lock().by_group_and_kind {
+            text.series(NAME, &[("group", group), ("kind", kind)], count);
+        }
+    }
+
     fn log_if_changed(&self) {
         let text = {
             let mut counts = self.lock();
@@ -185,7 +205,8 @@ impl Totals {
 
 impl Counts {
     fn add(&mut self, group: &str, kind: &str) {
-        let mut key = (group.to_owned(), kind.to_owned());
+        let short = |text: &str| text.chars().take(MAX_NAME).collect::<String>();
+        let mut key = (short(group), short(kind));
         if self.by_group_and_kind.len() >= MAX_COUNTED && !self.by_group_and_kind.contains_key(&key) {
             key = ("other".to_owned(), "other".to_owned());
         }

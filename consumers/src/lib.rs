@@ -5,7 +5,7 @@
 //! - [`audit`]: writes every event to a log, each once.
 //! - [`dead_letters`]: looks after events that a consumer could not handle.
 //! - [`lines`]: what the notification service and the DLQ processor write to stdout as their work.
-//! - [`args`], [`service`], [`health`]: what the three processes share.
+//! - [`args`], [`service`], [`health`], [`metrics`]: what the three processes share.
 
 #![cfg_attr(
     not(test),
@@ -17,5 +17,6 @@ pub mod audit;
 pub mod dead_letters;
 pub mod health;
 pub mod lines;
+pub mod metrics;
 pub mod notification;
 pub mod service;

@@ -48,7 +48,7 @@ impl Coded for OpenError {
 /// Opens the service with its state in that folder. Blocks.
 pub fn open(state_dir: &Path, sink: Sink) -> Result<Opened<Notifications>, OpenError> {
     let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
-    Ok(Opened { service: Notifications { dedup, sink }, at_end: Box::new(|| {}) })
+    Ok(Opened { service: Notifications { dedup, sink }, at_end: Box::new(|| {}), metrics: Box::new(|_| {}) })
 }
 
 /// Writes notifications.

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use task_events::error_code::{Code, Coded};
@@ -15,7 +16,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::args::ConsumerArgs;
-use crate::health::{self, Subject};
+use crate::health;
+use crate::metrics::{OwnMetrics, Subject};
 
 /// Time for the runtime to finish the event in hand, commit and release.
 const STOP_LIMIT: Duration = Duration::from_millis(4_500);
@@ -43,6 +45,8 @@ pub struct Opened<S> {
     pub service: S,
     /// What is left to do after the last commit. Runs where it may block.
     pub at_end: Box<dyn FnOnce() + Send>,
+    /// What it adds to the metrics.
+    pub metrics: OwnMetrics,
 }
 
 /// Runs a service from its arguments to its end. Returns after an orderly stop; a start that fails is one
@@ -83,9 +87,15 @@ async fn serve<S, E>(
         exit_with_code(Code::System, format_args!("cannot listen for signals: {error}"))
     });
     let status = Status::default();
+    let own = Arc::new(OnceLock::new());
     if let Some(addr) = args.health_addr {
-        let subject =
-            Subject { group: reads.group.clone(), topic: reads.topic.clone(), status: status.clone() };
+        let subject = Subject {
+            service: reads.name,
+            group: reads.group.clone(),
+            topic: reads.topic.clone(),
+            status: status.clone(),
+            own: Arc::clone(&own),
+        };
         health::start(addr, subject).unwrap_or_else(|error| exit_with_code(Code::Listen, error));
     }
     log::info!(
@@ -105,6 +115,8 @@ async fn serve<S, E>(
             exit_with_code(Code::System, format_args!("cannot open the service's state: {error}"))
         }
     };
+    // Set once: this is the only place.
+    let _ = own.set(opened.metrics);
     let config = ConsumerConfig {
         kafka: args
             .kafka

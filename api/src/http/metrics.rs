@@ -1,4 +1,4 @@
-//! What the process counts, for Prometheus, under OpenTelemetry's names where it has them.
+//! What the process counts, for Prometheus, under OpenTelemetry's names where it has them. docs/metrics.md lists them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::{Method, StatusCode};
-use actix_web::web::Data;
-use task_events::logging;
-use task_events::metrics::{CONTENT_TYPE, Text};
+use actix_web::web::{Data, block};
+use task_events::metrics::{CONTENT_TYPE, Durations, Text};
+use task_events::{kafka, logging};
 
 use super::health;
 use super::state::State;
-
-/// Upper bounds of the histogram's buckets in seconds: those that OpenTelemetry advises.
-const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+use crate::relay;
 
 /// The pattern of a resource, as a label. Each resource has it among its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,22 +27,6 @@ type Counts = BTreeMap<Key, Durations>;
 pub(super) struct Requests {
     own: Arc<Mutex<Counts>>,
     all: Arc<Mutex<Vec<Arc<Mutex<Counts>>>>>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Durations {
-    /// For each bucket, those that do not fit the one before.
-    buckets: [u64; BUCKETS.len()],
-    count: u64,
-    seconds: f64,
-}
-
-impl Durations {
-    fn add(&mut self, other: &Self) {
-        self.count += other.count;
-        self.seconds += other.seconds;
-        self.buckets.iter_mut().zip(other.buckets).for_each(|(sum, more)| *sum += more);
-    }
 }
 
 impl Default for Requests {
@@ -78,15 +60,7 @@ impl Requests {
             _ => "_OTHER",
         };
         let key = (method, route.map_or("", |Route(pattern)| pattern), status.as_u16());
-        let mut own = lock(&self.own);
-        let durations = own.entry(key).or_default();
-        let seconds = took.as_secs_f64();
-        durations.count += 1;
-        durations.seconds += seconds;
-        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound);
-        if let Some(count) = bucket.and_then(|bucket| durations.buckets.get_mut(bucket)) {
-            *count += 1;
-        }
+        lock(&self.own).entry(key).or_default().record(took);
     }
 
     /// The sums over all workers.
@@ -103,7 +77,7 @@ impl Requests {
     fn render(&self, text: &mut Text) {
         const NAME: &str = "http_server_request_duration_seconds";
         let all = self.sums();
-        text.family(NAME, "histogram", "Requests by how long they took");
+        text.family(NAME, "histogram", "Time to answer a request, by route and status.");
         for ((method, route, status), durations) in all.iter() {
             let status = status.to_string();
             let labels = [
@@ -111,71 +85,82 @@ impl Requests {
                 ("http_route", *route),
                 ("http_response_status_code", status.as_str()),
             ];
-            let mut up_to = 0;
-            for (bound, count) in BUCKETS.iter().zip(durations.buckets) {
-                up_to += count;
-                let le = bound.to_string();
-                text.series(&format!("{NAME}_bucket"), &[&labels[..], &[("le", &le)]].concat(), up_to);
-            }
-            let all = [&labels[..], &[("le", "+Inf")]].concat();
-            text.series(&format!("{NAME}_bucket"), &all, durations.count);
-            text.series(&format!("{NAME}_sum"), &labels, durations.seconds);
-            text.series(&format!("{NAME}_count"), &labels, durations.count);
+            text.durations(NAME, &labels, durations);
         }
         const SHED: &str = "task_api_shed_total";
-        text.family(SHED, "counter", "What was answered 503, since the process started");
+        text.family(SHED, "counter", "What was refused with 503 because there was too much.");
         let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
         let shed = all.iter().filter(|((_, route, status), _)| *status == unavailable && *route != "/readyz");
-        let shed: u64 = shed.map(|(_, durations)| durations.count).sum();
+        let shed: u64 = shed.map(|(_, durations)| durations.count()).sum();
         text.series(SHED, &[("what", "request")], shed);
     }
 }
 
 /// All metrics. Asks the disk for the age of the oldest event; where that hangs, its series is left out.
 pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
-    let mut text = Text::default();
+    let process = || {
+        let mut text = Text::default();
+        text.process("task-api", env!("CARGO_PKG_VERSION"));
+        text
+    };
+    let Ok(mut text) = block(process).await else {
+        return HttpResponse::ServiceUnavailable().body("no thread to look at the process\n");
+    };
     state.requests.render(&mut text);
     text.series("task_api_shed_total", &[("what", "connection")], state.connections.refused());
-    text.single("http_server_open_connections", "gauge", "Connections of clients", state.connections.open());
+    text.single(
+        "http_server_open_connections",
+        "gauge",
+        "Connections of clients that are open.",
+        state.connections.open(),
+    );
 
     let outbox = *state.store.outbox().borrow();
-    text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka", outbox.waiting);
+    text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka.", outbox.waiting);
     if let Some(age) = health::oldest_age(&state.store).await {
         text.single(
             "task_api_outbox_oldest_event_age_seconds",
             "gauge",
-            "How long the oldest of them has waited",
+            "Time for which the oldest event in the outbox has waited; 0 where none waits.",
             age.as_secs_f64(),
         );
     }
     const SENT: &str = "messaging_client_sent_messages_total";
-    text.family(SENT, "counter", "Events that Kafka has acknowledged, ever");
+    text.family(SENT, "counter", "Events that Kafka has acknowledged, also before the process started.");
     let sent = outbox.last_seq.saturating_sub(outbox.waiting);
     text.series(SENT, &[("messaging_system", "kafka")], sent);
     text.single(
         "task_api_kafka_reachable",
         "gauge",
-        "Whether the last call to Kafka succeeded",
+        "Whether the last call to Kafka succeeded.",
         u8::from(state.relay.borrow().reachable),
     );
     text.single(
         "task_api_store_commits_total",
         "counter",
-        "Transactions of the store, since the process started",
+        "Groups of changes that were put on disk, each with one fdatasync.",
         state.store.commits(),
     );
+    text.histogram(
+        "task_api_store_fsync_duration_seconds",
+        "Time for the disk to take a group of changes: one write and one fdatasync.",
+        &[],
+        &state.store.appends(),
+    );
+    relay::metrics::render(&mut text);
     text.single(
         "task_api_store_writable",
         "gauge",
-        "Whether the store takes changes",
+        "Whether the store takes changes.",
         u8::from(state.store.failure().is_none()),
     );
     text.single(
         "task_api_store_unreadable_values",
         "gauge",
-        "Stored values that were found to be damaged, since the process started",
+        "Stored values that were found to be damaged since the process started.",
         state.store.unreadable_values(),
     );
+    kafka::render_metrics(&mut text);
     logging::render_metrics(&mut text);
     HttpResponse::Ok().content_type(CONTENT_TYPE).body(text.finish())
 }
@@ -196,7 +181,7 @@ mod tests {
         let mut text = Text::default();
         requests.render(&mut text);
         let text = text.finish();
-        for (le, count) in [("0.005", 2), ("0.01", 3), ("1", 3), ("10", 3), ("+Inf", 4)] {
+        for (le, count) in [("0.0005", 0), ("0.001", 1), ("0.005", 2), ("0.01", 3), ("10", 3), ("+Inf", 4)] {
             let labels =
                 "http_request_method=\"POST\",http_route=\"/tasks\",http_response_status_code=\"201\"";
             let line =

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::batch_limit::BatchLimit;
 use super::error::RelayError;
+use super::metrics;
 use super::pace::{FULL_REQUEST_BYTES, Pace};
 use super::reconcile::{Reconcile, not_replicated};
 use super::report::Report;
@@ -220,15 +221,17 @@ impl Lane {
             sleep(wait).await;
         }
         self.report.lane_sends(partition);
-        let limit = ACKNOWLEDGEMENT_TIMEOUT;
-        tokio::select! {
+        let (limit, begun) = (ACKNOWLEDGEMENT_TIMEOUT, Instant::now());
+        let outcome = tokio::select! {
             biased;
             produced = self.producer.produce_from(|| records(entries), Compression::NoCompression, limit) => produced,
             lost = self.answer_lost() => {
                 self.producer.disconnect().await;
                 Err(lost)
             }
-        }
+        };
+        metrics::sent(begun.elapsed(), outcome.is_ok());
+        outcome
     }
 
     /// Ends when a request is overdue though its leader waits for no replica: then its answer was lost.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use redb::Database;
 use task_events::disk::FileIdentity;
+use task_events::metrics::Histogram;
 use tokio::sync::watch;
 
 use super::answers::Answers;
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     pub(super) outbox: watch::Sender<OutboxState>,
     /// Groups of the writer since the start.
     pub(super) commits: AtomicU64,
+    /// Groups appended to the log: one write and one fdatasync each.
+    pub(super) appends: Histogram,
 }
 
 impl Shared {

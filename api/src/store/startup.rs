@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use redb::{Database, ReadableDatabase};
 use task_events::disk::Disk;
+use task_events::metrics::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::answers::Answers;
@@ -77,6 +78,7 @@ pub(super) fn open(
         writing_since: Mutex::default(),
         reported: Mutex::default(),
         commits: AtomicU64::new(0),
+        appends: Histogram::default(),
     });
     unreadable.iter().for_each(|unreadable| shared.report(unreadable));
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {

@@ -249,7 +249,9 @@ impl Writer {
             return Ok(());
         }
         let length = self.draft.frames.len();
+        let begun = Instant::now();
         let (start, end) = self.appender.append(&mut self.draft.frames)?;
+        self.shared.appends.record(begun.elapsed());
         self.position = end;
         let has_free_segments = self.shared.publish(start, length, &mut self.draft);
         if has_free_segments {

@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::versions::{Versions, name};
-use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
+use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT, counts};
 
 /// Largest answer that is read, in bytes: above the 100 MiB that a broker takes as a request by default, so
 /// that whatever batch could be produced can be fetched.
@@ -74,10 +74,9 @@ impl Connection {
             }
             Ok(connection)
         };
-        match timeout(CONNECT_TIMEOUT, open).await {
-            Ok(opened) => opened,
-            Err(_) => Err(KafkaError::Timeout { call: name, after: CONNECT_TIMEOUT }),
-        }
+        let opened = timeout(CONNECT_TIMEOUT, open).await;
+        counts::connected(matches!(opened, Ok(Ok(_))));
+        opened.unwrap_or(Err(KafkaError::Timeout { call: name, after: CONNECT_TIMEOUT }))
     }
 
     /// The broker's host:port.

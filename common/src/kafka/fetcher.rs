@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::Connection;
 use super::fetch::{self, Call, Isolation, Wanted};
-use super::{Kafka, KafkaError, REQUEST_TIMEOUT};
+use super::{Kafka, KafkaError, REQUEST_TIMEOUT, counts};
 
 /// How long the broker waits where there is nothing new.
 pub(super) const MAX_WAIT: Duration = Duration::from_millis(500);
@@ -266,8 +266,9 @@ impl Fetching {
                 let (answer, by_topic_id) = answer?;
                 if let Some(throttled) = u64::try_from(answer.throttle_time_ms).ok().filter(|ms| *ms > 0) {
                     log::debug!("{} throttles fetches from {} for {throttled} ms", self.address, self.topic);
-                    self.throttled_until =
-                        Instant::now() + Duration::from_millis(throttled).min(MAX_THROTTLE);
+                    let wait = Duration::from_millis(throttled).min(MAX_THROTTLE);
+                    counts::throttled(wait);
+                    self.throttled_until = Instant::now() + wait;
                 }
                 Ok((answer, by_topic_id))
             }

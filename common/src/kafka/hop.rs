@@ -39,6 +39,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+use super::counts;
+
 /// What rskafka may use: each version that it knows and Kafka 2.1 and later speak.
 const VERSIONS: [(ApiKey, i16, i16); 3] =
     [(ApiKey::Produce, 3, 7), (ApiKey::Metadata, 4, 4), (ApiKey::ApiVersions, 0, 3)];
@@ -352,6 +354,7 @@ impl Link {
             leader.read_exact(frame.get_mut(4..).unwrap_or_default()).await?;
             let throttle = take_throttle_time(&mut frame);
             if !throttle.is_zero() {
+                counts::throttled(throttle);
                 self.state().throttled_until = Some(Instant::now() + throttle);
             }
             client.write_all(&frame).await?;

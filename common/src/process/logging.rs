@@ -126,7 +126,7 @@ pub fn render_metrics(text: &mut Text) {
     text.single(
         "log_lines_dropped_total",
         "counter",
-        "Log lines that stdout did not take, since the process started",
+        "Log lines that stdout did not take.",
         STDOUT.get().map_or(0, Output::dropped),
     );
 }

@@ -1,6 +1,14 @@
 //! Metrics in Prometheus's text format.
+//!
+//! What counts keeps its own numbers, as atomics or one set a thread; a scrape writes them down here. docs/metrics.md
+//! lists what each service exposes, and a test compares the two.
+
+mod durations;
+mod process;
 
 use std::fmt::{Display, Write};
+
+pub use durations::{Durations, Histogram};
 
 /// The content type of [`Text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,6 +37,31 @@ impl Text {
     pub fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.series(name, &[], value);
+    }
+
+    /// One series of a histogram's family that was begun last.
+    pub fn durations(&mut self, name: &str, labels: &[(&str, &str)], durations: &Durations) {
+        let bucket = format!("{name}_bucket");
+        for (bound, up_to) in durations.up_to_bounds() {
+            self.series(&bucket, &[labels, &[("le", bound)]].concat(), up_to);
+        }
+        self.series(&bucket, &[labels, &[("le", "+Inf")]].concat(), durations.count());
+        self.series(&format!("{name}_sum"), labels, durations.seconds());
+        self.series(&format!("{name}_count"), labels, durations.count());
+    }
+
+    /// A histogram of one series.
+    pub fn histogram(&mut self, name: &str, help: &str, labels: &[(&str, &str)], durations: &Durations) {
+        self.family(name, "histogram", help);
+        self.durations(name, labels, durations);
+    }
+
+    /// What every process has: its name and version, and what the system says of it. Blocks for a moment.
+    pub fn process(&mut self, service: &str, version: &str) {
+        let help = "Always 1; the labels say which service and version this is.";
+        self.family("task_events_build_info", "gauge", help);
+        self.series("task_events_build_info", &[("service", service), ("version", version)], 1);
+        process::render(self);
     }
 
     /// All of it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::chunks::position_after;
@@ -194,10 +195,16 @@ impl<S: Service> Batch<'_, S> {
     pub(super) async fn make_durable(mut self, outcome: &Outcome) -> bool {
         let done = Done { position: outcome.position, ids: &outcome.ids };
         let mut backoff = flush_backoff();
+        let shared = self.shared;
+        let stats = shared.status.stats();
         let repeats = loop {
+            let begun = Instant::now();
             match self.ownership.call("making events durable", self.handler.flush(&done)).await {
                 None => return false,
-                Some(Ok(repeats)) => break repeats.min(outcome.handled),
+                Some(Ok(repeats)) => {
+                    stats.flushes.record(begun.elapsed());
+                    break repeats.min(outcome.handled);
+                }
                 Some(Err(error)) if error.kind == HandlerError::SUPERSEDED => return false,
                 Some(Err(error)) => {
                     if self.wait(&mut backoff, &error).await.is_none() {
@@ -207,7 +214,6 @@ impl<S: Service> Batch<'_, S> {
             }
         };
         self.works_again();
-        let stats = self.shared.status.stats();
         Status::count(&stats.handled, outcome.handled - repeats);
         Status::count(&stats.duplicates, repeats);
         true

@@ -10,6 +10,7 @@ use super::activity::Activity;
 use super::handler::Service;
 use super::owner_id::OwnerId;
 use super::shared::Shared;
+use super::status::Status;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::kafka::Position;
@@ -72,6 +73,9 @@ impl<S: Service> Committer<S> {
                 Ok(_) => {
                     self.renewed = sent;
                     self.lease.send_replace(sent + lease);
+                    let status = &self.shared.status;
+                    status.stats().commits.record(sent.elapsed());
+                    status.set_lease(self.slot.partition, sent + lease);
                     self.shared.acknowledged.set(self.slot.partition, Some(position.offset));
                     self.failing.over(&format!("commits of {} are acknowledged again", self.slot));
                     backoff = Backoff::for_kafka();
@@ -80,6 +84,7 @@ impl<S: Service> Committer<S> {
                     }
                 }
                 Err(error) => {
+                    Status::count(&self.shared.status.stats().failed_commits, 1);
                     let (slot, offset) = (&self.slot, position.offset);
                     self.failing
                         .report(&format!("cannot commit {slot} at {offset}, will try again: {error}"));

@@ -89,6 +89,9 @@ impl<'a, S: Service> Owner<'a, S> {
     async fn ready(&mut self, batch: &intake::Batch<MessageOf<S>>) -> Option<()> {
         let (status, partition) = (&self.shared.status, self.slot.partition);
         let answer = &batch.answer;
+        if let Some(Ok(first)) = batch.events.first().map(|event| &event.item) {
+            status.set_in_flight(partition, first.offset, first.timestamp);
+        }
         status.set_log_end(partition, answer.high_watermark);
         let before = self.ownership.position();
         let end = Position {
@@ -102,6 +105,7 @@ impl<'a, S: Service> Owner<'a, S> {
         let mut left = batch.events.as_slice();
         while !left.is_empty() {
             self.ownership.lease_is_valid().await?;
+            let begun = Instant::now();
             let Some(outcome) = self.batch().handle(left).await else {
                 if self.ownership.is_halted() {
                     return None;
@@ -110,6 +114,7 @@ impl<'a, S: Service> Owner<'a, S> {
                 continue;
             };
             self.finish(&outcome).await?;
+            status.stats().batches.record(begun.elapsed());
             // All of the batch, unless the lease ran out in its middle.
             left = left.get(outcome.count..).unwrap_or_default();
         }

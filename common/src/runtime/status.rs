@@ -3,14 +3,20 @@
 //! A problem that ends is shown for [`CALM`] longer, so that readiness does not flap with each retry.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::Utc;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::log_ends::LogEnds;
+use super::stats::Stats;
+
+/// An end of the log that was fetched longer ago than this is asked for, also by the partition's owner: it may be
+/// blocked, and not fetch. One that fetches hears of it with each answer, twice a second at least.
+const END_IS_OLD: Duration = Duration::from_secs(3);
 /// Time without a failure after which a problem counts as over.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -32,8 +38,30 @@ struct Partition {
     role: Role,
     position: Option<i64>,
     log_end: Option<i64>,
+    /// When the end was fetched, and where it was before.
+    fetched: Option<Instant>,
+    ends: LogEnds,
+    /// The first record of the batch in flight: its offset and its time, in milliseconds since 1970.
+    in_flight: Option<(i64, i64)>,
+    /// Until when this instance may handle, if it owns the partition.
+    lease_until: Option<Instant>,
     held_at: Option<i64>,
     problems: Problems,
+}
+
+impl Partition {
+    /// See [`PartitionReport::lag_seconds`]. A record in flight may be older than this process has known of it.
+    fn lag_seconds(&self, now: Instant) -> Option<f64> {
+        let (position, log_end) = (self.position?, self.log_end?);
+        if log_end <= position {
+            return Some(0.0);
+        }
+        let seen = self.ends.behind_since(position).map_or(Duration::ZERO, |since| now - since);
+        let in_flight = self.in_flight.filter(|(offset, _)| *offset >= position);
+        let age_ms = in_flight.map_or(0, |(_, timestamp)| Utc::now().timestamp_millis() - timestamp);
+        let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
+        Some(seen.max(age).as_secs_f64())
+    }
 }
 
 /// What a partition's worker does while it has no problem.
@@ -53,7 +81,7 @@ pub(super) enum Role {
 type Problems = BTreeMap<&'static str, (String, Option<Instant>)>;
 
 /// What a consumer is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StatusReport {
     /// What the consumer as a whole waits for, if anything.
     pub waiting: Option<String>,
@@ -62,7 +90,7 @@ pub struct StatusReport {
 }
 
 /// What is known of a partition, also while this instance does not own it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartitionReport {
     /// What its worker does.
     #[serde(flatten)]
@@ -71,6 +99,11 @@ pub struct PartitionReport {
     pub position: Option<i64>,
     /// The end of the log as last fetched.
     pub high_watermark: Option<i64>,
+    /// For how long the first of the records that the group has yet to handle has waited; zero where there is none.
+    pub lag_seconds: Option<f64>,
+    /// For how long this instance may still handle without another renewal, where it owns the partition.
+    #[serde(skip)]
+    pub lease_remaining: Option<Duration>,
     /// The offset at which an open transaction of another producer holds the group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_by_transaction_at: Option<i64>,
@@ -106,35 +139,6 @@ pub enum PartitionState {
     },
 }
 
-/// How events ended, since the process started.
-#[derive(Debug, Default)]
-pub struct Stats {
-    /// Handled.
-    pub handled: AtomicU64,
-    /// Seen before.
-    pub duplicates: AtomicU64,
-    /// Not wanted by this group.
-    pub not_of_interest: AtomicU64,
-    /// Sent to the DLQ.
-    pub dead_lettered: AtomicU64,
-    /// Tries after the first.
-    pub retries: AtomicU64,
-}
-
-impl fmt::Display for Stats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        write!(
-            f,
-            "{} handled, {} duplicates, {} not of interest, {} dead-lettered",
-            count(&self.handled),
-            count(&self.duplicates),
-            count(&self.not_of_interest),
-            count(&self.dead_lettered)
-        )
-    }
-}
-
 impl Default for Status {
     fn default() -> Self {
         let waiting = Problems::from([("start", ("starting".to_owned(), None))]);
@@ -161,6 +165,8 @@ impl Status {
             },
             position: partition.position,
             high_watermark: partition.log_end.max(partition.position.filter(|_| partition.log_end.is_some())),
+            lag_seconds: partition.lag_seconds(now),
+            lease_remaining: partition.lease_until.map(|until| until.saturating_duration_since(now)),
             held_by_transaction_at: partition.held_at,
         };
         StatusReport {
@@ -195,18 +201,35 @@ impl Status {
     pub(super) fn set_role(&self, partition: i32, role: Role) {
         self.with(partition, |one| {
             if !matches!(role, Role::Active { .. }) {
-                one.held_at = None;
+                (one.held_at, one.in_flight, one.lease_until) = (None, None, None);
             }
             one.role = role;
         });
     }
 
     pub(super) fn set_position(&self, partition: i32, position: i64) {
-        self.with(partition, |one| one.position = Some(position));
+        self.with(partition, |one| {
+            one.position = Some(position);
+            one.ends.reached(position);
+        });
     }
 
     pub(super) fn set_log_end(&self, partition: i32, log_end: i64) {
-        self.with(partition, |one| one.log_end = Some(log_end));
+        let now = Instant::now();
+        self.with(partition, |one| {
+            (one.log_end, one.fetched) = (Some(log_end), Some(now));
+            one.ends.saw(log_end, now);
+        });
+    }
+
+    /// A batch is to be handled, which begins with a record of that offset and time.
+    pub(super) fn set_in_flight(&self, partition: i32, offset: i64, timestamp: i64) {
+        self.with(partition, |one| one.in_flight = Some((offset, timestamp)));
+    }
+
+    /// The lease of the partition was renewed until then.
+    pub(super) fn set_lease(&self, partition: i32, until: Instant) {
+        self.with(partition, |one| one.lease_until = Some(until));
     }
 
     /// Where an open transaction holds the group, if one does.
@@ -219,10 +242,14 @@ impl Status {
         self.lock().partitions.remove(&partition);
     }
 
-    /// The partitions that this instance does not read now.
+    /// The partitions that this instance does not read now: it is not their owner, or it is blocked.
     pub(super) fn not_read(&self) -> Vec<i32> {
-        let inner = self.lock();
-        let not_read = inner.partitions.iter().filter(|(_, one)| !matches!(one.role, Role::Active { .. }));
+        let (inner, now) = (self.lock(), Instant::now());
+        let is_read = |one: &Partition| {
+            let is_fresh = one.fetched.is_some_and(|fetched| now < fetched + END_IS_OLD);
+            matches!(one.role, Role::Active { .. }) && is_fresh
+        };
+        let not_read = inner.partitions.iter().filter(|(_, one)| !is_read(one));
         not_read.map(|(number, _)| *number).collect()
     }
 
@@ -292,5 +319,28 @@ mod tests {
         let report = status.report().partitions.remove(&0).unwrap();
         assert_eq!(report.state, PartitionState::Blocked { why: "the disk hangs".to_owned() });
         assert_eq!(report.lag(), Some(3));
+    }
+
+    #[test]
+    fn lag_in_seconds_is_that_of_the_first_event_that_waits() {
+        let status = Status::default();
+        let lag_after = |seconds| {
+            let later = Instant::now() + Duration::from_secs(seconds);
+            status.lock().partitions[&0].lag_seconds(later)
+        };
+        let is_about = |lag: Option<f64>, expected: f64| lag.is_some_and(|lag| (lag - expected).abs() < 60.0);
+        status.set_role(0, Role::Active { token: 1 });
+        status.set_position(0, 7);
+        assert_eq!(lag_after(0), None, "where the log ends is not known yet");
+        status.set_log_end(0, 7);
+        assert_eq!(lag_after(3_600), Some(0.0), "idle");
+        status.set_log_end(0, 9);
+        assert!(is_about(lag_after(600), 600.0));
+        // A record that was there before this process.
+        let hour_ago = Utc::now().timestamp_millis() - 3_600_000;
+        status.set_in_flight(0, 7, hour_ago);
+        assert!(is_about(lag_after(0), 3_600.0));
+        status.set_position(0, 9);
+        assert_eq!(lag_after(600), Some(0.0));
     }
 }

@@ -6,9 +6,11 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use task_events::disk::{Disk, FileSystem};
+use task_events::metrics::{Histogram, Text};
 
 use super::AuditError;
 use super::line::MAX_LINE;
@@ -19,6 +21,19 @@ pub(super) const MAX_UNSYNCED: u64 = 4 * 1024 * 1024;
 const READ: usize = 64 * 1024;
 /// Tries to open a name under which the file changes all the time.
 const OPEN_TRIES: u32 = 10;
+
+/// The syncs of the process's audit log that succeeded, one for each group of batches.
+static SYNCS: LazyLock<Histogram> = LazyLock::new(Histogram::default);
+
+/// Adds what is counted here to a process's metrics.
+pub(super) fn render_metrics(text: &mut Text) {
+    text.histogram(
+        "task_events_audit_fsync_duration_seconds",
+        "Time for the disk to take lines of the audit log: one fdatasync.",
+        &[],
+        &SYNCS.durations(),
+    );
+}
 
 /// What the log needs of a file.
 pub trait Storage: Debug + Send + 'static {
@@ -163,7 +178,10 @@ pub(super) fn append<S: Storage>(file: &S, bytes: &[u8], length: u64, is_dirty: 
         file.set_len(length)?;
         file.sync_data()?;
     }
-    let written = file.write_all_at(bytes, length).and_then(|()| file.sync_data());
+    let written = file.write_all_at(bytes, length).and_then(|()| {
+        let begun = Instant::now();
+        file.sync_data().inspect(|()| SYNCS.record(begun.elapsed()))
+    });
     if written.is_err() {
         // At once as well, as far as that works: should the process end before the next append, a start
         // on a disk still full would find a torn line and have no space to keep it aside.

@@ -1,0 +1,116 @@
+//! docs/metrics.md lists what the services expose, no more and no less.
+
+use harness::{CONSUMERS, EVENTS, SOON, Service, World, eventually, http, produce, record};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// A metric: its type, and the names of its labels.
+type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// The table of the document: for each service, what it has.
+fn documented() -> BTreeMap<&'static str, Metrics> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let services = ["task-api"].into_iter().chain(CONSUMERS);
+    let mut all: BTreeMap<_, Metrics> = services.map(|service| (service, Metrics::new())).collect();
+    for row in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, kind, labels, of, what] = cells.as_slice() else { panic!("a row of five cells: {row}") };
+        assert!(!what.is_empty(), "{row}");
+        let labels: BTreeSet<String> = labels
+            .split(',')
+            .map(|label| label.trim().to_owned())
+            .filter(|label| !label.is_empty())
+            .collect();
+        let of: Vec<&str> = match *of {
+            "all" => all.keys().copied().collect(),
+            "consumers" => CONSUMERS.to_vec(),
+            one => vec![one],
+        };
+        for service in of {
+            let metrics = all.get_mut(service).unwrap_or_else(|| panic!("no service {service}: {row}"));
+            let earlier =
+                metrics.insert(name.trim_matches('`').to_owned(), ((*kind).to_owned(), labels.clone()));
+            assert_eq!(earlier, None, "{service} has it twice: {row}");
+        }
+    }
+    all
+}
+
+/// What an exposition has, which is well-formed: each series below its own type, with a help that is a sentence.
+fn exposed(text: &str) -> Metrics {
+    let mut metrics = Metrics::new();
+    let (mut family, mut kind) = ("", "");
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, help) = help.split_once(' ').unwrap();
+            assert!(help.ends_with('.') && help.starts_with(char::is_uppercase), "{line}");
+            assert!(!metrics.contains_key(name), "twice: {line}");
+            family = name;
+        } else if let Some(typed) = line.strip_prefix("# TYPE ") {
+            let (name, named_kind) = typed.split_once(' ').unwrap();
+            assert_eq!(name, family, "{line}");
+            kind = named_kind;
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            value.parse::<f64>().unwrap_or_else(|error| panic!("{error}: {line}"));
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let ends: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(
+                ends.iter().any(|end| name.strip_suffix(end) == Some(family)),
+                "{line} is not of {family}"
+            );
+            let names =
+                labels.trim_end_matches('}').split(',').filter_map(|label| Some(label.split_once('=')?.0));
+            let names = names.filter(|name| *name != "le").map(str::to_owned);
+            metrics.get_mut(family).unwrap().1.extend(names);
+        }
+    }
+    metrics
+}
+
+async fn scrape(url: &str) -> String {
+    http().get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_table_of_metrics_is_what_the_services_expose() {
+    let world = World::start().await;
+    let (_api_service, api) = world.start_api().await;
+    let mut consumers: Vec<Service> =
+        CONSUMERS.iter().map(|name| world.program(name).env("HEALTH_ADDR", "127.0.0.1:0").start()).collect();
+    api.create("one").await;
+    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await;
+
+    let documented = documented();
+    assert_eq!(exposed(&scrape(api.url()).await), documented["task-api"]);
+    for (name, service) in CONSUMERS.iter().zip(&mut consumers) {
+        let url = service.health_url().await;
+        // Its partitions are there once it has claimed them, and what it counts once it has read the events.
+        eventually(name, SOON, async || {
+            let found = exposed(&scrape(&url).await);
+            (found == documented[name]).then_some(())
+        })
+        .await;
+    }
+    let urls = [consumers[0].health_url().await, consumers[1].health_url().await];
+    for url in urls {
+        let text = eventually("both events are handled", SOON, async || {
+            let text = scrape(&url).await;
+            text.contains("outcome=\"dead_lettered\"} 1\n").then_some(text)
+        })
+        .await;
+        let lines = |start: &str, end: &str| {
+            text.lines().filter(|line| line.starts_with(start) && line.ends_with(end)).count()
+        };
+        assert_eq!(lines("messaging_client_consumed_messages_total{", "outcome=\"handled\"} 1"), 1, "{text}");
+        assert_eq!(lines("task_events_partition_state{", "state=\"active\"} 1"), 1, "{text}");
+        assert_eq!(lines("kafka_consumergroup_group_lag_seconds{", "} 0"), 1, "{text}");
+        assert!(
+            !text.contains("messaging_process_duration_seconds_sum{messaging_system=\"kafka\"} 0"),
+            "{text}"
+        );
+    }
+}
