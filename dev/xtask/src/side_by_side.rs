@@ -54,20 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
     cargo::run(cargo::cargo().args(["build", "--locked", "--workspace", "--bins", "--examples"]))?;
 
     let count = binaries.len();
-    let queue = Mutex::new(VecDeque::from(binaries));
-    let failed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..options.jobs {
-            scope.spawn(|| {
-                while let Some(binary) = locked(&queue).pop_front() {
-                    if let Some(failure) = binary.run() {
-                        locked(&failed).push(failure);
-                    }
-                }
-            });
-        }
-    });
-    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut failed = each_of(binaries, options.jobs, TestBinary::run);
     if options.selection.is_empty() {
         let doctests = cargo::run(cargo::cargo().args(["test", "--locked", "--workspace", "--doc"]));
         failed.extend(doctests.err());
@@ -76,6 +63,25 @@ pub fn run(options: &Options) -> Result<()> {
         0 => Ok(()),
         failures => Err(format!("{failures} of {count} test binaries failed: {}", failed.join(", "))),
     }
+}
+
+/// Does the work for each item, that many at a time, and returns what it returned.
+fn each_of<T: Send, R: Send>(items: Vec<T>, at_a_time: u8, work: impl Fn(&T) -> Option<R> + Sync) -> Vec<R> {
+    let queue = Mutex::new(VecDeque::from(items));
+    let results = Mutex::new(Vec::new());
+    // Not inside the condition of the loop, where the lock would be held while the work is done.
+    let next = || locked(&queue).pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..at_a_time {
+            scope.spawn(|| {
+                while let Some(item) = next() {
+                    let result = work(&item);
+                    locked(&results).extend(result);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -159,6 +165,17 @@ mod tests {
         let names: Vec<_> = found.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["kept"]);
         assert!(found[0].rank() > LONGEST.iter().position(|name| *name == "rounds").unwrap());
+    }
+
+    #[test]
+    fn work_is_done_side_by_side() {
+        // Each waits for the other: one after the other, neither would end.
+        let both = std::sync::Barrier::new(2);
+        let done = each_of(vec![1, 2], 2, |item| {
+            both.wait();
+            Some(*item)
+        });
+        assert_eq!(done.iter().sum::<i32>(), 3);
     }
 
     #[test]
