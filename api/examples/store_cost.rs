@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use task_api::store::{Delivered, Filter, IdempotencyKey, Mutation, Outcome, Store};
+use task_api::store::{Delivered, Filter, IdempotencyKey, Mutation, Outcome, Preconditions, Store};
 use task_api::task::{Change, NewTask, TaskPatch};
 use task_api::title::Title;
 use tokio::task::JoinSet;
@@ -67,7 +67,7 @@ fn mutation(change: Change, is_keyed: bool) -> Mutation {
     let key = || IdempotencyKey { key: Uuid::new_v4().to_string(), fingerprint: "5a".repeat(32) };
     Mutation {
         change,
-        if_match: None,
+        preconditions: Preconditions::default(),
         idempotency: is_keyed.then(key),
         correlation_id: Uuid::new_v4(),
         traceparent: None,
@@ -135,7 +135,7 @@ async fn step(store: &Store, step: &str) -> Result<(), Failure> {
                 let index = usize::try_from(number).unwrap_or(0) % tasks.len();
                 let id = tasks.get(index).copied().unwrap_or_default();
                 let title = Title::parse(&format!("changed {number}")).ok();
-                mutation(Change::Patch(id, TaskPatch { title, status: None }), false)
+                mutation(Change::Patch(id, TaskPatch { title, ..TaskPatch::default() }), false)
             };
             change(store, count, CLIENTS, patch).await?;
         }

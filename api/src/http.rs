@@ -5,8 +5,8 @@
 //! | `server`, `connection`, `bare` | sockets: workers, connections bounded in number, time and memory |
 //! | `routes` | which path and method has which handler |
 //! | `context`, `guard`, `authority` | what every request goes through: correlation id, log line, CSRF, DNS rebinding |
-//! | `tasks`, `input`, `query`, `conditional`, `idempotency` | `/tasks`: from bytes to valid types, and back |
-//! | `page`, `docs`, `contract` | `/`; the documentation page; OpenAPI |
+//! | `tasks`, `list`, `input`, `query`, `conditional`, `idempotency` | `/tasks`: from bytes to valid types, and back |
+//! | `page`, `docs`, `contract`, `encoding` | `/`; the documentation page; OpenAPI, AsyncAPI, JSON Schema; compression |
 //! | `health`, `metrics` | probes and Prometheus |
 //! | `state`, `problem` | what handlers share; errors as RFC 9457 problem details |
 
@@ -17,10 +17,12 @@ mod connection;
 mod context;
 mod contract;
 mod docs;
+mod encoding;
 mod guard;
 mod health;
 mod idempotency;
 mod input;
+mod list;
 mod metrics;
 mod page;
 mod problem;

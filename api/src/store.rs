@@ -19,7 +19,7 @@
 //! | `startup` | opening: what the log has is read back, what a former version left is brought up to date |
 //! | `mutation`, `delivery` | the types of a caller's change and its outcome; those that store and relay exchange |
 //! | `job`, `shared` | work for the writer; what the threads share |
-//! | `query`, `failure` | pages; what cannot be done, and why |
+//! | `query`, `order`, `failure` | pages, and their order; what cannot be done, and why |
 //!
 //! # Invariants
 //!
@@ -48,6 +48,7 @@ mod failure;
 mod job;
 mod mutation;
 mod operation;
+mod order;
 mod outbox;
 mod overlay;
 #[cfg(test)]
@@ -76,10 +77,11 @@ use crate::reply::Desk;
 pub use delivery::{Delivered, OutboxEntry, OutboxState, PublishedTopic};
 pub use failure::{StoreError, Unreadable, WriteFailure};
 use job::{Job, MutateResult};
-pub use mutation::{IdempotencyKey, IfMatch, Mutation, Outcome};
+pub use mutation::{IdempotencyKey, Mutation, Outcome, Preconditions, VersionSet};
+pub use order::Order;
 pub use outbox::OutboxScan;
 pub(crate) use outbox::partition_of;
-pub use query::{Filter, Page};
+pub use query::{Filter, Page, Query};
 use shared::Shared;
 use wal::Limits;
 

@@ -1,4 +1,4 @@
-//! The events of a task: how they are made, how they stand on the wire, and how a reader takes them.
+//! The events of a task: how they are made, what they are on the wire, and how a reader takes them.
 //!
 //! Writers make a [`TaskEvent`]. Readers decode an [`Event`], which keeps `data` and `metadata` as they
 //! came, so that fields of a newer writer are not lost on the way to the audit log.
@@ -31,25 +31,32 @@ pub enum EventType {
     /// `task.completed`
     #[serde(rename = "task.completed")]
     Completed,
+    /// `task.deleted`
+    #[serde(rename = "task.deleted")]
+    Deleted,
 }
 
 impl EventType {
+    /// All that this version knows.
+    pub const ALL: [Self; 4] = [Self::Created, Self::Updated, Self::Completed, Self::Deleted];
+
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "task.created",
             Self::Updated => "task.updated",
             Self::Completed => "task.completed",
+            Self::Deleted => "task.deleted",
         }
     }
 
     /// The type of that name, if this version knows it.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Created, Self::Updated, Self::Completed].into_iter().find(|known| known.as_str() == name)
+        Self::ALL.into_iter().find(|known| known.as_str() == name)
     }
 }
 
-/// The task as it stood after the change.
+/// The task after the change; after a deletion, as it was before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskData {
     /// The task.
@@ -82,7 +89,7 @@ pub struct TaskEvent {
     /// When, with microseconds, in UTC.
     #[serde(serialize_with = "serialize_time")]
     pub occurred_at: DateTime<Utc>,
-    /// The task after the change.
+    /// The task after the change; of a deleted one, as it was before.
     pub data: TaskData,
     /// Where the event comes from.
     pub metadata: Metadata,
@@ -102,6 +109,11 @@ impl TaskEvent {
     /// A task was completed.
     pub fn task_completed(data: TaskData, correlation_id: Uuid) -> Self {
         Self::new(EventType::Completed, data, correlation_id)
+    }
+
+    /// A task was deleted.
+    pub fn task_deleted(data: TaskData, correlation_id: Uuid) -> Self {
+        Self::new(EventType::Deleted, data, correlation_id)
     }
 
     fn new(event_type: EventType, data: TaskData, correlation_id: Uuid) -> Self {

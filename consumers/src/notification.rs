@@ -136,7 +136,7 @@ fn text(event: &Event<'_>) -> Option<String> {
     let happened = match event.known_type()? {
         EventType::Created => "New task created",
         EventType::Completed => "Task completed",
-        EventType::Updated => return None,
+        EventType::Updated | EventType::Deleted => return None,
     };
     let task = event.task.as_ref()?;
     Some(format!("NOTIFICATION: {happened} - '{}' (ID: {})", escape_control(&task.title), task.task_id))
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn created_and_completed_are_told_and_updated_is_not() {
+    fn created_and_completed_are_notified_and_others_are_not() {
         let data = TaskData {
             task_id: Uuid::nil(),
             title: "Buy\nmilk".to_owned(),
@@ -169,7 +169,10 @@ mod tests {
             text(&completed).unwrap(),
             r"NOTIFICATION: Task completed - 'Buy\nmilk' (ID: 00000000-0000-0000-0000-000000000000)"
         );
-        let updated = read(&TaskEvent::task_updated(data, Uuid::nil()));
-        assert_eq!(text(&updated), None);
+        for event in
+            [TaskEvent::task_updated(data.clone(), Uuid::nil()), TaskEvent::task_deleted(data, Uuid::nil())]
+        {
+            assert_eq!(text(&read(&event)), None);
+        }
     }
 }

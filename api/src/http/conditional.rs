@@ -1,10 +1,18 @@
 //! Entity tags: a task's version, so that a caller changes only what it has seen (RFC 9110, section 13).
+//!
+//! | request | `If-Match` | `If-None-Match` |
+//! | --- | --- | --- |
+//! | reads of a task | 412 unless the version is named | 304 if it is |
+//! | changes of a task | 412 unless the version is named | 412 if it is |
+//! | `POST /tasks`: the list exists, and has no entity tag | 412 unless it is `*` | 412 if it is `*` |
+//!
+//! They count only where the answer without them would be 2xx: a missing task is 404 whatever they say.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 
 use super::problem::Problem;
-use crate::store::IfMatch;
+use crate::store::{Preconditions, VersionSet};
 
 pub(super) fn etag(version: u64) -> String {
     format!("\"{version}\"")
@@ -12,30 +20,71 @@ pub(super) fn etag(version: u64) -> String {
 
 /// The versions that `If-Match` allows; `None` without the header. A tag that we never gave matches nothing;
 /// what is no tag at all is 400, since its sender means something else than it says.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Problem> {
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<VersionSet>, Problem> {
     let Some(list) = list(headers, IF_MATCH) else { return Ok(None) };
     match list.as_deref().and_then(Tags::parse) {
-        Some(Tags::Any) => Ok(Some(IfMatch::Any)),
+        Some(Tags::Any) => Ok(Some(VersionSet::Any)),
         // A weak tag never matches: If-Match compares strongly.
-        Some(Tags::List(tags)) => {
-            let strong = tags.iter().filter(|tag| !tag.is_weak);
-            Ok(Some(IfMatch::Versions(strong.filter_map(|tag| version(tag.opaque)).collect())))
-        }
-        None => {
-            let detail = "If-Match must be the ETag of the task with its double quotes, as in: If-Match: \"1\" \
-                (or several with commas, or *)";
-            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
-        }
+        Some(Tags::List(tags)) => Ok(Some(versions(tags.iter().filter(|tag| !tag.is_weak)))),
+        None => Err(no_tags("If-Match")),
     }
+}
+
+/// Under which conditions a task is changed. What is no tag is 400 in either header.
+pub(super) fn preconditions(headers: &HeaderMap) -> Result<Preconditions, Problem> {
+    let if_none_match = match list(headers, IF_NONE_MATCH) {
+        None => None,
+        Some(list) => match list.as_deref().and_then(Tags::parse) {
+            Some(Tags::Any) => Some(VersionSet::Any),
+            Some(Tags::List(tags)) => Some(versions(tags.iter())),
+            None => return Err(no_tags("If-None-Match")),
+        },
+    };
+    Ok(Preconditions { if_match: if_match(headers)?, if_none_match })
+}
+
+/// The conditions of a creation, whose target is the list: it exists, and has no entity tag.
+pub(super) fn of_collection(headers: &HeaderMap) -> Result<(), Problem> {
+    let Preconditions { if_match, if_none_match } = preconditions(headers)?;
+    let detail = match (if_match, if_none_match) {
+        (Some(VersionSet::Versions(_)), _) => "The list of tasks has no ETag that If-Match could name",
+        (_, Some(VersionSet::Any)) => {
+            "The list of tasks exists, and If-None-Match says that it must not; to create a task once, use Idempotency-Key"
+        }
+        _ => return Ok(()),
+    };
+    Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail))
+}
+
+fn no_tags(header: &str) -> Problem {
+    let detail = format!(
+        "{header} must be the ETag of the task with its double quotes, as in: {header}: \"1\" (or several with commas, or *)"
+    );
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+fn versions<'h>(tags: impl Iterator<Item = &'h Tag<'h>>) -> VersionSet {
+    VersionSet::Versions(tags.filter_map(|tag| version(tag.opaque)).collect())
 }
 
 /// Whether `If-None-Match` says that the caller has this version already. What is no list of tags does not.
 pub(super) fn has_it_already(headers: &HeaderMap, current: u64) -> bool {
+    names_tag(headers, &current.to_string())
+}
+
+/// Whether `If-None-Match` names this tag, or any.
+pub(super) fn names_tag(headers: &HeaderMap, own: &str) -> bool {
     match list(headers, IF_NONE_MATCH).flatten().as_deref().and_then(Tags::parse) {
         Some(Tags::Any) => true,
-        Some(Tags::List(tags)) => tags.iter().any(|tag| version(tag.opaque) == Some(current)),
+        Some(Tags::List(tags)) => tags.iter().any(|tag| tag.opaque == own),
         None => false,
     }
+}
+
+/// What is answered where the current version is one of those that are excluded.
+pub(super) fn excluded(current: u64) -> Problem {
+    let detail = format!("The task has version {current}, which If-None-Match excludes");
+    Problem::new(StatusCode::PRECONDITION_FAILED, detail)
 }
 
 /// What is answered where the current version is none of those that are asked for.
@@ -109,11 +158,11 @@ mod tests {
     #[test]
     fn tags_are_read_as_rfc_9110_says() {
         let versions = |lines: &[&str]| match if_match(&headers(lines)) {
-            Ok(Some(IfMatch::Versions(versions))) => versions,
+            Ok(Some(VersionSet::Versions(versions))) => versions,
             other => panic!("{lines:?}: {other:?}"),
         };
         assert_eq!(if_match(&HeaderMap::new()), Ok(None));
-        assert_eq!(if_match(&headers(&[" * "])), Ok(Some(IfMatch::Any)));
+        assert_eq!(if_match(&headers(&[" * "])), Ok(Some(VersionSet::Any)));
         assert_eq!(versions(&["\"1\", \"3\""]), [1, 3]);
         assert_eq!(versions(&["\"1\"", ",\"3\" ,, W/\"4\","]), [1, 3]);
         for never_given in [

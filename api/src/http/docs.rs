@@ -1,15 +1,15 @@
 //! `GET /docs`: the documentation page.
 
-use actix_web::HttpResponse;
+use std::sync::LazyLock;
+
+use actix_web::{HttpRequest, HttpResponse};
 
 use super::CONTENT_POLICY;
+use super::encoding::Asset;
 
 /// Reads the description, and lets one send each call. All of it in one file: no outside asset.
-const PAGE: &str = include_str!("docs/docs.html");
+static PAGE: LazyLock<Asset> = LazyLock::new(|| Asset::page(include_str!("docs/docs.html"), CONTENT_POLICY));
 
-pub(super) async fn page() -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("text/html; charset=utf-8")
-        .insert_header(("content-security-policy", CONTENT_POLICY))
-        .body(PAGE)
+pub(super) async fn page(request: HttpRequest) -> HttpResponse {
+    PAGE.respond(&request)
 }

@@ -11,7 +11,7 @@ use actix_web::http::header::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
-use crate::store::{IdempotencyKey, IfMatch};
+use crate::store::{IdempotencyKey, Preconditions};
 use crate::task::Change;
 
 const HEADER: &str = "idempotency-key";
@@ -21,7 +21,7 @@ const HEADER: &str = "idempotency-key";
 pub(super) fn key(
     headers: &HeaderMap,
     change: &Change,
-    if_match: Option<&IfMatch>,
+    preconditions: &Preconditions,
 ) -> Result<Option<IdempotencyKey>, Problem> {
     let mut values = headers.get_all(HEADER);
     let Some(value) = values.next() else { return Ok(None) };
@@ -35,8 +35,11 @@ pub(super) fn key(
     let asked = serde_json::to_vec(change)
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     let mut digest = Sha256::new_with_prefix(&asked);
-    if let Some(if_match) = if_match {
-        digest.update(format!("{if_match:?}"));
+    if let Some(versions) = &preconditions.if_match {
+        digest.update(format!("{versions:?}"));
+    }
+    if let Some(versions) = &preconditions.if_none_match {
+        digest.update(format!("not {versions:?}"));
     }
     let fingerprint = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Some(IdempotencyKey { key: key.to_owned(), fingerprint }))

@@ -1,4 +1,4 @@
-//! From bytes to valid input: bodies, query strings and ids. Every field that is wrong is named.
+//! From bytes to valid input: bodies and ids. Every field that is wrong is named.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,25 +21,13 @@ use uuid::Uuid;
 
 use super::problem::{FieldError, Problem};
 use super::state::State;
-use crate::store::Filter;
 use crate::task::{NewTask, TaskPatch, TaskStatus};
 use crate::title::Title;
 
-/// Tasks of a page if the caller does not say.
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 200;
 /// Time for a body to arrive, however steadily it trickles.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A body of up to this length is read also where memory is scarce.
 const SMALL_BODY: usize = 4 * 1024;
-
-/// A page of tasks that a caller asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ListQuery {
-    pub(super) filter: Filter,
-    pub(super) limit: usize,
-    pub(super) after: Option<Uuid>,
-}
 
 /// The id of a task, in any form of a uuid: in either case, and also without hyphens, in braces or as a URN, as
 /// everywhere else. What is no uuid names no task.
@@ -236,13 +224,14 @@ impl Fields<'_> {
         status.or_else(|| self.wrong("status", STATUSES))
     }
 
-    fn owner_id(&mut self) -> Option<Uuid> {
+    /// The owner, if the field is there: `Some(None)` for null.
+    fn owner_id(&mut self) -> Option<Option<Uuid>> {
         let owner = match self.rest.remove("owner_id")? {
-            Field::Null => return None,
+            Field::Null => return Some(None),
             Field::Text(text) => text.parse().ok(),
             Field::Other => None,
         };
-        owner.or_else(|| self.wrong("owner_id", "must be a uuid or null"))
+        owner.map(Some).or_else(|| self.wrong("owner_id", "must be a uuid or null"))
     }
 
     fn finish<T>(mut self, value: Option<T>) -> Result<T, Problem> {
@@ -256,56 +245,18 @@ impl Fields<'_> {
     }
 }
 
-const STATUSES: &str = "must be pending, in_progress or completed";
+pub(super) const STATUSES: &str = "must be pending, in_progress or completed";
 
 /// `{"title", "owner_id"?}`
 pub(super) fn new_task(mut fields: Fields<'_>) -> Result<NewTask, Problem> {
     let missing = !fields.rest.contains_key("title");
     let title = if missing { fields.wrong("title", "is required") } else { fields.title() };
-    let owner_id = fields.owner_id();
+    let owner_id = fields.owner_id().flatten();
     fields.finish(title.map(|title| NewTask { title, owner_id }))
 }
 
-/// `{"title"?, "status"?}`
+/// `{"title"?, "status"?, "owner_id"?}`
 pub(super) fn task_patch(mut fields: Fields<'_>) -> Result<TaskPatch, Problem> {
-    let patch = TaskPatch { title: fields.title(), status: fields.status() };
+    let patch = TaskPatch { title: fields.title(), status: fields.status(), owner_id: fields.owner_id() };
     fields.finish(Some(patch))
-}
-
-/// `?status=&owner_id=&limit=&cursor=`
-pub(super) fn list_query(pairs: &[(String, String)]) -> Result<ListQuery, Problem> {
-    let mut query = ListQuery { filter: Filter::default(), limit: DEFAULT_LIMIT, after: None };
-    let mut errors = Vec::new();
-    let mut wrong = |field: &str, message: &str| errors.push(FieldError::new(field, message));
-    for (name, value) in pairs {
-        // An empty value is the same as none: forms send their empty fields.
-        if value.is_empty() && ["status", "owner_id", "limit", "cursor"].contains(&name.as_str()) {
-            continue;
-        }
-        match name.as_str() {
-            "status" => match TaskStatus::from_name(value) {
-                Some(status) => query.filter.status = Some(status),
-                None => wrong("status", STATUSES),
-            },
-            "owner_id" => match value.parse() {
-                Ok(owner) => query.filter.owner_id = Some(owner),
-                Err(_) => wrong("owner_id", "must be a uuid"),
-            },
-            "limit" => match value.parse() {
-                Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => query.limit = limit,
-                _ => wrong("limit", "must be a number from 1 to 200"),
-            },
-            "cursor" => match Uuid::try_parse(value) {
-                Ok(after) => query.after = Some(after),
-                Err(_) => wrong("cursor", "must be the next_cursor of an earlier answer"),
-            },
-            unknown => wrong(unknown, "unknown parameter"),
-        }
-    }
-    if errors.is_empty() { Ok(query) } else { Err(Problem::fields(errors)) }
-}
-
-/// What is answered as `next_cursor`, for [`list_query`] to read.
-pub(super) fn cursor(last: Uuid) -> String {
-    last.simple().to_string()
 }

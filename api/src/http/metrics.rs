@@ -57,6 +57,7 @@ impl Requests {
             Method::HEAD => "HEAD",
             Method::POST => "POST",
             Method::PATCH => "PATCH",
+            Method::DELETE => "DELETE",
             _ => "_OTHER",
         };
         let key = (method, route.map_or("", |Route(pattern)| pattern), status.as_u16());

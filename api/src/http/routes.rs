@@ -11,7 +11,7 @@ use actix_web::{App, Error, FromRequest, Handler, HttpRequest, HttpResponse, Res
 use super::metrics::Route;
 use super::problem::Problem;
 use super::state::State;
-use super::{MAX_BODY, context, contract, docs, health, metrics, page, tasks};
+use super::{MAX_BODY, context, contract, docs, health, list, metrics, page, tasks};
 
 /// The application: all routes, for a server or a test.
 pub fn app(
@@ -31,14 +31,15 @@ pub fn app(
         .service(
             resource("/tasks", "GET, HEAD, OPTIONS, POST")
                 .route(web::post().to(tasks::create))
-                .route(web::get().to(tasks::list))
-                .route(web::head().to(tasks::list)),
+                .route(web::get().to(list::list))
+                .route(web::head().to(list::list)),
         )
         .service(
-            resource("/tasks/{id}", "GET, HEAD, OPTIONS, PATCH")
+            resource("/tasks/{id}", "DELETE, GET, HEAD, OPTIONS, PATCH")
                 .route(web::get().to(tasks::get))
                 .route(web::head().to(tasks::get))
-                .route(web::patch().to(tasks::patch)),
+                .route(web::patch().to(tasks::patch))
+                .route(web::delete().to(tasks::delete)),
         )
         .service(resource("/tasks/{id}/complete", "OPTIONS, POST").route(web::post().to(tasks::complete)))
         .service(read_only("/", page::index))
@@ -47,6 +48,8 @@ pub fn app(
         .service(read_only("/metrics", metrics::exposition))
         .service(read_only("/docs", docs::page))
         .service(read_only("/openapi.json", contract::openapi))
+        .service(read_only("/asyncapi.json", contract::asyncapi))
+        .service(read_only("/schemas/task-event.json", contract::task_event))
         .default_service(web::to(no_such_path))
         .wrap(from_fn(context::around))
 }
@@ -79,7 +82,7 @@ where
 async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {
     if request.method() == Method::OPTIONS && request.path() == "*" {
         return Ok(HttpResponse::NoContent()
-            .insert_header((ALLOW, "GET, HEAD, OPTIONS, PATCH, POST"))
+            .insert_header((ALLOW, "DELETE, GET, HEAD, OPTIONS, PATCH, POST"))
             .finish());
     }
     Err(Problem::new(StatusCode::NOT_FOUND, "No such path; see /openapi.json"))

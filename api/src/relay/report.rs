@@ -304,7 +304,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::store::Mutation;
+    use crate::store::{Mutation, Preconditions};
     use crate::task::{Change, NewTask};
     use crate::title::Title;
 
@@ -354,7 +354,7 @@ mod tests {
         let (store, writer) = Store::open(dir.path()).unwrap();
         let mutation = Mutation {
             change: Change::Create(NewTask { title: Title::parse("t").unwrap(), owner_id: None }),
-            if_match: None,
+            preconditions: Preconditions::default(),
             idempotency: None,
             correlation_id: Uuid::nil(),
             traceparent: None,

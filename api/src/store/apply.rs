@@ -11,8 +11,8 @@ use super::answers::KEEP_ANSWER_MS;
 use super::delivery::OutboxEntry;
 use super::draft::{Draft, Effect};
 use super::failure::ChangeError;
-use super::mutation::{Answer, Mutation, Outcome};
-use super::operation::{Change as ChangeFrame, EventBytes, Operation};
+use super::mutation::{Answer, Mutation, Outcome, Preconditions};
+use super::operation::{Change as ChangeFrame, EventBytes, Operation, TaskWrite};
 use super::overlay::Overlay;
 use super::schema::{TASKS, fingerprint, read_task, to_json};
 use super::shared::Shared;
@@ -59,72 +59,66 @@ impl<'a> View<'a> {
         if let Some(outcome) = self.answered_before(mutation, now_ms)? {
             return Ok(outcome);
         }
-        let (before, task) = match &mutation.change {
+        let (task, write, events) = match &mutation.change {
             Change::Create(new) => {
+                let (id, created_at) = ids.next(now);
                 let task = Task {
-                    id: ids.next(),
+                    id,
                     title: new.title.as_str().to_owned(),
                     status: TaskStatus::Pending,
                     owner_id: new.owner_id,
                     version: 1,
-                    created_at: now,
-                    updated_at: now,
+                    created_at,
+                    updated_at: created_at,
                 };
-                (None, task)
+                let events = vec![TaskEvent::task_created(task.data(), mutation.correlation_id)];
+                (Arc::new(task), TaskWrite::Put, events)
             }
-            Change::Patch(id, patch) => match self.changed(*id, patch, mutation, now)? {
-                Ok((before, task)) => (Some(before), task),
+            Change::Patch(id, patch) => match self.existing(*id, mutation)? {
+                Ok(before) => patched(&before, patch, mutation, now),
                 Err(outcome) => return Ok(outcome),
             },
-            Change::Complete(id) => {
-                let patch = TaskPatch { title: None, status: Some(TaskStatus::Completed) };
-                match self.changed(*id, &patch, mutation, now)? {
-                    Ok((before, task)) => (Some(before), task),
-                    Err(outcome) => return Ok(outcome),
+            Change::Complete(id) => match self.existing(*id, mutation)? {
+                Ok(before) => {
+                    let patch = TaskPatch { status: Some(TaskStatus::Completed), ..TaskPatch::default() };
+                    patched(&before, &patch, mutation, now)
                 }
-            }
+                Err(outcome) => return Ok(outcome),
+            },
+            Change::Delete(id) => match self.existing(*id, mutation)? {
+                Ok(task) => {
+                    let events = vec![TaskEvent::task_deleted(task.data(), mutation.correlation_id)];
+                    (task, TaskWrite::Delete, events)
+                }
+                Err(outcome) => return Ok(outcome),
+            },
         };
-        let events = events(before.as_deref(), &task, mutation);
-        let task = Arc::new(task);
-        self.write(Arc::clone(&task), events, mutation, now_ms)?;
+        self.write(Arc::clone(&task), write, events, mutation, now_ms)?;
         Ok(Outcome::Done(task))
     }
 
-    /// The task before and after, or why it is not changed.
-    fn changed(
-        &mut self,
-        id: Uuid,
-        patch: &TaskPatch,
-        mutation: &Mutation,
-        now: DateTime<Utc>,
-    ) -> Result<Result<(Arc<Task>, Task), Outcome>, ChangeError> {
-        let Some(before) = self.task(id)? else { return Ok(Err(Outcome::NotFound)) };
-        if mutation.if_match.as_ref().is_some_and(|if_match| !if_match.allows(before.version)) {
-            return Ok(Err(Outcome::VersionMismatch { current: before.version }));
+    /// The task that is to be changed, or why it is not.
+    fn existing(&mut self, id: Uuid, mutation: &Mutation) -> Result<Result<Arc<Task>, Outcome>, ChangeError> {
+        let Some(task) = self.task(id)? else { return Ok(Err(Outcome::NotFound)) };
+        let current = task.version;
+        let Preconditions { if_match, if_none_match } = &mutation.preconditions;
+        if if_match.as_ref().is_some_and(|versions| !versions.contain(current)) {
+            return Ok(Err(Outcome::VersionMismatch { current }));
         }
-        let mut task = Task::clone(&before);
-        if let Some(title) = &patch.title {
-            title.as_str().clone_into(&mut task.title);
+        if if_none_match.as_ref().is_some_and(|versions| versions.contain(current)) {
+            return Ok(Err(Outcome::VersionExcluded { current }));
         }
-        if let Some(status) = patch.status {
-            task.status = status;
-        }
-        if task != *before {
-            task.version += 1;
-            // A clock that was set back does not turn a task's history round.
-            task.updated_at = now.max(before.updated_at);
-        }
-        Ok(Ok((before, task)))
+        Ok(Ok(task))
     }
 
     fn write(
         &mut self,
         task: Arc<Task>,
+        write: TaskWrite,
         events: Vec<TaskEvent>,
         mutation: &Mutation,
         now_ms: u64,
     ) -> Result<(), redb::Error> {
-        let is_stored = !events.is_empty();
         let answer = mutation.idempotency.as_ref().map(|idempotency| {
             let answer = Answer {
                 fingerprint: fingerprint(&idempotency.fingerprint),
@@ -133,7 +127,7 @@ impl<'a> View<'a> {
             };
             (Box::from(idempotency.key.as_str()), answer)
         });
-        if !is_stored && answer.is_none() {
+        if write == TaskWrite::None && answer.is_none() {
             return Ok(());
         }
         let first_event = self.last_seq + 1;
@@ -147,13 +141,15 @@ impl<'a> View<'a> {
             .iter()
             .map(|entry| EventBytes { json: &entry.json, traceparent: entry.traceparent.as_deref() })
             .collect();
-        let change = ChangeFrame { task, is_stored, answer, first_event, events };
+        let change = ChangeFrame { task, write, answer, first_event, events };
         let operation = Operation::Change(change);
         let at = self.draft.frames.add(|out| operation.write(out));
         let Operation::Change(ChangeFrame { task, answer, .. }) = operation else { return Ok(()) };
         let answer = answer.map(|(key, answer)| (key, Arc::new(answer)));
-        if is_stored {
-            self.draft.tasks.insert(task.id.into_bytes(), Arc::clone(&task));
+        match write {
+            TaskWrite::None => {}
+            TaskWrite::Put => drop(self.draft.tasks.insert(task.id.into_bytes(), Some(Arc::clone(&task)))),
+            TaskWrite::Delete => drop(self.draft.tasks.insert(task.id.into_bytes(), None)),
         }
         if let Some((key, answer)) = &answer {
             self.draft.answers.insert(key.clone(), Arc::clone(answer));
@@ -161,7 +157,7 @@ impl<'a> View<'a> {
         let count = entries.len() as u64;
         self.last_seq += count;
         self.draft.events.extend(entries);
-        let effect = Effect::Change { task, is_stored, answer, first_event, events: count };
+        let effect = Effect::Change { task, write, answer, first_event, events: count };
         self.draft.effects.push((at, effect));
         Ok(())
     }
@@ -170,7 +166,7 @@ impl<'a> View<'a> {
         let key = id.into_bytes();
         let in_log = |overlay: &Overlay| overlay.task(&key);
         let found = self.draft.tasks.get(&key).cloned().or_else(|| in_log(&self.shared.overlay()));
-        if found.is_some() {
+        if let Some(found) = found {
             return Ok(found);
         }
         let stored = self.database()?.open_table(TASKS).map_err(redb::Error::from)?;
@@ -199,20 +195,38 @@ impl<'a> View<'a> {
         Ok(if stored.expires_ms <= now_ms {
             None
         } else if stored.fingerprint == fingerprint(&idempotency.fingerprint) {
-            Some(Outcome::Done(Arc::clone(&stored.task)))
+            Some(Outcome::Repeated(Arc::clone(&stored.task)))
         } else {
             Some(Outcome::KeyReused)
         })
     }
 }
 
-/// The events of a change. Completing by its own call makes one; a patch that completes makes two.
-fn events(before: Option<&Task>, task: &Task, mutation: &Mutation) -> Vec<TaskEvent> {
-    let id = mutation.correlation_id;
-    let Some(before) = before else { return vec![TaskEvent::task_created(task.data(), id)] };
-    if before.version == task.version {
-        return Vec::new();
+/// The task after a patch, and its events. Completing by its own call makes one; a patch that completes makes two;
+/// one that changes nothing makes none.
+fn patched(
+    before: &Arc<Task>,
+    patch: &TaskPatch,
+    mutation: &Mutation,
+    now: DateTime<Utc>,
+) -> (Arc<Task>, TaskWrite, Vec<TaskEvent>) {
+    let mut task = Task::clone(before);
+    if let Some(title) = &patch.title {
+        title.as_str().clone_into(&mut task.title);
     }
+    if let Some(status) = patch.status {
+        task.status = status;
+    }
+    if let Some(owner_id) = patch.owner_id {
+        task.owner_id = owner_id;
+    }
+    if task == **before {
+        return (Arc::clone(before), TaskWrite::None, Vec::new());
+    }
+    task.version += 1;
+    // A clock that was set back does not turn a task's history round.
+    task.updated_at = now.max(before.updated_at);
+    let id = mutation.correlation_id;
     let mut events = Vec::with_capacity(2);
     if !matches!(mutation.change, Change::Complete(_)) {
         events.push(TaskEvent::task_updated(task.data(), id));
@@ -220,7 +234,7 @@ fn events(before: Option<&Task>, task: &Task, mutation: &Mutation) -> Vec<TaskEv
     if task.status == TaskStatus::Completed && before.status != TaskStatus::Completed {
         events.push(TaskEvent::task_completed(task.data(), id));
     }
-    events
+    (Arc::new(task), TaskWrite::Put, events)
 }
 
 /// Ids of version 7 that only rise, also where the clock is set back, and over restarts.
@@ -239,8 +253,13 @@ impl TaskIds {
         Self(context)
     }
 
-    pub(super) fn next(&self) -> Uuid {
-        Uuid::new_v7(Timestamp::now(&self.0))
+    /// The next id, and when its task was created: in the millisecond of the id, so that both have one order, also
+    /// where the clock was set back.
+    pub(super) fn next(&self, now: DateTime<Utc>) -> (Uuid, DateTime<Utc>) {
+        let id = Uuid::new_v7(Timestamp::now(&self.0));
+        let (seconds, nanos) = id.get_timestamp().map_or((0, 0), |time| time.to_unix());
+        let of_id = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos));
+        (id, of_id.map_or(now, |of_id| now.max(of_id)))
     }
 }
 
@@ -255,8 +274,13 @@ mod tests {
         let ids = TaskIds::after(Some(last.into_bytes()));
         let mut before = last;
         for _ in 0..10_000 {
-            let next = ids.next();
+            let (next, created_at) = ids.next(Utc::now());
             assert!(next > before, "{next} after {before}");
+            let (seconds, nanos) = next.get_timestamp().unwrap().to_unix();
+            assert_eq!(
+                created_at.timestamp_millis(),
+                (seconds * 1_000 + u64::from(nanos / 1_000_000)) as i64
+            );
             before = next;
         }
     }

@@ -135,7 +135,7 @@ impl BadDisk {
 fn create() -> Mutation {
     Mutation {
         change: Change::Create(NewTask { title: Title::parse("t").unwrap(), owner_id: None }),
-        if_match: None,
+        preconditions: Preconditions::default(),
         idempotency: None,
         correlation_id: Uuid::new_v4(),
         traceparent: None,

@@ -46,15 +46,16 @@ fn put_tasks(write: &WriteTransaction, generation: &Generation) -> Result<(), re
     let (mut old, mut new) = (Vec::new(), Vec::new());
     let mut tasks = write.open_table(TASKS)?;
     for (id, task) in &generation.tasks {
-        let before = tasks.insert(id, to_json(&**task)?.as_slice())?;
+        let before = match task {
+            Some(task) => tasks.insert(id, to_json(&**task)?.as_slice())?,
+            None => tasks.remove(id)?,
+        };
         // One that cannot be read is replaced: what the indexes have of it is left out of pages.
         let before = before.and_then(|before| read_task(Uuid::from_bytes(*id), before.value()).ok());
-        match before {
-            Some(before) if (before.status, before.owner_id) == (task.status, task.owner_id) => {}
-            before => {
-                old.extend(before.as_ref().map(|before| entries(*id, before)));
-                new.push(entries(*id, task));
-            }
+        let indexed = |task: &Task| (task.status, task.owner_id);
+        if before.as_ref().map(indexed) != task.as_deref().map(indexed) {
+            old.extend(before.as_ref().map(|before| entries(*id, before)));
+            new.extend(task.as_deref().map(|task| entries(*id, task)));
         }
     }
     for entries in [&mut old, &mut new] {

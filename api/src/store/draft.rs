@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::delivery::{Delivered, OutboxEntry, PublishedTopic};
 use super::mutation::Answer;
-use super::operation::{EventBytes, Operation};
+use super::operation::{EventBytes, Operation, TaskWrite};
 use super::wal::frame::Group;
 use crate::task::Task;
 
@@ -15,7 +15,7 @@ pub(super) enum Effect {
     Nothing,
     Change {
         task: Arc<Task>,
-        is_stored: bool,
+        write: TaskWrite,
         answer: Option<(Box<str>, Arc<Answer>)>,
         first_event: u64,
         events: u64,
@@ -34,7 +34,8 @@ pub(super) struct Draft {
     pub(super) effects: Vec<(u64, Effect)>,
     /// The events of all of them.
     pub(super) events: Vec<Arc<OutboxEntry>>,
-    pub(super) tasks: HashMap<[u8; 16], Arc<Task>>,
+    /// Tasks that were changed; `None` for those that were deleted.
+    pub(super) tasks: HashMap<[u8; 16], Option<Arc<Task>>>,
     pub(super) answers: HashMap<Box<str>, Arc<Answer>>,
 }
 

@@ -11,8 +11,8 @@ use crate::task::{Change, Task};
 pub struct Mutation {
     /// What to change.
     pub change: Change,
-    /// The version that the caller believes current.
-    pub if_match: Option<IfMatch>,
+    /// Of which version the task must be.
+    pub preconditions: Preconditions,
     /// The caller's key, and a fingerprint of the request.
     pub idempotency: Option<IdempotencyKey>,
     /// Ties the events to the request.
@@ -21,18 +21,27 @@ pub struct Mutation {
     pub traceparent: Option<String>,
 }
 
-/// The versions that an `If-Match` header allows.
+/// Of which version a task must be to be changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    /// One of these.
+    pub if_match: Option<VersionSet>,
+    /// None of these.
+    pub if_none_match: Option<VersionSet>,
+}
+
+/// The versions that a list of entity tags names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IfMatch {
+pub enum VersionSet {
     /// `*`: any, as long as the task exists.
     Any,
     /// One of these.
     Versions(Vec<u64>),
 }
 
-impl IfMatch {
-    /// Whether a task of this version may be changed.
-    pub fn allows(&self, version: u64) -> bool {
+impl VersionSet {
+    /// Whether the version is one of them.
+    pub fn contain(&self, version: u64) -> bool {
         match self {
             Self::Any => true,
             Self::Versions(versions) => versions.contains(&version),
@@ -52,12 +61,19 @@ pub struct IdempotencyKey {
 /// What became of a mutation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done, now or under the same key before: the task as it then stood.
+    /// Done: the task after the change, or as it was before it was deleted.
     Done(Arc<Task>),
+    /// Done before under the same key: the same of then.
+    Repeated(Arc<Task>),
     /// There is no such task.
     NotFound,
-    /// The task has another version than the caller believes.
+    /// The task has none of the versions that it must have.
     VersionMismatch {
+        /// The version it has.
+        current: u64,
+    },
+    /// The task has one of the versions that it must not have.
+    VersionExcluded {
         /// The version it has.
         current: u64,
     },

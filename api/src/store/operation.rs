@@ -10,6 +10,7 @@
 //! | 2 | delivered: topic id, partitions, partition, position, sequence numbers |
 //! | 3 | where events go from now on: topic id, partitions |
 //! | 4 | an event that waited in the outbox table of a former version: number, task id, event |
+//! | 5 | a deletion: as a change, with the task as it was; a version that does not know deletions refuses the log |
 
 use std::sync::Arc;
 
@@ -25,8 +26,9 @@ const CHANGE: u8 = 1;
 const DELIVERED: u8 = 2;
 const PUBLISH_TO: u8 = 3;
 const MOVED: u8 = 4;
+const DELETION: u8 = 5;
 
-/// The task has this version now. Without it, it is only what was answered.
+/// The task has this version now.
 const IS_STORED: u8 = 1;
 const HAS_ANSWER: u8 = 2;
 
@@ -40,10 +42,21 @@ pub(super) enum Operation<'a> {
     Moved { seq: u64, task: Uuid, event: EventBytes<'a> },
 }
 
+/// What a change makes of the stored task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TaskWrite {
+    /// It stays as it is: the task is only what was answered.
+    None,
+    /// It has this version now.
+    Put,
+    /// It is no more: this is the last that it was.
+    Delete,
+}
+
 #[derive(Debug, PartialEq)]
 pub(super) struct Change<'a> {
     pub(super) task: Arc<Task>,
-    pub(super) is_stored: bool,
+    pub(super) write: TaskWrite,
     pub(super) answer: Option<(Box<str>, Answer)>,
     /// The sequence number of the first event.
     pub(super) first_event: u64,
@@ -62,7 +75,7 @@ impl Operation<'_> {
         match self {
             Self::Nothing => out.push(NOTHING),
             Self::Change(change) => {
-                out.push(CHANGE);
+                out.push(if change.write == TaskWrite::Delete { DELETION } else { CHANGE });
                 change.write(out);
             }
             Self::Delivered(delivered) => {
@@ -89,7 +102,7 @@ impl<'a> Operation<'a> {
         let mut bytes = Bytes(payload);
         let operation = match bytes.u8()? {
             NOTHING => Self::Nothing,
-            CHANGE => Self::Change(Change::read(&mut bytes)?),
+            kind @ (CHANGE | DELETION) => Self::Change(Change::read(&mut bytes, kind == DELETION)?),
             DELIVERED => Self::Delivered(read_delivered(&mut bytes)?),
             PUBLISH_TO => Self::PublishTo(read_topic(&mut bytes)?),
             MOVED => {
@@ -104,7 +117,7 @@ impl<'a> Operation<'a> {
 impl<'a> Change<'a> {
     fn write(&self, out: &mut Vec<u8>) {
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        out.push(flag(self.is_stored, IS_STORED) | flag(self.answer.is_some(), HAS_ANSWER));
+        out.push(flag(self.write == TaskWrite::Put, IS_STORED) | flag(self.answer.is_some(), HAS_ANSWER));
         write_task(out, &self.task);
         if let Some((key, answer)) = &self.answer {
             write_bytes(out, key.as_bytes());
@@ -116,8 +129,13 @@ impl<'a> Change<'a> {
         self.events.iter().for_each(|event| event.write(out));
     }
 
-    fn read(bytes: &mut Bytes<'a>) -> Option<Self> {
+    fn read(bytes: &mut Bytes<'a>, is_deletion: bool) -> Option<Self> {
         let flags = bytes.u8()?;
+        let write = match flags & IS_STORED != 0 {
+            _ if is_deletion => TaskWrite::Delete,
+            true => TaskWrite::Put,
+            false => TaskWrite::None,
+        };
         let task = Arc::new(read_task(bytes)?);
         let answer = if flags & HAS_ANSWER != 0 {
             let key = bytes.text()?.into();
@@ -129,7 +147,7 @@ impl<'a> Change<'a> {
         let first_event = bytes.u64()?;
         let count = bytes.u8()?;
         let events = (0..count).map(|_| EventBytes::read(bytes)).collect::<Option<_>>()?;
-        Some(Self { task, is_stored: flags & IS_STORED != 0, answer, first_event, events })
+        Some(Self { task, write, answer, first_event, events })
     }
 }
 
@@ -296,78 +314,4 @@ impl<'a> Bytes<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn task() -> impl Strategy<Value = Task> {
-        let ids = (any::<u128>(), any::<Option<u128>>());
-        let times = (0..4_000_000_000_000_000_i64, 0..4_000_000_000_000_000_i64);
-        (ids, times, ".{0,500}", 0..3_usize, any::<u64>()).prop_map(|(ids, times, title, status, version)| {
-            Task {
-                id: Uuid::from_u128(ids.0),
-                title,
-                status: TaskStatus::ALL[status],
-                owner_id: ids.1.map(Uuid::from_u128),
-                version,
-                created_at: DateTime::from_timestamp_micros(times.0).unwrap(),
-                updated_at: DateTime::from_timestamp_micros(times.1).unwrap(),
-            }
-        })
-    }
-
-    fn is_read_back(operation: &Operation<'_>) {
-        let mut bytes = Vec::new();
-        operation.write(&mut bytes);
-        assert_eq!(Operation::read(&bytes).as_ref(), Some(operation));
-        for end in 0..bytes.len() {
-            assert_eq!(Operation::read(&bytes[..end]), None, "cut at {end}");
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn what_is_written_is_read_back(
-            task in task(),
-            key in any::<Option<String>>(),
-            fingerprint in proptest::collection::vec(any::<u8>(), 0..64),
-            events in proptest::collection::vec((".{0,60}", any::<Option<String>>()), 0..3),
-            numbers in any::<(u64, u128, i32, Option<i64>)>(),
-            seqs in proptest::collection::vec(any::<u64>(), 0..20),
-        ) {
-            let task = Arc::new(task);
-            let (number, id, partition, position) = numbers;
-            let answer = |key: &String| {
-                let fingerprint = fingerprint.clone().into();
-                (key.as_str().into(), Answer { fingerprint, expires_ms: number, task: Arc::clone(&task) })
-            };
-            let events: Vec<_> = events
-                .iter()
-                .map(|(json, traceparent)| EventBytes { json: json.as_bytes(), traceparent: traceparent.as_deref() })
-                .collect();
-            let topic = PublishedTopic { topic_id: Uuid::from_u128(id), partitions: partition };
-            if let Some(event) = events.first() {
-                is_read_back(&Operation::Moved { seq: number, task: task.id, event: *event });
-            }
-            is_read_back(&Operation::Change(Change {
-                task: Arc::clone(&task),
-                is_stored: key.is_some(),
-                answer: key.as_ref().map(answer),
-                first_event: number,
-                events,
-            }));
-            let scattered = seqs.iter().rev().copied().collect();
-            is_read_back(&Operation::Delivered(Delivered { topic, partition, position, seqs, scattered }));
-            is_read_back(&Operation::PublishTo(topic));
-            is_read_back(&Operation::Nothing);
-        }
-
-        #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Operation::read(&bytes);
-        }
-    }
-}
+mod tests;

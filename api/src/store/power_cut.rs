@@ -58,6 +58,9 @@ impl Delivery {
 }
 
 /// A workload, and all that came of it.
+/// Deleted tasks, and the place of that event in the outbox.
+type Deletions = BTreeMap<Uuid, u64>;
+
 #[derive(Default)]
 struct Run {
     planted: Option<Planted>,
@@ -67,6 +70,7 @@ struct Run {
     events: BTreeMap<u64, Vec<u8>>,
     /// Every version of each task, with the events that belong to it.
     versions: BTreeMap<Uuid, BTreeMap<u64, (Task, Vec<EventType>)>>,
+    deletions: Deletions,
 }
 
 fn runtime() -> Runtime {
@@ -85,7 +89,13 @@ fn close(store: Store, writer: thread::JoinHandle<()>) -> Result<(), String> {
 fn mutation(change: Change, key: Option<String>) -> Mutation {
     let idempotency = key.map(|key| IdempotencyKey { fingerprint: format!("{change:?}"), key });
     let traceparent = idempotency.as_ref().map(|_| format!("00-{}-{}-01", "a".repeat(32), "b".repeat(16)));
-    Mutation { change, if_match: None, idempotency, correlation_id: Uuid::nil(), traceparent }
+    Mutation {
+        change,
+        preconditions: Preconditions::default(),
+        idempotency,
+        correlation_id: Uuid::nil(),
+        traceparent,
+    }
 }
 
 /// What the clients of a round ask for: two new tasks, and changes of those that are there.
@@ -99,15 +109,18 @@ fn wanted(round: usize, tasks: &[Uuid]) -> Vec<Mutation> {
     let change = |(n, id): (usize, &Uuid)| {
         let patch = |title: Option<String>, status| {
             let title = title.map(|title| Title::parse(&title).unwrap());
-            Change::Patch(*id, TaskPatch { title, status })
+            Change::Patch(*id, TaskPatch { title, status, owner_id: None })
         };
-        let change = match n % 4 {
+        let change = match n % 5 {
             0 => patch(Some(format!("title {round}")), None),
-            1 => patch(None, Some(TaskStatus::InProgress)),
+            1 => patch(Some(format!("title {round}")), Some(TaskStatus::InProgress)),
             2 => patch(Some(format!("title {round}")), Some(TaskStatus::Completed)),
-            _ => Change::Complete(*id),
+            3 => Change::Complete(*id),
+            _ => Change::Delete(*id),
         };
-        mutation(change, key(n))
+        // What may change nothing has no key: that its answer is there, no version shows.
+        let key = if matches!(change, Change::Complete(_)) { None } else { key(n) };
+        mutation(change, key)
     };
     let creates = (0..2).map(create);
     // Each task is changed in a few rounds, each time in another way.
@@ -138,7 +151,8 @@ impl Run {
     }
 
     async fn round(&mut self, disk: &SimDisk, store: &Store, topic: PublishedTopic, round: usize) {
-        let tasks: Vec<Uuid> = self.versions.keys().copied().collect();
+        let is_there = |id: &&Uuid| !self.deletions.contains_key(id);
+        let tasks: Vec<Uuid> = self.versions.keys().filter(is_there).copied().collect();
         let mut clients = tokio::task::JoinSet::new();
         for mutation in wanted(round, &tasks) {
             let (store, disk) = (store.clone(), disk.clone());
@@ -154,6 +168,8 @@ impl Run {
         }
         let waiting = store.outbox_after(0, usize::MAX).await.unwrap();
         self.events.extend(waiting.iter().map(|entry| (entry.seq, entry.json.clone())));
+        let deleted = waiting.iter().filter(|entry| entry.event.event_type == EventType::Deleted);
+        self.deletions.extend(deleted.map(|entry| (entry.event.data.task_id, entry.seq)));
         for partition in 0..topic.partitions {
             let is_here = |entry: &&Arc<OutboxEntry>| {
                 partition_of(entry.event.data.task_id, topic.partitions) == partition
@@ -179,6 +195,9 @@ impl Run {
 
     fn note(&mut self, answer: Answer) {
         let task = answer.task.clone();
+        if matches!(answer.mutation.change, Change::Delete(_)) {
+            return self.answers.push(answer);
+        }
         let versions = self.versions.entry(task.id).or_default();
         let status_before = versions.get(&(task.version - 1)).map(|(before, _)| before.status);
         let completes =
@@ -188,6 +207,7 @@ impl Run {
             (Change::Patch(..), false) => vec![EventType::Updated],
             (Change::Patch(..), true) => vec![EventType::Updated, EventType::Completed],
             (Change::Complete(_), _) => vec![EventType::Completed],
+            (Change::Delete(_), _) => Vec::new(),
         };
         versions.entry(task.version).or_insert((task, events));
         self.answers.push(answer);
@@ -202,7 +222,7 @@ fn check(cut: &Cut, moment: usize, run: &Run) -> Result<(), String> {
     stored.is_whole(run)?;
     let promised: Vec<&Answer> = run.answers.iter().filter(|answer| answer.at <= moment).collect();
     for answer in &promised {
-        if !stored.has(&answer.task) {
+        if !stored.has(answer, &run.deletions) {
             return Err(format!("{:?} was answered and is not there", answer.task));
         }
     }
@@ -227,7 +247,7 @@ fn check(cut: &Cut, moment: usize, run: &Run) -> Result<(), String> {
 /// The store takes changes: a repeat under a key changes nothing, and what is new comes after what was.
 async fn goes_on(store: &Store, stored: &Stored, promised: &[&Answer]) -> Result<(), String> {
     let done = async |mutation: Mutation| match store.mutate(mutation).await {
-        Ok(Outcome::Done(task)) => Ok(Task::clone(&task)),
+        Ok(Outcome::Done(task) | Outcome::Repeated(task)) => Ok(Task::clone(&task)),
         other => Err(format!("{other:?}")),
     };
     let last_seq = || store.outbox().borrow().last_seq;
@@ -242,7 +262,7 @@ async fn goes_on(store: &Store, stored: &Stored, promised: &[&Answer]) -> Result
     }
     equal("the events after a creation", &last_seq(), &(stored.outbox_state.last_seq + 1))?;
     let Some(before) = stored.tasks.values().next() else { return Ok(()) };
-    let patch = TaskPatch { title: Some(Title::parse("changed").unwrap()), status: None };
+    let patch = TaskPatch { title: Some(Title::parse("changed").unwrap()), ..TaskPatch::default() };
     let changed = done(mutation(Change::Patch(before.id, patch), None)).await?;
     equal("the version after a change", &changed.version, &(before.version + 1))
 }
@@ -258,6 +278,7 @@ fn after_a_power_cut_what_was_answered_is_there_with_its_events_and_nothing_by_h
     let tried = cut_everywhere(&disk, &run).unwrap_or_else(|found| found.raise());
     println!("store: {tried}");
     assert!(run.answers.len() > 30 && run.deliveries.len() > 2, "{} answers", run.answers.len());
+    assert!(run.deletions.len() > 5, "{} deletions", run.deletions.len());
     assert!(tried.states > 1_000, "{tried}");
 }
 
@@ -273,7 +294,7 @@ fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_saw() {
         let (store, writer) = open(&killed, None).unwrap();
         let seen = runtime().block_on(Stored::read(&store)).unwrap();
         for answer in &mut run.answers {
-            answer.at = if seen.has(&answer.task) { killed.now() } else { usize::MAX };
+            answer.at = if seen.has(answer, &run.deletions) { killed.now() } else { usize::MAX };
         }
         for delivery in &mut run.deliveries {
             delivery.at = if delivery.is_in(&seen.positions) { killed.now() } else { usize::MAX };

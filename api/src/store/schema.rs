@@ -51,8 +51,10 @@ const FORMER_LAST_SEQ: TableDefinition<(), u64> = TableDefinition::new("last_seq
 /// Space for a task or an event as JSON, with a title of usual length.
 const JSON_BYTES: usize = 512;
 
-/// The format of [`Meta`] and of the log.
+/// The format of [`Meta`] and of the log. It rises with the first deletion: versions that know no deletions would
+/// take one whose event still waits in the log for damage.
 const FORMAT: u32 = 1;
+const FORMAT_WITH_DELETIONS: u32 = 2;
 
 /// What belongs to the changes that the database has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -98,7 +100,12 @@ impl Meta {
     }
 
     pub(super) fn at(&self, applied: Position, outbox: Stored) -> Self {
-        Self { format: FORMAT, store: self.store, applied, outbox }
+        Self { format: self.format, store: self.store, applied, outbox }
+    }
+
+    /// From the first deletion on.
+    pub(super) fn has_deletions(&mut self) {
+        self.format = FORMAT_WITH_DELETIONS;
     }
 }
 
@@ -154,10 +161,10 @@ fn read_meta(database: &Database) -> Result<Option<Meta>, redb::Error> {
     let damaged = |why: String| redb::Error::Corrupted(why);
     let meta: Meta = serde_json::from_slice(stored.value())
         .map_err(|error| damaged(format!("its position in the log cannot be read: {error}")))?;
-    if meta.format > FORMAT {
+    if meta.format > FORMAT_WITH_DELETIONS {
         let format = meta.format;
         return Err(damaged(format!(
-            "it has format {format}, and this program knows {FORMAT}: start a newer one"
+            "it has format {format}, and this program knows {FORMAT_WITH_DELETIONS}: start a newer one"
         )));
     }
     Ok(Some(meta))

@@ -18,6 +18,7 @@ use super::delivery::OutboxState;
 use super::draft::{Draft, Effect};
 use super::failure::{Failures, Part, Reported, Unreadable, WriteFailure};
 use super::job::LazyDelivery;
+use super::operation::TaskWrite;
 use super::outbox::Ledger;
 use super::overlay::{Frozen, Overlay};
 use super::schema;
@@ -170,9 +171,11 @@ pub(super) fn take_effects(
 pub(super) fn take_effect(overlay: &mut Overlay, ledger: &mut Ledger, place: Place, effect: Effect) {
     match effect {
         Effect::Nothing => {}
-        Effect::Change { task, is_stored, answer, first_event, events } => {
-            if is_stored {
-                overlay.active.put_task(&task);
+        Effect::Change { task, write, answer, first_event, events } => {
+            match write {
+                TaskWrite::None => {}
+                TaskWrite::Put => overlay.active.put_task(task),
+                TaskWrite::Delete => overlay.active.delete_task(task.id),
             }
             if let Some((key, answer)) = answer {
                 overlay.active.answers.insert(key, answer);

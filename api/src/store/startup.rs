@@ -131,7 +131,7 @@ fn effect(operation: Operation<'_>) -> Effect {
         Operation::Nothing => Effect::Nothing,
         Operation::Change(change) => Effect::Change {
             task: change.task,
-            is_stored: change.is_stored,
+            write: change.write,
             answer: change.answer.map(|(key, answer)| (key, Arc::new(answer))),
             first_event: change.first_event,
             events: change.events.len() as u64,
@@ -203,6 +203,9 @@ fn apply_now(
     limits: &Limits,
 ) -> Result<(), redb::Error> {
     let generation: Generation = std::mem::take(&mut state.overlay.active);
+    if generation.has_deletions() {
+        state.meta.has_deletions();
+    }
     let meta = state.meta.at(state.position, state.ledger.stored());
     let frozen = Frozen { generation, meta };
     bulk::apply(database, answers, &frozen, limits)?;

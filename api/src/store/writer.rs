@@ -270,6 +270,9 @@ impl Writer {
 
     /// Has all that is in the log put into the database.
     fn freeze(&mut self) {
+        if self.shared.overlay().active.has_deletions() {
+            self.meta.has_deletions();
+        }
         let stored = self.shared.ledger().stored();
         self.shared.freeze(self.meta.at(self.position, stored));
         self.frozen = self.position;
@@ -321,8 +324,13 @@ impl Writer {
             GroupError::Database(_) => self.wait_for_check(),
             GroupError::Log(_) => self.shared.failing(Part::Log, &self.path, why.clone()),
         }
+        // Of a group that failed in the database, nothing was written.
+        let known = self.shared.write_failure().filter(|_| matches!(error, GroupError::Database(_)));
         for job in failed {
-            job.refuse(StoreError::Unavailable(why.clone()));
+            job.refuse(match &known {
+                Some(failure) => StoreError::Refused(failure.clone()),
+                None => StoreError::Unavailable(why.clone()),
+            });
         }
         for (_, reply) in lazy {
             let _ = reply.send(Err(StoreError::Unavailable(why.clone())));

@@ -279,7 +279,7 @@ async fn options_says_what_a_path_has() {
     for (path, methods) in [
         ("/", "GET, HEAD, OPTIONS"),
         ("/tasks", "GET, HEAD, OPTIONS, POST"),
-        ("/tasks/x", "GET, HEAD, OPTIONS, PATCH"),
+        ("/tasks/x", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/tasks/x/complete", "OPTIONS, POST"),
         ("/healthz", "GET, HEAD, OPTIONS"),
     ] {
@@ -294,7 +294,7 @@ async fn options_says_what_a_path_has() {
     app.call("OPTIONS", "/nowhere").send().await.refused(404, &[]);
     let all = raw(&app, "OPTIONS * HTTP/1.1", &["Host: localhost"]).await;
     assert!(
-        all.starts_with("HTTP/1.1 204 ") && all.contains("allow: GET, HEAD, OPTIONS, PATCH, POST"),
+        all.starts_with("HTTP/1.1 204 ") && all.contains("allow: DELETE, GET, HEAD, OPTIONS, PATCH, POST"),
         "{all}"
     );
     app.stop().await;

@@ -129,7 +129,8 @@ async fn wrong_fields_are_all_named() {
         (json!({"status": "Completed"}), vec!["status"]),
         (json!({"status": null}), vec!["status"]),
         (json!({"status": 1}), vec!["status"]),
-        (json!({"owner_id": null}), vec!["owner_id"]),
+        (json!({"owner_id": "me"}), vec!["owner_id"]),
+        (json!({"owner_id": []}), vec!["owner_id"]),
         (json!({"version": 1}), vec!["version"]),
         (json!({"title": "", "status": "", "x": ""}), vec!["title", "status", "x"]),
         (json!([{"title": "t"}]), vec!["body"]),
@@ -279,6 +280,93 @@ async fn completing_twice_is_completing_once() {
     assert_eq!((second.status, second.json()), (200, first.json()));
     let types: Vec<String> = app.events_of(&task["id"]).await.into_iter().map(|event| event.0).collect();
     assert_eq!(types, ["task.created", "task.completed"]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_patch_gives_a_task_to_somebody_or_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = App::start(dir.path()).await;
+    let task = app.create("t").await;
+    let path = format!("/tasks/{}", task["id"].as_str().unwrap());
+    let (first, second) = (json!(Uuid::new_v4()), json!(Uuid::new_v4()));
+    let listed = async |owner: &Value| {
+        let list = app.call("GET", &format!("/tasks?owner_id={}", owner.as_str().unwrap())).send().await;
+        list.json()["items"].as_array().unwrap().len()
+    };
+    for (number, (body, owner, version)) in [
+        (json!({"owner_id": first}), &first, 2),
+        (json!({"owner_id": first}), &first, 2),
+        (json!({"title": "u"}), &first, 3),
+        (json!({"owner_id": second, "status": "in_progress"}), &second, 4),
+        (json!({"owner_id": null}), &Value::Null, 5),
+        (json!({"owner_id": null}), &Value::Null, 5),
+        (json!({"owner_id": first}), &first, 6),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let patched = app.call("PATCH", &path).json(&body).await.json();
+        assert_eq!((&patched["owner_id"], &patched["version"]), (owner, &json!(version)), "{number}");
+        for other in [&first, &second] {
+            assert_eq!(listed(other).await, usize::from(other == owner), "{number}");
+        }
+    }
+    let events = app.events().await;
+    let owners: Vec<Option<Uuid>> = events.iter().map(|entry| entry.event.data.owner_id).collect();
+    let id = |owner: &Value| owner.as_str().map(|owner| owner.parse::<Uuid>().unwrap());
+    let (first, second) = (id(&first), id(&second));
+    assert_eq!(owners, [None, first, first, second, None, first]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn if_none_match_keeps_named_versions_from_being_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = App::start(dir.path()).await;
+    let path = format!("/tasks/{}", app.create("v1").await["id"].as_str().unwrap());
+    let complete = format!("{path}/complete");
+    for (tags, status) in [
+        ("\"1\"", 412),
+        ("W/\"1\"", 412),
+        ("\"7\", \"1\"", 412),
+        ("*", 412),
+        ("1", 400),
+        ("", 400),
+        ("*, \"1\"", 400),
+    ] {
+        for (method, path) in [("PATCH", &path), ("POST", &complete), ("DELETE", &path)] {
+            let answer =
+                app.call(method, path).header("if-none-match", tags).json(&json!({"title": "v2"})).await;
+            answer.refused(status, &[]);
+        }
+    }
+    // It counts only where the answer would be 2xx without it.
+    let missing = format!("/tasks/{}", Uuid::now_v7());
+    for method in ["PATCH", "DELETE"] {
+        let answer = app.call(method, &missing).header("if-none-match", "*").json(&json!({})).await;
+        assert_eq!(answer.status, 404);
+    }
+    let both = app.call("PATCH", &path).header("if-match", "\"1\"").header("if-none-match", "\"2\"");
+    assert_eq!(both.json(&json!({"title": "v2"})).await.header("etag"), "\"2\"");
+    // If-Match is looked at first.
+    let stale = app.call("PATCH", &path).header("if-match", "\"1\"").header("if-none-match", "\"2\"");
+    let stale = stale.json(&json!({"title": "v3"})).await;
+    assert!(stale.json()["detail"].as_str().unwrap().contains("none of those in If-Match"), "{stale:?}");
+
+    // The list exists, and has no tag.
+    for (header, tags, status) in [
+        ("if-none-match", "*", 412),
+        ("if-none-match", "\"1\"", 201),
+        ("if-match", "*", 201),
+        ("if-match", "\"1\"", 412),
+        ("if-match", "1", 400),
+        ("if-none-match", "1", 400),
+    ] {
+        let answer = app.call("POST", "/tasks").header(header, tags).json(&json!({"title": "t"})).await;
+        assert_eq!(answer.status, status, "{header}: {tags}");
+    }
+    assert_eq!(app.events().await.len(), 4);
     app.stop().await;
 }
 

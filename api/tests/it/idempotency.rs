@@ -40,6 +40,7 @@ async fn the_same_request_gets_the_same_answer_also_after_a_restart() {
         for (number, (method, path, body, _)) in calls.iter().enumerate() {
             let key = format!("key {number}");
             let again = app.call(method, path).header("idempotency-key", &key).json(body).await;
+            assert_eq!(again.header("idempotent-replayed"), "true");
             assert_eq!(again.without_request(), answers[number], "{method} {path}, restarted: {restarted}");
             let other = json!({"title": "another request"});
             let other_path = if *path == complete { "/tasks" } else { path };

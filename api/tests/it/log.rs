@@ -102,7 +102,7 @@ async fn a_store_of_a_former_version_goes_on_with_all_that_it_had() {
     assert_eq!(store.positions(), [(0, 3)]);
     let listed = store.list(Filter::default(), None, usize::MAX).await.unwrap().tasks;
     assert_eq!(serde_json::to_value(&listed).unwrap(), json!(tasks));
-    let of_owner = Filter { status: None, owner_id: Some(Uuid::from_u128(7)) };
+    let of_owner = Filter { owner_id: Some(Uuid::from_u128(7)), ..Filter::default() };
     let owned = store.list(of_owner, None, usize::MAX).await.unwrap().tasks;
     assert_eq!(owned.len() as u64, EVENTS / 2);
 

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use task_api::store::{Delivered, Filter, IdempotencyKey, Mutation, Outcome, Store, StoreError};
+use task_api::store::{
+    Delivered, Filter, IdempotencyKey, Mutation, Outcome, Preconditions, Store, StoreError,
+};
 use task_api::task::{Change, NewTask, Task, TaskPatch, TaskStatus};
 use task_api::title::Title;
 use task_events::event::EventType;
@@ -14,16 +16,22 @@ pub fn create(title: &str) -> Mutation {
 }
 
 fn patch(id: Uuid, title: &str) -> Mutation {
-    change(Change::Patch(id, TaskPatch { title: Some(Title::parse(title).unwrap()), status: None }))
+    change(Change::Patch(id, TaskPatch { title: Some(Title::parse(title).unwrap()), ..TaskPatch::default() }))
 }
 
-fn change(change: Change) -> Mutation {
-    Mutation { change, if_match: None, idempotency: None, correlation_id: Uuid::new_v4(), traceparent: None }
+pub fn change(change: Change) -> Mutation {
+    Mutation {
+        change,
+        preconditions: Preconditions::default(),
+        idempotency: None,
+        correlation_id: Uuid::new_v4(),
+        traceparent: None,
+    }
 }
 
 pub async fn done(store: &Store, mutation: Mutation) -> Task {
     match store.mutate(mutation).await.unwrap() {
-        Outcome::Done(task) => Task::clone(&task),
+        Outcome::Done(task) | Outcome::Repeated(task) => Task::clone(&task),
         other => panic!("{other:?}"),
     }
 }
@@ -125,7 +133,7 @@ async fn a_restart_keeps_everything() {
     store.delivered(delivered).await.unwrap();
     store.delivered(Delivered { partition: 3, position: Some(4), ..Delivered::default() }).await.unwrap();
 
-    let completed = Filter { status: Some(TaskStatus::Completed), owner_id: None };
+    let completed = Filter { status: Some(TaskStatus::Completed), ..Filter::default() };
     let contents = async |store: &Store| {
         let waiting = store.outbox_after(0, 10).await.unwrap().into_iter();
         (

@@ -182,6 +182,7 @@ impl Answer {
     pub fn without_request(mut self) -> (u16, Vec<(String, String)>, String) {
         self.headers.remove("date");
         self.headers.remove("x-correlation-id");
+        self.headers.remove("idempotent-replayed");
         let header = |name: &str| (name.to_owned(), self.header(name).to_owned());
         let mut headers: Vec<_> = self.headers.keys().map(|name| header(name.as_str())).collect();
         headers.sort();

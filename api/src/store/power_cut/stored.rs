@@ -7,8 +7,8 @@ use task_events::event::EventType;
 use uuid::Uuid;
 
 use super::super::*;
-use super::Run;
-use crate::task::{Task, TaskStatus};
+use super::{Deletions, Run};
+use crate::task::{Change, Task, TaskStatus};
 
 /// All that a store says it has.
 #[derive(Debug, PartialEq)]
@@ -32,11 +32,11 @@ impl Stored {
             list(Filter::default()).await?.into_iter().map(|task| (task.id, task)).collect();
         let (mut by_status, mut by_owner) = (BTreeSet::new(), BTreeSet::new());
         for status in TaskStatus::ALL {
-            let found = list(Filter { status: Some(status), owner_id: None }).await?;
+            let found = list(Filter { status: Some(status), ..Filter::default() }).await?;
             by_status.extend(found.iter().map(|task| (status.code(), task.id)));
         }
         for owner in (1..4).map(Uuid::from_u128) {
-            let found = list(Filter { status: None, owner_id: Some(owner) }).await?;
+            let found = list(Filter { owner_id: Some(owner), ..Filter::default() }).await?;
             by_owner.extend(found.iter().map(|task| (owner, task.id)));
         }
         for (id, task) in &tasks {
@@ -59,12 +59,16 @@ impl Stored {
         })
     }
 
-    pub(super) fn has(&self, task: &Task) -> bool {
-        self.tasks.get(&task.id).is_some_and(|stored| stored.version >= task.version)
+    /// Whether it has what was answered, or what came of it later.
+    pub(super) fn has(&self, answer: &super::Answer, deletions: &Deletions) -> bool {
+        let task = &answer.task;
+        let is_deleted = deletions.get(&task.id).is_some_and(|seq| *seq <= self.outbox_state.last_seq);
+        let is_there = || self.tasks.get(&task.id).is_some_and(|stored| stored.version >= task.version);
+        is_deleted || (!matches!(answer.mutation.change, Change::Delete(_)) && is_there())
     }
 
-    /// Nothing is stored partially: each task is one that was, with the events of all its versions, the indexes
-    /// and the answers agree with the tasks, and the outbox with the position.
+    /// Nothing is stored partially: each task is one that was, with the events of all its versions, a deleted one is
+    /// gone with its last event, the indexes and the answers agree with the tasks, and the outbox with the position.
     pub(super) fn is_whole(&self, run: &Run) -> Result<(), String> {
         let mut events: BTreeMap<Uuid, Vec<EventType>> = BTreeMap::new();
         let last_seq = self.outbox_state.last_seq;
@@ -81,6 +85,13 @@ impl Stored {
             equal("a task", task, known)?;
             let events = versions.range(..=task.version).flat_map(|(_, (_, events))| events.clone());
             owed.insert(*id, events.collect::<Vec<_>>());
+        }
+        for (id, _) in run.deletions.iter().filter(|(_, seq)| **seq <= last_seq) {
+            if self.tasks.contains_key(id) {
+                return Err(format!("task {id} was deleted and is there"));
+            }
+            let events = run.versions[id].values().flat_map(|(_, events)| events.clone());
+            owed.insert(*id, events.chain([EventType::Deleted]).collect());
         }
         equal("the events by task", &events, &owed)?;
 
@@ -99,7 +110,7 @@ impl Stored {
         equal("the outbox", &self.outbox, &left)?;
         equal("the count of the outbox", &self.outbox_state.waiting, &(self.outbox.len() as u64))?;
 
-        let keyed = run.answers.iter().filter(|answer| self.has(&answer.task));
+        let keyed = run.answers.iter().filter(|answer| self.has(answer, &run.deletions));
         let keyed = keyed.filter_map(|answer| {
             answer.mutation.idempotency.as_ref().map(|key| (key.key.clone(), answer.task.clone()))
         });
