@@ -27,9 +27,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// It is what `HttpServer` builds, but for the connection between the socket and HTTP.
 pub fn server(listener: TcpListener, state: State, stop_timeout: Duration) -> std::io::Result<Server> {
-    // One processor is for the writer, the relay and the log. With two, one worker takes less of them than two do
-    // (0.94 of the time for a request), and answers as soon.
-    let workers = available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1);
+    // One for each processor, though writer and relay want theirs: a client on the same machine is woken on the
+    // processor of the worker that answers it, and a lone worker would wait for its clients.
+    let workers = available_parallelism().map_or(1, NonZero::get);
     let accepted = state.connections.most() + connection::REFUSALS;
     let builder = Server::build()
         .workers(workers)
