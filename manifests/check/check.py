@@ -1,7 +1,7 @@
-"""Checks the manifests: python check.py BINARIES, with STRIMZI_CRDS and KUSTOMIZE in the environment.
+"""Checks the manifests: python check.py BINARIES, with STRIMZI_CRDS, PROMETHEUS_CRDS and KUSTOMIZE in the environment.
 
-BINARIES is a folder with the built binaries, STRIMZI_CRDS one with Strimzi's custom resource definitions,
-KUSTOMIZE the command that renders a folder (`kubectl kustomize`).
+BINARIES is a folder with the built binaries, STRIMZI_CRDS and PROMETHEUS_CRDS those with the custom resource
+definitions of Strimzi and of the Prometheus operator, KUSTOMIZE the command that renders a folder (`kubectl kustomize`).
 """
 
 import copy
@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 import binaries
+import monitoring
 from schemas import Schemas
 
 MANIFESTS = Path(__file__).resolve().parent.parent
@@ -23,7 +24,7 @@ WORKLOADS = ("Deployment", "StatefulSet")
 
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
-    schemas = Schemas(Path(os.environ["STRIMZI_CRDS"]))
+    schemas = Schemas(Path(os.environ["STRIMZI_CRDS"]), Path(os.environ["PROMETHEUS_CRDS"]))
     failed = passed = 0
 
     def report(what: str, errors: list[str]) -> None:
@@ -32,7 +33,7 @@ def main() -> None:
         print(f"{what}: {'ok' if not errors else 'FAILED'}", *errors, sep="\n  ")
 
     for overlay in OVERLAYS:
-        objects = render(overlay)
+        objects = render(f"overlays/{overlay}")
         found = [error for obj in objects for error in schemas.errors(obj)]
         report(f"{overlay}: {len(objects)} objects of {len({obj['kind'] for obj in objects})} kinds, none skipped", found)
         report(f"{overlay}: what is referred to exists", references(objects))
@@ -40,7 +41,16 @@ def main() -> None:
         for name, container in containers(objects):
             report(f"{overlay}: variables, ports and probes of {name}", binaries.errors(container, objects, folder))
 
-    objects = render("production")
+    watched, scraped = render("monitoring"), list(pods(render("overlays/production")))
+    report(f"monitoring: {len(watched)} objects", [error for obj in watched for error in schemas.errors(obj)])
+    report("monitoring: what is scraped, asked for and led to exists", monitoring.errors(watched, scraped))
+    for what, kind, plant in MONITORING:
+        planted = copy.deepcopy(watched)
+        plant(next(obj for obj in planted if obj["kind"] == kind))
+        caught = any(schemas.errors(obj) for obj in planted) or monitoring.errors(planted, scraped)
+        report(f"a planted fault is caught: {what}", [] if caught else ["it passed"])
+
+    objects = render("overlays/production")
     for what, kind, plant in PLANTS:
         caught = False
         for obj in copy.deepcopy(objects):
@@ -61,8 +71,8 @@ def main() -> None:
     sys.exit(failed > 0)
 
 
-def render(overlay: str) -> list[dict]:
-    command = [*shlex.split(os.environ["KUSTOMIZE"]), str(MANIFESTS / "overlays" / overlay)]
+def render(folder: str) -> list[dict]:
+    command = [*shlex.split(os.environ["KUSTOMIZE"]), str(MANIFESTS / folder)]
     text = subprocess.run(command, capture_output=True, text=True)
     if text.returncode:
         raise SystemExit(f"error: {shlex.join(command)}: {text.stderr.strip()}")
@@ -158,6 +168,10 @@ def set_field(*path):
     return plant
 
 
+def misspell(obj):
+    obj["data"]["dashboard.json"] = obj["data"]["dashboard.json"].replace("task_api_outbox_events", "task_api_outbox")
+
+
 PLANTS = [
     ("a misspelt field of a KafkaTopic", "KafkaTopic", set_field("spec", "partition", 3)),
     ("a KafkaTopic with partitions as text", "KafkaTopic", set_field("spec", "partitions", "three")),
@@ -166,6 +180,17 @@ PLANTS = [
     ("a misspelt field of a container", "StatefulSet", set_field("spec", "template", "spec", "containers", 0, "imag", "x")),
     ("a StatefulSet with replicas as text", "StatefulSet", set_field("spec", "replicas", "two")),
     ("an API version that is gone", "Kafka", set_field("apiVersion", "kafka.strimzi.io/v1beta2")),
+]
+RULE = ("spec", "groups", 0, "rules", 0)
+MONITORING = [
+    ("a misspelt field of a rule", "PrometheusRule", set_field(*RULE, "exp", "up")),
+    ("a rule for a metric that is not there", "PrometheusRule", set_field(*RULE, "expr", "task_api_outbox_event > 1")),
+    ("a rule without a section in the runbook", "PrometheusRule", set_field(*RULE, "alert", "TaskEventsGroupUp")),
+    ("a rule without a severity", "PrometheusRule", set_field(*RULE, "labels", {})),
+    ("a PodMonitor of a port that no pod has", "PodMonitor", set_field("spec", "podMetricsEndpoints", 0, "port", "metrics")),
+    ("a PodMonitor that selects no pod", "PodMonitor", set_field("spec", "selector", "matchLabels", {"app": "x"})),
+    ("a PodMonitor with an interval as a number", "PodMonitor", set_field("spec", "podMetricsEndpoints", 0, "interval", 15)),
+    ("a dashboard that asks for what is not there", "ConfigMap", misspell),
 ]
 MISMATCHES = [
     ("a Service that selects no pod", "Service", set_field("spec", "selector", "app.kubernetes.io/name", "task-apis")),

@@ -1,4 +1,4 @@
-"""Validates objects against Kubernetes' schemas and a folder of custom resource definitions."""
+"""Validates objects against Kubernetes' schemas and folders of custom resource definitions."""
 
 from pathlib import Path
 
@@ -6,13 +6,21 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+# A definition has an operator "=" among its values, which YAML 1.1 takes for a type of its own.
+yaml.SafeLoader.add_constructor("tag:yaml.org,2002:value", yaml.SafeLoader.construct_yaml_str)
+
 # The oldest Kubernetes that the manifests are for.
 KUBERNETES = "1.33"
 
 
 class Schemas:
-    def __init__(self, crds: Path):
+    def __init__(self, *folders: Path):
         self.custom = {}
+        for folder in folders:
+            self.read(folder)
+
+    def read(self, crds: Path) -> None:
+        before = len(self.custom)
         for file in sorted(crds.glob("*.yaml")):
             for crd in yaml.safe_load_all(file.read_text()):
                 spec = crd["spec"]
@@ -20,8 +28,8 @@ class Schemas:
                     schema = closed(version["schema"]["openAPIV3Schema"])
                     key = (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
                     self.custom[key] = jsonschema.Draft202012Validator(schema)
-        if not self.custom:
-            raise SystemExit(f"error: {crds} holds no custom resource definitions; set STRIMZI_CRDS to a folder of them")
+        if len(self.custom) == before:
+            raise SystemExit(f"error: {crds} holds no custom resource definitions; set STRIMZI_CRDS and PROMETHEUS_CRDS")
 
     def errors(self, obj: dict) -> list[str]:
         """What is wrong with an object. A kind without a schema is an error: nothing is skipped."""

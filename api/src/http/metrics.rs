@@ -89,7 +89,11 @@ impl Requests {
             text.durations(NAME, &labels, durations);
         }
         const SHED: &str = "task_api_shed_total";
-        text.family(SHED, "counter", "What was refused with 503 because there was too much.");
+        text.family(
+            SHED,
+            "counter",
+            "What was refused with 503: too much at once, or a store that takes no changes.",
+        );
         let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
         let shed = all.iter().filter(|((_, route, status), _)| *status == unavailable && *route != "/readyz");
         let shed: u64 = shed.map(|(_, durations)| durations.count()).sum();

@@ -29,6 +29,8 @@ pub struct Options {
 
 /// A name of this many words is a test's or a function's, not a metric's or a field's.
 const WORDS_OF_A_TEST: usize = 6;
+/// How a metric's name ends, of however many words.
+const UNITS: &[&str] = &["total", "seconds", "bytes"];
 /// Extensions of files that a document names without their folder.
 const EXTENSIONS: &[&str] = &["rs", "md", "toml"];
 /// Folders that commands make.
@@ -118,7 +120,8 @@ fn name(code: &str, document: &Path, tree: &Tree) -> Option<String> {
     if !identifier || code.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if words.len() >= WORDS_OF_A_TEST && !code.contains(|c: char| c.is_ascii_uppercase()) {
+    let is_metric = words.last().is_some_and(|last| UNITS.contains(last));
+    if words.len() >= WORDS_OF_A_TEST && !is_metric && !code.contains(|c: char| c.is_ascii_uppercase()) {
         return (!tree.has_function(code))
             .then(|| format!("names {code}: there is no such test or function"));
     }

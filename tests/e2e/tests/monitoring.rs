@@ -1,0 +1,222 @@
+//! The alert rules and the dashboard of manifests/monitoring against a running system and Debian's Prometheus: all is
+//! quiet and every query has data, then each planted fault raises its alert, and no other.
+//!
+//! `.ci/monitoring` sets `E2E_MONITORING` to a folder with `prometheus`, `promtool`, and the rules with short times
+//! (`live.yaml`: see manifests/check/rules.py). Without it nothing is tried.
+
+use harness::{
+    CONSUMERS, EVENTS, Event, Process, Program, SOON, Service, World, eventually, free_port, http, produce,
+    record,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// More log lines than a pipe, and the queue behind it, hold.
+const MANY_EVENTS: usize = 20_000;
+/// Time in which an alert that has no reason would fire: the longest `for`, and a range.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// A Prometheus of the test's own, which scrapes and evaluates every second.
+struct Prometheus {
+    url: String,
+    _process: Process,
+}
+
+impl Prometheus {
+    /// `targets`: the name and the address of each.
+    fn start(folder: &Path, data: &Path, targets: &[(String, String)]) -> Self {
+        let targets: Vec<Value> = targets
+            .iter()
+            .map(|(job, url)| json!({"job_name": job, "static_configs": [{"targets": [url.trim_start_matches("http://")]}]}))
+            .collect();
+        let rules = std::fs::canonicalize(folder.join("live.yaml")).unwrap();
+        // JSON is YAML.
+        let config = json!({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [rules],
+            "scrape_configs": targets,
+        });
+        let config_path = data.join("prometheus.yml");
+        std::fs::write(&config_path, config.to_string()).unwrap();
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut command = Command::new(folder.join("prometheus"));
+        command.arg(format!("--config.file={}", config_path.display()));
+        command.arg(format!("--storage.tsdb.path={}", data.join("tsdb").display()));
+        command.arg(format!("--web.listen-address={address}"));
+        Self { url: format!("http://{address}"), _process: Process::spawn("prometheus", &mut command) }
+    }
+
+    async fn get(&self, path: &str) -> Option<Value> {
+        let answer = http().get(format!("{}{path}", self.url)).send().await.ok()?;
+        let answer: Value = answer.json().await.ok()?;
+        assert_eq!(answer["status"], "success", "{path}: {answer}");
+        Some(answer["data"].clone())
+    }
+
+    /// The series of a query, now.
+    async fn query(&self, query: &str) -> Vec<Value> {
+        let encoded = |byte: u8| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        };
+        let query: String = query.bytes().map(encoded).collect();
+        let data = self.get(&format!("/api/v1/query?query={query}")).await.expect("Prometheus answers");
+        data["result"].as_array().expect("a list").clone()
+    }
+
+    /// The alerts that fire.
+    async fn firing(&self) -> BTreeSet<String> {
+        let data = self.get("/api/v1/alerts").await.unwrap_or_default();
+        let alerts = data["alerts"].as_array().cloned().unwrap_or_default();
+        let firing = alerts.iter().filter(|alert| alert["state"] == "firing");
+        firing.map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The alerts that have fired since then.
+    async fn have_fired(&self, since: Instant) -> BTreeSet<String> {
+        let firing = format!("ALERTS{{alertstate=\"firing\"}}[{}s]", since.elapsed().as_secs());
+        let series = self.query(&format!("max by (alertname) (max_over_time({firing}))")).await;
+        series.iter().map(|one| one["metric"]["alertname"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn fires(&self, alerts: &[&str]) {
+        for alert in alerts {
+            eventually(alert, SOON, async || self.firing().await.contains(*alert).then_some(())).await;
+        }
+    }
+}
+
+/// The queries of the dashboard's panels, with what Grafana fills in.
+fn dashboard_queries() -> Vec<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests/monitoring/dashboard.json");
+    let dashboard: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let filled = |query: &str| query.replace("$__rate_interval", "15s").replace("$namespace", ".*");
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| {
+        let title = panel["title"].as_str().unwrap();
+        let targets = panel["targets"].as_array().into_iter().flatten();
+        targets.map(move |target| (title.to_owned(), target["expr"].as_str().unwrap().to_owned()))
+    });
+    targets.map(|(title, query)| (title, filled(&query))).collect()
+}
+
+/// What `promtool check metrics` says of an exposition.
+fn lint(promtool: &Path, text: &str) {
+    let mut command = Command::new(promtool);
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+async fn events(world: &World, count: usize) {
+    for first in (0..count).step_by(500) {
+        let values = (first..count.min(first + 500)).map(|n| Event::created(&format!("task {n}")).bytes());
+        let records = values.map(|value| record(Some(b"key"), Some(&value))).collect();
+        produce(&world.broker.bootstrap(), EVENTS, records).await;
+    }
+}
+
+fn consumer(world: &World, name: &str) -> Program {
+    world.program(name).env("HEALTH_ADDR", format!("127.0.0.1:{}", free_port()))
+}
+
+#[tokio::test]
+async fn each_alert_fires_for_its_fault_and_for_no_other() {
+    let Some(folder) = std::env::var_os("E2E_MONITORING").map(PathBuf::from) else {
+        eprintln!("E2E_MONITORING is not set: nothing is tried");
+        return;
+    };
+    let mut world = World::start().await;
+    let (mut api_service, api) = world.start_api().await;
+    let mut consumers: Vec<Service> = CONSUMERS.iter().map(|name| consumer(&world, name).start()).collect();
+    let mut targets = vec![("task-api".to_owned(), api.url().to_owned())];
+    for (name, service) in CONSUMERS.iter().zip(&mut consumers) {
+        targets.push(((*name).to_owned(), service.health_url().await));
+    }
+    let data = world.path("prometheus");
+    std::fs::create_dir(&data).unwrap();
+
+    // Poison from before: old dead letters, which are no alert, and data for each panel.
+    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await;
+    api.complete(&api.create("one").await).await;
+    for group in ["notification-service", "audit-service"] {
+        world.committed(group, 3).await;
+    }
+    let prometheus = Prometheus::start(&folder, &data, &targets);
+    let up = async || prometheus.get("/api/v1/query?query=up").await;
+    eventually("Prometheus", SOON, up).await;
+    // Before its first scrapes, everything is absent.
+    let all_up = async || (prometheus.query("up == 1").await.len() == targets.len()).then_some(());
+    eventually("all targets are up", SOON, all_up).await;
+    let quiet = async || prometheus.firing().await.is_empty().then_some(());
+    eventually("no alert fires", SOON, quiet).await;
+    let quiet_since = Instant::now();
+    for _ in 0..QUIET.as_secs() {
+        api.complete(&api.create("two").await).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    for (name, url) in &targets {
+        let text = http().get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
+        lint(&folder.join("promtool"), &text);
+        assert_eq!(prometheus.query(&format!("up{{job=\"{name}\"}} == 1")).await.len(), 1, "{name}");
+    }
+    for (panel, query) in dashboard_queries() {
+        let series = prometheus.query(&query).await;
+        let values = series.iter().filter(|one| one["value"][1].as_str().is_some_and(|value| value != "NaN"));
+        assert!(values.count() > 0, "{panel} has no data: {query}: {series:?}");
+    }
+    assert_eq!(prometheus.have_fired(quiet_since).await, BTreeSet::new(), "nothing is wrong");
+
+    let [notification, audit, dlq] = consumers.as_mut_slice() else { panic!("three consumers") };
+    // Nobody reads the notifications, nor the log of the audit service; a poison event; nobody looks after the DLQ.
+    notification.stop_reading();
+    audit.stop_reading();
+    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await;
+    events(&world, MANY_EVENTS).await;
+    prometheus.fires(&["TaskEventsDeadLetters", "TaskEventsLogLinesDropped"]).await;
+    prometheus.fires(&["TaskEventsPartitionBlocked", "TaskEventsLagging"]).await;
+    audit.read_on();
+    dlq.kill9();
+    prometheus.fires(&["TaskEventsGroupDown"]).await;
+
+    // An owner that is not scraped takes over from one that was paused, and dies with a long lease.
+    let lease_ms = SOON.as_millis() * 2;
+    audit.pause();
+    let mut other = world.instance("audit-service", "other").env("LEASE_MS", lease_ms).start();
+    other.wait_for_line("claimed audit-service/task-events/0", SOON).await;
+    other.kill9();
+    audit.resume();
+    prometheus.fires(&["TaskEventsNoOwner"]).await;
+
+    world.broker.pause();
+    api.create("three").await;
+    prometheus.fires(&["TaskApiOutboxGrowing", "TaskApiKafkaUnreachable"]).await;
+
+    let store = world.state_dir().join("task-api/tasks.redb");
+    std::fs::rename(&store, store.with_extension("away")).unwrap();
+    prometheus.fires(&["TaskApiStoreNotWritable"]).await;
+    std::fs::rename(store.with_extension("away"), &store).unwrap();
+    api_service.kill9();
+    prometheus.fires(&["TaskApiDown"]).await;
+
+    let planted = [
+        "TaskEventsDeadLetters",
+        "TaskEventsLogLinesDropped",
+        "TaskEventsPartitionBlocked",
+        "TaskEventsLagging",
+        "TaskEventsGroupDown",
+        "TaskEventsNoOwner",
+        "TaskApiOutboxGrowing",
+        "TaskApiKafkaUnreachable",
+        "TaskApiStoreNotWritable",
+        "TaskApiDown",
+    ];
+    assert_eq!(prometheus.have_fired(quiet_since).await, BTreeSet::from(planted.map(str::to_owned)));
+}
