@@ -25,6 +25,7 @@ use redb::{
 use sha2::{Digest, Sha256};
 use task_events::dedup::{Dedup, DedupError, Retention, Tuning};
 use task_events::disk::Disk;
+use task_events::error_code::Code;
 use uuid::Uuid;
 
 use super::failure::{ChangeError, Unreadable};
@@ -66,9 +67,10 @@ impl Answers {
         if base + index.next_number().map_err(failed)? < next {
             base = next;
             log::error!(
-                "{}* are missing or older than {}: requests that are repeated under an Idempotency-Key of the last 24 h may be done twice; restore the state folder as a whole",
+                "{}* are missing or older than {}: requests that are repeated under an Idempotency-Key of the last 24 h may be done twice; restore the state folder as a whole {}",
                 path.with_extension("answers").display(),
-                path.display()
+                path.display(),
+                Code::AnswersLost
             );
         }
         let has_former = match read.open_table(FORMER) {

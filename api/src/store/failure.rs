@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
+use task_events::error_code::Code;
 
 use super::wal::files::SegmentError;
 use super::wal::recovery::LogError;
@@ -88,7 +89,8 @@ impl Reported {
     pub(super) fn report(&mut self, unreadable: &Unreadable) {
         if self.0.len() < MAX_REMEMBERED && self.0.insert(unreadable.what.clone()) {
             log::error!(
-                "{unreadable}; only what needs it fails: restore it from a backup of the state folder, or delete it"
+                "{unreadable}; only what needs it fails: restore it from a backup of the state folder, or delete it {}",
+                Code::StoredValue
             );
         }
     }
@@ -161,7 +163,7 @@ impl Failures {
     pub(super) fn begin(&mut self, part: Part, path: &Path, why: String) {
         let failure = WriteFailure::new(&why, path);
         if self.times.is_none() {
-            log::error!("the store cannot be written: {failure}");
+            log::error!("the store cannot be written: {failure} {}", Code::StoreUnwritable);
             self.times = Some((Instant::now(), Instant::now()));
         }
         self.parts.retain(|(other, ..)| *other != part);

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use redb::{Database, ReadableDatabase};
 use task_events::disk::Disk;
+use task_events::error_code::Code;
 use task_events::metrics::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -119,7 +120,8 @@ fn read_back(
     if found.is_gone {
         let lost = ledger.lose_all();
         log::error!(
-            "the log of the store (tasks.log-*) is gone: {lost} events that waited in it are lost, and so is every change that the database did not have yet; the store goes on with what that has"
+            "the log of the store (tasks.log-*) is gone: {lost} events that waited in it are lost, and so is every change that the database did not have yet; the store goes on with what that has {}",
+            Code::StoreLogGone
         );
     }
     let position = found.end;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use task_events::disk::{Disk, FileIdentity};
+use task_events::error_code::Code;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::reply::Group;
@@ -130,7 +131,7 @@ impl Writer {
             std::mem::replace(&mut *misplaced, failure.clone())
         };
         match (&before, &failure) {
-            (None, Some(failure)) => log::error!("{failure}"),
+            (None, Some(failure)) => log::error!("{failure} {}", Code::StoreUnwritable),
             (Some(_), None) => log::info!("{} is back: changes are taken again", self.path.display()),
             _ => {}
         }
@@ -385,7 +386,7 @@ impl Writer {
         let Self { work, applier, .. } = self;
         drop(work);
         if applier.join().is_err() {
-            log::error!("the store's second thread panicked; what was answered is on disk");
+            log::error!("the store's second thread panicked; what was answered is on disk {}", Code::Panic);
         }
     }
 
