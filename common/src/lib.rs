@@ -13,6 +13,7 @@
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
 //! - [`error_code`]: the codes of error lines.
+//! - [`segments`]: the names of the parts of a log that was rotated.
 //! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
 //! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`shutdown`], [`state_dir`],
 //!   [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
@@ -77,6 +78,7 @@ mod process;
 pub mod properties;
 pub mod redrive;
 pub mod runtime;
+pub mod segments;
 pub mod time;
 pub mod topics;
 

@@ -9,6 +9,7 @@ use flate2::read::MultiGzDecoder;
 use memchr::memmem::Finder;
 use serde::Deserialize;
 use task_events::operate::Progress as _;
+use task_events::segments::is_segment;
 use uuid::Uuid;
 
 use crate::progress::Progress;
@@ -95,9 +96,7 @@ fn segments(log: &Path) -> io::Result<Vec<PathBuf>> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let suffix = name.to_str().and_then(|name| name.strip_prefix(log_name)?.strip_prefix(['.', '-']));
-        if suffix.is_some_and(|suffix| suffix.starts_with(|first: char| first.is_ascii_digit())) {
+        if entry.file_name().to_str().is_some_and(|name| is_segment(log_name, name)) {
             segments.push(entry.path());
         }
     }
@@ -130,7 +129,9 @@ mod tests {
         gzip.write_all([line(1, 0), line(2, 1)].concat().as_bytes()).unwrap();
         gzip.finish().unwrap();
         fs::write(folder.path().join("audit.log-20261125"), line(3, 2)).unwrap();
-        fs::write(folder.path().join("audit.log.bak"), line(2, 1)).unwrap();
+        for other in ["audit.log.bak", "audit.log.1~", "audit.log.1.swp"] {
+            fs::write(folder.path().join(other), line(2, 1)).unwrap();
+        }
         fs::write(&log, [line(4, 3), "{}\n".to_owned(), line(2, 4)].concat()).unwrap();
         let found = find(&log, &Uuid::from_u128(2).to_string()).unwrap();
         let places: Vec<_> =

@@ -1,8 +1,6 @@
 //! Sealed segments: earlier parts of the log, each a file beside it.
 //!
-//! A segment's name is the log's with a time or a number behind it, as this service and logrotate give them:
-//! `audit.log.20261125T211500.123456Z`, `audit.log.1`, `audit.log-20261125`, each also with `.gz`. Files with
-//! other names (`audit.log.bak`) are nobody's business here. Which segments there are matters only where the
+//! By their names: see [`task_events::segments`]. Which segments there are matters only where the
 //! index has to be made from them: otherwise it holds their ids, and they may be archived.
 
 use std::io::{self, BufReader, Read};
@@ -10,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use flate2::bufread::MultiGzDecoder;
+use task_events::segments::is_segment;
 use uuid::Uuid;
 
 use super::file::{Files, Lines, Section, Storage};
@@ -71,16 +70,6 @@ pub(super) fn beside<F: Files>(files: &F, log: &Path) -> io::Result<Vec<PathBuf>
     Ok(segments.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Whether a file is a segment of the log of that name.
-fn is_segment(log: &str, name: &str) -> bool {
-    let suffix = name.strip_prefix(log).and_then(|rest| rest.strip_prefix(['.', '-']));
-    let is_time_or_number = |byte: u8| byte.is_ascii_digit() || b"TZ.-_:".contains(&byte);
-    suffix.is_some_and(|suffix| {
-        let suffix = suffix.strip_suffix(".gz").unwrap_or(suffix);
-        suffix.starts_with(|first: char| first.is_ascii_digit()) && suffix.bytes().all(is_time_or_number)
-    })
-}
-
 /// The error, with the segment that it is about.
 pub(super) fn named(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("segment {}: {error}", path.display()))
@@ -104,35 +93,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_rotated_is_a_segment_and_nothing_else() {
-        for name in [
-            "audit.log.1",
-            "audit.log.12",
-            "audit.log-20261125",
-            "audit.log-2026-11-25_10:00",
-            "audit.log.1.2",
-        ] {
-            assert!(is_segment("audit.log", name), "{name}");
-            assert!(is_segment("audit.log", &format!("{name}.gz")), "{name}");
-        }
+    fn what_this_service_seals_is_a_segment() {
         let sealed = name(Path::new("/var/log/audit.log"), DateTime::from_timestamp_micros(1).unwrap());
         assert_eq!(sealed, Path::new("/var/log/audit.log.19700101T000000.000001Z"));
         assert!(is_segment("audit.log", sealed.file_name().unwrap().to_str().unwrap()));
-        let others = [
-            "audit.log",
-            "audit.log.bak",
-            "audit.log.old",
-            "audit.log.torn-20261125T211500.123456Z",
-            "audit.log.1~",
-            "audit.logs.1",
-            "audit.log.",
-            "audit.log.gz",
-            "other.log.1",
-            "audit.log.T1",
-            "audit.log.1.zst",
-        ];
-        for name in others {
-            assert!(!is_segment("audit.log", name), "{name}");
-        }
     }
 }
