@@ -11,8 +11,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use task_events::error_code::Code;
+use task_events::operate::Progress as _;
 
 use crate::output::{self, table};
+use crate::progress::Progress;
 use crate::{Context, Error};
 
 /// The longest line, in bytes: an event has 256 KiB at most.
@@ -102,16 +104,20 @@ fn cannot_read(path: &Path, error: &io::Error) -> Error {
 
 /// Reads the log as long as it is now. Holds an id and a line number for each event.
 fn verify(file: &File) -> io::Result<Report> {
-    let mut lines = BufReader::new(file.take(file.metadata()?.len()));
+    let length = file.metadata()?.len();
+    let mut lines = BufReader::new(file.take(length));
+    let mut progress = Progress::new("verifying the audit log", length, "bytes");
     let mut report = Report::default();
     let mut seen: HashMap<Uuid, u64> = HashMap::new();
     let mut covered: BTreeMap<(String, i32), Covered> = BTreeMap::new();
     let mut bytes = Vec::new();
     loop {
         bytes.clear();
-        if lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)? == 0 {
+        let read = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
+        if read == 0 {
             break;
         }
+        progress.add(u64::try_from(read).unwrap_or(0));
         report.lines += 1;
         let number = report.lines;
         let line: Line<'_> = match parse(&bytes) {

@@ -1,6 +1,6 @@
 //! `taskctl tail`: the events as they come.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -15,11 +15,13 @@ use task_events::event::Event;
 use task_events::kafka::{
     Batch, ConsumerRecord, Kafka, KafkaError, OffsetAt, PartitionReader, Position, ReadEvent, TopicReader,
 };
+use task_events::operate::Progress as _;
 use task_events::shutdown;
 use task_events::time::format_time;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use crate::progress::Progress;
 use crate::{Context, Error, Format};
 
 /// Records that wait to be written.
@@ -68,7 +70,12 @@ pub async fn run(context: &Context, args: Tail) -> Result<(), Error> {
     if !is_events {
         context.kafka.partition_count(&topic).await?;
     }
-    let reading = tokio::spawn(read_all(context.kafka.clone(), topic, args.from_beginning, sender));
+    let (backlog, mut backlog_known) = oneshot::channel();
+    let reading = tokio::spawn(read_all(context.kafka.clone(), topic, args.from_beginning, sender, backlog));
+    // Beside records on a terminal it would only flicker.
+    let mut progress =
+        (!io::stdout().is_terminal()).then(|| Progress::new("reading the topic", 0, "records"));
+    let mut to_come = 0;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let next = async {
@@ -81,6 +88,17 @@ pub async fn run(context: &Context, args: Tail) -> Result<(), Error> {
         let Some(Some((partition, record))) = stop.or(next).await else { break };
         write(context.format, is_events, partition, &record)?;
         left -= 1;
+        if let Some(bar) = &mut progress {
+            if let Ok(backlog) = backlog_known.try_recv() {
+                bar.add_total(backlog);
+                to_come = backlog;
+            }
+            bar.add(1);
+            to_come = to_come.saturating_sub(1);
+            if to_come == 0 {
+                progress = None;
+            }
+        }
     }
     reading.abort();
     Ok(())
@@ -101,17 +119,28 @@ async fn reader_gone() {
 }
 
 /// Follows every partition. Waits for Kafka and for the topic.
-async fn read_all(kafka: Kafka, topic: String, from_beginning: bool, lines: mpsc::Sender<Tailed>) {
+async fn read_all(
+    kafka: Kafka,
+    topic: String,
+    from_beginning: bool,
+    lines: mpsc::Sender<Tailed>,
+    backlog: oneshot::Sender<u64>,
+) {
     let mut backoff = Backoff::for_kafka();
     let mut said = None;
     let start = if from_beginning { OffsetAt::Earliest } else { OffsetAt::Latest };
     let starts = loop {
-        match starts(&kafka, &topic, start).await {
+        match offsets(&kafka, &topic, start).await {
             Ok(starts) => break starts,
             Err(error) => warn_once(&mut said, &error),
         }
         sleep(backoff.next_delay()).await;
     };
+    if let Ok(ends) = offsets(&kafka, &topic, OffsetAt::Latest).await {
+        let records = ends.iter().zip(&starts).map(|(end, start)| u64::try_from(end - start).unwrap_or(0));
+        // Nobody waits for it on a terminal.
+        let _ = backlog.send(records.sum());
+    }
     let reader = TopicReader::new(&kafka, &topic);
     let mut following = tokio::task::JoinSet::new();
     for (partition, offset) in (0..).zip(starts) {
@@ -120,13 +149,13 @@ async fn read_all(kafka: Kafka, topic: String, from_beginning: bool, lines: mpsc
     while following.join_next().await.is_some() {}
 }
 
-/// Where to start in each partition.
-async fn starts(kafka: &Kafka, topic: &str, at: OffsetAt) -> Result<Vec<i64>, KafkaError> {
-    let mut starts = Vec::new();
+/// That offset of each partition.
+async fn offsets(kafka: &Kafka, topic: &str, at: OffsetAt) -> Result<Vec<i64>, KafkaError> {
+    let mut offsets = Vec::new();
     for partition in 0..kafka.partition_count(topic).await? {
-        starts.push(kafka.list_offset(topic, partition, at).await?);
+        offsets.push(kafka.list_offset(topic, partition, at).await?);
     }
-    Ok(starts)
+    Ok(offsets)
 }
 
 async fn follow(mut reader: PartitionReader, lines: mpsc::Sender<Tailed>) {
