@@ -3,7 +3,7 @@
 use base64::Engine;
 use harness::{
     DLQ, EVENTS, Event, GROUPS, OFFSETS, SOON, TopicRecord, World, delete_topic, produce, produce_compressed,
-    record,
+    produce_with_headers, record,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -146,6 +146,22 @@ async fn poison_ends_in_the_dlq_whole_and_the_next_event_is_handled() {
         GROUPS.map(|group| format!("{group}/invalid_event=5 {group}/invalid_json=4 {group}/no_value=1"));
     let line = dlq.wait_for_line("DLQ totals: ", SOON).await;
     assert!(totals.iter().all(|total| line.contains(total)), "{line}");
+}
+
+#[tokio::test]
+async fn a_dead_letter_and_its_redriven_copy_are_of_the_same_trace() {
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let world = World::start().await;
+    let _audit = world.program("audit-service").start();
+    let headers = [("traceparent", Some(traceparent.as_bytes()))];
+    produce_with_headers(&world.broker.bootstrap(), EVENTS, b"no event", &headers).await;
+    world.committed("audit-service", 1).await;
+    let dead = dead_letters(&world, "audit-service").await;
+    assert_eq!(dead[0].header("traceparent").as_deref(), Some(traceparent));
+    let redriven = world.taskctl(&["dlq", "redrive", "--all", "--execute"]).await;
+    assert_eq!(redriven.code, Some(0), "{redriven:?}");
+    let copy = world.topic(EVENTS).await.pop().unwrap();
+    assert_eq!((copy.offset, copy.header("traceparent").as_deref()), (1, Some(traceparent)));
 }
 
 #[tokio::test]
