@@ -88,6 +88,10 @@ check-deploy: dist
     bash .ci/systemd
     bash .ci/manifests
 
+# Check alert rules and dashboard, also against a running system; fetches Debian's Prometheus
+check-monitoring:
+    bash .ci/monitoring
+
 # Everything that CI checks
 ci:
     bash .ci/run
