@@ -44,8 +44,8 @@ pub(super) fn preconditions(headers: &HeaderMap) -> Result<Preconditions, Proble
 }
 
 /// The conditions of a creation, whose target is the list: it exists, and has no entity tag.
-pub(super) fn of_collection(headers: &HeaderMap) -> Result<(), Problem> {
-    let Preconditions { if_match, if_none_match } = preconditions(headers)?;
+pub(super) fn of_collection(preconditions: &Preconditions) -> Result<(), Problem> {
+    let Preconditions { if_match, if_none_match } = preconditions;
     let detail = match (if_match, if_none_match) {
         (Some(VersionSet::Versions(_)), _) => "The list of tasks has no ETag that If-Match could name",
         (_, Some(VersionSet::Any)) => {

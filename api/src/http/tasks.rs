@@ -46,7 +46,6 @@ pub(super) async fn create(
 ) -> Result<HttpResponse, Problem> {
     query::none(request.query_string())?;
     let change = Change::Create(input::new_task(input::object(&body)?)?);
-    conditional::of_collection(request.headers())?;
     let changed = mutate(&request, &state, change).await?;
     let location = format!("/tasks/{}", changed.task.id);
     let mut response = changed.respond(StatusCode::CREATED);
@@ -116,6 +115,9 @@ pub(super) async fn get(
 async fn mutate(request: &HttpRequest, state: &State, change: Change) -> Result<Changed, Problem> {
     let preconditions = conditional::preconditions(request.headers())?;
     let idempotency = idempotency::key(request.headers(), &change, &preconditions)?;
+    if matches!(change, Change::Create(_)) {
+        conditional::of_collection(&preconditions)?;
+    }
     let _running =
         idempotency.as_ref().map(|key| idempotency::Running::begin(&state.running, &key.key)).transpose()?;
     let mutation = Mutation {
