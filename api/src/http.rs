@@ -7,7 +7,7 @@
 //! | `context`, `guard`, `authority` | what every request goes through: correlation id, log line, CSRF, DNS rebinding |
 //! | `tasks`, `list`, `input`, `query`, `conditional`, `idempotency` | `/tasks`: from bytes to valid types, and back |
 //! | `page`, `docs`, `contract`, `encoding` | `/`; the documentation page; OpenAPI, AsyncAPI, JSON Schema; compression |
-//! | `health`, `metrics` | probes and Prometheus |
+//! | `health`, `metrics`, `requests` | probes; Prometheus; requests by route and status |
 //! | `state`, `problem` | what handlers share; errors as RFC 9457 problem details |
 
 mod authority;
@@ -27,6 +27,7 @@ mod metrics;
 mod page;
 mod problem;
 mod query;
+mod requests;
 mod routes;
 mod server;
 mod state;

@@ -8,8 +8,8 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::from_fn;
 use actix_web::{App, Error, FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, web};
 
-use super::metrics::Route;
 use super::problem::Problem;
+use super::requests::Route;
 use super::state::State;
 use super::{MAX_BODY, context, contract, docs, health, list, metrics, page, tasks};
 

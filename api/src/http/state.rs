@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::connection::Connections;
 use super::guard::{AllowedHosts, Hosts};
-use super::metrics::Requests;
 use super::problem::Problem;
+use super::requests::Requests;
 use crate::relay::RelayState;
 use crate::store::Store;
 

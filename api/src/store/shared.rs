@@ -119,6 +119,11 @@ impl Shared {
         drop(self.more_applied.wait_timeout(applied, most));
     }
 
+    /// The writer waits for the disk since then, or no longer.
+    pub(super) fn set_writing_since(&self, since: Option<Instant>) {
+        *self.writing_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
     pub(super) fn take_lazy(&self) -> Vec<LazyDelivery> {
         std::mem::take(&mut *self.lazy.lock().unwrap_or_else(PoisonError::into_inner))
     }

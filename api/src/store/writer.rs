@@ -97,7 +97,7 @@ impl Writer {
         let mut batch = Vec::with_capacity(BATCH);
         self.prepare();
         while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-            self.set_writing_since(Some(Instant::now()));
+            self.shared.set_writing_since(Some(Instant::now()));
             self.refuse_if_misplaced(&mut batch);
             self.check_database(&mut batch);
             let mut rest = std::mem::take(&mut batch).into_iter();
@@ -115,7 +115,7 @@ impl Writer {
                 }
                 lazy = Vec::new();
             }
-            self.set_writing_since(None);
+            self.shared.set_writing_since(None);
             batch = Vec::with_capacity(BATCH);
         }
         self.close();
@@ -388,10 +388,6 @@ impl Writer {
         if applier.join().is_err() {
             log::error!("the store's second thread panicked; what was answered is on disk {}", Code::Panic);
         }
-    }
-
-    fn set_writing_since(&self, since: Option<Instant>) {
-        *self.shared.writing_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 }
 
