@@ -73,7 +73,7 @@ impl Relay {
         Self { dispatcher, store, report }
     }
 
-    /// How the relay stands with Kafka.
+    /// The state of the relay: whether Kafka answers, and what is pending.
     pub fn state(&self) -> watch::Receiver<RelayState> {
         self.report.state()
     }

@@ -118,7 +118,7 @@ impl<T> Group<T> {
 }
 
 impl<T> Reply<T> {
-    /// Answers the request by itself.
+    /// Answers this request alone.
     pub fn send(self, value: T) {
         Group::default().send(self, value);
     }

@@ -35,7 +35,7 @@ pub enum ServiceError {
     Listen {
         /// HOST:PORT
         address: String,
-        /// What the system said.
+        /// What the system reported.
         source: std::io::Error,
     },
     /// The HTTP server ended without being asked to.
@@ -94,7 +94,7 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
     let handle = server.handle();
     let mut serving = tokio::spawn(server);
 
-    // The server ends by itself only where it failed.
+    // The server ends without a stop only where it failed.
     let ended = signals.or(&mut serving).await;
     handle.stop(true).await;
     let ended = match ended {

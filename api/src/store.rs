@@ -85,7 +85,7 @@ pub use query::{Filter, Page, Query};
 use shared::Shared;
 use wal::Limits;
 
-/// Changes that wait for the writer, at most; beyond that callers are told to come back.
+/// Changes that wait for the writer, at most; beyond that callers are refused (backpressure).
 const MAX_QUEUED_CHANGES: usize = 4_096;
 
 /// Reads under way, at most; further ones wait.
@@ -94,7 +94,7 @@ const MAX_READS: usize = 256;
 const MAX_PAGE_READS: usize = 4;
 /// Time for the disk to do what was asked.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a delivery waits for changes to be written with, before it is written by itself.
+/// How long a delivery waits for changes to be written with, before it is written alone.
 const MAX_DELIVERY_DELAY: Duration = Duration::from_millis(100);
 
 /// The store. Cheap to clone; closed when the last clone is dropped and the writer has finished.
@@ -223,7 +223,7 @@ impl Store {
         timeout(self.disk_timeout, self.read_or_reopen(work)).await.unwrap_or(Err(StoreError::Slow))
     }
 
-    /// After an I/O error, whoever met it, redb reads nothing more until the file was opened anew: that is asked
+    /// After an I/O error, whoever met it, redb reads nothing more until the file was reopened: that is asked
     /// for, and the read is done once more.
     async fn read_or_reopen<T: Send + 'static>(
         &self,

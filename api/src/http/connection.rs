@@ -2,7 +2,7 @@
 //!
 //! actix ends a connection whose first head is late. A later head, a client that does not read its answer,
 //! and a body that is not waited for any more it would wait for without end; and each connection may fill
-//! 128 KiB with a head alone. It would end idle connections too, but by a clock that stands still while it is
+//! 128 KiB with a head alone. It would end idle connections too, but by a clock that stops while it is
 //! busy: under load they would be cut before their time, and answers with them that are being taken slowly.
 
 use std::io;
@@ -95,7 +95,7 @@ impl Connections {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Whether to begin no more large bodies, so that those under way find room.
+    /// Whether to begin no more large bodies, so that there is space for those in flight.
     pub(super) fn are_crowded(&self) -> bool {
         self.held.load(Ordering::Relaxed) > HELD / 2
     }
@@ -235,7 +235,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// A moment that is set far more often than it comes: put off, the timer is set anew only when it fires.
+/// A moment that is set far more often than it comes: when it is put off, the timer is reset only when it fires.
 struct Deadline {
     at: Instant,
     timer: Pin<Box<Sleep>>,
@@ -323,9 +323,9 @@ mod tests {
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
         assert!(begun.elapsed() >= connections.times.answer);
         trickle.abort();
-        let mut told = [0; 500];
-        let read = reading.try_read(&mut told).unwrap();
-        assert_eq!(told[..read], [b"answer", TOO_SLOW].concat());
+        let mut answer = [0; 500];
+        let read = reading.try_read(&mut answer).unwrap();
+        assert_eq!(answer[..read], [b"answer", TOO_SLOW].concat());
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! The outbox is one queue by sequence number, of which the last events are in memory. For each partition the dispatcher knows up to where its events
 //! are in its window ([`Lanes::next`]). It reads on from the lowest such place among the partitions that
-//! have room, for all of them at once. So a partition that is down, once its window is full, is not read for
+//! have free space, for all of them at once. So a partition that is down, once its window is full, is not read for
 //! and holds up nobody, and where several have fallen behind together, the outbox is read once for all.
 //! Memory is bounded by the windows, whatever waits.
 //!
@@ -188,7 +188,7 @@ impl Dispatcher {
         }
     }
 
-    /// Reads the outbox on, for all partitions that have room.
+    /// Reads the outbox on, for all partitions that have free space.
     async fn fill(&self, lanes: &mut Lanes, last_seq: u64) -> Result<(), RelayError> {
         let partitions = i32::try_from(lanes.windows.len()).unwrap_or(i32::MAX);
         loop {

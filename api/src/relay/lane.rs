@@ -32,7 +32,7 @@ use crate::store::{Delivered, OutboxEntry, PublishedTopic, Store, StoreError};
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(40);
 /// How often the leader of a request that is overdue is asked what it waits for.
 const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// A position that is older is taken anew before the next event is sent, so that what has to be read after
+/// A position that is older is renewed before the next event is sent, so that what has to be read after
 /// doubt does not grow with what others wrote meanwhile.
 const MAX_POSITION_AGE: Duration = Duration::from_secs(600);
 

@@ -1,6 +1,6 @@
 //! Finds out which of the pending events of a partition are in the topic already.
 //!
-//! What was sent may have been appended though nobody said so, and may not have been replicated yet: a slow
+//! What was sent may have been appended although no acknowledgement came, and may not have been replicated yet: a slow
 //! follower holds back acknowledgements and the high watermark, but not the leader's log. So the end that
 //! counts is that of the leader's log, and the search waits until the in-sync replicas have all of it, or
 //! until another leader decides what of it remains.

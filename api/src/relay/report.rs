@@ -27,7 +27,7 @@ const MAX_CAUSES: usize = 100;
 /// Partitions that one line names.
 const MAX_NAMED: usize = 8;
 
-/// How the relay stands with Kafka.
+/// The state of the relay: whether Kafka answers, and what is pending.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RelayState {
     /// Whether the last call to Kafka was answered.

@@ -29,7 +29,7 @@ pub(super) struct Window {
     inner: Mutex<Inner>,
     /// For the lane.
     changed: Notify,
-    /// For the dispatcher: some window has more room, or is out of doubt.
+    /// For the dispatcher: some window has more free space, or has been reconciled.
     freed: Arc<Notify>,
 }
 

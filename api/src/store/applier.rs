@@ -1,7 +1,7 @@
 //! The thread behind the writer: puts what is in the log into the database, and sees to the log's segments.
 //!
-//! It is the only one that writes to the database, opens it anew after an I/O error (redb takes nothing more after
-//! one) and tells whether it can be written.
+//! It is the only one that writes to the database, reopens it after an I/O error (redb takes nothing more after
+//! one) and reports whether it can be written.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

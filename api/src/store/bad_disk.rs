@@ -185,7 +185,7 @@ async fn a_read_that_failed_does_not_end_all_reading() {
     close(store, writer).await;
 }
 
-/// A disk that hangs: everybody is told so in time, what hangs is bounded, and it goes on afterwards.
+/// A disk that hangs: every caller is refused in time, what hangs is bounded, and it goes on afterwards.
 #[tokio::test]
 #[allow(clippy::await_holding_lock, reason = "the disk hangs while it is held")]
 async fn with_a_disk_that_hangs_callers_are_told_and_nothing_piles_up() {

@@ -139,7 +139,7 @@ impl fmt::Display for WriteFailure {
     }
 }
 
-/// What can fail by itself.
+/// What can fail independently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Log,
@@ -170,7 +170,7 @@ impl Failures {
         self.parts.push((part, why, failure));
     }
 
-    /// From now on the refusal tells the free space as it is now.
+    /// From now on the refusal names the free space as it is now.
     pub(super) fn renew(&mut self, path: &Path) {
         for (_, why, failure) in &mut self.parts {
             *failure = WriteFailure::new(why, path);
@@ -195,7 +195,7 @@ impl Failures {
     }
 }
 
-/// Whether there is room for a batch beside the file. Asks by writing: quotas and limits count, too.
+/// Whether there is free space for a batch beside the file. Asks by writing: quotas and limits count, too.
 pub(super) fn has_room(path: &Path) -> bool {
     let scratch = path.with_extension("room");
     let fill = || -> io::Result<()> {
@@ -215,7 +215,7 @@ pub(super) fn has_room(path: &Path) -> bool {
 pub(super) fn remedy(error: &redb::Error) -> &'static str {
     match error {
         redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
-            "check that the folder can be read and written and has room"
+            "check that the folder can be read and written and has free space"
         }
         redb::Error::DatabaseAlreadyOpen => "stop the process that has it open",
         _ => {
@@ -228,7 +228,7 @@ pub(super) fn remedy(error: &redb::Error) -> &'static str {
 pub(super) fn log_remedy(error: &LogError) -> &'static str {
     match error {
         LogError::Segment(SegmentError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
-            "check that the folder can be read and written and has room"
+            "check that the folder can be read and written and has free space"
         }
         _ => {
             "restore the state folder from a backup, as a whole; or move all of the log (tasks.log-*) away to go on without what only the log has: the last changes before the stop, and the events that wait"

@@ -29,7 +29,7 @@ pub(super) enum Job {
 
 impl Job {
     pub(super) fn finish(self, outcome: Option<MutationResult>, replies: &mut Group<MutateResult>) {
-        // A caller that went away is no error: the change stands.
+        // A caller that has disconnected is no error: the change is stored.
         match (self, outcome) {
             (Self::Mutate(_, reply), Some(outcome)) => replies.send(reply, outcome.map_err(StoreError::from)),
             (Self::Delivered(_, reply) | Self::PublishTo(_, reply) | Self::Check(reply), _) => {

@@ -38,14 +38,14 @@ fn limits(planted: Option<Planted>) -> Limits {
     }
 }
 
-/// What a client was told, and when.
+/// What a client was answered, and when.
 struct Answer {
     at: usize,
     mutation: Mutation,
     task: Task,
 }
 
-/// What the relay told the store, and when the store had it on disk.
+/// What the relay reported to the store, and when the store had it on disk.
 struct Delivery {
     at: usize,
     delivered: Delivered,

@@ -132,7 +132,7 @@ impl Store {
             let _turn = self.pages.acquire().await;
             let shared = Arc::clone(&self.shared);
             let read = move |database: &Database| {
-                // One more than asked for tells whether there is a next page.
+                // One more than asked for shows whether there is a next page.
                 let most = limit.saturating_add(1);
                 let fits = |task: &Task| query.filter.fits(task);
                 let in_log = shared.overlay().snapshot(&ids, query.order, most, fits);

@@ -39,7 +39,7 @@
 //!    A start replays what is after it: at most [`Limits::unapplied_bytes`], however much is stored.
 //! 5. *Nothing after a failure.* After a write or fdatasync that failed, nothing more is written to that segment: the
 //!    system may call pages clean that are not on disk. The log goes on in another one, from the same sequence
-//!    number: frames of the former that have it, or a later one, do not count, nobody was told of them.
+//!    number: frames of the former that have it, or a later one, do not count: none of them was acknowledged.
 //! 6. *Read is durable.* What a start finds, it syncs before anybody can read it: the process before may have been
 //!    killed between write and sync.
 

@@ -308,7 +308,7 @@ impl Writer {
         TaskIds::after(last.max(in_log))
     }
 
-    /// After an I/O error: of the database, it is opened anew; of the log, changes are refused until it can be
+    /// After an I/O error: of the database, it is reopened; of the log, changes are refused until it can be
     /// written again, in another segment.
     fn recover(
         &mut self,

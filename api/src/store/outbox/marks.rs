@@ -3,7 +3,7 @@
 //! Events of a partition are delivered in order, so one number for each suffices. Where a later event was found
 //! in the topic before an earlier one, its number is kept besides, until the mark has passed it.
 //!
-//! Another partition count spreads the events anew. The marks of the former count still say what was delivered
+//! Another partition count distributes the events differently. The marks of the former count still record what was delivered
 //! under it; they are kept until no event that they speak of can be waiting.
 
 use std::collections::{BTreeMap, BTreeSet};

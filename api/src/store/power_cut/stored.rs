@@ -41,7 +41,7 @@ impl Stored {
         }
         for (id, task) in &tasks {
             if store.task(*id).await.map_err(error)?.as_ref() != Some(task) {
-                return Err(format!("task {id} is another one by itself than in a page"));
+                return Err(format!("task {id} differs between a read of it alone and a page"));
             }
         }
         let outbox = store.outbox_after(0, usize::MAX).await.map_err(error)?;

@@ -121,7 +121,7 @@ impl Files {
         self.store == store
     }
 
-    /// What tells the file apart from one that takes its place.
+    /// What distinguishes the file from one that takes its place.
     pub(in crate::store) fn identity(&self, number: u64) -> io::Result<FileIdentity> {
         self.disk.identity(&self.path(number))
     }

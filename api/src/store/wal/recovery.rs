@@ -60,7 +60,7 @@ pub(in crate::store) fn read_tail(
         Place { segment, offset } if segment == number => offset.max(FIRST_FRAME),
         _ => FIRST_FRAME,
     };
-    // The first number in each: a segment begins anew what the one before could not write.
+    // The first number in each: a segment begins with what the one before could not write.
     let mut firsts = BTreeMap::new();
     for segment in segments.iter().filter(|segment| segment.number > applied.end.segment) {
         if let Some(frame) = reader(segment, limits, FIRST_FRAME).next()? {

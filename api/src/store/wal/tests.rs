@@ -1,4 +1,4 @@
-//! The log by itself: torn ends, damage, and what is left of a write that failed.
+//! The log alone: torn ends, damage, and what is left of a write that failed.
 
 use std::path::Path;
 use std::sync::Arc;
