@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, FromArgMatches};
 
+use super::log_levels::LogLevels;
 use super::log_line::LogFormat;
 use crate::kafka::{Kafka, Password, Sasl, SaslMechanism};
 use crate::offsets::MAX_LEASE_MS;
@@ -121,9 +122,10 @@ pub struct StateArgs {
 /// What a service logs, and how.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// Least level that is logged: off, error, warn, info, debug or trace
-    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_parser = log_level)]
-    pub log_level: log::LevelFilter,
+    /// Least level that is logged: off, error, warn, info, debug or trace; with others for modules, as
+    /// info,task_api::relay=debug,rskafka=warn
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_parser = clap::value_parser!(LogLevels))]
+    pub log_level: LogLevels,
     /// Form of a log line
     #[arg(long, env = "LOG_FORMAT", default_value = "text", ignore_case = true, value_enum)]
     pub log_format: LogFormat,
@@ -175,11 +177,6 @@ pub fn host_port(text: &str) -> Result<String, String> {
         Ok(port) if port > 0 => Ok(text.to_owned()),
         _ => wrong("the port is not a number from 1 to 65535"),
     }
-}
-
-fn log_level(text: &str) -> Result<log::LevelFilter, String> {
-    let level = text.trim().parse();
-    level.map_err(|_| format!("'{text}' is not a log level: off, error, warn, info, debug or trace"))
 }
 
 fn password(text: &str) -> Result<Password, std::convert::Infallible> {
@@ -280,6 +277,7 @@ mod tests {
         assert!(refused(&["--lease-ms", "0"]).contains("LEASE_MS"));
         assert!(refused(&["--log-level", "loud"]).contains("LOG_LEVEL"));
         assert!(refused(&["--log-level", "loud"]).contains("debug or trace"));
+        assert!(refused(&["--log-level", "info,a=loud"]).contains("LOG_LEVEL"));
         for flags in [
             ["--dlq-topic", "t", "--task-events-topic", "t"],
             ["--dlq-topic", "t", "--offsets-topic", "t"],

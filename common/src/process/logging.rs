@@ -19,6 +19,7 @@ use super::metrics::Text;
 use super::output::{Dropped, Output};
 use super::stderr::to_stderr;
 
+pub use super::log_levels::LogLevels;
 pub use super::log_line::{Block, LogFormat};
 
 /// Time for the last lines of a process that ends.
@@ -27,6 +28,8 @@ const LAST_LINES: Duration = Duration::from_millis(300);
 static STDOUT: OnceLock<Output> = OnceLock::new();
 /// The form of log lines, once [`init`] has started logging.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+/// Which lines are logged, from then on.
+static LEVELS: OnceLock<LogLevels> = OnceLock::new();
 
 /// Logs a line for each message, all at once: what [`log::log!`] does for each alone would cost more than most
 /// of what there is to log about an event.
@@ -59,17 +62,23 @@ impl Drop for LastLines {
 /// Starts logging. To be called once, before anything logs. What it returns is to be kept until `main` ends.
 pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
     let format = args.log_format;
-    fern::Dispatch::new()
-        .level(args.log_level)
+    let level = args.log_level.default;
+    let mut dispatch = fern::Dispatch::new()
+        .level(level)
         // What the HTTP and DNS layers say at debug drowns our own lines.
-        .level_for("actix_server", args.log_level.min(LevelFilter::Warn))
-        .level_for("actix_http", http_level(args.log_level))
-        .level_for("mio", args.log_level.min(LevelFilter::Warn))
+        .level_for("actix_server", level.min(LevelFilter::Warn))
+        .level_for("actix_http", http_level(level))
+        .level_for("mio", level.min(LevelFilter::Warn))
         // rskafka logs each error that it also returns, and we say what it means.
         .level_for(
             "rskafka",
-            if args.log_level == LevelFilter::Trace { LevelFilter::Trace } else { LevelFilter::Off },
-        )
+            if level == LevelFilter::Trace { LevelFilter::Trace } else { LevelFilter::Off },
+        );
+    // The last that is given for a target counts.
+    for (target, level) in &args.log_level.targets {
+        dispatch = dispatch.level_for(target.clone(), *level);
+    }
+    dispatch
         .format(move |out, message, record| {
             let level = capped(record.level(), record.target());
             out.finish(format_args!("{}", format.line(level, record.target(), message)))
@@ -77,7 +86,7 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
         .chain(Box::new(Lines(stdout(format)?)) as Box<dyn Log>)
         .apply()?;
     // The first call only: a second one has failed above.
-    let _ = FORMAT.set(format);
+    let _ = (FORMAT.set(format), LEVELS.set(args.log_level.clone()));
     panic::set_hook(Box::new(log_panic));
     Ok(LastLines(()))
 }
@@ -85,8 +94,8 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
 /// Logs a line of this project's own that comes with each request or event: what `log!` writes, without the way
 /// through fern. Formatted once, and not at all where the level is off.
 pub fn line(level: Level, target: &str, message: fmt::Arguments<'_>) {
-    // The levels that `init` sets below the global one are those of other crates.
-    if level > log::max_level() {
+    // The levels that `init` itself sets for targets are those of other crates.
+    if level > log::max_level() || LEVELS.get().is_some_and(|levels| !levels.allow(level, target)) {
         return;
     }
     match (STDOUT.get(), FORMAT.get()) {
