@@ -6,7 +6,8 @@
 //! | `routes` | which path and method has which handler |
 //! | `context`, `guard`, `authority` | what every request goes through: correlation id, log line, CSRF, DNS rebinding |
 //! | `tasks`, `list`, `input`, `query`, `conditional`, `idempotency` | `/tasks`: from bytes to valid types, and back |
-//! | `page`, `docs`, `contract`, `encoding` | `/`; the documentation page; OpenAPI, AsyncAPI, JSON Schema; compression |
+//! | `page`, `live` | `/`, the live page, and what it asks for |
+//! | `docs`, `contract`, `encoding` | the documentation page; OpenAPI, AsyncAPI, JSON Schema; compression |
 //! | `health`, `metrics`, `requests` | probes; Prometheus; requests by route and status |
 //! | `state`, `problem` | what handlers share; errors as RFC 9457 problem details |
 
@@ -23,6 +24,7 @@ mod health;
 mod idempotency;
 mod input;
 mod list;
+mod live;
 mod metrics;
 mod page;
 mod problem;

@@ -11,6 +11,7 @@
 
 pub mod args;
 pub mod http;
+pub mod live;
 pub mod relay;
 pub mod reply;
 pub mod service;

@@ -10,6 +10,7 @@ use task_events::state_dir::{StateDir, StateDirError};
 
 use crate::args::Args;
 use crate::http;
+use crate::live::{Live, Sources};
 use crate::relay::Relay;
 use crate::store::{Store, StoreError};
 
@@ -17,6 +18,9 @@ use crate::store::{Store, StoreError};
 const NAME: &str = "task-api";
 /// Time for requests under way when the process stops.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What to do about a topic that does not exist.
+const MISSING_TOPIC_HINT: &str = "create it with `taskctl topics create`";
 
 /// Open files that are not clients' connections: the store, Kafka, and connections that are being refused.
 const RESERVED_FILES: usize = 200;
@@ -88,7 +92,16 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
 
     let local = listener.local_addr()?;
     let connections = http::MAX_CONNECTIONS.min(files().saturating_sub(RESERVED_FILES));
-    let state = http::State::new(store, relay_state, connections.max(1), local.ip(), args.allowed_hosts);
+    let kafka_args = args.kafka.clone();
+    let live = Live::new(Sources {
+        kafka: Box::new(move || kafka_args.kafka(NAME).with_missing_topic_hint(MISSING_TOPIC_HINT)),
+        topics: args.topics.clone(),
+        store: store.clone(),
+        relay: relay_state.clone(),
+    });
+    let allowed_hosts = args.allowed_hosts;
+    let state =
+        http::State::new(store, relay_state, connections.max(1), local.ip(), allowed_hosts, live.clone());
     let server = http::server(listener, state, REQUESTS_TIMEOUT)?;
     log::info!("listening on http://{local}");
     let handle = server.handle();
@@ -96,6 +109,8 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
 
     // The server ends without a stop only where it failed.
     let ended = signals.or(&mut serving).await;
+    // Streams have no end of their own.
+    live.close();
     handle.stop(true).await;
     let ended = match ended {
         Some(ended) => ended,

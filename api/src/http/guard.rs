@@ -12,6 +12,7 @@
 
 use std::net::IpAddr;
 
+use actix_web::HttpRequest;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN,
@@ -83,6 +84,22 @@ pub(super) fn check(request: &ServiceRequest, hosts: &Hosts) -> Result<(), Probl
                 "A request with a body from another origin must have the content type application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
+    }
+    Ok(())
+}
+
+/// Refuses what is not JSON, and what comes from a page of another origin, whatever its form: for what no other
+/// site's page has a reason to send.
+pub(super) fn own_json(request: &HttpRequest) -> Result<(), Problem> {
+    let headers = request.headers();
+    if !is_json(headers) {
+        let detail = "The content type must be application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    let own = headers.get(HOST).and_then(|host| Authority::parse(host.to_str().ok()?));
+    if !is_from_own_origin(headers, own.as_ref()) {
+        let detail = "Only a page of this server may send this";
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpRequest};
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -181,6 +181,15 @@ impl<'de: 'b, 'b> Deserialize<'de> for Fields<'b> {
 /// A body that says nothing: it is read all the same, or the connection could not be used again.
 pub(super) fn ignored(Body(body): Body) -> Result<(), Problem> {
     body.map(drop)
+}
+
+/// The body as a value of a known form.
+pub(super) fn json<T: DeserializeOwned>(Body(body): &Body) -> Result<T, Problem> {
+    let body = body.as_ref().map_err(Problem::clone)?;
+    serde_json::from_slice(body).map_err(|error| match error.is_data() {
+        true => Problem::field("body", error.to_string()),
+        false => Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}")),
+    })
 }
 
 /// The fields of a JSON object, whatever the content type says.

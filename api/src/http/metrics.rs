@@ -5,7 +5,6 @@ use actix_web::web::{Data, block};
 use task_events::metrics::{CONTENT_TYPE, Text};
 use task_events::{kafka, logging};
 
-use super::health;
 use super::state::State;
 use crate::relay;
 
@@ -29,8 +28,8 @@ pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
     );
 
     let outbox = *state.store.outbox().borrow();
-    text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka.", outbox.waiting);
-    if let Some(age) = health::oldest_age(&state.store).await {
+    text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka", outbox.waiting);
+    if let Some(age) = state.store.oldest_age().await {
         text.single(
             "task_api_outbox_oldest_event_age_seconds",
             "gauge",

@@ -1,11 +1,51 @@
-//! `GET /`: where to go from here, as a page for people and as JSON for programs.
+//! `GET /`: the live page for people, and a short index for programs.
+//!
+//! The page is one document with its style and script in it, and nothing else is loaded. Its policy names both by their
+//! hashes, so that nothing which finds its way into the document is run.
 
-use actix_web::http::header::{ACCEPT, HeaderMap, VARY};
+use std::fmt::Write;
+use std::sync::LazyLock;
+
+use actix_web::http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderMap, IF_NONE_MATCH, VARY};
 use actix_web::{HttpRequest, HttpResponse};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
 
-use super::CONTENT_POLICY;
+const DOCUMENT: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+/// One script, in parts: each uses what is before it.
+const SCRIPT: &str = concat!(
+    "\"use strict\";\n",
+    include_str!("page/core.js"),
+    include_str!("page/chart.js"),
+    include_str!("page/tasks.js"),
+    include_str!("page/operate.js"),
+    include_str!("page/live.js"),
+);
 
-const PAGE: &str = include_str!("page/index.html");
+/// The page as it is sent.
+struct Page {
+    html: String,
+    policy: String,
+    etag: String,
+}
+
+static PAGE: LazyLock<Page> = LazyLock::new(|| {
+    let html = DOCUMENT.replace("{{style}}", STYLE).replace("{{script}}", SCRIPT);
+    let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
+    let mut policy =
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'".to_owned();
+    // Writing to a string does not fail.
+    let _ = write!(
+        policy,
+        "; connect-src 'self'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'",
+        hash(STYLE),
+        hash(SCRIPT)
+    );
+    let etag = format!("\"{}\"", hash(&html));
+    Page { html, policy, etag }
+});
 
 pub(super) async fn index(request: HttpRequest) -> HttpResponse {
     let mut response = HttpResponse::Ok();
@@ -21,9 +61,20 @@ pub(super) async fn index(request: HttpRequest) -> HttpResponse {
             "metrics": "/metrics",
         }));
     }
-    response.content_type("text/html; charset=utf-8");
-    response.insert_header(("content-security-policy", CONTENT_POLICY));
-    response.body(PAGE)
+    let page = &*PAGE;
+    // Asked for each time, so that the page is that of the server.
+    response.insert_header((CACHE_CONTROL, "no-cache")).insert_header((ETAG, page.etag.as_str()));
+    let known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
+    if known.flat_map(|value| value.split(',')).any(|etag| etag.trim().trim_start_matches("W/") == page.etag)
+    {
+        return response.status(actix_web::http::StatusCode::NOT_MODIFIED).finish();
+    }
+    response
+        .content_type("text/html; charset=utf-8")
+        .insert_header(("content-security-policy", page.policy.as_str()))
+        .insert_header(("x-content-type-options", "nosniff"))
+        .insert_header(("referrer-policy", "no-referrer"))
+        .body(page.html.as_str())
 }
 
 /// Whether the caller wants JSON more than a page. Programs that accept anything after JSON name JSON; those

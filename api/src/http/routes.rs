@@ -11,7 +11,7 @@ use actix_web::{App, Error, FromRequest, Handler, HttpRequest, HttpResponse, Res
 use super::problem::Problem;
 use super::requests::Route;
 use super::state::State;
-use super::{MAX_BODY, context, contract, docs, health, list, metrics, page, tasks};
+use super::{MAX_BODY, context, contract, docs, health, list, live, metrics, page, tasks};
 
 /// The application: all routes, for a server or a test.
 pub fn app(
@@ -43,6 +43,13 @@ pub fn app(
         )
         .service(resource("/tasks/{id}/complete", "OPTIONS, POST").route(web::post().to(tasks::complete)))
         .service(read_only("/", page::index))
+        .service(resource("/live/stream", "GET, OPTIONS").route(web::get().to(live::stream)))
+        .service(resource("/live/trace/{id}", "GET, OPTIONS").route(web::get().to(live::trace)))
+        .service(
+            resource("/live/dead-letters/{partition}/{offset}", "GET, OPTIONS")
+                .route(web::get().to(live::letter)),
+        )
+        .service(resource("/live/redrive", "OPTIONS, POST").route(web::post().to(live::redrive)))
         .service(read_only("/healthz", health::live))
         .service(read_only("/readyz", health::ready))
         .service(read_only("/metrics", metrics::exposition))

@@ -12,6 +12,7 @@ use super::connection::Connections;
 use super::guard::{AllowedHosts, Hosts};
 use super::problem::Problem;
 use super::requests::Requests;
+use crate::live::Live;
 use crate::relay::RelayState;
 use crate::store::Store;
 
@@ -25,6 +26,7 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the handlers share. Cheap to clone; each worker has its own.
 #[derive(Debug, Clone)]
 pub struct State {
+    pub(super) live: Live,
     pub(super) store: Store,
     pub(super) relay: watch::Receiver<RelayState>,
     /// Idempotency keys of requests under way.
@@ -45,8 +47,10 @@ impl State {
         connections: usize,
         bound: IpAddr,
         allowed_hosts: AllowedHosts,
+        live: Live,
     ) -> Self {
         Self {
+            live,
             store,
             relay,
             running: Arc::default(),

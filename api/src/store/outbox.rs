@@ -7,7 +7,10 @@ mod ledger;
 mod marks;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::Utc;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 pub(super) use ledger::{Ledger, Source, Stored};
@@ -21,6 +24,9 @@ use super::schema::read_event;
 use super::shared::Shared;
 use super::wal::Place;
 use super::wal::files::SegmentError;
+
+/// Time for the disk to tell the age of the oldest event: well within that of a probe or a scrape.
+const AGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Part of the outbox.
 #[derive(Debug, Default)]
@@ -76,6 +82,16 @@ impl Store {
         };
         let entries = entries.into_iter().filter(wanted).collect();
         OutboxScan { entries, unreadable: Vec::new(), next, is_end }
+    }
+
+    /// How long the oldest event has waited; zero where none waits, `None` where the disk does not say in time.
+    pub async fn oldest_age(&self) -> Option<Duration> {
+        if self.outbox().borrow().waiting == 0 {
+            return Some(Duration::ZERO);
+        }
+        let oldest = timeout(AGE_TIMEOUT, self.outbox_after(0, 1)).await.ok()?.ok()?;
+        let age = oldest.first().map(|oldest| (Utc::now() - oldest.event.occurred_at).num_milliseconds());
+        Some(Duration::from_millis(u64::try_from(age.unwrap_or(0)).unwrap_or(0)))
     }
 
     /// The first events in the outbox behind `seq`, at most `limit`. One that cannot be read stays there, is

@@ -19,6 +19,8 @@ use task_api::title::Title;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::support::{NO_KAFKA, live};
+
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", "PURGE"];
 const PATHS: [&str; 9] = [
     "/",
@@ -183,7 +185,9 @@ fn whatever_is_sent_is_answered_and_done_as_asked_or_refused() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (store, writer) = Store::open(dir.path()).unwrap();
     let (_relay, relay) = watch::channel(RelayState::default());
-    let state = State::new(store.clone(), relay, 10, Ipv4Addr::LOCALHOST.into(), AllowedHosts::default());
+    let live = live(store.clone(), relay.clone(), NO_KAFKA);
+    let state =
+        State::new(store.clone(), relay, 10, Ipv4Addr::LOCALHOST.into(), AllowedHosts::default(), live);
     let service = runtime.block_on(init_service(app(state)));
     let new =
         |body: Vec<u8>| Request { method: "POST", path: "/tasks".to_owned(), headers: Vec::new(), body };

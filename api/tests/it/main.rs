@@ -12,6 +12,7 @@ mod hostile;
 mod http;
 mod idempotency;
 mod list;
+mod live;
 mod log;
 mod metrics;
 mod misplaced;

@@ -10,12 +10,15 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use task_api::http;
-use task_api::relay::Relay;
+use task_api::live::{Live, Sources};
+use task_api::relay::{Relay, RelayState};
 use task_api::store::{OutboxEntry, Store};
+use task_events::config::TopicArgs;
 use task_events::kafka::Kafka;
 use task_events::shutdown::{self, Trigger};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -27,10 +30,24 @@ pub const TOPIC: &str = "task-events";
 /// What is waited for comes well before this, or never.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// The live page's data, from that Kafka.
+pub fn live(store: Store, relay: watch::Receiver<RelayState>, kafka: &str) -> Live {
+    let kafka = kafka.to_owned();
+    let [task_events_topic, offsets_topic, dlq_topic] =
+        [TOPIC, "task-events-offsets", "task-events-dlq"].map(str::to_owned);
+    Live::new(Sources {
+        kafka: Box::new(move || Kafka::new(vec![kafka.clone()], "test")),
+        topics: TopicArgs { task_events_topic, offsets_topic, dlq_topic },
+        store,
+        relay,
+    })
+}
+
 /// The application as the service assembles it.
 pub struct App {
     pub address: String,
     pub store: Store,
+    pub live: Live,
     client: Client,
     server: actix_web::dev::ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
@@ -59,15 +76,17 @@ impl App {
         let address = listener.local_addr().unwrap().to_string();
         let allowed_hosts = http::AllowedHosts::parse(allowed_hosts).unwrap();
         let most = http::MAX_CONNECTIONS;
-        let state = http::State::new(store.clone(), relay_state, most, bound, allowed_hosts);
+        let live = live(store.clone(), relay_state.clone(), kafka);
+        let state = http::State::new(store.clone(), relay_state, most, bound, allowed_hosts, live.clone());
         let server = http::server(listener, state, Duration::from_secs(5)).unwrap();
         let handle = server.handle();
         let serving = tokio::spawn(server);
-        Self { address, store, client: Client::new(), server: handle, serving, drain, relay, writer }
+        Self { address, store, live, client: Client::new(), server: handle, serving, drain, relay, writer }
     }
 
     /// Stops as the service does, and leaves the folder free.
     pub async fn stop(self) {
+        self.live.close();
         self.server.stop(true).await;
         self.serving.await.unwrap().unwrap();
         self.drain.stop();

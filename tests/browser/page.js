@@ -1,0 +1,282 @@
+// What a person does on the live page, in a real Chromium, against a running system: each step fails if the page does
+// not show what has to be shown. Pictures of it are left in pictures/.
+
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import puppeteer from "puppeteer-core";
+import { System, eventually } from "./system.js";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const PICTURES = join(import.meta.dirname, "pictures");
+const DESKTOP = { width: 1440, height: 900, deviceScaleFactor: 1 };
+const PHONE = { width: 360, height: 740, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
+const LARGE = { width: 3840, height: 2160, deviceScaleFactor: 1 };
+
+mkdirSync(PICTURES, { recursive: true });
+const system = await System.start();
+const browser = await puppeteer.launch({
+  executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+  args: ["--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"],
+});
+
+// A page that notes whatever goes wrong in it, and each address that it asks for.
+async function open(url, viewport = DESKTOP, colours = "light") {
+  const page = await browser.newPage();
+  page.wrong = [];
+  page.on("pageerror", error => page.wrong.push(String(error)));
+  page.on("console", message => {
+    // A call that is refused, or not answered, is written there by the browser itself.
+    if (["error", "warn"].includes(message.type()) && !/Failed to load resource|net::ERR_/.test(message.text())) page.wrong.push(message.text());
+  });
+  page.on("request", request => {
+    if (!request.url().startsWith(url) && !request.url().startsWith("data:")) page.wrong.push("asked for " + request.url());
+  });
+  page.on("dialog", dialog => page.wrong.push("a dialog: " + dialog.message()));
+  await page.setViewport(viewport);
+  await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: colours }]);
+  await page.goto(url + "/", { waitUntil: "domcontentloaded" });
+  return page;
+}
+
+const text = (page, selector) => page.$eval(selector, element => element.innerText).catch(() => "");
+const shows = (page, selector, wanted, limit) =>
+  eventually(selector + " shows " + wanted, async () => {
+    const shown = await text(page, selector);
+    return wanted instanceof RegExp ? wanted.test(shown) : shown.includes(wanted);
+  }, limit).catch(async error => {
+    throw new Error(error.message + "\nbut: " + await text(page, selector));
+  });
+const picture = (page, name, options) => page.screenshot({ path: join(PICTURES, name + ".png"), ...options });
+const press = async (page, ...keys) => {
+  for (const key of keys) await page.keyboard.press(key);
+};
+const focused = page => page.evaluate(() => document.activeElement.getAttribute("aria-label") || document.activeElement.id || document.activeElement.textContent);
+
+// Goes on with the Tab key until the focus is where it should be.
+async function tabTo(page, wanted) {
+  for (let tabs = 0; tabs < 150; tabs += 1) {
+    await press(page, "Tab");
+    if ((await focused(page)).startsWith(wanted)) return;
+  }
+  throw new Error("the Tab key does not get to " + wanted);
+}
+
+async function accessible(page, where) {
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
+  const found = violations.map(each => each.id + ": " + each.help + "\n  " + each.nodes.slice(0, 3).map(node => node.html + " " + node.failureSummary).join("\n  "));
+  assert.deepEqual(found, [], "axe, " + where);
+}
+
+async function fits(page, where) {
+  const [inner, wide] = await page.evaluate(() => [innerWidth, document.documentElement.scrollWidth]);
+  assert.ok(wide <= inner, where + ": " + wide + " px are shown in " + inner);
+}
+
+async function add(page, title) {
+  await page.type("#new-title", title);
+  await press(page, "Enter");
+  await shows(page, "#task-list", title);
+}
+
+const rowButton = (page, title, action) => page.locator(`::-p-aria([name="${action} ${title}"][role="button"])`);
+
+const steps = {
+  async "a task is created, notified, audited and traced"(page) {
+    await shows(page, "#overall", "All is well");
+    await add(page, "Water the plants");
+    await shows(page, "#event-list", "Water the plants");
+    await rowButton(page, "Water the plants", "Trace").click();
+    await shows(page, "#trace-note", "Nothing is missing");
+    for (const step of ["Stored", "Published", "Notified", "Audited"]) await shows(page, "#trace-steps", new RegExp(step + "\\s+[\\d:.]+"));
+    await shows(page, "#trace-rows", "audited; committed at offset");
+    await accessible(page, "a trace");
+    await picture(page, "trace");
+    await press(page, "Escape");
+    assert.match(system["notification-service"].output, /NOTIFICATION: New task created - 'Water the plants'/);
+    assert.equal(system.auditLines().filter(line => line.data.title === "Water the plants").length, 1);
+  },
+
+  async "tasks are edited, completed, deleted, found and filtered"(page) {
+    for (const title of ["Pay the rent", "Call Ada", "Book the flight to Lisbon"]) await add(page, title);
+    await rowButton(page, "Call Ada", "Start").click();
+    await rowButton(page, "Call Ada", "Complete").click();
+    await rowButton(page, "Pay the rent", "Edit").click();
+    await page.waitForSelector("#edit[open]");
+    await page.$eval("#edit-name", input => { input.value = "Pay the rent of May"; });
+    await page.select("#edit-status", "in_progress");
+    await accessible(page, "editing");
+    await page.click("#edit-form button[type=submit]");
+    await shows(page, "#task-list", "Pay the rent of May");
+    await page.locator("::-p-text(Completed)").click();
+    await shows(page, "#task-list", /^Call Ada/);
+    assert.doesNotMatch(await text(page, "#task-list"), /Lisbon/);
+    await page.click("input[name=status][value='']");
+    await page.type("#search", "lisb");
+    await eventually("one is found", async () => (await page.$$("#task-list > li")).length === 1);
+    await page.$eval("#search", input => { input.value = ""; input.dispatchEvent(new Event("input")); });
+    await shows(page, "#task-list", "Call Ada");
+    await add(page, "To be deleted");
+    await rowButton(page, "To be deleted", "Edit").click();
+    await page.waitForSelector("#edit[open]");
+    await page.click("#edit-delete");
+    await page.click("#edit-delete");
+    await eventually("it is gone", async () => !(await text(page, "#task-list")).includes("To be deleted"));
+    await shows(page, "#event-list", "task.deleted");
+  },
+
+  async "markup in a title is text"(page) {
+    const title = "<img src=x onerror=alert(1)><script>alert(2)</script>";
+    await add(page, title);
+    await shows(page, "#event-list", title);
+    assert.equal(await page.$("#task-list img, #event-list img, main script"), null);
+  },
+
+  async "a dead letter is found, redriven after a dry run, and audited"(page) {
+    const event = id => ({
+      event_id: id, event_type: "task.created", occurred_at: "2026-01-15T10:30:00.000000Z",
+      data: { task_id: randomUUID(), title: "Redriven by a click", status: "pending", owner_id: null },
+      metadata: { correlation_id: randomUUID(), source: "task-api" },
+    });
+    const letter = id => ({
+      original_event: event(id), error: { kind: "audit_log", message: "cannot append to audit.log: No space left on device (os error 28)" },
+      retry_count: 4, group: "audit-service", failed_at: new Date().toISOString(),
+      source: { topic: "task-events", partition: 0, offset: 0, timestamp: "2026-01-15T10:30:00Z" },
+    });
+    // What is no event, and what one group could not handle.
+    await system.produce("task-events", { value: "{\"event_id\": <b>" });
+    const id = randomUUID();
+    await system.produce("task-events-dlq", { key: letter(id).original_event.data.task_id, value: JSON.stringify(letter(id)) });
+    await shows(page, "#dead-list", "No space left on device");
+    await shows(page, "#dead-list", "invalid_json");
+    await shows(page, "#findings", "3 dead letters are open");
+    await page.$$eval("#dead-list > li", rows => rows.find(row => row.innerText.includes("No space left")).querySelector("button").click());
+    await shows(page, "#letter-value", "Redriven by a click");
+    await accessible(page, "a dead letter");
+    await press(page, "Escape");
+    await page.$$eval("#dead-list > li", rows => rows.find(row => row.innerText.includes("No space left")).querySelector("button:last-child").click());
+    await shows(page, "#redrive-plan", "Would be redriven");
+    assert.equal(system.auditLines().filter(line => line.event_id === id).length, 0, "a dry run changes nothing");
+    await accessible(page, "a dry run");
+    await picture(page, "redrive");
+    await page.click("#redrive-execute");
+    await shows(page, "#redrive-text", "1 dead letter was redriven");
+    await page.click("#redrive-close");
+    await shows(page, "#dead-list", "Redriven");
+    await eventually("it is audited", () => system.auditLines().some(line => line.event_id === id));
+    assert.equal(system.auditLines().filter(line => line.event_id === id).length, 1);
+  },
+
+  async "a group without an instance is named, with what to do"(page) {
+    await system["audit-service"].stop();
+    await add(page, "Not audited yet");
+    await shows(page, "#findings", /audit-service: no instance runs: 1 event waits/);
+    await shows(page, "#findings", "Start an instance of audit-service.");
+    await shows(page, "#group-list", /audit-service\s+Stopped/);
+    system["audit-service"] = system.run("audit-service", []);
+    await eventually("it is well again", async () => !(await text(page, "#findings")).includes("audit-service"));
+  },
+
+  async "all of it is done with the keyboard alone"(page) {
+    await page.reload({ waitUntil: "domcontentloaded" });
+    await shows(page, "#dead-list", "invalid_json");
+    await tabTo(page, "Skip to the tasks");
+    await press(page, "Enter");
+    await tabTo(page, "new-title");
+    await page.keyboard.type("Typed by hand");
+    await press(page, "Enter");
+    await shows(page, "#task-list", "Typed by hand");
+    assert.equal(await focused(page), "new-title", "the next one can be typed");
+    await tabTo(page, "Trace Typed by hand");
+    await press(page, "Enter");
+    await shows(page, "#trace-note", "Nothing is missing");
+    await press(page, "Escape");
+    assert.match(await focused(page), /^Trace Typed by hand/, "the focus comes back");
+    await tabTo(page, "Redrive dead letter");
+    await press(page, "Enter");
+    await shows(page, "#redrive-plan", "malformed: only another version of the service can handle it");
+    await eventually("the focus is on what to do", async () => (await focused(page)) === "redrive-execute");
+    await press(page, "Enter");
+    await shows(page, "#redrive-text", "1 dead letter was redriven");
+    await press(page, "Enter");
+    await shows(page, "#dead-note", /redriven/);
+    assert.equal(await page.$("dialog[open]"), null);
+  },
+
+  async "it is accessible, and fits, in light and dark on each screen"(page) {
+    for (const colours of ["light", "dark"]) {
+      await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: colours }]);
+      for (const [name, viewport] of Object.entries({ desktop: DESKTOP, phone: PHONE, large: LARGE })) {
+        await page.setViewport(viewport);
+        await page.evaluate(() => scrollTo(0, 0));
+        await accessible(page, colours + ", " + name);
+        await fits(page, name);
+        await picture(page, colours + "-" + name, { fullPage: name === "phone" });
+      }
+    }
+    await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "light" }]);
+    await page.setViewport(DESKTOP);
+  },
+
+  async "Kafka that does not answer is named within seconds, and nothing is lost"(page) {
+    system.broker.signal("SIGSTOP");
+    const paused = Date.now();
+    await shows(page, "#findings", /Kafka at .* has not answered for/, 15000);
+    const seconds = (Date.now() - paused) / 1000;
+    assert.ok(seconds < 10, "it took " + seconds + " s");
+    await add(page, "Created without Kafka");
+    await shows(page, "#findings", /1 event waits in the outbox/);
+    await shows(page, "#tile-outbox", /^1$/);
+    await accessible(page, "Kafka is away");
+    await picture(page, "kafka-away");
+    system.broker.signal("SIGCONT");
+    await eventually("it says that Kafka is back", async () => (await text(page, "#tile-kafka")) === "Reachable");
+    await shows(page, "#event-list", "Created without Kafka", 60000);
+    await eventually("it is audited", () => system.auditLines().some(line => line.data.title === "Created without Kafka"), 60000);
+  },
+
+  async "an API that is restarted is found again"(page) {
+    const began = Date.now();
+    await system.api.stop();
+    const seconds = (Date.now() - began) / 1000;
+    assert.equal(system.api.code, 0);
+    assert.ok(seconds < 4, "an open stream held up the stop for " + seconds + " s");
+    await shows(page, "#overall", "The API does not answer");
+    await system.startApi();
+    await shows(page, "#overall", /All is well|warning/);
+    await add(page, "After the restart");
+    await shows(page, "#event-list", "After the restart");
+  },
+
+  async "a page that is opened without Kafka says so"() {
+    const url = await system.startWithoutKafka();
+    const page = await open(url, DESKTOP, "dark");
+    await shows(page, "#findings", /Kafka at 127.0.0.1:1 has not answered/, 10000);
+    await add(page, "Stored all the same");
+    assert.deepEqual(page.wrong, []);
+    await page.close();
+  },
+};
+
+let failed = 0;
+const page = await open(system.url);
+for (const [name, step] of Object.entries(steps)) {
+  const start = Date.now();
+  try {
+    await step(page);
+    assert.deepEqual(page.wrong, [], "errors in the page");
+    console.log("ok   " + name + " (" + ((Date.now() - start) / 1000).toFixed(1) + " s)");
+  } catch (error) {
+    failed += 1;
+    console.log("FAIL " + name + "\n" + (error.stack || error));
+    await picture(page, "failed").catch(() => {});
+    break;
+  }
+}
+await browser.close();
+if (failed) for (const program of system.programs.filter(program => ["task-api", "devbroker"].includes(program.name))) console.log(program.name + ":\n" + program.output.split("\n").slice(-15).join("\n"));
+await system.stop();
+process.exit(failed ? 1 : 0);
