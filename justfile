@@ -21,7 +21,12 @@ e2e-kafka: kafka
 kafka:
     tests/e2e/kafka/fetch
 
-# Measure the whole system (post, keyed, rate, audit, notification, history); see docs/measurements.md
+# Drive the live page in a real Chromium; needs node, npm and the built binaries
+browser:
+    cargo build --workspace --bins
+    tests/browser/run
+
+# Measure the whole system (post, keyed, rate, audit, notification, history, watchers); see docs/measurements.md
 bench *args="post keyed rate audit notification history":
     cargo run --release -p bench -- {{args}}
 

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { Kafka, logLevel } from "kafkajs";
 
-const BINARIES = resolve(process.env.BINARIES || join(import.meta.dirname, "../debug"));
+const BINARIES = resolve(process.env.BINARIES || new URL("../debug", import.meta.url).pathname);
 
 function freePort() {
   return new Promise((found, failed) => {

@@ -28,7 +28,7 @@ pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
     );
 
     let outbox = *state.store.outbox().borrow();
-    text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka", outbox.waiting);
+    text.single("task_api_outbox_events", "gauge", "Events that wait for Kafka.", outbox.waiting);
     if let Some(age) = state.store.oldest_age().await {
         text.single(
             "task_api_outbox_oldest_event_age_seconds",

@@ -152,7 +152,7 @@ async fn the_page_loads_nothing_and_runs_only_its_own_script() {
     let policy = page.header("content-security-policy").to_owned();
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     let html = String::from_utf8(page.body.clone()).unwrap();
-    for loads in ["src=\"", "href=\"http", "@import", "url(", "{{", " style=\"", " onclick"] {
+    for loads in ["src=\"", "href=\"http", "@import", "url(", "{{", " style=\"", " onclick=\""] {
         assert!(!html.contains(loads), "{loads}");
     }
     assert_eq!((html.matches("<script>").count(), html.matches("<style>").count()), (1, 1));

@@ -93,7 +93,7 @@ impl App {
         // With Kafka away the relay would try for its full time; what waits is on disk.
         self.relay.abort();
         let _ = self.relay.await;
-        drop(self.store);
+        drop((self.store, self.live));
         tokio::task::spawn_blocking(move || self.writer.join()).await.unwrap().unwrap();
     }
 

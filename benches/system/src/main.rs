@@ -10,6 +10,7 @@
 //! | `post` | POST /tasks: a closed loop, and a fixed rate up to the audit line |
 //! | `drain` | how fast a consumer works off a topic |
 //! | `history` | one change, and a start after kill -9, with much in the store |
+//! | `watchers` | POST /tasks with nobody and with 100 watchers of the live page, in turn |
 //! | `http` | the load: one thread, as little work for each request as can be |
 //! | `usage` | what a process used, by the kernel's count |
 
@@ -18,6 +19,7 @@ mod history;
 mod http;
 mod post;
 mod usage;
+mod watchers;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,6 +39,8 @@ enum What {
     Audit,
     /// The notification service works off a topic
     Notification,
+    /// POST /tasks with nobody and with 100 watchers of the live page, in turn on one API
+    Watchers,
     /// A change, and a start after kill -9, with that many tasks in the store (`--tasks`)
     History,
 }
@@ -128,6 +132,7 @@ async fn measure(what: What, build: &Build, args: &Args) -> Figures {
         What::Rate => post::at_rate(build, args.seconds).await,
         What::Audit => drain::audit(build, args.events, args.ordered_ids).await,
         What::Notification => drain::notification(build, args.events, args.ordered_ids).await,
+        What::Watchers => watchers::run(build, args.seconds).await,
         What::History => history::run(build, args.tasks).await,
     }
 }

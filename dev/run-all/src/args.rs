@@ -19,6 +19,9 @@ pub struct Args {
     /// Stop everything after the tour
     #[arg(long)]
     pub exit_after_tour: bool,
+    /// Open the live page in the browser once everything is up
+    #[arg(long, conflicts_with = "exit_after_tour")]
+    pub open: bool,
     /// First delete what earlier runs left in ./data and ./audit.log
     #[arg(long)]
     pub fresh: bool,

@@ -10,6 +10,7 @@
 )]
 
 mod args;
+mod browser;
 mod build;
 mod children;
 mod fresh;

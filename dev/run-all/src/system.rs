@@ -14,7 +14,7 @@ use crate::children::{Children, Program};
 use crate::screen::Screen;
 use crate::services::{API, AUDIT_LOG, BROKER, CONSUMERS, STATE_DIR, TASKCTL};
 use crate::taskctl::taskctl;
-use crate::{Failure, fresh, tour};
+use crate::{Failure, browser, fresh, tour};
 
 /// Time for the broker, and then for the API, to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -48,6 +48,7 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
     if !args.no_tour {
         tour::Tour { screen, api: &api, taskctl: binaries.path(TASKCTL)?, env: &env }.run().await?;
     }
+    screen.heading(&format!("The live page: {api}/"));
     if args.exit_after_tour {
         return Ok(());
     }
@@ -55,6 +56,11 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
         "Up: the API on {api} (its description: {api}/docs), Kafka on {}. Ctrl-C stops all.",
         bootstrap(args)
     ));
+    if args.open
+        && let Err(failure) = browser::open(&format!("{api}/")).await
+    {
+        screen.say(&failure.to_string());
+    }
     std::future::pending().await
 }
 

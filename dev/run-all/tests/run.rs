@@ -1,8 +1,9 @@
 //! `run-all` as a newcomer runs it, each time in a folder of its own. The first run builds the services.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -26,10 +27,15 @@ struct Run {
 
 impl Run {
     fn start(folder: &TempDir, port: u16, args: &[&str]) -> Self {
+        Self::start_with_path(folder, port, args, std::env::var_os("PATH").unwrap_or_default())
+    }
+
+    fn start_with_path(folder: &TempDir, port: u16, args: &[&str], path: OsString) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_run-all"))
             .args(args)
             .current_dir(folder.path())
             .env("PORT", port.to_string())
+            .env("PATH", path)
             .env_remove("KAFKA_BOOTSTRAP_SERVERS")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -144,15 +150,28 @@ async fn the_tour_is_shown_and_no_process_outlives_run_all() {
     let (status, shown, errors) =
         Run::start(&folder, port, &["--broker-port", &broker_port, "--exit-after-tour"]).end().await;
     assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");
-    for part in ["201 Created", "  NOTIFICATION: New task created - ", "  NOTIFICATION: Task completed - "] {
+    let page = format!("The live page: http://127.0.0.1:{port}/");
+    for part in
+        ["201 Created", "  NOTIFICATION: New task created - ", "  NOTIFICATION: Task completed - ", &page]
+    {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert_eq!(fs::read_to_string(folder.path().join("audit.log")).unwrap().lines().count(), 3);
     assert!(!someone_lives(folder.path()));
 
-    // Ctrl-C on what earlier runs left: nothing is audited twice.
-    let mut run = Run::start(&folder, port, &["--broker-port", &broker_port, "--no-tour"]);
+    // Ctrl-C on what earlier runs left: nothing is audited twice. The page is opened by the system's own command,
+    // whose failure is no error.
+    let commands = tempfile::tempdir().unwrap();
+    let opener = commands.path().join("xdg-open");
+    fs::write(&opener, "#!/bin/sh\nexec /bin/sh -c \"exit 3\"\n").unwrap();
+    fs::set_permissions(&opener, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut path = commands.path().as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let args = ["--broker-port", &broker_port, "--no-tour", "--open"];
+    let mut run = Run::start_with_path(&folder, port, &args, path);
     run.wait_for("Up:").await;
+    run.wait_for(&format!("cannot open http://127.0.0.1:{port}/ with xdg-open: exit status: 3")).await;
     run.signal(Signal::INT);
     let (status, shown, errors) = run.end().await;
     assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");

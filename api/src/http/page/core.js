@@ -118,8 +118,13 @@ function fail(error, place) {
 
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", event => {
-    // A click on the backdrop is one on the dialog itself.
-    if (event.target === dialog || event.target.hasAttribute("data-close")) dialog.close();
+    if (event.target.hasAttribute("data-close")) dialog.close();
+  });
+  dialog.addEventListener("pointerdown", event => {
+    // What is pressed on the backdrop is pressed on the dialog, outside of it.
+    const { left, right, top, bottom } = dialog.getBoundingClientRect();
+    const isInside = event.clientX >= left && event.clientX <= right && event.clientY >= top && event.clientY <= bottom;
+    if (event.target === dialog && !isInside) dialog.close();
   });
 }
 

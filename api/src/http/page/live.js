@@ -90,11 +90,11 @@ function showEvents(isNew) {
     const word = event.error ? "not an event" : event.type;
     const title = event.error || event.title || event.event_id;
     const remark = event.only_for ? " · redriven for " + event.only_for + " alone" : "";
-    return make("li", { class: isNew ? "is-new" : "" }, make("button", {
-      type: "button",
-      disabled: !event.task_id && !event.event_id,
-      onclick: () => openTrace(event.task_id || event.event_id, event.title ? event : null),
-    },
+    const id = event.task_id || event.event_id;
+    const [kind, properties] = id
+      ? ["button", { type: "button", onclick: () => openTrace(id, event.title ? event : null) }]
+      : ["div", {}];
+    return make("li", { class: isNew ? "is-new" : "" }, make(kind, { ...properties, class: "event" },
     make("span", null, make("span", { class: "badge", "data-level": event.error ? "error" : TYPES[event.type] || "unknown" }, word)),
     make("span", { class: "title" }, title || ""),
     make("time", { dateTime: event.at }, clock(event.at)),

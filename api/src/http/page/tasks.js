@@ -47,7 +47,11 @@ async function readTasks(isMore) {
     } else {
       const limit = searched + MAX_SEARCHED;
       do {
-        const page = (await call("GET", listPath(cursor, text ? 200 : PAGE_SIZE))).json;
+        const page = (await call("GET", listPath(cursor, text ? 200 : PAGE_SIZE)).catch(error => {
+          // TEMPORARY until the API knows the order.
+          if (error.status === 422) return call("GET", listPath(cursor, text ? 200 : PAGE_SIZE).replace("&order=created_desc", ""));
+          throw error;
+        })).json;
         if (isOld()) return;
         found.push(...page.items.filter(fits));
         searched += page.items.length;
