@@ -3,14 +3,17 @@
 //! The page is one document with its style and script in it, and nothing else is loaded. Its policy names both by their
 //! hashes, so that nothing which finds its way into the document is run.
 
-use std::fmt::Write;
 use std::sync::LazyLock;
 
-use actix_web::http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderMap, IF_NONE_MATCH, VARY};
+use actix_web::http::header::{
+    ACCEPT, HeaderMap, HeaderValue, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+};
 use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
+
+use super::encoding::Asset;
 
 const DOCUMENT: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -24,34 +27,23 @@ const SCRIPT: &str = concat!(
     include_str!("page/live.js"),
 );
 
-/// The page as it is sent.
-struct Page {
-    html: String,
-    policy: String,
-    etag: String,
-}
+static HTML: LazyLock<String> =
+    LazyLock::new(|| DOCUMENT.replace("{{style}}", STYLE).replace("{{script}}", SCRIPT));
 
-static PAGE: LazyLock<Page> = LazyLock::new(|| {
-    let html = DOCUMENT.replace("{{style}}", STYLE).replace("{{script}}", SCRIPT);
+static POLICY: LazyLock<String> = LazyLock::new(|| {
     let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
-    let mut policy =
-        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'".to_owned();
-    // Writing to a string does not fail.
-    let _ = write!(
-        policy,
-        "; connect-src 'self'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'",
+    format!(
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'",
         hash(STYLE),
         hash(SCRIPT)
-    );
-    let etag = format!("\"{}\"", hash(&html));
-    Page { html, policy, etag }
+    )
 });
 
+static PAGE: LazyLock<Asset> = LazyLock::new(|| Asset::page(&HTML, &POLICY));
+
 pub(super) async fn index(request: HttpRequest) -> HttpResponse {
-    let mut response = HttpResponse::Ok();
-    response.insert_header((VARY, "accept"));
     if prefers_json(request.headers()) {
-        return response.json(serde_json::json!({
+        return HttpResponse::Ok().insert_header((VARY, "accept")).json(serde_json::json!({
             "name": "task-api",
             "tasks": "/tasks",
             "openapi": "/openapi.json",
@@ -61,20 +53,13 @@ pub(super) async fn index(request: HttpRequest) -> HttpResponse {
             "metrics": "/metrics",
         }));
     }
-    let page = &*PAGE;
-    // Asked for each time, so that the page is that of the server.
-    response.insert_header((CACHE_CONTROL, "no-cache")).insert_header((ETAG, page.etag.as_str()));
-    let known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
-    if known.flat_map(|value| value.split(',')).any(|etag| etag.trim().trim_start_matches("W/") == page.etag)
-    {
-        return response.status(actix_web::http::StatusCode::NOT_MODIFIED).finish();
-    }
+    let mut response = PAGE.respond(&request);
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    headers.append(VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
-        .content_type("text/html; charset=utf-8")
-        .insert_header(("content-security-policy", page.policy.as_str()))
-        .insert_header(("x-content-type-options", "nosniff"))
-        .insert_header(("referrer-policy", "no-referrer"))
-        .body(page.html.as_str())
 }
 
 /// Whether the caller wants JSON more than a page. Programs that accept anything after JSON name JSON; those
@@ -113,8 +98,6 @@ fn quality(accept: &str, main: &str, sub: &str) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::HeaderValue;
-
     use super::*;
 
     #[test]
