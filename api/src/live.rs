@@ -5,6 +5,7 @@
 //! | `session` | the reader: a thread that lives as long as somebody looks |
 //! | `feed`, `dead`, `groups` | what it follows: events, dead letters, the offsets topic |
 //! | `board` | what is known, and the messages that watchers get |
+//! | `rows` | what is shown of each thing, cut to what fits |
 //! | `history` | lag and throughput over the last minutes |
 //! | `health` | what is wrong, in words, and what to do |
 //!
@@ -24,6 +25,7 @@ mod feed;
 mod groups;
 mod health;
 mod history;
+mod rows;
 mod session;
 
 use std::fmt;

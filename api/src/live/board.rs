@@ -18,11 +18,8 @@ use task_events::time::format_time;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::dead::{DeadLetters, MAX_LETTERS};
-use super::feed::EventRow;
-use super::groups::GroupRow;
-use super::health::{Api, Finding};
 use super::history::{History, Sample};
+use super::rows::{Api, DeadLetters, EventRow, Finding, GroupRow, MAX_LETTERS};
 
 /// Messages that may wait for a watcher. Some four a second come.
 pub const QUEUE: usize = 64;

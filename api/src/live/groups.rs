@@ -4,44 +4,25 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use task_events::config::TopicArgs;
 use task_events::kafka::{Kafka, KafkaError};
 use task_events::offsets::fold::SlotState;
 use task_events::offsets::{OffsetsLog, Slot, View};
-use task_events::operate::groups::{Life, SlotReport, life};
+use task_events::operate::groups::{SlotReport, life};
 use task_events::operate::partitions::{PartitionRow, add_unclaimed};
 use task_events::operate::scan::log_range;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::board::Board;
+use super::rows::GroupRow;
 
 /// Groups that are shown.
 const MAX_GROUPS: usize = 50;
-/// Partitions of a group that are shown each on its own.
-const MAX_PARTITIONS: usize = 32;
 /// Partitions of other topics than ours whose ends are asked for.
 const MAX_OTHERS: usize = 64;
 /// How often they are asked for.
 const OTHERS_INTERVAL: Duration = Duration::from_secs(2);
-
-/// A group as the page shows it.
-#[derive(Debug, Serialize)]
-pub(super) struct GroupRow {
-    pub(super) group: String,
-    /// The service that claimed it last.
-    pub(super) service: Option<String>,
-    /// The word for the life of its owners: the best of all partitions.
-    pub(super) state: &'static str,
-    /// The sum of its positions.
-    pub(super) position: Option<i64>,
-    /// Events to read in all partitions; `None` where an end is not known.
-    pub(super) lag: Option<i64>,
-    owners: Vec<String>,
-    partition_count: usize,
-    pub(super) partitions: Vec<PartitionRow>,
-}
 
 /// The groups, followed.
 #[derive(Debug)]
@@ -108,31 +89,6 @@ impl Groups {
     }
 }
 
-impl GroupRow {
-    fn new(group: String, services: &mut HashMap<String, String>, mut rows: Vec<PartitionRow>) -> Self {
-        let mut owners: Vec<_> =
-            rows.iter().filter_map(|row| row.owner.as_ref()).map(|owner| owner.short.clone()).collect();
-        owners.sort();
-        owners.dedup();
-        let partition_count = rows.len();
-        let row = Self {
-            service: services.remove(&group),
-            state: Life::of_all(rows.iter().map(|row| row.life)).as_str(),
-            position: rows.iter().filter_map(|row| row.current_offset).reduce(|sum, each| sum + each),
-            lag: rows.iter().map(|row| row.lag).sum(),
-            owners,
-            partition_count,
-            partitions: Vec::new(),
-            group,
-        };
-        // Those that need a look first.
-        rows.sort_by_key(|row| (row.life == Life::Released, std::cmp::Reverse(row.lag), row.partition));
-        rows.truncate(MAX_PARTITIONS);
-        rows.sort_by(|one, other| (&one.topic, one.partition).cmp(&(&other.topic, other.partition)));
-        Self { partitions: rows, ..row }
-    }
-}
-
 /// Asks for the ends of partitions that nobody follows here, for ever.
 pub(super) async fn ask_for_others(
     kafka: Kafka,
@@ -150,22 +106,5 @@ pub(super) async fn ask_for_others(
             }
         }
         sleep(OTHERS_INTERVAL).await;
-    }
-}
-
-#[cfg(test)]
-impl GroupRow {
-    /// A group of which nothing is known but its name.
-    pub(super) fn named(group: &str) -> Self {
-        Self {
-            group: group.to_owned(),
-            service: None,
-            state: Life::Unclaimed.as_str(),
-            position: None,
-            lag: None,
-            owners: Vec::new(),
-            partition_count: 0,
-            partitions: Vec::new(),
-        }
     }
 }

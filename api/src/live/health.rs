@@ -5,14 +5,13 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use task_events::error_code::{Code, Coded};
 use task_events::kafka::KafkaError;
 use task_events::operate::groups::Life;
 use tokio::time::Instant;
 
 use super::board::Known;
-use super::groups::GroupRow;
+use super::rows::{Api, Finding, GroupRow};
 
 /// Time that a reader needs to know the topics: before it nothing is said to be missing.
 const START: Duration = Duration::from_secs(4);
@@ -27,20 +26,6 @@ const SERVICES: [(&str, &str); 3] = [
     ("dlq-processor", "dead letters are not counted"),
 ];
 
-/// The API itself, as it knows without asking Kafka.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Api {
-    /// Why changes are refused, if they are.
-    pub(super) store_failure: Option<String>,
-    pub(super) kafka_reachable: bool,
-    /// What the relay waits for.
-    pub(super) waiting_for: Option<String>,
-    /// Events that wait for Kafka.
-    pub(super) outbox: u64,
-    /// How long the oldest of them has waited.
-    pub(super) oldest_seconds: Option<u64>,
-}
-
 /// What findings are made of, beside the board.
 pub(super) struct Facts<'a> {
     pub(super) api: &'a Api,
@@ -49,27 +34,6 @@ pub(super) struct Facts<'a> {
     pub(super) offsets: Option<KafkaError>,
     /// When reading began.
     pub(super) since: Instant,
-}
-
-/// Something that is wrong.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    /// `error`: something does not work. `warning`: something needs a look.
-    level: &'static str,
-    what: String,
-    action: String,
-    /// To be looked up with `taskctl explain`.
-    code: Option<&'static str>,
-}
-
-impl Finding {
-    fn error(what: String, action: &str, code: Option<Code>) -> Self {
-        Self { level: "error", what, action: action.to_owned(), code: code.map(Code::as_str) }
-    }
-
-    fn warning(what: String, action: &str) -> Self {
-        Self { level: "warning", what, action: action.to_owned(), code: None }
-    }
 }
 
 /// What is wrong, the worst first.

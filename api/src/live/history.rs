@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::groups::GroupRow;
+use super::rows::GroupRow;
 
 /// Samples that are kept: five minutes.
 const SAMPLES: usize = 300;

@@ -14,7 +14,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::board::Board;
 use super::groups::{Groups, ask_for_others};
-use super::health::{self, Api, Facts};
+use super::health::{self, Facts};
+use super::rows::Api;
 use super::{Sources, dead, feed};
 
 /// How often what is new is sent.
