@@ -16,8 +16,8 @@ async fn an_open_transaction_holds_the_group_and_nothing_is_lost() {
     let world = World::start(1).await;
     let only = world.consumer(Script::default());
     world.produce(0, "before").await;
-    let mut open = Transaction::begin(&world.bootstrap(), "open", TOPIC, 0).await;
-    open.send(&[b"aborted"]).await;
+    let mut open = Transaction::begin(&world.bootstrap(), "open", TOPIC, 0).await.unwrap();
+    open.send(&[b"aborted"]).await.unwrap();
     for _ in 0..100 {
         world.produce(0, "while open").await;
     }
@@ -30,7 +30,7 @@ async fn an_open_transaction_holds_the_group_and_nothing_is_lost() {
     .await;
     assert!(only.status.is_ready(), "held is not broken");
     assert_eq!(only.script.handled(), [(0, 0)]);
-    open.abort().await;
+    open.abort().await.unwrap();
     eventually("all others are handled", || only.script.flushed().len() == 101).await;
     let expected: Vec<_> = [0].into_iter().chain(2..102).map(|offset| (0, offset)).collect();
     assert_eq!(only.script.flushed(), expected);
@@ -141,7 +141,7 @@ async fn what_is_too_large_to_be_decoded_goes_to_the_dlq_by_its_source() {
 async fn headers_survive_the_way_to_the_dlq() {
     let world = World::start(1).await;
     let headers = [("a", Some(b"1".as_slice())), ("b", None)];
-    produce_with_headers(&world.bootstrap(), TOPIC, b"poison", &headers).await;
+    produce_with_headers(&world.bootstrap(), TOPIC, b"poison", &headers).await.unwrap();
     let only = world.consumer(Script::default());
     let letter =
         tokio::time::timeout(Duration::from_secs(30), world.dead_letters(1)).await.unwrap().remove(0);

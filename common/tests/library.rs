@@ -40,7 +40,7 @@ fn the_page_shows_the_code_of_the_example_in_40_lines() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_of_somebody_elses_topic_handles_each_message_once_and_dead_letters_the_rest() {
-    let broker = Broker::start().await;
+    let broker = Broker::start().await.unwrap();
     let bootstrap = broker.bootstrap();
     let compacted = NewTopic {
         name: "orders-offsets".to_owned(),
@@ -50,12 +50,12 @@ async fn a_group_of_somebody_elses_topic_handles_each_message_once_and_dead_lett
     };
     Kafka::new(vec![bootstrap.clone()], "test").admin().create_topic(&compacted).await.unwrap();
     for topic in ["orders", "orders-dlq"] {
-        create_topic(&bootstrap, topic, 1).await;
+        create_topic(&bootstrap, topic, 1).await.unwrap();
     }
     let order = |id: u128, item: &str| json!({"id": Uuid::from_u128(id), "item": item}).to_string();
     let send = async |values: &[String]| {
         let records = values.iter().map(|value| record(None, Some(value.as_bytes()))).collect();
-        produce(&bootstrap, "orders", records).await;
+        produce(&bootstrap, "orders", records).await.unwrap();
     };
     send(&[order(1, "tea"), order(2, "cups"), order(1, "tea"), "no order".to_owned(), order(3, "")]).await;
 
@@ -68,11 +68,12 @@ async fn a_group_of_somebody_elses_topic_handles_each_message_once_and_dead_lett
     };
     let (trigger, group) = run(folder.path());
     let dead = eventually("two dead letters", LIMIT, async || {
-        let letters = read_topic(&bootstrap, "orders-dlq").await;
-        (letters.len() == 2).then_some(letters)
+        let letters = read_topic(&bootstrap, "orders-dlq").await?;
+        Ok((letters.len() == 2).then_some(letters))
     });
     let kinds: BTreeMap<i64, String> = dead
         .await
+        .unwrap()
         .iter()
         .map(|letter| serde_json::from_slice::<Value>(letter.record.value.as_deref().unwrap()).unwrap())
         .map(|letter| {
@@ -89,7 +90,7 @@ async fn a_group_of_somebody_elses_topic_handles_each_message_once_and_dead_lett
     // It resumes at its committed offset, and knows what it has packed.
     send(&[order(2, "cups"), order(4, "milk")]).await;
     let (trigger, group) = run(folder.path());
-    eventually("what came meanwhile", LIMIT, async || (packed().len() == 3).then_some(())).await;
+    eventually("what came meanwhile", LIMIT, async || Ok((packed().len() == 3).then_some(()))).await.unwrap();
     assert_eq!(*packed(), ["tea", "cups", "milk"]);
     trigger.stop();
     group.await.unwrap().unwrap();

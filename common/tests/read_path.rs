@@ -115,7 +115,7 @@ async fn read_count(reader: &mut PartitionReader, count: usize) -> Read {
 
 #[tokio::test]
 async fn records_of_every_codec_are_read() {
-    let broker = Broker::start().await;
+    let broker = Broker::start().await.unwrap();
     let kafka = kafka(&broker);
     for codec in ["producer", "gzip", "snappy", "lz4", "zstd"] {
         create(&kafka, 1, &[("compression.type", codec)]).await;
@@ -128,18 +128,18 @@ async fn records_of_every_codec_are_read() {
         assert_eq!([first.texts(), second.texts()].concat(), values, "{codec}");
         assert_eq!(second.position.offset, 1_000);
         assert!(first.jumps.is_empty() && second.jumps.is_empty());
-        delete_topic(&broker.bootstrap(), TOPIC).await;
+        delete_topic(&broker.bootstrap(), TOPIC).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn null_header_values_and_repeated_names_are_kept() {
-    let broker = Broker::start().await;
+    let broker = Broker::start().await.unwrap();
     let kafka = kafka(&broker);
     create(&kafka, 1, &[]).await;
     produce(&kafka, 0, &numbered("x", 1)).await;
     let headers = [("a", Some(b"1".as_slice())), ("b", None)];
-    produce_with_headers(&broker.bootstrap(), TOPIC, b"v", &headers).await;
+    produce_with_headers(&broker.bootstrap(), TOPIC, b"v", &headers).await.unwrap();
     let mut range = kafka.read_range(TOPIC, 0, 1, 2);
     let fetched = range.next().await.unwrap().unwrap();
     let record = fetched.batches[0].records().next().unwrap().unwrap();
@@ -154,16 +154,16 @@ async fn null_header_values_and_repeated_names_are_kept() {
 
 #[tokio::test]
 async fn transactions_are_read_as_read_committed_reads_them() {
-    let broker = Broker::start().await;
+    let broker = Broker::start().await.unwrap();
     let kafka = kafka(&broker);
     let bootstrap = broker.bootstrap();
     create(&kafka, 1, &[]).await;
     produce(&kafka, 0, &numbered("before", 1)).await;
-    let mut aborted = Transaction::begin(&bootstrap, "aborted", TOPIC, 0).await;
-    aborted.send(&[b"aborted 0", b"aborted 1"]).await;
+    let mut aborted = Transaction::begin(&bootstrap, "aborted", TOPIC, 0).await.unwrap();
+    aborted.send(&[b"aborted 0", b"aborted 1"]).await.unwrap();
     produce(&kafka, 0, &numbered("while open", 1)).await;
-    let mut committed = Transaction::begin(&bootstrap, "committed", TOPIC, 0).await;
-    committed.send(&[b"committed 0"]).await;
+    let mut committed = Transaction::begin(&bootstrap, "committed", TOPIC, 0).await.unwrap();
+    committed.send(&[b"committed 0"]).await.unwrap();
 
     let mut reader = TopicReader::new(&kafka, TOPIC).partition(0, Position::at(0));
     let held = read_until(&mut reader, "the open transaction", |read| read.high_watermark == 5).await;
@@ -182,10 +182,10 @@ async fn transactions_are_read_as_read_committed_reads_them() {
     let all = read_count(&mut all.partition(0, Position::at(0)), 5).await;
     assert_eq!(all.texts(), ["before 0", "aborted 0", "aborted 1", "while open 0", "committed 0"]);
 
-    aborted.abort().await;
+    aborted.abort().await.unwrap();
     let rest = read_until(&mut reader, "the end of the first", |read| read.position.offset >= 4).await;
     assert_eq!(rest.texts(), ["while open 0"]);
-    committed.commit().await;
+    committed.commit().await.unwrap();
     let rest = read_until(&mut reader, "the end of the second", |read| read.position.offset >= 7).await;
     assert_eq!(rest.texts(), ["committed 0"], "and both markers are passed");
     // From the start again: what is aborted stays left out.
@@ -196,7 +196,7 @@ async fn transactions_are_read_as_read_committed_reads_them() {
 
 #[tokio::test]
 async fn a_topic_created_again_is_noticed_while_it_is_read_and_at_a_start() {
-    let broker = Broker::start().await;
+    let broker = Broker::start().await.unwrap();
     let kafka = kafka(&broker);
     create(&kafka, 1, &[]).await;
     produce(&kafka, 0, &numbered("old", 10)).await;
@@ -205,7 +205,7 @@ async fn a_topic_created_again_is_noticed_while_it_is_read_and_at_a_start() {
     let old_id = before.position.topic_id.unwrap();
 
     // Longer than the old one, so that the old position is in it.
-    delete_topic(&broker.bootstrap(), TOPIC).await;
+    delete_topic(&broker.bootstrap(), TOPIC).await.unwrap();
     create(&kafka, 1, &[]).await;
     produce(&kafka, 0, &numbered("new", 20)).await;
     let after = read_count(&mut running, 20).await;
@@ -220,7 +220,7 @@ async fn a_topic_created_again_is_noticed_while_it_is_read_and_at_a_start() {
     assert_eq!((started.jumps, started.values.len()), (vec![recreated], 20));
 
     // Shorter.
-    delete_topic(&broker.bootstrap(), TOPIC).await;
+    delete_topic(&broker.bootstrap(), TOPIC).await.unwrap();
     create(&kafka, 1, &[]).await;
     produce(&kafka, 0, &numbered("newer", 3)).await;
     let shorter = read_count(&mut running, 3).await;
@@ -233,7 +233,7 @@ async fn a_topic_created_again_is_noticed_while_it_is_read_and_at_a_start() {
 
 #[tokio::test]
 async fn deleted_records_and_a_position_beyond_the_end_are_reported_with_the_range() {
-    let broker = Broker::start().await;
+    let broker = Broker::start().await.unwrap();
     let kafka = kafka(&broker);
     create(&kafka, 1, &[]).await;
     produce(&kafka, 0, &numbered("x", 10)).await;
@@ -263,7 +263,7 @@ async fn deleted_records_and_a_position_beyond_the_end_are_reported_with_the_ran
 
 #[tokio::test]
 async fn a_partition_that_nobody_reads_from_holds_up_no_other() {
-    let broker = Broker::start().await;
+    let broker = Broker::start().await.unwrap();
     let kafka = kafka(&broker);
     create(&kafka, 3, &[]).await;
     let large = vec!["x".repeat(400_000); 2];
@@ -287,7 +287,7 @@ async fn a_partition_that_nobody_reads_from_holds_up_no_other() {
 
 #[tokio::test]
 async fn a_reader_waits_for_a_topic_and_for_the_broker() {
-    let mut broker = Broker::start().await;
+    let mut broker = Broker::start().await.unwrap();
     let kafka = kafka(&broker);
     let mut reader = TopicReader::new(&kafka, TOPIC).partition(0, Position::at(0));
     let ReadEvent::Failing(error) = reader.next().await else { panic!("the topic does not exist") };
@@ -297,7 +297,7 @@ async fn a_reader_waits_for_a_topic_and_for_the_broker() {
     read_count(&mut reader, 5).await;
     broker.kill9();
     read_until(&mut reader, "nothing", |_| true).await;
-    broker.restart().await;
+    broker.restart().await.unwrap();
     produce(&kafka, 0, &numbered("y", 5)).await;
     let read = read_count(&mut reader, 5).await;
     assert_eq!(read.texts(), numbered("y", 5));

@@ -78,8 +78,8 @@ async fn led_by_another(kafka: &Kafka, than: i32) {
 
 #[tokio::test]
 async fn a_leader_that_hangs_is_left_once_another_leads_and_the_others_are_read_meanwhile() {
-    let Some(mut cluster) = Cluster::start().await else { return };
-    cluster.create_topic(TOPIC, &[&[1, 2, 3], &[2, 3, 1], &[3, 2, 1]], &[]).await;
+    let Some(mut cluster) = Cluster::start().await.unwrap() else { return };
+    cluster.create_topic(TOPIC, &[&[1, 2, 3], &[2, 3, 1], &[3, 2, 1]], &[]).await.unwrap();
     let (reading, writing) = (kafka(&cluster.bootstrap()), kafka(&cluster.bootstrap()));
     let reader = TopicReader::new(&reading, TOPIC);
     let mut readers = [0, 1, 2].map(|number| reader.partition(number, Position::at(0)));
@@ -89,7 +89,7 @@ async fn a_leader_that_hangs_is_left_once_another_leads_and_the_others_are_read_
         ends[usize::try_from(number).unwrap()] = end;
         read_to(reader, end).await;
     }
-    cluster.pause(1);
+    cluster.pause(1).unwrap();
     let paused = Instant::now();
     led_by_another(&writing, 1).await;
     let elected = Instant::now();
@@ -106,14 +106,14 @@ async fn a_leader_that_hangs_is_left_once_another_leads_and_the_others_are_read_
         assert!(acknowledged.elapsed() < DELAY, "{:?}", acknowledged.elapsed());
         assert!(jumps.is_empty(), "{jumps:?}");
     }
-    cluster.resume(1);
+    cluster.resume(1).unwrap();
 }
 
 #[tokio::test]
 async fn brokers_that_were_discovered_serve_when_the_bootstrap_broker_is_gone() {
-    let Some(mut cluster) = Cluster::start().await else { return };
-    cluster.create_topic(TOPIC, &[&[2, 3], &[3, 2]], &[("min.insync.replicas", "1")]).await;
-    let kafka = kafka(&cluster.address(1));
+    let Some(mut cluster) = Cluster::start().await.unwrap() else { return };
+    cluster.create_topic(TOPIC, &[&[2, 3], &[3, 2]], &[("min.insync.replicas", "1")]).await.unwrap();
+    let kafka = kafka(&cluster.address(1).unwrap());
     let reader = TopicReader::new(&kafka, TOPIC);
     let mut readers = [0, 1].map(|number| reader.partition(number, Position::at(0)));
     let writing = self::kafka(&cluster.bootstrap());
@@ -121,7 +121,7 @@ async fn brokers_that_were_discovered_serve_when_the_bootstrap_broker_is_gone() 
         let end = produce(&writing, number, 10).await + 10;
         read_to(reader, end).await;
     }
-    cluster.kill9(1);
+    cluster.kill9(1).unwrap();
     let asked = Instant::now();
     assert_eq!(kafka.topic(TOPIC).await.unwrap().partitions.len(), 2);
     assert!(kafka.list_offset(TOPIC, 1, OffsetAt::LogEnd).await.unwrap() >= 10);
@@ -134,23 +134,26 @@ async fn brokers_that_were_discovered_serve_when_the_bootstrap_broker_is_gone() 
     }
     // A second one dies: its partition goes to the third, whatever the bootstrap addresses are.
     let live = kafka.live_brokers().await.unwrap();
-    assert!(live.contains(&cluster.address(2)) && live.contains(&cluster.address(3)), "{live:?}");
+    assert!(
+        live.contains(&cluster.address(2).unwrap()) && live.contains(&cluster.address(3).unwrap()),
+        "{live:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_log_that_was_truncated_and_has_grown_again_is_noticed_while_it_is_read_and_at_a_start() {
-    let Some(mut cluster) = Cluster::start().await else { return };
+    let Some(mut cluster) = Cluster::start().await.unwrap() else { return };
     let configs = [("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")];
-    cluster.create_topic(TOPIC, &[&[1, 2]], &configs).await;
+    cluster.create_topic(TOPIC, &[&[1, 2]], &configs).await.unwrap();
     let kafka = kafka(&cluster.bootstrap());
     let mut running = TopicReader::new(&kafka, TOPIC).partition(0, Position::at(0));
     let common = produce(&kafka, 0, 10).await + 10;
     read_to(&mut running, common).await;
-    cluster.kill9(2);
+    cluster.kill9(2).unwrap();
     let end = produce(&kafka, 0, 20).await + 20;
     let (_, before) = read_to(&mut running, end).await;
-    cluster.kill9(1);
-    cluster.restart(2).await;
+    cluster.kill9(1).unwrap();
+    cluster.restart(2).await.unwrap();
     led_by_another(&kafka, 1).await;
     // Longer than it was, so that the old position is in it.
     let end = produce(&kafka, 0, 100).await + 100;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{EVENTS, Event, World, produce, record};
+use harness::{EVENTS, Error, Event, Result, World, produce, record};
 use uuid::Uuid;
 
 use crate::{Build, Figures, usage};
@@ -13,39 +13,36 @@ const BATCH: usize = 500;
 const LOOK: Duration = Duration::from_millis(20);
 const LIMIT: Duration = Duration::from_secs(300);
 
-pub async fn audit(build: &Build, events: usize, ordered_ids: bool) -> Figures {
+pub async fn audit(build: &Build, events: usize, ordered_ids: bool) -> Result<Figures> {
     drain(build, "audit-service", events, ordered_ids).await
 }
 
-pub async fn notification(build: &Build, events: usize, ordered_ids: bool) -> Figures {
+pub async fn notification(build: &Build, events: usize, ordered_ids: bool) -> Result<Figures> {
     drain(build, "notification-service", events, ordered_ids).await
 }
 
-async fn drain(build: &Build, service: &str, events: usize, ordered_ids: bool) -> Figures {
-    let world = World::start().await;
+async fn drain(build: &Build, service: &str, events: usize, ordered_ids: bool) -> Result<Figures> {
+    let world = World::start().await?;
     let bootstrap = world.broker.bootstrap();
     for first in (0..events).step_by(BATCH) {
         let batch = (first..events.min(first + BATCH)).map(|number| {
             let id = if ordered_ids { Uuid::now_v7() } else { Uuid::new_v4() };
-            let event = Event::created(&format!("task {number}")).with("event_id", id.to_string());
-            record(Some(event.task_id().as_bytes()), Some(&event.bytes()))
+            let event = Event::created(&format!("task {number}")).with("/event_id", id.to_string())?;
+            Ok(record(Some(event.task_id().as_bytes()), Some(&event.bytes())))
         });
-        produce(&bootstrap, EVENTS, batch.collect()).await;
+        produce(&bootstrap, EVENTS, batch.collect::<Result<_>>()?).await?;
     }
     let log = world.path("service.log");
     let stdout = std::fs::File::create(&log).expect("a file for its log");
-    let mut command = build
-        .program(&world, service)
-        .env("HEALTH_ADDR", format!("127.0.0.1:{}", harness::free_port()))
-        .command();
-    let health = health_address(&command);
+    let address = format!("127.0.0.1:{}", harness::free_port()?);
+    let mut command = build.program(&world, service).env("HEALTH_ADDR", &address).command()?;
+    let http = harness::http()?;
     let mut child = command.stdout(stdout).spawn().expect("it starts");
     let started = Instant::now();
     // Its own count: reading the offsets topic would take time from what is measured.
     let (mut first, mut last) = (None, None);
-    while last.is_none() {
-        assert!(started.elapsed() < LIMIT, "not at the end within {LIMIT:?}");
-        if let Some(lag) = lag(&health).await {
+    while last.is_none() && started.elapsed() < LIMIT {
+        if let Some(lag) = lag(&http, &address).await {
             if lag < events as f64 {
                 first.get_or_insert((Instant::now(), lag));
             }
@@ -59,26 +56,22 @@ async fn drain(build: &Build, service: &str, events: usize, ordered_ids: bool) -
     let cpu = usage::cpu_us(child.id());
     let (memory, peak) = usage::memory(child.id());
     child.kill().and_then(|()| child.wait()).expect("it ends");
-    let (since, left) = first.expect("a first look");
-    let (until, all) = (last.expect("a last look"), started);
+    let (Some((since, left)), Some(until)) = (first, last) else {
+        return Err(Error::timeout("the end of the topic", LIMIT));
+    };
     let rate = if left > 0.0 { left / (until - since).as_secs_f64() } else { f64::NAN };
-    vec![
+    Ok(vec![
         ("events/s", rate),
-        ("seconds from the start", (until - all).as_secs_f64()),
+        ("seconds from the start", (until - started).as_secs_f64()),
         ("µs an event", cpu / events as f64),
         ("MiB at the end", memory),
         ("MiB at most", peak),
-    ]
-}
-
-fn health_address(command: &std::process::Command) -> String {
-    let value = command.get_envs().find(|(name, _)| *name == "HEALTH_ADDR").and_then(|(_, value)| value);
-    format!("http://{}", value.and_then(|value| value.to_str()).expect("an address"))
+    ])
 }
 
 /// How many events the service has not yet committed; none while it does not know.
-async fn lag(health: &str) -> Option<f64> {
-    let text = harness::http().get(format!("{health}/metrics")).send().await.ok()?.text().await.ok()?;
+async fn lag(http: &reqwest::Client, address: &str) -> Option<f64> {
+    let text = http.get(format!("http://{address}/metrics")).send().await.ok()?.text().await.ok()?;
     let line = text.lines().find(|line| line.starts_with("kafka_consumergroup_group_lag{"))?;
     line.rsplit_once(' ')?.1.parse().ok()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::World;
+use harness::{Result, World};
 
 use crate::post::start_api;
 use crate::{Build, Figures, http, quantile, usage};
@@ -11,9 +11,9 @@ use crate::{Build, Figures, http, quantile, usage};
 const CHANGES: usize = 500;
 const STARTS: usize = 5;
 
-pub async fn run(build: &Build, tasks: usize) -> Figures {
-    let world = World::start().await;
-    let (mut api, address) = start_api(build, &world).await;
+pub async fn run(build: &Build, tasks: usize) -> Result<Figures> {
+    let world = World::start().await?;
+    let (mut api, address) = start_api(build, &world).await?;
     let until = Instant::now() + Duration::from_secs(3_600);
     http::closed_loop(address, 64, until, tasks, false);
     // What was begun in the background ends.
@@ -29,7 +29,7 @@ pub async fn run(build: &Build, tasks: usize) -> Figures {
         http::closed_loop(address, 64, until, 5_000, false);
         api.kill9();
         let start = Instant::now();
-        api.restart();
+        api.restart()?;
         while std::net::TcpStream::connect(address).is_err() {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
@@ -37,11 +37,11 @@ pub async fn run(build: &Build, tasks: usize) -> Figures {
         connection.create(title, false).await;
         starts.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    vec![
+    Ok(vec![
         ("one change p50 ms", quantile(&mut took, 0.5)),
         ("µs a change", cpu / CHANGES as f64),
         ("KiB written a change", written / 1024.0 / CHANGES as f64),
         ("first answer after kill -9 ms", quantile(&mut starts, 0.5)),
         ("MiB", memory),
-    ]
+    ])
 }

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use harness::{Program, World};
+use harness::{Outcome, Program, Result, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
@@ -94,7 +94,7 @@ impl Build {
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> Outcome {
     let args = Args::parse();
     let mut builds = vec![Build { label: "this".to_owned(), folder: None }];
     builds.extend(args.against.iter().map(|folder| Build {
@@ -106,7 +106,7 @@ async fn main() {
         let mut runs: Vec<Vec<Figures>> = builds.iter().map(|_| Vec::new()).collect();
         for round in 1..=args.rounds {
             for (build, runs) in builds.iter().zip(&mut runs) {
-                let figures = measure(*what, build, &args).await;
+                let figures = measure(*what, build, &args).await?;
                 let shown: Vec<_> =
                     figures.iter().map(|(name, value)| format!("{name} {value:.1}")).collect();
                 eprintln!("{what:?}, round {round}, {}: {}", build.label, shown.join(", "));
@@ -121,11 +121,12 @@ async fn main() {
     }
     if let Some(file) = args.json {
         let text = serde_json::to_string_pretty(&all).expect("figures are JSON");
-        std::fs::write(&file, text + "\n").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        std::fs::write(&file, text + "\n").map_err(|error| harness::Error::file(&file, error))?;
     }
+    Ok(())
 }
 
-async fn measure(what: What, build: &Build, args: &Args) -> Figures {
+async fn measure(what: What, build: &Build, args: &Args) -> Result<Figures> {
     match what {
         What::Post => post::closed_loop(build, args.seconds, false).await,
         What::Keyed => post::closed_loop(build, args.seconds, true).await,

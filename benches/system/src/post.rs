@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use harness::{SOON, Service, World, eventually};
+use harness::{Result, SOON, Service, World, eventually};
 use std::io::Read;
 
 use crate::{Build, Figures, http, quantile, usage};
@@ -18,17 +18,17 @@ const RATE: u64 = 200;
 const LOOK: Duration = Duration::from_micros(200);
 
 /// The API of a build, ready, and its address.
-pub async fn start_api(build: &Build, world: &World) -> (Service, SocketAddr) {
-    let (api, client) = world.start_api_as(build.program(world, "task-api")).await;
-    client.delivered().await;
+pub async fn start_api(build: &Build, world: &World) -> Result<(Service, SocketAddr)> {
+    let (api, client) = world.start_api_as(build.program(world, "task-api")).await?;
+    client.delivered().await?;
     let address = client.url().trim_start_matches("http://").parse().expect("an address");
-    (api, address)
+    Ok((api, address))
 }
 
 /// Each connection has one request in flight.
-pub async fn closed_loop(build: &Build, seconds: u64, keyed: bool) -> Figures {
-    let world = World::start().await;
-    let (api, address) = start_api(build, &world).await;
+pub async fn closed_loop(build: &Build, seconds: u64, keyed: bool) -> Result<Figures> {
+    let world = World::start().await?;
+    let (api, address) = start_api(build, &world).await?;
     let broker = world.broker.process().id();
     let run = |time| http::closed_loop(address, CONNECTIONS, Instant::now() + time, usize::MAX, keyed);
     run(WARM_UP);
@@ -37,24 +37,25 @@ pub async fn closed_loop(build: &Build, seconds: u64, keyed: bool) -> Figures {
     let requests = took.len() as f64;
     let api_us = (usage::cpu_us(api.id()) - before.0) / requests;
     let broker_us = (usage::cpu_us(broker) - before.1) / requests;
-    vec![
+    Ok(vec![
         ("requests/s", requests / seconds as f64),
         ("API µs a request", api_us),
         ("broker µs a request", broker_us),
         ("p50 ms", quantile(&mut took, 0.5)),
         ("p99 ms", quantile(&mut took, 0.99)),
         ("API MiB at most", usage::memory(api.id()).1),
-    ]
+    ])
 }
 
 /// One request each 5 ms, whatever the answers do; from the moment of sending to the line in the audit log.
-pub async fn at_rate(build: &Build, seconds: u64) -> Figures {
-    let world = World::start().await;
-    let (api, address) = start_api(build, &world).await;
-    let audit = build.program(&world, "audit-service").start();
+pub async fn at_rate(build: &Build, seconds: u64) -> Result<Figures> {
+    let world = World::start().await?;
+    let (api, address) = start_api(build, &world).await?;
+    let audit = build.program(&world, "audit-service").start()?;
     let log = world.audit_log_path();
     http::closed_loop(address, 1, Instant::now() + SOON, 1, false);
-    eventually("the first audit line", SOON, async || (!world.audit_log().is_empty()).then_some(())).await;
+    eventually("the first audit line", SOON, async || Ok((!world.audit_log()?.is_empty()).then_some(())))
+        .await?;
 
     let count = usize::try_from(seconds * RATE).expect("few");
     let tail = std::thread::spawn({
@@ -73,14 +74,14 @@ pub async fn at_rate(build: &Build, seconds: u64) -> Figures {
     assert_eq!(to_lines.len(), count, "each task has its line");
     let mut answers: Vec<f64> =
         sent.values().map(|(sent, answered)| (*answered - *sent).as_secs_f64() * 1e3).collect();
-    vec![
+    Ok(vec![
         ("POST to audit line p50 ms", quantile(&mut to_lines, 0.5)),
         ("POST to audit line p99 ms", quantile(&mut to_lines, 0.99)),
         ("answer p50 ms", quantile(&mut answers, 0.5)),
         ("answer p99 ms", quantile(&mut answers, 0.99)),
         ("API µs an event", api_us),
         ("audit µs an event", audit_us),
-    ]
+    ])
 }
 
 /// When each was sent and answered, by its title.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::World;
+use harness::{Result, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -21,9 +21,9 @@ const PAIRS: usize = 6;
 const SETTLE: Duration = Duration::from_secs(7);
 
 /// Each pair is a turn without and one with watchers, in alternating order.
-pub async fn run(build: &Build, seconds: u64) -> Figures {
-    let world = World::start().await;
-    let (api, address) = start_api(build, &world).await;
+pub async fn run(build: &Build, seconds: u64) -> Result<Figures> {
+    let world = World::start().await?;
+    let (api, address) = start_api(build, &world).await?;
     let load = |seconds| {
         let until = Instant::now() + Duration::from_secs(seconds);
         let before = usage::cpu_us(api.id());
@@ -51,13 +51,13 @@ pub async fn run(build: &Build, seconds: u64) -> Figures {
         costs.push(cost_with - cost_without);
     }
     let per_watcher = received as f64 / (WATCHERS * PAIRS) as f64 / 1024.0;
-    vec![
+    Ok(vec![
         ("requests/s, nobody watches", quantile(&mut alone, 0.5)),
         ("requests/s, 100 watch", quantile(&mut watched, 0.5)),
         ("ratio", quantile(&mut ratios, 0.5)),
         ("API µs more a request", quantile(&mut costs, 0.5)),
         ("KiB a watcher got in a turn", per_watcher),
-    ]
+    ])
 }
 
 /// Streams that are read, on a thread of their own, until they are stopped.

@@ -40,7 +40,7 @@ impl World {
 
     /// With a DLQ that takes records of that size.
     pub async fn with_dlq_limit(partitions: i32, max_message_bytes: &str) -> Self {
-        let broker = Broker::start().await;
+        let broker = Broker::start().await.unwrap();
         let kafka = Kafka::new(vec![broker.bootstrap()], "test");
         let topics = [
             (TOPIC, partitions, ("cleanup.policy", "delete")),
@@ -59,13 +59,13 @@ impl World {
 
     /// Deletes the topic of events and creates it again.
     pub async fn recreate_events(&self, partitions: i32) {
-        delete_topic(&self.bootstrap(), TOPIC).await;
+        delete_topic(&self.bootstrap(), TOPIC).await.unwrap();
         create(&self.kafka, TOPIC, partitions, ("cleanup.policy", "delete")).await;
     }
 
     /// Deletes the topic of claims and commits and creates it again.
     pub async fn recreate_offsets(&self) {
-        delete_topic(&self.bootstrap(), OFFSETS).await;
+        delete_topic(&self.bootstrap(), OFFSETS).await.unwrap();
         create(&self.kafka, OFFSETS, 1, ("cleanup.policy", "compact")).await;
     }
 

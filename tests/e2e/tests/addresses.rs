@@ -1,21 +1,21 @@
 //! Addresses of Kafka that are of no use, in front of one that is.
 
-use harness::{DroppingPort, SOON, World, eventually, read_audit_log};
+use harness::{DroppingPort, Outcome, SOON, World, eventually, read_audit_log};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 /// Bootstrap addresses of which the first is of no use, each in another way.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_address_that_is_dead_costs_nothing() {
-    let world = World::start().await;
+async fn a_first_address_that_is_dead_costs_nothing() -> Outcome {
+    let world = World::start().await?;
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let refusing = {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap();
         gone.local_addr().unwrap()
     };
     // A full accept queue drops connection attempts, as a firewall would.
-    let dropping = DroppingPort::open();
+    let dropping = DroppingPort::open()?;
     let firsts = [silent.local_addr().unwrap().to_string(), refusing.to_string(), dropping.address()];
     let good = world.broker.bootstrap();
     for first in &firsts {
@@ -26,18 +26,18 @@ async fn a_first_address_that_is_dead_costs_nothing() {
         };
         let group = format!("audit-{}", first.replace([':', '.'], "-"));
         let log = world.path(&format!("{group}.log"));
-        let (_api, client) = world.start_api_as(program("task-api")).await;
+        let (_api, client) = world.start_api_as(program("task-api")).await?;
         let _audit =
-            program("audit-service").env("GROUP", &group).env("AUDIT_LOG_PATH", log.display()).start();
+            program("audit-service").env("GROUP", &group).env("AUDIT_LOG_PATH", log.display()).start()?;
         let mut slowest = Duration::ZERO;
         for n in 0..10 {
             let title = format!("{group} {n}");
-            client.create(&title).await;
+            client.create(&title).await?;
             let start = Instant::now();
             let there = async || {
-                read_audit_log(&log).iter().any(|line| line["data"]["title"] == *title).then_some(())
+                Ok(read_audit_log(&log)?.iter().any(|line| line["data"]["title"] == *title).then_some(()))
             };
-            eventually(&format!("{title} in the audit log"), SOON, there).await;
+            eventually(&format!("{title} in the audit log"), SOON, there).await?;
             if n > 0 {
                 slowest = slowest.max(start.elapsed());
             }
@@ -45,4 +45,5 @@ async fn a_first_address_that_is_dead_costs_nothing() {
         }
         assert!(slowest < Duration::from_secs(3), "{first} first: {slowest:?} from POST to audit line");
     }
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use harness::{Event, SOON, Service, World, eventually};
+use harness::{Event, Outcome, Result, SOON, Service, World, eventually};
 use rustix::process::Signal;
 
 const GROUP: &str = "audit-service";
@@ -19,28 +19,31 @@ struct Audited {
 
 impl Audited {
     /// With 100 events in the log.
-    async fn start() -> Self {
-        let world = World::start().await;
-        let audit = world.program("audit-service").env("HEALTH_ADDR", "127.0.0.1:0").start();
+    async fn start() -> Result<Self> {
+        let world = World::start().await?;
+        let audit = world.program("audit-service").env("HEALTH_ADDR", "127.0.0.1:0").start()?;
         let mut audited = Self { world, audit, end: 0 };
-        audited.events(100).await;
-        audited
+        audited.events(100).await?;
+        Ok(audited)
     }
 
     /// Writes events to the topic, and waits until they are committed.
-    async fn events(&mut self, count: usize) {
-        self.produce(count).await;
-        self.world.committed(GROUP, self.end).await;
+    async fn events(&mut self, count: usize) -> Result<()> {
+        self.produce(count).await?;
+        self.world.committed(GROUP, self.end).await?;
+        Ok(())
     }
 
-    async fn produce(&mut self, count: usize) {
+    async fn produce(&mut self, count: usize) -> Result<()> {
         let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
         let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-        self.end = self.world.produce_values(&values).await.last().unwrap() + 1;
+        self.end = self.world.produce_values(&values).await?.last().unwrap() + 1;
+        Ok(())
     }
 
-    async fn stop(&mut self) {
-        assert!(self.audit.terminate(SOON).await.success());
+    async fn stop(&mut self) -> Result<()> {
+        assert!(self.audit.terminate(SOON).await?.success());
+        Ok(())
     }
 
     fn log(&self) -> std::path::PathBuf {
@@ -70,9 +73,10 @@ impl Audited {
     }
 
     /// Waits until the log has every event, each once and in order.
-    async fn completed(&self) {
-        let complete = async || (self.offsets() == self.all()).then_some(());
-        eventually("the log to be completed", SOON, complete).await;
+    async fn completed(&self) -> Result<()> {
+        let complete = async || Ok((self.offsets() == self.all()).then_some(()));
+        eventually("the log to be completed", SOON, complete).await?;
+        Ok(())
     }
 }
 
@@ -88,8 +92,8 @@ fn offsets(log: &Path) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn a_log_that_is_truncated_deleted_or_restored_while_the_service_runs_is_completed() {
-    let mut it = Audited::start().await;
+async fn a_log_that_is_truncated_deleted_or_restored_while_the_service_runs_is_completed() -> Outcome {
+    let mut it = Audited::start().await?;
     let log = it.log();
     let backup = it.world.path("backup");
     fs::copy(&log, &backup).unwrap();
@@ -106,91 +110,94 @@ async fn a_log_that_is_truncated_deleted_or_restored_while_the_service_runs_is_c
         }),
     ];
     for (times, (what, hand)) in hands.into_iter().enumerate() {
-        it.events(50).await;
+        it.events(50).await?;
         hand();
         // Also while nothing is written.
-        it.completed().await;
+        it.completed().await?;
         assert_eq!(it.audit.count("has lost lines"), times + 1, "{what}: {:?}", it.audit.lines());
-        it.events(50).await;
+        it.events(50).await?;
         assert_eq!(it.offsets(), it.all(), "{what}");
     }
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_log_that_is_renamed_or_rotated_by_sighup_goes_on_in_a_new_file() {
-    let mut it = Audited::start().await;
+async fn a_log_that_is_renamed_or_rotated_by_sighup_goes_on_in_a_new_file() -> Outcome {
+    let mut it = Audited::start().await?;
     let log = it.log();
     fs::rename(&log, log.with_extension("log.1")).unwrap();
-    it.events(50).await;
+    it.events(50).await?;
     assert_eq!(it.offsets(), (100..150).collect::<Vec<_>>());
     // The SIGHUP that belongs to it, and one that does not.
     for (file, lines) in [("nothing to rotate", 50), ("rotated audit log", 0)] {
-        it.audit.signal(Signal::HUP);
-        it.audit.wait_for_line(file, SOON).await;
-        let rotated = async || (it.offsets().len() == lines).then_some(());
-        eventually("the log to be rotated", SOON, rotated).await;
+        it.audit.signal(Signal::HUP)?;
+        it.audit.wait_for_line(file, SOON).await?;
+        let rotated = async || Ok((it.offsets().len() == lines).then_some(()));
+        eventually("the log to be rotated", SOON, rotated).await?;
     }
-    it.events(50).await;
-    it.stop().await;
-    it.audit.restart();
-    it.events(50).await;
+    it.events(50).await?;
+    it.stop().await?;
+    it.audit.restart()?;
+    it.events(50).await?;
     assert_eq!(it.union(), it.all());
     assert_eq!(it.audit.count("has lost lines"), 0);
     // The group is moved back: what is in the segments is not written again.
-    it.stop().await;
+    it.stop().await?;
     let reset = ["offsets", "reset", GROUP, "--to", "earliest", "--execute"];
-    let moved = async || (it.world.taskctl(&reset).await.code == Some(0)).then_some(());
-    eventually("the group to be moved back", SOON, moved).await;
-    it.audit.restart();
-    it.events(10).await;
+    let moved = async || Ok((it.world.taskctl(&reset).await?.code == Some(0)).then_some(()));
+    eventually("the group to be moved back", SOON, moved).await?;
+    it.audit.restart()?;
+    it.events(10).await?;
     assert_eq!(it.union(), it.all());
+    Ok(())
 }
 
 #[tokio::test]
-async fn logrotate_loses_nothing_with_rename_and_nothing_that_kafka_has_with_copytruncate() {
+async fn logrotate_loses_nothing_with_rename_and_nothing_that_kafka_has_with_copytruncate() -> Outcome {
     if Command::new("logrotate").arg("--version").output().is_err() {
         eprintln!("logrotate is not installed, so it is not tried");
-        return;
+        return Ok(());
     }
     for options in ["nocreate", "create 0644", "nocreate\n compress\n delaycompress", "copytruncate"] {
-        let mut it = Audited::start().await;
+        let mut it = Audited::start().await?;
         let (config, state) = (it.world.path("logrotate.conf"), it.world.path("logrotate.state"));
         let hup = format!("postrotate\n kill -HUP {}\n endscript", it.audit.id());
         let text = format!("{} {{\n rotate 100\n {options}\n {hup}\n}}\n", it.log().display());
         fs::write(&config, text).unwrap();
         for _ in 0..3 {
-            it.produce(300).await;
+            it.produce(300).await?;
             let mut logrotate = Command::new("logrotate");
             let ran = logrotate.arg("-f").arg("-s").arg(&state).arg(&config).output().unwrap();
             assert!(ran.status.success(), "{options}: {}", String::from_utf8_lossy(&ran.stderr));
-            it.events(100).await;
+            it.events(100).await?;
         }
         let gunzip = format!("gunzip -f {}/audit.log.*.gz", it.world.path("").display());
         if options.contains("compress") {
             assert!(Command::new("sh").arg("-c").arg(gunzip).status().unwrap().success());
         }
-        let complete = async || (it.union() == it.all()).then_some(());
-        eventually(&format!("all events, each once, with {options:?}"), SOON, complete).await;
+        let complete = async || Ok((it.union() == it.all()).then_some(()));
+        eventually(&format!("all events, each once, with {options:?}"), SOON, complete).await?;
     }
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_log_restored_from_a_backup_while_the_service_was_stopped_is_completed() {
-    let mut it = Audited::start().await;
+async fn a_log_restored_from_a_backup_while_the_service_was_stopped_is_completed() -> Outcome {
+    let mut it = Audited::start().await?;
     let log = it.log();
     let backup = it.world.path("backup");
     fs::copy(&log, &backup).unwrap();
-    it.events(100).await;
+    it.events(100).await?;
     for (what, restore) in [("restored", true), ("missing", false)] {
-        it.stop().await;
+        it.stop().await?;
         if restore {
             fs::copy(&backup, &log).unwrap();
         } else {
             fs::remove_file(&log).unwrap()
         }
-        it.audit.restart();
-        it.events(10).await;
-        it.completed().await;
+        it.audit.restart()?;
+        it.events(10).await?;
+        it.completed().await?;
         assert_eq!(it.offsets(), it.all(), "{what}");
         assert_eq!(
             it.audit.count("reading again"),
@@ -200,88 +207,93 @@ async fn a_log_restored_from_a_backup_while_the_service_was_stopped_is_completed
         );
     }
     // The group is moved ahead by mistake: the log's own position counts.
-    it.stop().await;
-    it.produce(20).await;
+    it.stop().await?;
+    it.produce(20).await?;
     let reset = ["offsets", "reset", GROUP, "--to", "latest", "--execute"];
-    let moved = async || (it.world.taskctl(&reset).await.code == Some(0)).then_some(());
-    eventually("the group to be moved ahead", SOON, moved).await;
-    it.audit.restart();
-    it.events(10).await;
-    it.completed().await;
+    let moved = async || Ok((it.world.taskctl(&reset).await?.code == Some(0)).then_some(()));
+    eventually("the group to be moved ahead", SOON, moved).await?;
+    it.audit.restart()?;
+    it.events(10).await?;
+    it.completed().await?;
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_new_log_and_state_beside_an_old_group_have_every_event() {
-    let mut it = Audited::start().await;
-    it.stop().await;
-    let new = it.world.instance("audit-service", "new").start();
-    it.events(10).await;
+async fn a_new_log_and_state_beside_an_old_group_have_every_event() -> Outcome {
+    let mut it = Audited::start().await?;
+    it.stop().await?;
+    let new = it.world.instance("audit-service", "new").start()?;
+    it.events(10).await?;
     let log = it.world.instance_audit_log("new");
-    let complete = async || (offsets(&log) == it.all()).then_some(());
-    eventually("the new log to have all", SOON, complete).await;
+    let complete = async || Ok((offsets(&log) == it.all()).then_some(()));
+    eventually("the new log to have all", SOON, complete).await?;
     assert_eq!(new.count("new log beside an old group"), 1, "{:?}", new.lines());
+    Ok(())
 }
 
 #[tokio::test]
-async fn damage_is_refused_in_one_line_and_the_line_that_is_moved_out_is_read_again() {
-    let mut it = Audited::start().await;
-    it.stop().await;
+async fn damage_is_refused_in_one_line_and_the_line_that_is_moved_out_is_read_again() -> Outcome {
+    let mut it = Audited::start().await?;
+    it.stop().await?;
     let text = fs::read_to_string(it.log()).unwrap();
     let mut lines: Vec<&str> = text.lines().collect();
     let at = lines[0].len() + lines[1].len() + 2;
     lines[2] = "{\"event_id\":\"damage";
     fs::write(it.log(), lines.join("\n") + "\n").unwrap();
-    let ran = it.world.program("audit-service").run(SOON).await;
+    let ran = it.world.program("audit-service").run(SOON).await?;
     assert_eq!(ran.code, Some(1), "{ran:?}");
     let line = ran.stderr.trim_end();
     assert!(line.contains(&format!("damaged at line 3, byte {at}: ")) && line.lines().count() == 1, "{line}");
     lines.remove(2);
     fs::write(it.log(), lines.join("\n") + "\n").unwrap();
-    it.audit.restart();
-    it.events(10).await;
+    it.audit.restart()?;
+    it.events(10).await?;
     let mut all = it.offsets();
     all.sort_unstable();
     assert_eq!(all, it.all());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_rotated_after_a_kill_is_not_written_again() {
-    let mut audited = Audited::start().await;
+async fn a_log_that_is_rotated_after_a_kill_is_not_written_again() -> Outcome {
+    let mut audited = Audited::start().await?;
     // Two rotations that no service sees, each behind events that a killed one wrote.
     for segment in ["audit.log.2", "audit.log.1"] {
         audited.audit.kill9();
         fs::rename(audited.log(), audited.log().with_file_name(segment)).unwrap();
-        audited.audit.restart();
-        audited.events(50).await;
+        audited.audit.restart()?;
+        audited.events(50).await?;
     }
     audited.audit.kill9();
     fs::rename(audited.log(), audited.log().with_file_name("audit.log.0")).unwrap();
     let reset = ["offsets", "reset", GROUP, "--to", "earliest", "--execute"];
-    let reset = audited.world.taskctl(&reset).await;
+    let reset = audited.world.taskctl(&reset).await?;
     assert_eq!(reset.code, Some(0), "{reset:?}");
-    audited.audit.restart();
-    audited.events(1).await;
+    audited.audit.restart()?;
+    audited.events(1).await?;
     assert_eq!(audited.union(), audited.all());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_line_is_reported_once_and_shown_while_nothing_is_to_be_written() {
-    let mut audited = Audited::start().await;
-    let url = audited.audit.health_url().await;
+async fn what_is_no_line_is_reported_once_and_shown_while_nothing_is_to_be_written() -> Outcome {
+    let mut audited = Audited::start().await?;
+    let url = audited.audit.health_url().await?;
     let readiness = async |status: u16, part: &str| {
-        let answer = harness::http().get(format!("{url}/readyz")).send().await.ok()?;
+        let answer = harness::http()?.get(format!("{url}/readyz")).send().await?;
         let is_status = answer.status() == status;
-        (is_status && answer.text().await.ok()?.contains(part)).then_some(())
+        Ok((is_status && answer.text().await?.contains(part)).then_some(()))
     };
     let whole = fs::metadata(audited.log()).unwrap().len();
     let mut log = fs::OpenOptions::new().append(true).open(audited.log()).unwrap();
     std::io::Write::write_all(&mut log, b"no line\n").unwrap();
-    eventually("the damage in /readyz", SOON, async || readiness(503, "damaged at line 101").await).await;
+    eventually("the damage in /readyz", SOON, async || readiness(503, "damaged at line 101").await).await?;
     // The log is looked at each second.
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     assert_eq!(audited.audit.count("another process wrote"), 1, "{:?}", audited.audit.lines());
     log.set_len(whole).unwrap();
-    eventually("readiness", SOON, async || readiness(200, "").await).await;
-    audited.events(3).await;
+    eventually("readiness", SOON, async || readiness(200, "").await).await?;
+    audited.events(3).await?;
     assert_eq!(audited.offsets(), audited.all());
+    Ok(())
 }

@@ -1,16 +1,17 @@
 //! `taskctl doctor` finds nothing in a sound system, and each thing that is wrong around one.
 
 use harness::{
-    EVENTS, Kind, OFFSETS, SOON, Transaction, World, create_topic, delete_topic, eventually, free_port,
+    EVENTS, Kind, OFFSETS, Outcome, Result, SOON, Transaction, World, create_topic, delete_topic, eventually,
+    free_port,
 };
 use serde_json::Value;
 use std::io::Write;
 
 /// Its exit code and its findings.
-async fn doctor(world: &World, more: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let ran = world.taskctl(&[&["doctor", "--format", "json"], more].concat()).await;
+async fn doctor(world: &World, more: &[&str]) -> Result<(Option<i32>, Vec<Value>)> {
+    let ran = world.taskctl(&[&["doctor", "--format", "json"], more].concat()).await?;
     let findings = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
-    (ran.code, findings)
+    Ok((ran.code, findings))
 }
 
 /// Whether something of that level is found whose text has all these parts.
@@ -22,17 +23,16 @@ fn found(findings: &[Value], level: &str, parts: &[&str]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sound_system_is_found_sound() {
-    let world = World::start().await;
-    let (_api, client) = world.start_api().await;
-    let _services =
-        ["audit-service", "notification-service", "dlq-processor"].map(|name| world.program(name).start());
-    client.create("a task").await;
-    client.delivered().await;
-    let audited = async || (!world.audit_log().is_empty()).then_some(());
-    eventually("the audit line", SOON, audited).await;
+async fn a_sound_system_is_found_sound() -> Outcome {
+    let world = World::start().await?;
+    let (_api, client) = world.start_api().await?;
+    let _consumers = world.start_consumers()?;
+    client.create("a task").await?;
+    client.delivered().await?;
+    let audited = async || Ok((!world.audit_log()?.is_empty()).then_some(()));
+    eventually("the audit line", SOON, audited).await?;
     let api = client.url().strip_prefix("http://").unwrap();
-    let (code, findings) = doctor(&world, &["--api", api]).await;
+    let (code, findings) = doctor(&world, &["--api", api]).await?;
     assert_eq!(code, Some(0), "{findings:#?}");
     for (subject, part) in [
         ("bootstrap address", "answers"),
@@ -51,19 +51,22 @@ async fn a_sound_system_is_found_sound() {
         assert!(found(&findings, "ok", &["client quotas", "none"]), "{findings:#?}");
     }
     // One line each, for people.
-    let ran = world.taskctl(&["doctor", "--api", api]).await;
+    let ran = world.taskctl(&["doctor", "--api", api]).await?;
     assert!(
         ran.stdout.lines().skip(1).all(|line| line.starts_with("ok ") || line.starts_with("warn ")),
         "{ran:?}"
     );
+    Ok(())
 }
 
 /// On Apache Kafka alone: the dev broker has no quotas.
 #[tokio::test(flavor = "multi_thread")]
-async fn quotas_are_found_whoever_they_are_for() {
-    let world = World::start().await;
-    let Some(tools) = world.kafka_tools().filter(|_| world.broker.kind() == Kind::Kafka) else { return };
-    let (_, findings) = doctor(&world, &[]).await;
+async fn quotas_are_found_whoever_they_are_for() -> Outcome {
+    let world = World::start().await?;
+    let Some(tools) = world.kafka_tools().filter(|_| world.broker.kind() == Kind::Kafka) else {
+        return Ok(());
+    };
+    let (_, findings) = doctor(&world, &[]).await?;
     assert!(found(&findings, "ok", &["client quotas", "none"]), "{findings:#?}");
     for entity in [
         &["--entity-type", "clients", "--entity-default"][..],
@@ -80,27 +83,28 @@ async fn quotas_are_found_whoever_they_are_for() {
         ],
     ] {
         let quota = ["--alter", "--add-config", "producer_byte_rate=5000"];
-        tools.run("kafka.admin.ConfigCommand", &[&quota[..], entity].concat()).await;
+        tools.run("kafka.admin.ConfigCommand", &[&quota[..], entity].concat()).await?;
     }
-    let (_, findings) = doctor(&world, &[]).await;
+    let (_, findings) = doctor(&world, &[]).await?;
     let quotas =
         findings.iter().filter(|finding| finding["subject"].as_str().unwrap().starts_with("client quota "));
     assert_eq!(quotas.count(), 3, "{findings:#?}");
     for entity in ["client-id=<default>", "client-id=task-api", "user=ann"] {
         assert!(found(&findings, "warn", &[entity, "producer_byte_rate = 5000"]), "{entity}: {findings:#?}");
     }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_found_with_what_to_do() {
-    let world = World::without_topics().await;
+async fn what_is_wrong_is_found_with_what_to_do() -> Outcome {
+    let world = World::without_topics().await?;
     let bootstrap = world.broker.bootstrap();
     // Made with the broker's defaults: not compacted, and stamped by producers.
-    create_topic(&bootstrap, OFFSETS, 1).await;
-    create_topic(&bootstrap, EVENTS, 1).await;
-    let dead = format!("127.0.0.1:{}", free_port());
+    create_topic(&bootstrap, OFFSETS, 1).await?;
+    create_topic(&bootstrap, EVENTS, 1).await?;
+    let dead = format!("127.0.0.1:{}", free_port()?);
     let both = format!("{bootstrap},{dead}");
-    let (code, findings) = doctor(&world, &["--kafka-bootstrap-servers", &both, "--api", &dead]).await;
+    let (code, findings) = doctor(&world, &["--kafka-bootstrap-servers", &both, "--api", &dead]).await?;
     assert_eq!(code, Some(1));
     for (level, parts) in [
         ("fail", ["bootstrap address", &dead]),
@@ -113,24 +117,24 @@ async fn what_is_wrong_is_found_with_what_to_do() {
     ] {
         assert!(found(&findings, level, &parts), "{level} {parts:?} in {findings:#?}");
     }
-    delete_topic(&bootstrap, OFFSETS).await;
-    delete_topic(&bootstrap, EVENTS).await;
-    world.create_topics().await;
+    delete_topic(&bootstrap, OFFSETS).await?;
+    delete_topic(&bootstrap, EVENTS).await?;
+    world.create_topics().await?;
 
-    let (_api, client) = world.start_api().await;
-    let mut audit = world.program("audit-service").start();
-    client.create("a task").await;
-    let audited = async || (!world.audit_log().is_empty()).then_some(());
-    eventually("the audit line", SOON, audited).await;
-    audit.terminate(SOON).await;
+    let (_api, client) = world.start_api().await?;
+    let mut audit = world.program("audit-service").start()?;
+    client.create("a task").await?;
+    let audited = async || Ok((!world.audit_log()?.is_empty()).then_some(()));
+    eventually("the audit line", SOON, audited).await?;
+    audit.terminate(SOON).await?;
     let state = world.state_dir().join("audit-service/instance_id");
     std::fs::create_dir(world.state_dir().join("copy")).unwrap();
     std::fs::copy(state, world.state_dir().join("copy/instance_id")).unwrap();
-    let mut open = Transaction::begin(&bootstrap, "other", EVENTS, 0).await;
-    open.send(&[b"not yet"]).await;
+    let mut open = Transaction::begin(&bootstrap, "other", EVENTS, 0).await?;
+    open.send(&[b"not yet"]).await?;
     let mut log = std::fs::File::options().append(true).open(world.audit_log_path()).unwrap();
     log.write_all(b"not a line\n").unwrap();
-    let (code, findings) = doctor(&world, &[]).await;
+    let (code, findings) = doctor(&world, &[]).await?;
     assert_eq!(code, Some(1));
     for (level, parts) in [
         ("fail", ["state folder", "one is a copy of another"]),
@@ -142,4 +146,5 @@ async fn what_is_wrong_is_found_with_what_to_do() {
         let all = findings.iter().filter(|finding| finding["level"] != "ok");
         all.for_each(|finding| assert!(finding["remedy"].is_string(), "{finding}"));
     }
+    Ok(())
 }

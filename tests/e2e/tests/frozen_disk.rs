@@ -6,11 +6,11 @@
 //! that of its main thread; the rest follows when the disk goes on.
 
 use harness::{
-    Api, Event, FailingDisk, GroupOffsets, Method, SOON, Service, Signal, StatusCode, World, eventually,
-    id_of,
+    Api, Event, FailingDisk, GroupOffsets, Method, Outcome, Result, SOON, Service, Signal, StatusCode, World,
+    audited_offsets, eventually, id_of, keys,
 };
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const KIB: u32 = 64 * 1024;
@@ -34,96 +34,97 @@ struct Pair {
 }
 
 impl Pair {
-    async fn start(group: &'static str, disk: &FailingDisk) -> Self {
-        let world = World::start().await;
+    async fn start(group: &'static str, disk: &FailingDisk) -> Result<Self> {
+        let world = World::start().await?;
         let log = disk.path().join("audit.log");
         let program = |name| {
             let program = world.instance(group, name).env("LEASE_MS", HANG_LEASE.as_millis());
             program.env("HEALTH_ADDR", "127.0.0.1:0")
         };
         let first = program("first").env("STATE_DIR", disk.path().join("state").display());
-        let mut first = first.env("AUDIT_LOG_PATH", log.display()).start();
-        first.wait_for_line(": claimed ", SOON).await;
-        let mut second = program("second").start();
-        second.wait_for_line("standby for ", SOON).await;
-        let health = Api::new(&first.health_url().await);
+        let mut first = first.env("AUDIT_LOG_PATH", log.display()).start()?;
+        first.wait_for_line(": claimed ", SOON).await?;
+        let mut second = program("second").start()?;
+        second.wait_for_line("standby for ", SOON).await?;
+        let health = Api::new(&first.health_url().await?)?;
         let mut pair = Self { world, group, first, health, second, log, produced: 0 };
-        pair.produce(50).await;
-        pair.committed().await;
-        pair
+        pair.produce(50).await?;
+        pair.committed().await?;
+        Ok(pair)
     }
 
-    async fn produce(&mut self, count: usize) {
+    async fn produce(&mut self, count: usize) -> Result<()> {
         let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
         let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-        self.world.produce_values(&values).await;
+        self.world.produce_values(&values).await?;
         self.produced += count;
+        Ok(())
     }
 
-    async fn committed(&self) {
-        self.world.committed(self.group, i64::try_from(self.produced).unwrap()).await;
+    async fn committed(&self) -> Result<()> {
+        self.world.committed(self.group, i64::try_from(self.produced).unwrap()).await?;
+        Ok(())
     }
 
     /// How many events the second has done: each of its own log, or each that it notified of.
-    fn second_done(&self) -> usize {
-        match self.group {
-            "audit-service" => offsets(&self.world.instance_audit_log("second")).len(),
+    fn second_done(&self) -> Result<usize> {
+        Ok(match self.group {
+            "audit-service" => audited_offsets(&self.world.instance_audit_log("second"))?.len(),
             _ => self.second.count("NOTIFICATION: "),
-        }
+        })
     }
 
     /// An event comes while the disk hangs: the second does it within two leases, and the first reports why
     /// it does not, is alive, and keeps its lag.
-    async fn taken_over(&mut self) {
-        self.produce(1).await;
+    async fn taken_over(&mut self) -> Result<()> {
+        self.produce(1).await?;
         let waits_since = Instant::now();
         // The audit log of the second is complete, its notifications begin where the first had committed.
         let wanted = if self.group == "audit-service" { self.produced } else { 1 };
         let why = async || {
-            let (status, report) = self.health.readiness().await;
-            (status == StatusCode::SERVICE_UNAVAILABLE).then(|| report.to_string())
+            let (status, report) = self.health.readiness().await?;
+            Ok((status == StatusCode::SERVICE_UNAVAILABLE).then(|| report.to_string()))
         };
-        let why = eventually("the first to be not ready", HANG_LEASE, why).await;
+        let why = eventually("the first to be not ready", HANG_LEASE, why).await?;
         assert!(why.contains("makes no progress"), "{why}");
-        let done = async || (self.second_done() >= wanted).then(|| waits_since.elapsed());
-        let waited = eventually("the second to do what waits", SOON, done).await;
+        let done = async || Ok((self.second_done()? >= wanted).then(|| waits_since.elapsed()));
+        let waited = eventually("the second to do what waits", SOON, done).await?;
         println!("{}: taken over after {waited:?}, the lease is {HANG_LEASE:?}", self.group);
         assert!(waited < 2 * HANG_LEASE, "{waited:?}");
-        self.produce(49).await;
-        self.committed().await;
-        assert_eq!(self.health.call(Method::GET, "/healthz", None).await.0, StatusCode::OK);
-        assert_eq!(self.health.readiness().await.0, StatusCode::SERVICE_UNAVAILABLE);
+        self.produce(49).await?;
+        self.committed().await?;
+        assert_eq!(self.health.call(Method::GET, "/healthz", None).await?.0, StatusCode::OK);
+        assert_eq!(self.health.readiness().await?.0, StatusCode::SERVICE_UNAVAILABLE);
         let metrics = self.health.request(Method::GET, "/metrics").send().await.unwrap();
         let metrics = metrics.text().await.unwrap();
         assert!(metrics.lines().any(|line| line.starts_with(LAG)), "no lag: {metrics}");
+        Ok(())
     }
 
     /// The first goes on, and changes neither the group nor what is below it.
-    async fn superseded(&mut self, release: impl FnOnce()) {
-        let before = self.world.offsets(self.group).await;
+    async fn superseded(&mut self, release: impl FnOnce()) -> Result<()> {
+        let before = self.world.offsets(self.group).await?;
         release();
-        self.first.wait_for_line("fenced: another instance has claimed", SOON).await;
-        self.first.wait_for_line("standby for ", SOON).await;
-        let after = self.world.offsets(self.group).await;
+        self.first.wait_for_line("fenced: another instance has claimed", SOON).await?;
+        self.first.wait_for_line("standby for ", SOON).await?;
+        let after = self.world.offsets(self.group).await?;
         assert_eq!((after.owner(), after.position()), (before.owner(), before.position()));
         assert_eq!(after.commits.last_key_value().map(|(token, _)| *token), after.owner());
-        assert_eq!(self.world.topic(harness::EVENTS).await.len(), self.produced);
+        assert_eq!(self.world.topic(harness::EVENTS).await?.len(), self.produced);
+        Ok(())
     }
 
     /// The first, which was asked to stop while its disk hung, ends: the group is as it was before, and its own log
     /// is in order.
-    async fn ends(&mut self, before: &GroupOffsets, release: impl FnOnce()) {
+    async fn ends(&mut self, before: &GroupOffsets, release: impl FnOnce()) -> Result<()> {
         release();
-        assert_eq!(self.first.wait_exit(SOON).await.code(), Some(0));
-        let after = self.world.offsets(self.group).await;
+        assert_eq!(self.first.wait_exit(SOON).await?.code(), Some(0));
+        let after = self.world.offsets(self.group).await?;
         assert_eq!((after.owner(), after.position()), (before.owner(), before.position()));
-        let kept = offsets(&self.log);
+        let kept = audited_offsets(&self.log)?;
         assert_eq!(kept, first_offsets(kept.len()), "each event once, in order");
+        Ok(())
     }
-}
-
-fn offsets(log: &Path) -> Vec<i64> {
-    harness::read_audit_log(log).iter().map(|line| line["kafka"]["offset"].as_i64().unwrap()).collect()
 }
 
 fn first_offsets(count: usize) -> Vec<i64> {
@@ -131,87 +132,93 @@ fn first_offsets(count: usize) -> Vec<i64> {
 }
 
 /// Waits until the main thread has ended, as the group leader's state tells.
-async fn main_thread_ends(service: &mut Service) {
+async fn main_thread_ends(service: &mut Service) -> Result<()> {
     let stat = format!("/proc/{}/stat", service.id());
     let is_zombie = async || {
         // The state follows the name, which is in parentheses.
         let stat = std::fs::read_to_string(&stat).unwrap_or_default();
-        (stat.is_empty() || stat.rsplit_once(") ")?.1.starts_with('Z')).then_some(())
+        let is_zombie = stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z'));
+        Ok((stat.is_empty() || is_zombie).then_some(()))
     };
-    eventually("the main thread to end", STOP_LIMIT, is_zombie).await;
+    eventually("the main thread to end", STOP_LIMIT, is_zombie).await?;
+    Ok(())
 }
 
 #[tokio::test]
-async fn an_auditor_whose_disk_hangs_is_replaced_and_completes_its_log_later() {
-    let Some(disk) = FailingDisk::mount(KIB) else { return };
-    let mut pair = Pair::start("audit-service", &disk).await;
-    let hang = disk.hang_until_dropped();
-    pair.taken_over().await;
-    pair.superseded(|| drop(hang)).await;
+async fn an_auditor_whose_disk_hangs_is_replaced_and_completes_its_log_later() -> Outcome {
+    let Some(disk) = FailingDisk::mount(KIB) else { return Ok(()) };
+    let mut pair = Pair::start("audit-service", &disk).await?;
+    let hang = disk.hang_until_dropped()?;
+    pair.taken_over().await?;
+    pair.superseded(|| drop(hang)).await?;
     // The write that hung in the kernel may have come through.
-    let kept = offsets(&pair.log);
+    let kept = audited_offsets(&pair.log)?;
     assert_eq!(kept, first_offsets(kept.len()), "each event once, in order");
     assert!((50..=51).contains(&kept.len()), "{} lines", kept.len());
 
     // It owns again, and reads what it missed.
-    assert_eq!(pair.second.terminate(STOP_LIMIT).await.code(), Some(0));
-    pair.produce(50).await;
-    pair.committed().await;
-    assert_eq!(offsets(&pair.log), first_offsets(pair.produced));
-    assert_eq!(pair.first.terminate(STOP_LIMIT).await.code(), Some(0));
+    assert_eq!(pair.second.terminate(STOP_LIMIT).await?.code(), Some(0));
+    pair.produce(50).await?;
+    pair.committed().await?;
+    assert_eq!(audited_offsets(&pair.log)?, first_offsets(pair.produced));
+    assert_eq!(pair.first.terminate(STOP_LIMIT).await?.code(), Some(0));
+    Ok(())
 }
 
 #[tokio::test]
-async fn an_auditor_whose_disk_hangs_ends_on_sigterm_and_hands_over_at_once() {
-    let Some(disk) = FailingDisk::mount(KIB) else { return };
-    let mut pair = Pair::start("audit-service", &disk).await;
-    let hang = disk.hang_until_dropped();
-    pair.produce(1).await;
-    pair.first.wait_for_line("makes no progress", SOON).await;
-    pair.first.signal(Signal::TERM);
-    main_thread_ends(&mut pair.first).await;
-    pair.committed().await;
-    let before = pair.world.offsets(pair.group).await;
-    pair.ends(&before, || drop(hang)).await;
-    assert_eq!(offsets(&pair.world.instance_audit_log("second")), first_offsets(pair.produced));
+async fn an_auditor_whose_disk_hangs_ends_on_sigterm_and_hands_over_at_once() -> Outcome {
+    let Some(disk) = FailingDisk::mount(KIB) else { return Ok(()) };
+    let mut pair = Pair::start("audit-service", &disk).await?;
+    let hang = disk.hang_until_dropped()?;
+    pair.produce(1).await?;
+    pair.first.wait_for_line("makes no progress", SOON).await?;
+    pair.first.signal(Signal::TERM)?;
+    main_thread_ends(&mut pair.first).await?;
+    pair.committed().await?;
+    let before = pair.world.offsets(pair.group).await?;
+    pair.ends(&before, || drop(hang)).await?;
+    assert_eq!(audited_offsets(&pair.world.instance_audit_log("second"))?, first_offsets(pair.produced));
+    Ok(())
 }
 
 #[tokio::test]
-async fn an_auditor_that_was_superseded_while_its_disk_hangs_ends_on_sigterm() {
-    let Some(disk) = FailingDisk::mount(KIB) else { return };
-    let mut pair = Pair::start("audit-service", &disk).await;
-    let hang = disk.hang_until_dropped();
-    pair.taken_over().await;
-    let before = pair.world.offsets(pair.group).await;
-    pair.first.signal(Signal::TERM);
-    main_thread_ends(&mut pair.first).await;
-    pair.ends(&before, || drop(hang)).await;
+async fn an_auditor_that_was_superseded_while_its_disk_hangs_ends_on_sigterm() -> Outcome {
+    let Some(disk) = FailingDisk::mount(KIB) else { return Ok(()) };
+    let mut pair = Pair::start("audit-service", &disk).await?;
+    let hang = disk.hang_until_dropped()?;
+    pair.taken_over().await?;
+    let before = pair.world.offsets(pair.group).await?;
+    pair.first.signal(Signal::TERM)?;
+    main_thread_ends(&mut pair.first).await?;
+    pair.ends(&before, || drop(hang)).await?;
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_notifier_whose_dedup_state_hangs_is_replaced_and_notifies_nobody_afterwards() {
-    let Some(disk) = FailingDisk::mount(KIB) else { return };
-    let mut pair = Pair::start("notification-service", &disk).await;
-    let hang = disk.hang_until_dropped();
-    pair.taken_over().await;
-    pair.superseded(|| drop(hang)).await;
+async fn a_notifier_whose_dedup_state_hangs_is_replaced_and_notifies_nobody_afterwards() -> Outcome {
+    let Some(disk) = FailingDisk::mount(KIB) else { return Ok(()) };
+    let mut pair = Pair::start("notification-service", &disk).await?;
+    let hang = disk.hang_until_dropped()?;
+    pair.taken_over().await?;
+    pair.superseded(|| drop(hang)).await?;
     // What it had notified of before its dedup state hung is repeated by the second: at least once.
     let first = pair.first.count("NOTIFICATION: ");
     assert!((50..=51).contains(&first), "{first} notifications");
-    assert_eq!(pair.second_done(), 50);
-    assert_eq!(pair.first.terminate(STOP_LIMIT).await.code(), Some(0));
+    assert_eq!(pair.second_done()?, 50);
+    assert_eq!(pair.first.terminate(STOP_LIMIT).await?.code(), Some(0));
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_task_store_whose_disk_hangs_refuses_within_a_bound_and_goes_on_afterwards() {
-    let Some(disk) = FailingDisk::mount(KIB) else { return };
-    let world = World::start().await;
+async fn a_task_store_whose_disk_hangs_refuses_within_a_bound_and_goes_on_afterwards() -> Outcome {
+    let Some(disk) = FailingDisk::mount(KIB) else { return Ok(()) };
+    let world = World::start().await?;
     let program = world.program("task-api").env("STATE_DIR", disk.path().display());
-    let (mut service, api) = world.start_api_as(program).await;
-    let mut answered = vec![id_of(&api.create("before").await).to_owned()];
-    api.delivered().await;
+    let (mut service, api) = world.start_api_as(program).await?;
+    let mut answered = vec![id_of(&api.create("before").await?)?.to_owned()];
+    api.delivered().await?;
 
-    let hang = disk.hang_until_dropped();
+    let hang = disk.hang_until_dropped()?;
     for _ in 0..2 {
         let asked = Instant::now();
         let request = api.request(Method::POST, "/tasks").json(&json!({"title": "meanwhile"}));
@@ -219,20 +226,22 @@ async fn a_task_store_whose_disk_hangs_refuses_within_a_bound_and_goes_on_afterw
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(refused.headers().contains_key("retry-after"));
         println!("refused after {:?}", asked.elapsed());
-        assert_eq!(api.call(Method::GET, "/healthz", None).await.0, StatusCode::OK);
-        let (status, report) = api.readiness().await;
+        assert_eq!(api.call(Method::GET, "/healthz", None).await?.0, StatusCode::OK);
+        let (status, report) = api.readiness().await?;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(report["store_failure"].is_string(), "{report}");
     }
     drop(hang);
-    let ready = async || (api.readiness().await.0 == StatusCode::OK).then_some(());
-    eventually("the store to go on", SOON, ready).await;
-    answered.push(id_of(&api.create("after").await).to_owned());
-    api.delivered().await;
-    let told: Vec<_> = world.topic(harness::EVENTS).await.iter().map(|event| event.key()).collect();
+    let ready = async || Ok((api.readiness().await?.0 == StatusCode::OK).then_some(()));
+    eventually("the store to go on", SOON, ready).await?;
+    answered.push(id_of(&api.create("after").await?)?.to_owned());
+    api.delivered().await?;
+    let told = world.topic(harness::EVENTS).await?;
+    let told = keys(&told)?;
     // What was refused only for its time may be stored: it was neither done nor undone.
     assert!(told.len() <= answered.len() + 2, "{told:?}");
     let known: Vec<_> = told.into_iter().filter(|id| answered.contains(id)).collect();
     assert_eq!(known, answered, "each event once, in order");
-    assert_eq!(service.terminate(SOON).await.code(), Some(0));
+    assert_eq!(service.terminate(SOON).await?.code(), Some(0));
+    Ok(())
 }

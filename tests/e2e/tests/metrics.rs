@@ -1,6 +1,6 @@
 //! docs/metrics.md lists what the services expose, no more and no less.
 
-use harness::{CONSUMERS, EVENTS, SOON, Service, World, eventually, http, produce, record};
+use harness::{CONSUMERS, EVENTS, Outcome, Result, SOON, World, eventually, http, produce, record};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -71,37 +71,37 @@ fn exposed(text: &str) -> Metrics {
     metrics
 }
 
-async fn scrape(url: &str) -> String {
-    http().get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap()
+async fn scrape(url: &str) -> Result<String> {
+    Ok(http()?.get(format!("{url}/metrics")).send().await?.text().await?)
 }
 
 #[tokio::test]
-async fn the_table_of_metrics_is_what_the_services_expose() {
-    let world = World::start().await;
-    let (_api_service, api) = world.start_api().await;
-    let mut consumers: Vec<Service> =
-        CONSUMERS.iter().map(|name| world.program(name).env("HEALTH_ADDR", "127.0.0.1:0").start()).collect();
-    api.create("one").await;
-    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await;
+async fn the_table_of_metrics_is_what_the_services_expose() -> Outcome {
+    let world = World::start().await?;
+    let (_api_service, api) = world.start_api().await?;
+    let with_health = |name| world.program(name).env("HEALTH_ADDR", "127.0.0.1:0").start();
+    let mut consumers = CONSUMERS.into_iter().map(with_health).collect::<Result<Vec<_>>>()?;
+    api.create("one").await?;
+    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await?;
 
     let documented = documented();
-    assert_eq!(exposed(&scrape(api.url()).await), documented["task-api"]);
+    assert_eq!(exposed(&scrape(api.url()).await?), documented["task-api"]);
     for (name, service) in CONSUMERS.iter().zip(&mut consumers) {
-        let url = service.health_url().await;
+        let url = service.health_url().await?;
         // Its partitions are there once it has claimed them, and what it counts once it has read the events.
         eventually(name, SOON, async || {
-            let found = exposed(&scrape(&url).await);
-            (found == documented[name]).then_some(())
+            let found = exposed(&scrape(&url).await?);
+            Ok((found == documented[name]).then_some(()))
         })
-        .await;
+        .await?;
     }
-    let urls = [consumers[0].health_url().await, consumers[1].health_url().await];
+    let urls = [consumers[0].health_url().await?, consumers[1].health_url().await?];
     for url in urls {
         let text = eventually("both events are handled", SOON, async || {
-            let text = scrape(&url).await;
-            text.contains("outcome=\"dead_lettered\"} 1\n").then_some(text)
+            let text = scrape(&url).await?;
+            Ok(text.contains("outcome=\"dead_lettered\"} 1\n").then_some(text))
         })
-        .await;
+        .await?;
         let lines = |start: &str, end: &str| {
             text.lines().filter(|line| line.starts_with(start) && line.ends_with(end)).count()
         };
@@ -113,4 +113,5 @@ async fn the_table_of_metrics_is_what_the_services_expose() {
             "{text}"
         );
     }
+    Ok(())
 }

@@ -5,8 +5,8 @@
 //! (`live.yaml`: see manifests/check/rules.py). Without it nothing is tried.
 
 use harness::{
-    CONSUMERS, EVENTS, Event, Process, Program, SOON, Service, World, eventually, free_port, http, produce,
-    record,
+    CONSUMERS, EVENTS, Event, Outcome, Process, Program, Result, SOON, World, eventually, free_port, http,
+    produce, record,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -23,12 +23,13 @@ const QUIET: Duration = Duration::from_secs(15);
 /// A Prometheus of the test's own, which scrapes and evaluates every second.
 struct Prometheus {
     url: String,
+    http: reqwest::Client,
     _process: Process,
 }
 
 impl Prometheus {
     /// `targets`: the name and the address of each.
-    fn start(folder: &Path, data: &Path, targets: &[(String, String)]) -> Self {
+    fn start(folder: &Path, data: &Path, targets: &[(String, String)]) -> Result<Self> {
         let targets: Vec<Value> = targets
             .iter()
             .map(|(job, url)| json!({"job_name": job, "static_configs": [{"targets": [url.trim_start_matches("http://")]}]}))
@@ -42,16 +43,20 @@ impl Prometheus {
         });
         let config_path = data.join("prometheus.yml");
         std::fs::write(&config_path, config.to_string()).unwrap();
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(folder.join("prometheus"));
         command.arg(format!("--config.file={}", config_path.display()));
         command.arg(format!("--storage.tsdb.path={}", data.join("tsdb").display()));
         command.arg(format!("--web.listen-address={address}"));
-        Self { url: format!("http://{address}"), _process: Process::spawn("prometheus", &mut command) }
+        Ok(Self {
+            url: format!("http://{address}"),
+            http: http()?,
+            _process: Process::spawn("prometheus", &mut command)?,
+        })
     }
 
     async fn get(&self, path: &str) -> Option<Value> {
-        let answer = http().get(format!("{}{path}", self.url)).send().await.ok()?;
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?;
         let answer: Value = answer.json().await.ok()?;
         assert_eq!(answer["status"], "success", "{path}: {answer}");
         Some(answer["data"].clone())
@@ -83,10 +88,11 @@ impl Prometheus {
         series.iter().map(|one| one["metric"]["alertname"].as_str().unwrap().to_owned()).collect()
     }
 
-    async fn fires(&self, alerts: &[&str]) {
+    async fn fires(&self, alerts: &[&str]) -> Result<()> {
         for alert in alerts {
-            eventually(alert, SOON, async || self.firing().await.contains(*alert).then_some(())).await;
+            eventually(alert, SOON, async || Ok(self.firing().await.contains(*alert).then_some(()))).await?;
         }
+        Ok(())
     }
 }
 
@@ -115,55 +121,57 @@ fn lint(promtool: &Path, text: &str) {
     assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
 
-async fn events(world: &World, count: usize) {
+async fn events(world: &World, count: usize) -> Result<()> {
     for first in (0..count).step_by(500) {
         let values = (first..count.min(first + 500)).map(|n| Event::created(&format!("task {n}")).bytes());
         let records = values.map(|value| record(Some(b"key"), Some(&value))).collect();
-        produce(&world.broker.bootstrap(), EVENTS, records).await;
+        produce(&world.broker.bootstrap(), EVENTS, records).await?;
     }
+    Ok(())
 }
 
-fn consumer(world: &World, name: &str) -> Program {
-    world.program(name).env("HEALTH_ADDR", format!("127.0.0.1:{}", free_port()))
+fn consumer(world: &World, name: &str) -> Result<Program> {
+    Ok(world.program(name).env("HEALTH_ADDR", format!("127.0.0.1:{}", free_port()?)))
 }
 
 #[tokio::test]
-async fn each_alert_fires_for_its_fault_and_for_no_other() {
+async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     let Some(folder) = std::env::var_os("E2E_MONITORING").map(PathBuf::from) else {
         eprintln!("E2E_MONITORING is not set: nothing is tried");
-        return;
+        return Ok(());
     };
-    let mut world = World::start().await;
-    let (mut api_service, api) = world.start_api().await;
-    let mut consumers: Vec<Service> = CONSUMERS.iter().map(|name| consumer(&world, name).start()).collect();
+    let mut world = World::start().await?;
+    let (mut api_service, api) = world.start_api().await?;
+    let mut consumers =
+        CONSUMERS.iter().map(|name| consumer(&world, name)?.start()).collect::<Result<Vec<_>>>()?;
     let mut targets = vec![("task-api".to_owned(), api.url().to_owned())];
     for (name, service) in CONSUMERS.iter().zip(&mut consumers) {
-        targets.push(((*name).to_owned(), service.health_url().await));
+        targets.push(((*name).to_owned(), service.health_url().await?));
     }
     let data = world.path("prometheus");
     std::fs::create_dir(&data).unwrap();
 
     // Poison from before: old dead letters, which are no alert, and data for each panel.
-    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await;
-    api.complete(&api.create("one").await).await;
+    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await?;
+    api.complete(&api.create("one").await?).await?;
     for group in ["notification-service", "audit-service"] {
-        world.committed(group, 3).await;
+        world.committed(group, 3).await?;
     }
-    let prometheus = Prometheus::start(&folder, &data, &targets);
-    let up = async || prometheus.get("/api/v1/query?query=up").await;
-    eventually("Prometheus", SOON, up).await;
+    let prometheus = Prometheus::start(&folder, &data, &targets)?;
+    let up = async || Ok(prometheus.get("/api/v1/query?query=up").await);
+    eventually("Prometheus", SOON, up).await?;
     // Before its first scrapes, everything is absent.
-    let all_up = async || (prometheus.query("up == 1").await.len() == targets.len()).then_some(());
-    eventually("all targets are up", SOON, all_up).await;
-    let quiet = async || prometheus.firing().await.is_empty().then_some(());
-    eventually("no alert fires", SOON, quiet).await;
+    let all_up = async || Ok((prometheus.query("up == 1").await.len() == targets.len()).then_some(()));
+    eventually("all targets are up", SOON, all_up).await?;
+    let quiet = async || Ok(prometheus.firing().await.is_empty().then_some(()));
+    eventually("no alert fires", SOON, quiet).await?;
     let quiet_since = Instant::now();
     for _ in 0..QUIET.as_secs() {
-        api.complete(&api.create("two").await).await;
+        api.complete(&api.create("two").await?).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     for (name, url) in &targets {
-        let text = http().get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
+        let text = http()?.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
         lint(&folder.join("promtool"), &text);
         assert_eq!(prometheus.query(&format!("up{{job=\"{name}\"}} == 1")).await.len(), 1, "{name}");
     }
@@ -178,33 +186,33 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() {
     // Nobody reads the notifications, nor the log of the audit service; a poison event; nobody looks after the DLQ.
     notification.stop_reading();
     audit.stop_reading();
-    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await;
-    events(&world, MANY_EVENTS).await;
-    prometheus.fires(&["TaskEventsDeadLetters", "TaskEventsLogLinesDropped"]).await;
-    prometheus.fires(&["TaskEventsPartitionBlocked", "TaskEventsLagging"]).await;
+    produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await?;
+    events(&world, MANY_EVENTS).await?;
+    prometheus.fires(&["TaskEventsDeadLetters", "TaskEventsLogLinesDropped"]).await?;
+    prometheus.fires(&["TaskEventsPartitionBlocked", "TaskEventsLagging"]).await?;
     audit.read_on();
     dlq.kill9();
-    prometheus.fires(&["TaskEventsGroupDown"]).await;
+    prometheus.fires(&["TaskEventsGroupDown"]).await?;
 
     // An owner that is not scraped takes over from one that was paused, and dies with a long lease.
     let lease_ms = SOON.as_millis() * 2;
-    audit.pause();
-    let mut other = world.instance("audit-service", "other").env("LEASE_MS", lease_ms).start();
-    other.wait_for_line("claimed audit-service/task-events/0", SOON).await;
+    audit.pause()?;
+    let mut other = world.instance("audit-service", "other").env("LEASE_MS", lease_ms).start()?;
+    other.wait_for_line("claimed audit-service/task-events/0", SOON).await?;
     other.kill9();
-    audit.resume();
-    prometheus.fires(&["TaskEventsNoOwner"]).await;
+    audit.resume()?;
+    prometheus.fires(&["TaskEventsNoOwner"]).await?;
 
-    world.broker.pause();
-    api.create("three").await;
-    prometheus.fires(&["TaskApiOutboxGrowing", "TaskApiKafkaUnreachable"]).await;
+    world.broker.pause()?;
+    api.create("three").await?;
+    prometheus.fires(&["TaskApiOutboxGrowing", "TaskApiKafkaUnreachable"]).await?;
 
     let store = world.state_dir().join("task-api/tasks.redb");
     std::fs::rename(&store, store.with_extension("away")).unwrap();
-    prometheus.fires(&["TaskApiStoreNotWritable"]).await;
+    prometheus.fires(&["TaskApiStoreNotWritable"]).await?;
     std::fs::rename(store.with_extension("away"), &store).unwrap();
     api_service.kill9();
-    prometheus.fires(&["TaskApiDown"]).await;
+    prometheus.fires(&["TaskApiDown"]).await?;
 
     let planted = [
         "TaskEventsDeadLetters",
@@ -219,4 +227,5 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() {
         "TaskApiDown",
     ];
     assert_eq!(prometheus.have_fired(quiet_since).await, BTreeSet::from(planted.map(str::to_owned)));
+    Ok(())
 }

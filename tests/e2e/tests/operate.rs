@@ -1,22 +1,22 @@
 //! What an operator does with `taskctl` alone: finds a dead letter and redrives it, traces a task, finds the group that lags.
 
-use harness::{DLQ, EVENTS, Event, GROUPS, Ran, SOON, World, produce, record};
+use harness::{DLQ, EVENTS, Event, GROUPS, Outcome, Ran, Result, SOON, World, produce, record};
 use serde_json::{Value, json};
 
-async fn answers(world: &World, args: &[&str]) -> String {
-    let Ran { code, stdout, stderr, .. } = world.taskctl(args).await;
+async fn answers(world: &World, args: &[&str]) -> Result<String> {
+    let Ran { code, stdout, stderr, .. } = world.taskctl(args).await?;
     assert_eq!(code, Some(0), "{args:?}: {stdout}{stderr}");
-    stdout
+    Ok(stdout)
 }
 
 /// The dead letters of a group, as an operator sees them.
-async fn dead_letters(world: &World, group: &str) -> Vec<Value> {
-    let list = answers(world, &["dlq", "list", "--group", group, "--format", "json"]).await;
-    serde_json::from_str(&list).unwrap()
+async fn dead_letters(world: &World, group: &str) -> Result<Vec<Value>> {
+    let list = answers(world, &["dlq", "list", "--group", group, "--format", "json"]).await?;
+    Ok(serde_json::from_str(&list).unwrap())
 }
 
 /// A dead letter as an earlier version of the group left it: the event is a good one.
-async fn fails(world: &World, group: &str, event: &Event, offset: i64) {
+async fn fails(world: &World, group: &str, event: &Event, offset: i64) -> Result<()> {
     let letter = json!({
         "original_event": serde_json::from_slice::<Value>(&event.bytes()).unwrap(),
         "error": {"kind": "audit_log", "message": "a disk was full"},
@@ -26,93 +26,95 @@ async fn fails(world: &World, group: &str, event: &Event, offset: i64) {
         "failed_at": "2026-01-15T10:30:00Z",
     });
     let record = record(Some(event.task_id().as_bytes()), Some(letter.to_string().as_bytes()));
-    produce(&world.broker.bootstrap(), DLQ, vec![record]).await;
+    produce(&world.broker.bootstrap(), DLQ, vec![record]).await?;
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_redriven_event_is_handled_once_and_by_the_group_that_failed_it_alone() {
-    let world = World::start().await;
-    let mut dlq = world.program("dlq-processor").start();
-    let mut notification = world.program("notification-service").start();
-    let mut audit = world.program("audit-service").start();
+async fn a_redriven_event_is_handled_once_and_by_the_group_that_failed_it_alone() -> Outcome {
+    let world = World::start().await?;
+    let mut dlq = world.program("dlq-processor").start()?;
+    let mut notification = world.program("notification-service").start()?;
+    let mut audit = world.program("audit-service").start()?;
 
     // Poison for both, and two events that one group each has failed.
-    world.produce_values(&[Some(b"{\"event_id\": ")]).await;
+    world.produce_values(&[Some(b"{\"event_id\": ")]).await?;
     let (notified, audited) = (Event::created("notified late"), Event::created("audited late"));
-    fails(&world, "notification-service", &notified, 0).await;
-    fails(&world, "audit-service", &audited, 0).await;
+    fails(&world, "notification-service", &notified, 0).await?;
+    fails(&world, "audit-service", &audited, 0).await?;
     for group in GROUPS {
-        world.committed(group, 1).await;
+        world.committed(group, 1).await?;
     }
-    assert_eq!(dead_letters(&world, "audit-service").await.len(), 2);
+    assert_eq!(dead_letters(&world, "audit-service").await?.len(), 2);
 
     // Found by its kind, not redriven until told.
-    let plan = answers(&world, &["dlq", "redrive", "--kind", "audit_log"]).await;
+    let plan = answers(&world, &["dlq", "redrive", "--kind", "audit_log"]).await?;
     assert_eq!(plan.matches("would be redriven").count(), 2, "{plan}");
-    assert_eq!(world.topic(EVENTS).await.len(), 1);
+    assert_eq!(world.topic(EVENTS).await?.len(), 1);
 
     // Redriven three times, the last two against advice.
-    answers(&world, &["dlq", "redrive", "--kind", "audit_log", "--execute"]).await;
+    answers(&world, &["dlq", "redrive", "--kind", "audit_log", "--execute"]).await?;
     for _ in 0..2 {
-        answers(&world, &["dlq", "redrive", "--kind", "audit_log", "--again", "--execute"]).await;
+        answers(&world, &["dlq", "redrive", "--kind", "audit_log", "--again", "--execute"]).await?;
     }
     for group in GROUPS {
-        world.committed(group, 7).await;
+        world.committed(group, 7).await?;
     }
     let notification_of = |event: &Event| format!("NOTIFICATION: New task created - '{}'", title(event));
-    notification.wait_for_line(&notification_of(&notified), SOON).await;
+    notification.wait_for_line(&notification_of(&notified), SOON).await?;
     assert_eq!(notification.count(&notification_of(&notified)), 1);
     assert_eq!(notification.count(&notification_of(&audited)), 0, "that one is of the other group");
-    let log = world.audit_log();
+    let log = world.audit_log()?;
     assert_eq!(log.len(), 1, "{log:?}");
     assert_eq!(log[0]["event_id"], audited.id());
 
     // A poison event that is redriven is a dead letter of its own group again, and of no other.
     let poison =
-        dead_letters(&world, "audit-service").await.into_iter().find(|row| row["kind"] == "invalid_json");
+        dead_letters(&world, "audit-service").await?.into_iter().find(|row| row["kind"] == "invalid_json");
     let id = poison.unwrap()["id"].as_str().unwrap().to_owned();
-    let done = answers(&world, &["dlq", "redrive", &id, "--execute"]).await;
+    let done = answers(&world, &["dlq", "redrive", &id, "--execute"]).await?;
     assert!(done.contains("malformed: only another version"), "{done}");
     for group in GROUPS {
-        world.committed(group, 8).await;
+        world.committed(group, 8).await?;
     }
-    let audit_letters = dead_letters(&world, "audit-service").await;
+    let audit_letters = dead_letters(&world, "audit-service").await?;
     assert_eq!(audit_letters.len(), 3, "{audit_letters:?}");
     assert_eq!(audit_letters[2]["source"], "task-events/0/7");
-    assert_eq!(dead_letters(&world, "notification-service").await.len(), 2);
+    assert_eq!(dead_letters(&world, "notification-service").await?.len(), 2);
 
     // The DLQ processor tells of each redrive and of the new dead letter.
-    dlq.wait_for_line("DLQ: group=audit-service kind=invalid_json source=task-events/0/7", SOON).await;
+    dlq.wait_for_line("DLQ: group=audit-service kind=invalid_json source=task-events/0/7", SOON).await?;
     assert_eq!(dlq.count("kind=redriven dead_letter=task-events-dlq/0/"), 7);
 
     // Everything still starts where it was.
     for service in [&mut notification, &mut audit] {
-        service.terminate(SOON).await;
+        service.terminate(SOON).await?;
     }
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_task_is_traced_through_all_services_and_the_lagging_group_is_found() {
-    let world = World::start().await;
-    let (_service, api) = world.start_api().await;
-    let _notification = world.program("notification-service").start();
-    let mut audit = world.program("audit-service").start();
-    let created = api.create("traced").await;
-    let id = harness::id_of(&created);
+async fn a_task_is_traced_through_all_services_and_the_lagging_group_is_found() -> Outcome {
+    let world = World::start().await?;
+    let (_service, api) = world.start_api().await?;
+    let _notification = world.program("notification-service").start()?;
+    let mut audit = world.program("audit-service").start()?;
+    let created = api.create("traced").await?;
+    let id = harness::id_of(&created)?;
     let address = api.url().trim_start_matches("http://");
-    world.committed("audit-service", 1).await;
-    world.committed("notification-service", 1).await;
-    let trace = answers(&world, &["trace", id, "--api", address]).await;
+    world.committed("audit-service", 1).await?;
+    world.committed("notification-service", 1).await?;
+    let trace = answers(&world, &["trace", id, "--api", address]).await?;
     for stage in ["task.created", "delivered", "audit.log:1", "notified, on its stdout", "audited; committed"]
     {
         assert!(trace.contains(stage), "{stage}: {trace}");
     }
     assert!(trace.ends_with("Nothing is missing.\n"), "{trace}");
 
-    audit.terminate(SOON).await;
-    api.create("not audited").await;
-    world.committed("notification-service", 2).await;
-    let status = answers(&world, &["status", "--api", address, "--format", "json"]).await;
+    audit.terminate(SOON).await?;
+    api.create("not audited").await?;
+    world.committed("notification-service", 2).await?;
+    let status = answers(&world, &["status", "--api", address, "--format", "json"]).await?;
     let status: Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["api"]["ready"], true, "{status}");
     let group = |name: &str| {
@@ -121,6 +123,7 @@ async fn a_task_is_traced_through_all_services_and_the_lagging_group_is_found() 
     let (lagging, other) = (group("audit-service"), group("notification-service"));
     assert_eq!((&lagging["state"], &lagging["lag"]), (&"released".into(), &1.into()), "{status}");
     assert_eq!((&other["state"], &other["lag"]), (&"active".into(), &0.into()), "{status}");
+    Ok(())
 }
 
 fn title(event: &Event) -> String {

@@ -1,6 +1,6 @@
 //! SIGTERM: what is in hand is finished, what waits is said, and nothing is lost.
 
-use harness::{CONSUMERS, DLQ, EVENTS, Event, Load, SOON, Signal, World, alone, eventually};
+use harness::{CONSUMERS, DLQ, EVENTS, Event, Load, Outcome, Result, SOON, Signal, World, alone, eventually};
 use std::time::{Duration, Instant};
 
 /// In which a consumer has to end.
@@ -8,184 +8,196 @@ const CONSUMER_STOP: Duration = Duration::from_secs(5);
 /// In which the API has to: 10 s to publish what waits, and the requests under way before.
 const API_STOP: Duration = Duration::from_secs(20);
 
-async fn produce(world: &World, count: usize) {
+async fn produce(world: &World, count: usize) -> Result<()> {
     let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
     let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-    world.produce_values(&values).await;
+    world.produce_values(&values).await?;
+    Ok(())
 }
 
 /// Stops a service in the middle of its work, and returns what it had committed then.
-async fn stopped_at_work(world: &World, name: &str, topic: &str) -> (Vec<String>, i64) {
-    let mut service = world.program(name).start();
-    world.committed_in(name, topic, 1).await;
+async fn stopped_at_work(world: &World, name: &str, topic: &str) -> Result<(Vec<String>, i64)> {
+    let mut service = world.program(name).start()?;
+    world.committed_in(name, topic, 1).await?;
     let start = Instant::now();
-    assert_eq!(service.terminate(CONSUMER_STOP).await.code(), Some(0));
+    assert_eq!(service.terminate(CONSUMER_STOP).await?.code(), Some(0));
     println!("{name} stopped after {:?}", start.elapsed());
-    let offsets = world.offsets_in(name, topic).await;
+    let offsets = world.offsets_in(name, topic).await?;
     let lines = service.lines();
     let others = || lines.iter().filter(|line| !line.contains("NOTIFICATION: ") && !line.contains("AUDIT: "));
     assert!(offsets.is_released(), "{:#?}", others().collect::<Vec<_>>());
     assert_eq!(service.count(": released "), 1);
-    (lines, offsets.position().unwrap())
+    Ok((lines, offsets.position().unwrap()))
 }
 
 #[tokio::test]
-async fn a_consumer_commits_what_it_has_done_and_releases() {
+async fn a_consumer_commits_what_it_has_done_and_releases() -> Outcome {
     let _alone = alone().await;
-    let world = World::start().await;
+    let world = World::start().await?;
     for _ in 0..4 {
-        produce(&world, 2_000).await;
+        produce(&world, 2_000).await?;
     }
-    let (lines, position) = stopped_at_work(&world, "notification-service", EVENTS).await;
+    let (lines, position) = stopped_at_work(&world, "notification-service", EVENTS).await?;
     let told = lines.iter().filter(|line| line.contains("NOTIFICATION: ")).count();
     assert_eq!(i64::try_from(told).unwrap(), position);
 
-    let (_, position) = stopped_at_work(&world, "audit-service", EVENTS).await;
-    assert_eq!(i64::try_from(world.audit_log().len()).unwrap(), position);
+    let (_, position) = stopped_at_work(&world, "audit-service", EVENTS).await?;
+    assert_eq!(i64::try_from(world.audit_log()?.len()).unwrap(), position);
     println!("committed {position} of 8000");
+    Ok(())
 }
 
 #[tokio::test]
-async fn the_dlq_processor_commits_what_it_has_done_and_releases() {
+async fn the_dlq_processor_commits_what_it_has_done_and_releases() -> Outcome {
     let _alone = alone().await;
-    let world = World::start().await;
+    let world = World::start().await?;
     let values: Vec<_> = (0..3_000).map(|n| format!("poison {n}")).collect();
     let values: Vec<_> = values.iter().map(|value| harness::record(None, Some(value.as_bytes()))).collect();
-    harness::produce(&world.broker.bootstrap(), DLQ, values).await;
-    let (lines, position) = stopped_at_work(&world, "dlq-processor", DLQ).await;
+    harness::produce(&world.broker.bootstrap(), DLQ, values).await?;
+    let (lines, position) = stopped_at_work(&world, "dlq-processor", DLQ).await?;
     let told = lines.iter().filter(|line| line.contains("DLQ: group=unknown")).count();
     assert_eq!(i64::try_from(told).unwrap(), position);
     let totals = format!("DLQ totals: unknown/invalid_json={position}");
     assert!(lines.iter().any(|line| line.contains(&totals)), "no {totals}");
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_consumer_stops_in_time_also_when_kafka_is_away_or_hangs() {
+async fn a_consumer_stops_in_time_also_when_kafka_is_away_or_hangs() -> Outcome {
     let _alone = alone().await;
-    let mut world = World::start().await;
-    produce(&world, 10).await;
+    let mut world = World::start().await?;
+    produce(&world, 10).await?;
     let names = CONSUMERS;
-    let start = |world: &World| names.map(|name| world.program(name).start());
+    let start =
+        |world: &World| names.iter().map(|name| world.program(name).start()).collect::<Result<Vec<_>>>();
 
-    let mut services = start(&world);
+    let mut services = start(&world)?;
     for service in &mut services {
-        service.wait_for_line(": claimed ", SOON).await;
+        service.wait_for_line(": claimed ", SOON).await?;
     }
-    world.broker.pause();
+    world.broker.pause()?;
     for service in &mut services {
-        assert_eq!(service.terminate(CONSUMER_STOP).await.code(), Some(0));
+        assert_eq!(service.terminate(CONSUMER_STOP).await?.code(), Some(0));
         assert_eq!(service.count("could not release"), 1, "{:?}", service.lines());
     }
-    world.broker.resume();
+    world.broker.resume()?;
 
-    let mut services = start(&world);
+    let mut services = start(&world)?;
     for service in &mut services {
-        service.wait_for_line(": claimed ", SOON).await;
+        service.wait_for_line(": claimed ", SOON).await?;
     }
     world.broker.kill9();
     for service in &mut services {
-        assert_eq!(service.terminate(CONSUMER_STOP).await.code(), Some(0));
+        assert_eq!(service.terminate(CONSUMER_STOP).await?.code(), Some(0));
     }
     // And while it waits for Kafka at its start.
-    let mut waiting = world.program("audit-service").start();
-    waiting.wait_for_line("waiting for Kafka", SOON).await;
-    assert_eq!(waiting.terminate(CONSUMER_STOP).await.code(), Some(0));
+    let mut waiting = world.program("audit-service").start()?;
+    waiting.wait_for_line("waiting for Kafka", SOON).await?;
+    assert_eq!(waiting.terminate(CONSUMER_STOP).await?.code(), Some(0));
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_finishes_its_requests_and_publishes_what_waits() {
+async fn the_api_finishes_its_requests_and_publishes_what_waits() -> Outcome {
     let _alone = alone().await;
-    let world = World::start().await;
-    let (mut service, api) = world.start_api().await;
-    let _audit = world.program("audit-service").start();
-    let mut load = Load::at_full_speed(api.url(), 32, 3_000);
-    load.reached(1_500).await.unwrap();
-    assert_eq!(service.terminate(API_STOP).await.code(), Some(0));
+    let world = World::start().await?;
+    let (mut service, api) = world.start_api().await?;
+    let _audit = world.program("audit-service").start()?;
+    let mut load = Load::at_full_speed(api.url(), 32, 3_000)?;
+    load.reached(1_500).await?;
+    assert_eq!(service.terminate(API_STOP).await?.code(), Some(0));
     assert_eq!(service.count("relay stopped: all events are delivered"), 1);
     // Everything that was answered is there before the next start.
     let created = load.created();
-    let records = world.topic(EVENTS).await.len();
+    let records = world.topic(EVENTS).await?.len();
     assert!(records >= created, "{records} events, {created} tasks");
-    service.restart();
-    let answers = load.finish().await.unwrap();
+    service.restart()?;
+    let answers = load.finish().await?;
     assert_eq!(answers.failures, 0);
-    world.check_history(&api, answers).await;
+    world.check_history(&api, answers).await?;
+    Ok(())
 }
 
 #[tokio::test]
-async fn without_kafka_the_api_says_what_is_left_and_delivers_it_after_the_next_start() {
-    let mut world = World::start().await;
-    let (mut service, api) = world.start_api().await;
-    api.create("delivered").await;
-    api.delivered().await;
+async fn without_kafka_the_api_says_what_is_left_and_delivers_it_after_the_next_start() -> Outcome {
+    let mut world = World::start().await?;
+    let (mut service, api) = world.start_api().await?;
+    api.create("delivered").await?;
+    api.delivered().await?;
     world.broker.kill9();
     for n in 0..20 {
-        api.create(&format!("left {n}")).await;
+        api.create(&format!("left {n}")).await?;
     }
-    assert_eq!(service.terminate(API_STOP).await.code(), Some(0));
+    assert_eq!(service.terminate(API_STOP).await?.code(), Some(0));
     let left = "relay stopped: 20 events wait in the outbox and are delivered after the next start";
     assert_eq!(service.count(left), 1, "{:?}", service.lines());
 
-    world.broker.restart().await;
-    service.restart();
-    service.wait_for_line("20 events wait in the outbox", SOON).await;
-    api.delivered().await;
-    let titles: Vec<_> =
-        world.topic(EVENTS).await.iter().map(|event| event.json()["data"]["title"].clone()).collect();
+    world.broker.restart().await?;
+    service.restart()?;
+    service.wait_for_line("20 events wait in the outbox", SOON).await?;
+    api.delivered().await?;
+    let titles =
+        world.topic(EVENTS).await?.into_iter().map(|event| Ok(event.json()?["data"]["title"].clone()));
+    let titles = titles.collect::<Result<Vec<_>>>()?;
     let expected: Vec<_> = (0..20).map(|n| format!("left {n}")).collect();
     assert_eq!(titles[0], "delivered");
     assert_eq!(titles[1..], expected);
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
-    let mut world = World::start().await;
-    let (mut service, api) = world.start_api().await;
+async fn a_second_signal_ends_it_at_once() -> Outcome {
+    let mut world = World::start().await?;
+    let (mut service, api) = world.start_api().await?;
     world.broker.kill9();
-    api.create("left").await;
-    service.signal(Signal::INT);
-    service.wait_for_line("a second signal stops at once", SOON).await;
-    service.signal(Signal::TERM);
-    assert_eq!(service.wait_exit(CONSUMER_STOP).await.code(), Some(130));
+    api.create("left").await?;
+    service.signal(Signal::INT)?;
+    service.wait_for_line("a second signal stops at once", SOON).await?;
+    service.signal(Signal::TERM)?;
+    assert_eq!(service.wait_exit(CONSUMER_STOP).await?.code(), Some(130));
 
-    world.broker.restart().await;
-    service.restart();
-    api_is_up(&mut service).await;
-    api.delivered().await;
-    assert_eq!(world.topic(EVENTS).await.len(), 1);
+    world.broker.restart().await?;
+    service.restart()?;
+    api_is_up(&mut service).await?;
+    api.delivered().await?;
+    assert_eq!(world.topic(EVENTS).await?.len(), 1);
+    Ok(())
 }
 
 /// GNU timeout signals the child and then its group: the child gets two within microseconds.
 #[tokio::test]
-async fn two_equal_signals_within_a_moment_are_one_wish() {
-    let world = World::start().await;
-    produce(&world, 10).await;
+async fn two_equal_signals_within_a_moment_are_one_wish() -> Outcome {
+    let world = World::start().await?;
+    produce(&world, 10).await?;
     for name in CONSUMERS {
-        let mut service = world.program(name).start();
-        service.wait_for_line(": claimed ", SOON).await;
-        service.signal(Signal::TERM);
-        service.signal(Signal::TERM);
-        assert_eq!(service.wait_exit(CONSUMER_STOP).await.code(), Some(0));
+        let mut service = world.program(name).start()?;
+        service.wait_for_line(": claimed ", SOON).await?;
+        service.signal(Signal::TERM)?;
+        service.signal(Signal::TERM)?;
+        assert_eq!(service.wait_exit(CONSUMER_STOP).await?.code(), Some(0));
         assert_eq!(service.count(": released "), 1, "{:?}", service.lines());
     }
+    Ok(())
 }
 
 #[tokio::test]
-async fn an_equal_signal_after_a_moment_ends_it_at_once() {
-    let mut world = World::start().await;
-    let (mut service, api) = world.start_api().await;
+async fn an_equal_signal_after_a_moment_ends_it_at_once() -> Outcome {
+    let mut world = World::start().await?;
+    let (mut service, api) = world.start_api().await?;
     world.broker.kill9();
-    api.create("left").await;
-    service.signal(Signal::TERM);
-    service.wait_for_line("a second signal stops at once", SOON).await;
+    api.create("left").await?;
+    service.signal(Signal::TERM)?;
+    service.wait_for_line("a second signal stops at once", SOON).await?;
     tokio::time::sleep(Duration::from_millis(600)).await;
-    service.signal(Signal::TERM);
-    service.wait_for_line("SIGTERM again: stopping at once", SOON).await;
-    assert_eq!(service.wait_exit(CONSUMER_STOP).await.code(), Some(130));
+    service.signal(Signal::TERM)?;
+    service.wait_for_line("SIGTERM again: stopping at once", SOON).await?;
+    assert_eq!(service.wait_exit(CONSUMER_STOP).await?.code(), Some(130));
+    Ok(())
 }
 
-async fn api_is_up(service: &mut harness::Service) {
-    let url = service.url().await;
-    let up = async || harness::http().get(format!("{url}/healthz")).send().await.ok();
-    eventually("the API to answer", SOON, up).await;
+async fn api_is_up(service: &mut harness::Service) -> Result<()> {
+    let url = service.url().await?;
+    let up = async || Ok(harness::http()?.get(format!("{url}/healthz")).send().await.ok());
+    eventually("the API to answer", SOON, up).await?;
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! The Task API as a client sees it.
 
-use crate::{eventually, http};
+use crate::{Error, Result, eventually, http};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -13,8 +13,8 @@ pub struct Api {
 
 impl Api {
     /// A client of the API at this address.
-    pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), http: http() }
+    pub fn new(url: &str) -> Result<Self> {
+        Ok(Self { url: url.to_owned(), http: http()? })
     }
 
     /// Where it is.
@@ -28,49 +28,58 @@ impl Api {
     }
 
     /// Calls the API: the status, and the body if it is JSON.
-    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let mut request = self.request(method.clone(), path);
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<(StatusCode, Value)> {
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request.send().await.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        (answer.status(), answer.json().await.unwrap_or_default())
+        let answer = Box::pin(request.send()).await?;
+        Ok((answer.status(), answer.json().await.unwrap_or_default()))
     }
 
     /// Creates a task.
-    pub async fn create(&self, title: &str) -> Value {
+    pub async fn create(&self, title: &str) -> Result<Value> {
         self.changed(Method::POST, "/tasks", Some(json!({"title": title}))).await
     }
 
     /// Changes a task.
-    pub async fn patch(&self, task: &Value, change: Value) -> Value {
-        self.changed(Method::PATCH, &format!("/tasks/{}", id_of(task)), Some(change)).await
+    pub async fn patch(&self, task: &Value, change: Value) -> Result<Value> {
+        self.changed(Method::PATCH, &format!("/tasks/{}", id_of(task)?), Some(change)).await
     }
 
     /// Completes a task.
-    pub async fn complete(&self, task: &Value) -> Value {
-        self.changed(Method::POST, &format!("/tasks/{}/complete", id_of(task)), None).await
+    pub async fn complete(&self, task: &Value) -> Result<Value> {
+        self.changed(Method::POST, &format!("/tasks/{}/complete", id_of(task)?), None).await
     }
 
     /// What `/readyz` says.
-    pub async fn readiness(&self) -> (StatusCode, Value) {
+    pub async fn readiness(&self) -> Result<(StatusCode, Value)> {
         self.call(Method::GET, "/readyz", None).await
     }
 
     /// Waits until Kafka has acknowledged every event.
-    pub async fn delivered(&self) {
-        let empty = async || (self.readiness().await.1["outbox"]["waiting"] == 0).then_some(());
-        eventually("the outbox to be empty", Duration::from_secs(60), empty).await;
+    pub async fn delivered(&self) -> Result<()> {
+        let empty = async || Ok((self.waiting_events().await? == Some(0)).then_some(()));
+        eventually("the outbox to be empty", Duration::from_secs(60), empty).await
     }
 
-    async fn changed(&self, method: Method, path: &str, body: Option<Value>) -> Value {
-        let (status, task) = self.call(method.clone(), path, body).await;
-        assert!(status.is_success(), "{method} {path}: {status} {task}");
-        task
+    /// How many events wait in the outbox, if `/readyz` says so.
+    pub(crate) async fn waiting_events(&self) -> Result<Option<u64>> {
+        let (_, ready) = self.readiness().await?;
+        Ok(ready.pointer("/outbox/waiting").and_then(Value::as_u64))
+    }
+
+    async fn changed(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let (status, task) = self.call(method.clone(), path, body).await?;
+        if status.is_success() {
+            return Ok(task);
+        }
+        Err(Error::failed(format!("{method} {path}: {status} {task}")))
     }
 }
 
 /// The id of a task, or of a task's event.
-pub fn id_of(task: &Value) -> &str {
-    task["id"].as_str().unwrap_or_else(|| panic!("no id: {task}"))
+pub fn id_of(task: &Value) -> Result<&str> {
+    let id = task.get("id").and_then(Value::as_str);
+    id.ok_or_else(|| Error::failed(format!("no id in {task}")))
 }

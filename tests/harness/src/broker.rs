@@ -2,10 +2,10 @@
 
 use crate::kafka_tools::{self, kafka_libs};
 use crate::topic;
-use crate::{Process, Program, free_port};
+use crate::{Error, Process, Program, Result, eventually, free_port, temporary_folder};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Apache Kafka needs some 5 s to start, 12 s more after kill -9, and a multiple on a busy machine.
@@ -23,11 +23,11 @@ pub enum Kind {
 
 impl Kind {
     /// As `E2E_BROKER` says.
-    pub fn from_env() -> Self {
+    pub fn from_env() -> Result<Self> {
         match std::env::var("E2E_BROKER").as_deref() {
-            Err(_) | Ok("" | "dev") => Self::Dev,
-            Ok("kafka") => Self::Kafka,
-            Ok(other) => panic!("E2E_BROKER={other}: it is dev or kafka"),
+            Err(_) | Ok("" | "dev") => Ok(Self::Dev),
+            Ok("kafka") => Ok(Self::Kafka),
+            Ok(other) => Err(Error::failed(format!("E2E_BROKER={other}: it is dev or kafka"))),
         }
     }
 }
@@ -45,41 +45,41 @@ pub struct Broker {
 
 impl Broker {
     /// Starts the broker that `E2E_BROKER` names and waits until it answers.
-    pub async fn start() -> Self {
-        Self::start_kind(Kind::from_env()).await
+    pub async fn start() -> Result<Self> {
+        Self::start_kind(Kind::from_env()?).await
     }
 
     /// Starts a broker of this kind and waits until it answers.
-    pub async fn start_kind(kind: Kind) -> Self {
-        let port = free_port();
+    pub async fn start_kind(kind: Kind) -> Result<Self> {
+        let port = free_port()?;
         Self::start_on(kind, port, port).await
     }
 
     /// Starts an Apache Kafka with these settings. `None`, written to standard error, where `E2E_BROKER` does
     /// not ask for it: the dev broker has no such settings.
-    pub async fn start_kafka_with(settings: &[(&str, &str)]) -> Option<Self> {
-        if Kind::from_env() == Kind::Dev || kafka_tools::kafka_libs().is_none() {
+    pub async fn start_kafka_with(settings: &[(&str, &str)]) -> Result<Option<Self>> {
+        if Kind::from_env()? == Kind::Dev || kafka_tools::kafka_libs().is_none() {
             eprintln!("E2E_BROKER is not kafka: nothing is tried");
-            return None;
+            return Ok(None);
         }
-        let port = free_port();
-        Some(Self::start_as(Kind::Kafka, port, port, settings).await)
+        let port = free_port()?;
+        Self::start_as(Kind::Kafka, port, port, settings).await.map(Some)
     }
 
     /// Starts a broker on `port` that sends its clients to `advertised`, where a proxy listens already.
-    pub async fn start_on(kind: Kind, port: u16, advertised: u16) -> Self {
+    pub async fn start_on(kind: Kind, port: u16, advertised: u16) -> Result<Self> {
         Self::start_as(kind, port, advertised, &[]).await
     }
 
-    async fn start_as(kind: Kind, port: u16, advertised: u16, settings: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the broker");
+    async fn start_as(kind: Kind, port: u16, advertised: u16, settings: &[(&str, &str)]) -> Result<Self> {
+        let folder = temporary_folder()?;
         if kind == Kind::Kafka {
-            format_storage(folder.path(), port, advertised, settings).await;
+            format_storage(folder.path(), port, advertised, settings).await?;
         }
-        let process = spawn(kind, folder.path(), port, advertised);
+        let process = spawn(kind, folder.path(), port, advertised)?;
         let mut broker = Self { kind, port, advertised, process, folder };
-        broker.wait_until_ready().await;
-        broker
+        broker.wait_until_ready().await?;
+        Ok(broker)
     }
 
     /// Which broker it is.
@@ -87,7 +87,7 @@ impl Broker {
         self.kind
     }
 
-    /// What clients are told: `127.0.0.1:PORT`, the same after a restart.
+    /// The address that clients get: `127.0.0.1:PORT`, the same after a restart.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.advertised)
     }
@@ -103,59 +103,58 @@ impl Broker {
     }
 
     /// Asks it to end and waits for that.
-    pub async fn stop(&mut self) -> ExitStatus {
+    pub async fn stop(&mut self) -> Result<ExitStatus> {
         self.process.terminate(STOP_LIMIT).await
     }
 
     /// Kills it if it runs, starts it again on its port and its data, and waits until it answers.
-    pub async fn restart(&mut self) {
-        self.start_again();
-        self.wait_until_ready().await;
+    pub async fn restart(&mut self) -> Result<()> {
+        self.start_again()?;
+        self.wait_until_ready().await
     }
 
     /// As [`Broker::restart`], without waiting.
-    pub fn start_again(&mut self) {
+    pub fn start_again(&mut self) -> Result<()> {
         self.process.kill9();
-        self.process = spawn(self.kind, self.folder.path(), self.port, self.advertised);
+        self.process = spawn(self.kind, self.folder.path(), self.port, self.advertised)?;
+        Ok(())
     }
 
-    /// Stops it where it stands: connections stay open, nothing is answered.
-    pub fn pause(&mut self) {
-        self.process.pause();
+    /// Pauses it (SIGSTOP): connections stay open, nothing is answered.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.pause()
     }
 
     /// Lets it go on after [`Broker::pause`].
-    pub fn resume(&mut self) {
-        self.process.resume();
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.resume()
     }
 
     /// Waits until it answers.
-    pub async fn wait_until_ready(&mut self) {
-        let start = Instant::now();
-        let address = self.bootstrap();
-        let own_address = format!("127.0.0.1:{}", self.port);
-        loop {
-            assert!(!self.process.has_ended(), "the broker ended while it started");
-            // A port that is open first: the client itself would wait longer after each refusal.
-            if std::net::TcpStream::connect(&own_address).is_ok() && is_ready(&address).await {
-                return;
-            }
-            assert!(
-                start.elapsed() < START_LIMIT,
-                "the broker does not answer at {address} within {START_LIMIT:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    pub async fn wait_until_ready(&mut self) -> Result<()> {
+        wait_until_ready(&mut self.process, self.port, self.advertised).await
     }
 }
 
-pub(crate) async fn is_ready(address: &str) -> bool {
+/// Waits until a broker that was started answers on the port that clients are sent to.
+pub(crate) async fn wait_until_ready(process: &mut Process, port: u16, advertised: u16) -> Result<()> {
+    let address = format!("127.0.0.1:{advertised}");
+    let ready = async || {
+        process.still_runs("before it answered")?;
+        // A port that is open first: the client itself would wait longer after each refusal.
+        let open = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        Ok((open && is_ready(&address).await).then_some(()))
+    };
+    eventually(&format!("an answer of the broker at {address}"), START_LIMIT, ready).await
+}
+
+async fn is_ready(address: &str) -> bool {
     let Ok(client) = topic::connect(address).await else { return false };
-    let topics = tokio::time::timeout(Duration::from_secs(5), client.list_topics()).await;
+    let topics = tokio::time::timeout(Duration::from_secs(5), Box::pin(client.list_topics())).await;
     matches!(topics, Ok(Ok(_)))
 }
 
-fn spawn(kind: Kind, folder: &Path, port: u16, advertised: u16) -> Process {
+fn spawn(kind: Kind, folder: &Path, port: u16, advertised: u16) -> Result<Process> {
     match kind {
         Kind::Dev => {
             let data = folder.join("data").display().to_string();
@@ -169,15 +168,15 @@ fn spawn(kind: Kind, folder: &Path, port: u16, advertised: u16) -> Process {
 }
 
 /// Starts the Apache Kafka whose folder was formatted.
-pub(crate) fn spawn_kafka(name: &str, folder: &Path) -> Process {
-    let mut java = kafka_tools::java(&required_libs(), "512m");
+pub(crate) fn spawn_kafka(name: &str, folder: &Path) -> Result<Process> {
+    let mut java = kafka_tools::java(&required_libs()?, "512m");
     java.arg("-Dorg.apache.logging.log4j.level=WARN").arg("kafka.Kafka").arg(properties_file(folder));
     Process::spawn(name, &mut java)
 }
 
-fn required_libs() -> PathBuf {
-    kafka_libs().unwrap_or_else(|| {
-        panic!("E2E_BROKER=kafka needs KAFKA_LIBS, the folder that tests/e2e/kafka/fetch filled with Apache Kafka")
+fn required_libs() -> Result<PathBuf> {
+    kafka_libs().ok_or_else(|| {
+        Error::failed("E2E_BROKER=kafka needs KAFKA_LIBS, the folder that tests/e2e/kafka/fetch filled with Apache Kafka")
     })
 }
 
@@ -186,10 +185,10 @@ fn properties_file(folder: &Path) -> PathBuf {
 }
 
 /// Writes Kafka's configuration and makes its log folder.
-async fn format_storage(folder: &Path, port: u16, advertised: u16, settings: &[(&str, &str)]) {
-    let controller = free_port();
+async fn format_storage(folder: &Path, port: u16, advertised: u16, settings: &[(&str, &str)]) -> Result<()> {
+    let controller = free_port()?;
     let place = Node { id: 1, port, advertised, controller };
-    place.format(folder, &format!("1@127.0.0.1:{controller}"), 1, settings).await;
+    place.format(folder, &format!("1@127.0.0.1:{controller}"), 1, settings).await
 }
 
 /// One Apache Kafka, broker and controller, of one or several.
@@ -209,7 +208,7 @@ impl Node {
         voters: &str,
         replicas: usize,
         settings: &[(&str, &str)],
-    ) {
+    ) -> Result<()> {
         let Self { id, port, advertised, controller } = self;
         let min_isr = replicas.div_ceil(2);
         let settings: String = settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
@@ -222,7 +221,7 @@ impl Node {
              advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
              log.dirs={}\n\
-             # As Kafka does unless told otherwise: so a topic that is asked for by accident shows.\n\
+             # Kafka's own default, so that a topic that is asked for by accident is noticed.\n\
              auto.create.topics.enable=true\n\
              # Internal topics have few partitions to start quickly.\n\
              default.replication.factor={replicas}\n\
@@ -248,14 +247,17 @@ impl Node {
             folder.join("data").display()
         );
         let file = properties_file(folder);
-        std::fs::write(&file, properties).expect("server.properties");
+        std::fs::write(&file, properties).map_err(|error| Error::file(&file, error))?;
 
         // Any id does, the same for all nodes.
         let cluster_id = "dGFzay1ldmVudHMtZTJlLQ";
-        let mut java = kafka_tools::java(&required_libs(), "128m");
+        let mut java = kafka_tools::java(&required_libs()?, "128m");
         java.args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]).arg(file);
-        let mut format = Process::spawn("kafka storage format", &mut java);
-        let status = format.wait_exit(START_LIMIT).await;
-        assert!(status.success(), "kafka storage format ended with {status}: {:?}", format.lines());
+        let mut format = Process::spawn("kafka storage format", &mut java)?;
+        let status = format.wait_exit(START_LIMIT).await?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Error::process("kafka storage format", format!("ended with {status}: {:?}", format.lines())))
     }
 }

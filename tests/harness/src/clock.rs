@@ -1,6 +1,6 @@
 //! A wall clock that can be stepped, for some processes alone.
 
-use crate::Program;
+use crate::{Error, Program, Result, temporary_folder};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -15,15 +15,15 @@ pub struct SteppedClock {
 }
 
 impl SteppedClock {
-    /// A clock that is right so far. `None`, said on standard error, where there is no libfaketime.
-    pub fn find() -> Option<Self> {
+    /// A clock that is right so far. `None`, written to standard error, where there is no libfaketime.
+    pub fn find() -> Result<Option<Self>> {
         let Some(library) = library() else {
             eprintln!("there is no libfaketime (Debian's package libfaketime), so clocks are not stepped");
-            return None;
+            return Ok(None);
         };
-        let clock = Self { library, folder: tempfile::tempdir().expect("a folder") };
-        clock.set(0);
-        Some(clock)
+        let clock = Self { library, folder: temporary_folder()? };
+        clock.set(0)?;
+        Ok(Some(clock))
     }
 
     /// The program with this clock.
@@ -36,11 +36,12 @@ impl SteppedClock {
     }
 
     /// Steps it: it is so many seconds fast, or slow, from now on.
-    pub fn set(&self, seconds: i64) {
+    pub fn set(&self, seconds: i64) -> Result<()> {
         // In one piece: it is read at any moment.
         let fresh = self.folder.path().join("fresh");
-        fs::write(&fresh, format!("{seconds:+}\n")).expect("the file of the clock");
-        fs::rename(fresh, self.file()).expect("the file of the clock");
+        let written =
+            fs::write(&fresh, format!("{seconds:+}\n")).and_then(|()| fs::rename(&fresh, self.file()));
+        written.map_err(|error| Error::file(&fresh, error))
     }
 
     fn file(&self) -> PathBuf {

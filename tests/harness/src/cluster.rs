@@ -1,8 +1,8 @@
 //! Several Apache Kafka brokers as one cluster, each of which can be killed, paused and restarted.
 
-use crate::broker::{Node, START_LIMIT, STOP_LIMIT, is_ready, spawn_kafka};
+use crate::broker::{Node, STOP_LIMIT, spawn_kafka, wait_until_ready};
 use crate::kafka_tools::{KafkaTools, kafka_libs};
-use crate::{Kind, Process, eventually, free_port};
+use crate::{Error, Kind, Process, Result, eventually, free_port, temporary_folder};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,132 +39,142 @@ pub struct PartitionRow {
 impl Cluster {
     /// Starts three brokers: replication factor 3, min.insync.replicas 2. `None`, written to standard error,
     /// where `E2E_BROKER` does not ask for Apache Kafka: the dev broker is always alone.
-    pub async fn start() -> Option<Self> {
+    pub async fn start() -> Result<Option<Self>> {
         Self::start_with(&[]).await
     }
 
     /// The same, each broker with these settings.
-    pub async fn start_with(settings: &[(&str, &str)]) -> Option<Self> {
-        if Kind::from_env() == Kind::Dev || kafka_libs().is_none() {
+    pub async fn start_with(settings: &[(&str, &str)]) -> Result<Option<Self>> {
+        if Kind::from_env()? == Kind::Dev || kafka_libs().is_none() {
             eprintln!("E2E_BROKER is not kafka: nothing is tried on a cluster");
-            return None;
+            return Ok(None);
         }
-        let folder = tempfile::tempdir().expect("a folder for the cluster");
-        let nodes = [1, 2, 3].map(|id| {
-            let port = free_port();
-            Node { id, port, advertised: port, controller: free_port() }
-        });
-        let voters = nodes.each_ref().map(|node| format!("{}@127.0.0.1:{}", node.id, node.controller));
+        let folder = temporary_folder()?;
+        let mut nodes = Vec::new();
+        for id in [1, 2, 3] {
+            let port = free_port()?;
+            nodes.push(Node { id, port, advertised: port, controller: free_port()? });
+        }
+        let voters: Vec<_> =
+            nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.id, node.controller)).collect();
         let mut brokers = BTreeMap::new();
         for node in &nodes {
             let folder = folder.path().join(node.id.to_string());
-            std::fs::create_dir(&folder).expect("a folder for a broker");
-            node.format(&folder, &voters.join(","), nodes.len(), settings).await;
-            let process = spawn_broker(node.id, &folder);
+            std::fs::create_dir(&folder).map_err(|error| Error::file(&folder, error))?;
+            node.format(&folder, &voters.join(","), nodes.len(), settings).await?;
+            let process = spawn_broker(node.id, &folder)?;
             brokers.insert(node.id, Member { process, port: node.port, folder });
         }
         let mut cluster = Self { brokers, _folder: folder };
         for id in [1, 2, 3] {
-            cluster.wait_until_ready(id).await;
+            cluster.wait_until_ready(id).await?;
         }
-        Some(cluster)
+        Ok(Some(cluster))
     }
 
     /// The addresses of all brokers.
     pub fn bootstrap(&self) -> String {
-        let addresses: Vec<_> = self.brokers.keys().map(|id| self.address(*id)).collect();
+        let addresses: Vec<_> = self.brokers.values().map(Member::address).collect();
         addresses.join(",")
     }
 
     /// The address of one broker.
-    pub fn address(&self, id: i32) -> String {
-        format!("127.0.0.1:{}", self.brokers[&id].port)
+    pub fn address(&self, id: i32) -> Result<String> {
+        let member = self.brokers.get(&id);
+        member.map(Member::address).ok_or_else(|| Error::failed(format!("there is no broker {id}")))
     }
 
     /// Ends a broker as a power cut would.
-    pub fn kill9(&mut self, id: i32) {
-        self.member(id).process.kill9();
+    pub fn kill9(&mut self, id: i32) -> Result<()> {
+        self.member(id)?.process.kill9();
+        Ok(())
     }
 
     /// Asks a broker to end, which hands over what it leads, and waits for that.
-    pub async fn stop(&mut self, id: i32) {
-        self.member(id).process.terminate(STOP_LIMIT).await;
+    pub async fn stop(&mut self, id: i32) -> Result<()> {
+        self.member(id)?.process.terminate(STOP_LIMIT).await.map(drop)
     }
 
     /// Starts a broker that was ended, and waits until it answers.
-    pub async fn restart(&mut self, id: i32) {
-        let member = self.member(id);
+    pub async fn restart(&mut self, id: i32) -> Result<()> {
+        let member = self.member(id)?;
         member.process.kill9();
-        member.process = spawn_broker(id, &member.folder);
-        self.wait_until_ready(id).await;
+        member.process = spawn_broker(id, &member.folder)?;
+        self.wait_until_ready(id).await
     }
 
-    /// Stops a broker where it stands: connections stay open, nothing is answered.
-    pub fn pause(&mut self, id: i32) {
-        self.member(id).process.pause();
+    /// Pauses a broker: connections stay open, nothing is answered.
+    pub fn pause(&mut self, id: i32) -> Result<()> {
+        self.member(id)?.process.pause()
     }
 
     /// Lets a paused broker go on.
-    pub fn resume(&mut self, id: i32) {
-        self.member(id).process.resume();
+    pub fn resume(&mut self, id: i32) -> Result<()> {
+        self.member(id)?.process.resume()
     }
 
     /// Creates a topic with these configs, each partition on the brokers given for it, its preferred leader
     /// first.
-    pub async fn create_topic(&self, topic: &str, assignment: &[&[i32]], configs: &[(&str, &str)]) {
+    pub async fn create_topic(
+        &self,
+        topic: &str,
+        assignment: &[&[i32]],
+        configs: &[(&str, &str)],
+    ) -> Result<()> {
         let ids = |replicas: &&[i32]| replicas.iter().map(i32::to_string).collect::<Vec<_>>().join(":");
         let assignment = assignment.iter().map(ids).collect::<Vec<_>>().join(",");
         let configs: Vec<_> = configs.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let mut args = vec!["--create", "--topic", topic, "--replica-assignment", &assignment];
         args.extend(configs.iter().flat_map(|config| ["--config", config]));
-        self.tools().topics(&args).await;
+        self.tools()?.topics(&args).await.map(drop)
     }
 
     /// The partitions of a topic.
-    pub async fn describe(&self, topic: &str) -> Vec<PartitionRow> {
-        let described = self.tools().topics(&["--describe", "--topic", topic]).await;
-        described.lines().filter_map(read_partition).collect()
+    pub async fn describe(&self, topic: &str) -> Result<Vec<PartitionRow>> {
+        let described = self.tools()?.topics(&["--describe", "--topic", topic]).await?;
+        Ok(described.lines().filter_map(read_partition).collect())
     }
 
-    /// The broker that leads a partition. Panics if none does.
-    pub async fn leader(&self, topic: &str, partition: i32) -> i32 {
-        let rows = self.describe(topic).await;
+    /// The broker that leads a partition. An error if none does.
+    pub async fn leader(&self, topic: &str, partition: i32) -> Result<i32> {
+        let rows = self.describe(topic).await?;
         let row = rows.iter().find(|row| row.partition == partition);
         row.and_then(|row| row.leader)
-            .unwrap_or_else(|| panic!("{topic}/{partition} has no leader: {rows:?}"))
+            .ok_or_else(|| Error::failed(format!("{topic}/{partition} has no leader: {rows:?}")))
     }
 
     /// Waits until every replica of a topic is in sync.
-    pub async fn in_sync(&self, topic: &str) {
+    pub async fn in_sync(&self, topic: &str) -> Result<()> {
         let all = async || {
-            let rows = self.describe(topic).await;
-            rows.iter().all(|row| row.isr.len() == row.replicas.len()).then_some(())
+            let rows = self.describe(topic).await?;
+            Ok(rows.iter().all(|row| row.isr.len() == row.replicas.len()).then_some(()))
         };
-        eventually(&format!("all replicas of {topic} to be in sync"), IN_SYNC_LIMIT, all).await;
+        eventually(&format!("all replicas of {topic} to be in sync"), IN_SYNC_LIMIT, all).await
     }
 
     /// Kafka's own tools, aimed at the brokers that answer.
-    pub fn tools(&self) -> KafkaTools {
-        KafkaTools::find(&self.bootstrap()).expect("a cluster runs only where KAFKA_LIBS is set")
+    pub fn tools(&self) -> Result<KafkaTools> {
+        let tools = KafkaTools::find(&self.bootstrap());
+        tools.ok_or_else(|| Error::failed("KAFKA_LIBS is not set any more"))
     }
 
-    fn member(&mut self, id: i32) -> &mut Member {
-        self.brokers.get_mut(&id).unwrap_or_else(|| panic!("there is no broker {id}"))
+    fn member(&mut self, id: i32) -> Result<&mut Member> {
+        self.brokers.get_mut(&id).ok_or_else(|| Error::failed(format!("there is no broker {id}")))
     }
 
-    async fn wait_until_ready(&mut self, id: i32) {
-        let address = self.address(id);
-        let process = &mut self.member(id).process;
-        let ready = async || {
-            assert!(!process.has_ended(), "broker {id} ended while it started");
-            let open = std::net::TcpStream::connect(&address).is_ok();
-            (open && is_ready(&address).await).then_some(())
-        };
-        eventually(&format!("broker {id} to answer"), START_LIMIT, ready).await;
+    async fn wait_until_ready(&mut self, id: i32) -> Result<()> {
+        let member = self.member(id)?;
+        wait_until_ready(&mut member.process, member.port, member.port).await
     }
 }
 
-fn spawn_broker(id: i32, folder: &Path) -> Process {
+impl Member {
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+fn spawn_broker(id: i32, folder: &Path) -> Result<Process> {
     spawn_kafka(&format!("kafka {id}"), folder)
 }
 

@@ -1,5 +1,6 @@
 //! Disks that get full, disks that fail, and disks that hang.
 
+use crate::{Error, Result, temporary_folder};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// One of that many KiB. `None`, said on standard error, where this user may not mount.
+    /// One of that many KiB. `None`, written to standard error, where this user may not mount.
     pub fn mount(kib: u32) -> Option<Self> {
         let size = format!("size={kib}k");
         let mounted = Mounted::new(Path::new("tmpfs"), &["-t", "tmpfs", "-o", &size]);
@@ -25,16 +26,19 @@ impl SmallDisk {
         self.mounted.path()
     }
 
-    /// Leaves no room.
-    pub fn fill(&self) {
-        let mut file = File::create(self.filler()).expect("the file that fills the disk");
+    /// Takes all free space.
+    pub fn fill(&self) -> Result<()> {
+        let filler = self.filler();
+        let mut file = File::create(&filler).map_err(|error| Error::file(&filler, error))?;
         while file.write_all(&[0; 4096]).is_ok() {}
         while file.write_all(&[0]).is_ok() {}
+        Ok(())
     }
 
-    /// Gives the room back.
-    pub fn make_room(&self) {
-        fs::remove_file(self.filler()).expect("the file that fills the disk");
+    /// Gives the space back.
+    pub fn free_space(&self) -> Result<()> {
+        let filler = self.filler();
+        fs::remove_file(&filler).map_err(|error| Error::file(&filler, error))
     }
 
     fn filler(&self) -> PathBuf {
@@ -48,7 +52,7 @@ impl SmallDisk {
 ///
 /// It is a loop device whose image lies on another: a file that is immutable (`chattr +i`) refuses writes,
 /// and the block device on it passes that on as EIO. Without a journal, which would turn its first failure
-/// into a file system that is read-only until it is mounted anew. And with `dioread_lock`: without it ext4
+/// into a file system that is read-only until it is mounted again. And with `dioread_lock`: without it ext4
 /// marks new blocks as unwritten until their first write has succeeded, and where that one failed for good,
 /// however often they are written afterwards. What was synced then reads as zeros once it is read from disk.
 pub struct FailingDisk {
@@ -62,18 +66,17 @@ pub struct FailingDisk {
 const NO_FAILING_DISK: &str = "no failing disk can be mounted, so I/O errors are not tried";
 
 impl FailingDisk {
-    /// One of that many KiB. `None`, said on standard error, where this user may not mount, or there is no
+    /// One of that many KiB. `None`, written to standard error, where this user may not mount, or there is no
     /// loop device.
     pub fn mount(kib: u32) -> Option<Self> {
         possible(NO_FAILING_DISK, Self::try_mount(kib, |image| format(image, kib)))
     }
 
-    fn try_mount(kib: u32, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    fn try_mount(kib: u32, make: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+        let folder = temporary_folder()?;
         let base = folder.path().join("image");
-        // Room for the image and for what its file system needs.
-        let room = kib + kib / 8 + 8 * 1024;
-        format(&base, room)?;
+        // Space for the image and for what its file system needs.
+        format(&base, kib + kib / 8 + 8 * 1024)?;
         let below = Mounted::new(&base, &["-o", "loop"])?;
         let image = below.path().join("image");
         make(&image)?;
@@ -87,41 +90,40 @@ impl FailingDisk {
     }
 
     /// From now on nothing reaches the disk.
-    pub fn fail(&self) {
-        run("chattr", &["+i"], &[&self.image()]).expect("an immutable image");
+    pub fn fail(&self) -> Result<()> {
+        run("chattr", &["+i"], &[&self.image()])
     }
 
     /// The disk is good again.
-    pub fn mend(&self) {
-        run("chattr", &["-i"], &[&self.image()]).expect("an image that can be written");
+    pub fn mend(&self) -> Result<()> {
+        run("chattr", &["-i"], &[&self.image()])
     }
 
-    /// From now on whatever writes or syncs on this disk hangs, as on a network disk whose server is away.
-    pub fn hang(&self) {
-        run("fsfreeze", &["--freeze"], &[self.path()]).expect("a file system that hangs");
+    /// From now on whatever writes or syncs on this disk hangs, as on a network disk whose server is unreachable.
+    pub fn hang(&self) -> Result<()> {
+        run("fsfreeze", &["--freeze"], &[self.path()])
     }
 
     /// The same until the guard is dropped. Declared after the services on this disk, it is dropped before
-    /// them when a test panics: a process that waits for a frozen disk cannot be killed.
-    #[must_use]
-    pub fn hang_until_dropped(&self) -> Hang<'_> {
-        self.hang();
-        Hang(self)
+    /// them when a test fails: a process that waits for a frozen disk cannot be killed.
+    pub fn hang_until_dropped(&self) -> Result<Hang<'_>> {
+        self.hang()?;
+        Ok(Hang(self))
     }
 
-    /// What hangs goes on.
-    pub fn release(&self) {
-        run("fsfreeze", &["--unfreeze"], &[self.path()]).expect("a file system that goes on");
+    /// What hangs continues.
+    pub fn release(&self) -> Result<()> {
+        run("fsfreeze", &["--unfreeze"], &[self.path()])
     }
 
     /// Another disk, with what this one would hold after a power cut now: only what reached it. Its file system
     /// has no journal, and was checked, as at a boot: else what was allocated may be allocated once more.
-    pub fn after_power_cut(&self) -> Self {
+    pub fn after_power_cut(&self) -> Result<Self> {
         let copy = |image: &Path| {
             run("cp", &["--sparse=always"], &[&self.image(), image])?;
             check(image)
         };
-        Self::try_mount(self.kib, copy).expect("a second disk like the first")
+        Self::try_mount(self.kib, copy)
     }
 
     fn image(&self) -> PathBuf {
@@ -137,11 +139,13 @@ impl Drop for FailingDisk {
 }
 
 /// A disk hangs for as long as this lives.
+#[must_use]
 pub struct Hang<'a>(&'a FailingDisk);
 
 impl Drop for Hang<'_> {
     fn drop(&mut self) {
-        self.0.release();
+        // Fails where it does not hang any more.
+        let _ = self.0.release();
     }
 }
 
@@ -149,8 +153,8 @@ impl Drop for Hang<'_> {
 struct Mounted(TempDir);
 
 impl Mounted {
-    fn new(what: &Path, options: &[&str]) -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    fn new(what: &Path, options: &[&str]) -> Result<Self> {
+        let folder = temporary_folder()?;
         run("mount", options, &[what, folder.path()])?;
         Ok(Self(folder))
     }
@@ -168,28 +172,32 @@ impl Drop for Mounted {
 }
 
 /// A file that holds an empty file system.
-fn format(image: &Path, kib: u32) -> Result<(), String> {
+fn format(image: &Path, kib: u32) -> Result<()> {
     let file = File::create(image).and_then(|file| file.set_len(u64::from(kib) * 1024));
-    file.map_err(|error| format!("{}: {error}", image.display()))?;
+    file.map_err(|error| Error::file(image, error))?;
     run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=0"], &[image])
 }
 
-fn run(program: &str, options: &[&str], paths: &[&Path]) -> Result<(), String> {
+fn run(program: &str, options: &[&str], paths: &[&Path]) -> Result<()> {
     let output = Command::new(program).args(options).args(paths).output();
-    let output = output.map_err(|error| format!("{program}: {error}"))?;
-    let why = || format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    if output.status.success() { Ok(()) } else { Err(why()) }
+    let output = output.map_err(|error| Error::process(program, error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::process(program, String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 /// Checks a file system, and mends it: 1 says that there was something to mend.
-fn check(image: &Path) -> Result<(), String> {
+fn check(image: &Path) -> Result<()> {
     let output = Command::new("e2fsck").arg("-fy").arg(image).output();
-    let output = output.map_err(|error| format!("e2fsck: {error}"))?;
-    let why = || format!("e2fsck: {}", String::from_utf8_lossy(&output.stdout).trim());
-    if matches!(output.status.code(), Some(0 | 1)) { Ok(()) } else { Err(why()) }
+    let output = output.map_err(|error| Error::process("e2fsck", error))?;
+    if matches!(output.status.code(), Some(0 | 1)) {
+        return Ok(());
+    }
+    Err(Error::process("e2fsck", String::from_utf8_lossy(&output.stdout).trim()))
 }
 
-/// `None`, said on standard error, where it is not possible.
-fn possible<T>(without: &str, result: Result<T, String>) -> Option<T> {
+/// `None`, written to standard error, where it is not possible.
+fn possible<T>(without: &str, result: Result<T>) -> Option<T> {
     result.map_err(|why| eprintln!("{without}: {why}")).ok()
 }

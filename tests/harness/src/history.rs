@@ -1,11 +1,11 @@
-//! What was answered, what stands in the topic, and what stands in the audit log: do they tell the same?
+//! What was answered, what is in the topic, and what is in the audit log: do they agree?
 
-use crate::TopicRecord;
 use crate::requests::Task;
+use crate::{Error, Result, TopicRecord};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
-/// A change of a task, as its event tells it. Tests give every change a title of its own or a status that
+/// A change of a task, as its event has it. Tests give every change a title of its own or a status that
 /// the task had not before, so that no two are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Change {
@@ -21,8 +21,8 @@ pub struct Change {
 
 impl Change {
     /// The change that made the task what the API answered.
-    pub fn new(event_type: &str, task: &Value) -> Self {
-        Self::from_fields(event_type, &task["id"], task)
+    pub fn new(event_type: &str, task: &Value) -> Result<Self> {
+        Self::from_fields(event_type, "id", task)
     }
 
     /// The same, of a task that a [`Load`](crate::Load) was answered.
@@ -31,15 +31,20 @@ impl Change {
         Self { event_type: event_type.to_owned(), task_id: id, title, status }
     }
 
-    fn from_fields(event_type: &str, task_id: &Value, data: &Value) -> Self {
-        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no text: {data}")).to_owned();
-        Self {
+    fn from_fields(event_type: &str, id_field: &str, data: &Value) -> Result<Self> {
+        Ok(Self {
             event_type: event_type.to_owned(),
-            task_id: text(task_id),
-            title: text(&data["title"]),
-            status: text(&data["status"]),
-        }
+            task_id: text(data, id_field)?,
+            title: text(data, "title")?,
+            status: text(data, "status")?,
+        })
     }
+}
+
+/// A field that has to be text.
+fn text(json: &Value, field: &str) -> Result<String> {
+    let text = json.get(field).and_then(Value::as_str).map(str::to_owned);
+    text.ok_or_else(|| Error::failed(format!("no {field} in {json}")))
 }
 
 /// An event as it was found.
@@ -51,32 +56,41 @@ pub struct Seen {
     pub partition: i64,
     /// Its offset there.
     pub offset: i64,
-    /// What it tells.
+    /// What it says.
     pub change: Change,
 }
 
 impl Seen {
-    /// An event in the topic, or `None` for what is no event.
-    pub fn in_topic(record: &TopicRecord) -> Option<Self> {
-        let event: Value = serde_json::from_slice(record.record.value.as_deref()?).ok()?;
-        event["event_id"].is_string().then(|| Self::read(&event, record.partition.into(), record.offset))
+    /// The events among the records of the topic. What has no event id is no event.
+    pub fn all_in_topic(records: &[TopicRecord]) -> Result<Vec<Self>> {
+        let events = records.iter().filter_map(|record| {
+            let event: Value = serde_json::from_slice(record.record.value.as_deref()?).ok()?;
+            let is_event = event.get("event_id").is_some_and(Value::is_string);
+            is_event.then(|| Self::read(&event, record.partition.into(), record.offset))
+        });
+        events.collect()
     }
 
-    /// A line of the audit log.
-    pub fn in_audit_log(line: &Value) -> Self {
-        let number = |name: &str| line["kafka"][name].as_i64().unwrap_or_else(|| panic!("no {name}: {line}"));
-        Self::read(line, number("partition"), number("offset"))
+    /// The lines of the audit log.
+    pub fn all_in_audit_log(lines: &[Value]) -> Result<Vec<Self>> {
+        let line = |line: &Value| {
+            let number = |name: &str| {
+                let number = line.get("kafka").and_then(|kafka| kafka.get(name)?.as_i64());
+                number.ok_or_else(|| Error::failed(format!("no {name} in {line}")))
+            };
+            Self::read(line, number("partition")?, number("offset")?)
+        };
+        lines.iter().map(line).collect()
     }
 
-    fn read(event: &Value, partition: i64, offset: i64) -> Self {
-        let text = |name: &str| event[name].as_str().unwrap_or_else(|| panic!("no {name}: {event}"));
-        let data = &event["data"];
-        Self {
-            event_id: text("event_id").to_owned(),
+    fn read(event: &Value, partition: i64, offset: i64) -> Result<Self> {
+        let data = event.get("data").unwrap_or(&Value::Null);
+        Ok(Self {
+            event_id: text(event, "event_id")?,
             partition,
             offset,
-            change: Change::from_fields(text("event_type"), &data["task_id"], data),
-        }
+            change: Change::from_fields(&text(event, "event_type")?, "task_id", data)?,
+        })
     }
 }
 
@@ -92,20 +106,22 @@ pub struct History {
 }
 
 impl History {
-    /// Panics with all that is wrong, if anything is: each change that was answered stands once in the
-    /// topic, those of one task in their order, nothing else stands there, and the audit log has the
-    /// same events once each in the same order.
-    pub fn check(&self) {
+    /// An error with all that is wrong, if anything is: each change that was answered is in the topic once,
+    /// those of one task in their order, nothing else is there, and the audit log has the same events once
+    /// each in the same order.
+    pub fn check(&self) -> Result<()> {
         let problems = self.problems();
-        assert!(
-            problems.is_empty(),
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
             "{} things are wrong with {} answers, {} events and {} audit lines:\n{}",
             problems.len(),
             self.answered.len(),
             self.topic.len(),
             self.audited.len(),
             problems.iter().take(20).map(|problem| format!("  {problem}\n")).collect::<String>()
-        );
+        )))
     }
 
     fn problems(&self) -> Vec<String> {
@@ -125,7 +141,7 @@ impl History {
                 problems.push(format!("two events of one change: {seen:?}"));
             }
         }
-        // For each task, where the last of its changes stood.
+        // For each task, where the last of its changes was.
         let mut last: HashMap<&str, usize> = HashMap::new();
         for change in &self.answered {
             let Some(place) = places.remove(change) else {
@@ -156,8 +172,7 @@ impl History {
             problems.push(format!("in the topic and not in the audit log: {seen:?}"));
         }
         if problems.is_empty() {
-            // The same events once each: so what differs now is their order in a partition, or what is said
-            // of them. The sort is stable.
+            // The same events once each: so what differs now is their order in a partition, or what they say. The sort is stable.
             let mut audited: Vec<_> = self.audited.iter().collect();
             audited.sort_by_key(|line| line.partition);
             let pairs = self.topic.iter().zip(audited);
@@ -181,7 +196,7 @@ mod tests {
         }
     }
 
-    /// Two tasks, three changes each, as they should be told.
+    /// Two tasks, three changes each, as they should be recorded.
     fn sound() -> History {
         let types = ["task.created", "task.updated", "task.completed"];
         let answered: Vec<_> = types.iter().flat_map(|one| [change(one, 1), change(one, 2)]).collect();
@@ -201,8 +216,8 @@ mod tests {
 
     #[test]
     fn a_sound_history_is_found_sound() {
-        sound().check();
-        // Changes of different tasks may stand in any order.
+        sound().check().unwrap();
+        // Changes of different tasks may be in any order.
         assert_eq!(problems(|history| history.answered.swap(0, 1)), "");
     }
 

@@ -1,8 +1,9 @@
 //! Kafka's own command line tools, as witnesses that know nothing of this system.
 
-use std::io::Write;
+use crate::{Error, Result};
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 /// A tool is a JVM that starts in seconds, and more where every core is busy.
@@ -59,7 +60,7 @@ pub struct KafkaTools {
 }
 
 impl KafkaTools {
-    /// `None`, said on standard error, where `KAFKA_LIBS` is not set: a machine with Rust alone has no
+    /// `None`, written to standard error, where `KAFKA_LIBS` is not set: a machine with Rust alone has no
     /// such witness.
     pub fn find(bootstrap: &str) -> Option<Self> {
         let libs = kafka_libs();
@@ -71,7 +72,12 @@ impl KafkaTools {
 
     /// `kafka-console-consumer.sh` on partition 0 from its start, until there are `count` records or,
     /// with fewer, none came for `quiet`.
-    pub async fn console_consumer(&self, topic: &str, count: usize, quiet: Duration) -> Vec<ConsoleRecord> {
+    pub async fn console_consumer(
+        &self,
+        topic: &str,
+        count: usize,
+        quiet: Duration,
+    ) -> Result<Vec<ConsoleRecord>> {
         let properties = [
             "print.offset=true".to_owned(),
             "print.headers=true".to_owned(),
@@ -80,72 +86,79 @@ impl KafkaTools {
             format!("headers.separator={HEADER}"),
             format!("null.literal={NULL}"),
         ];
-        let formatter_property = if self.is_kafka_3() { "--property" } else { "--formatter-property" };
+        let formatter_property = if self.is_kafka_3()? { "--property" } else { "--formatter-property" };
         let count = count.to_string();
         let quiet = quiet.as_millis().to_string();
         let mut args = vec!["--topic", topic, "--partition", "0", "--offset", "earliest"];
         args.extend(["--max-messages", &count, "--timeout-ms", &quiet]);
         args.extend(properties.iter().flat_map(|property| [formatter_property, property]));
-        let said = self.run("org.apache.kafka.tools.consumer.ConsoleConsumer", &args).await;
-        said.lines().map(|line| read_record(line).unwrap_or_else(|| panic!("no record: {line:?}"))).collect()
+        let output = self.run("org.apache.kafka.tools.consumer.ConsoleConsumer", &args).await?;
+        let record = |line| read_record(line).ok_or_else(|| Error::failed(format!("no record: {line:?}")));
+        output.lines().map(record).collect()
     }
 
     /// Kafka 4 has renamed some of its options.
-    fn is_kafka_3(&self) -> bool {
-        let jars = std::fs::read_dir(&self.libs).expect("the folder of Kafka's jars");
-        jars.flatten().any(|jar| jar.file_name().to_string_lossy().starts_with("kafka-clients-3."))
+    fn is_kafka_3(&self) -> Result<bool> {
+        let jars = std::fs::read_dir(&self.libs).map_err(|error| Error::file(&self.libs, error))?;
+        Ok(jars.flatten().any(|jar| jar.file_name().to_string_lossy().starts_with("kafka-clients-3.")))
     }
 
     /// `kafka-consumer-groups.sh --describe --group GROUP`. No rows: the group has committed nothing.
-    pub async fn consumer_groups_describe(&self, group: &str) -> Vec<GroupRow> {
+    pub async fn consumer_groups_describe(&self, group: &str) -> Result<Vec<GroupRow>> {
         let args = ["--describe", "--group", group];
-        let said = self.run("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &args).await;
-        read_groups(&said)
+        let table = self.run("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &args).await?;
+        read_groups(&table)
     }
 
     /// `kafka-console-producer.sh`: records of these keys and values, in one codec.
-    pub async fn console_producer(&self, topic: &str, codec: &str, records: &[(&str, String)]) {
-        let mut file = tempfile::NamedTempFile::new().expect("a file");
+    pub async fn console_producer(&self, topic: &str, codec: &str, records: &[(&str, String)]) -> Result<()> {
+        let mut lines = String::new();
         for (key, value) in records {
-            writeln!(file, "{key}{FIELD}{value}").expect("a line in a file");
+            lines.push_str(&format!("{key}{FIELD}{value}\n"));
         }
-        let input = std::fs::File::open(file.path()).expect("the file");
-        let property = if self.is_kafka_3() { "--property" } else { "--reader-property" };
+        let property = if self.is_kafka_3()? { "--property" } else { "--reader-property" };
         let separator = format!("key.separator={FIELD}");
         let args = ["--topic", topic, "--compression-codec", codec];
         let args = [&args[..], &[property, "parse.key=true", property, &separator]].concat();
-        self.run_with("org.apache.kafka.tools.ConsoleProducer", &args, input.into()).await;
+        self.run_with("org.apache.kafka.tools.ConsoleProducer", &args, &lines).await.map(drop)
     }
 
     /// `kafka-configs.sh --alter` of one config of a topic.
-    pub async fn alter_topic(&self, topic: &str, config: &str) {
+    pub async fn alter_topic(&self, topic: &str, config: &str) -> Result<()> {
         let args = ["--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", config];
-        self.run("kafka.admin.ConfigCommand", &args).await;
+        self.run("kafka.admin.ConfigCommand", &args).await.map(drop)
     }
 
     /// `kafka-topics.sh ARGS`.
-    pub async fn topics(&self, args: &[&str]) -> String {
+    pub async fn topics(&self, args: &[&str]) -> Result<String> {
         self.run("org.apache.kafka.tools.TopicCommand", args).await
     }
 
-    /// Any other tool by its class: its standard output. Panics with what it said if it fails.
-    pub async fn run(&self, class: &str, args: &[&str]) -> String {
-        self.run_with(class, args, Stdio::null()).await
+    /// Any other tool by its class: its standard output.
+    pub async fn run(&self, class: &str, args: &[&str]) -> Result<String> {
+        self.run_with(class, args, "").await
     }
 
-    async fn run_with(&self, class: &str, args: &[&str], input: Stdio) -> String {
+    async fn run_with(&self, class: &str, args: &[&str], input: &str) -> Result<String> {
+        let failed = |why: String| Error::process(class, format!("{args:?}: {why}"));
+        // A file: what a pipe does not hold would have to be written beside.
+        let mut file = tempfile::tempfile().map_err(|error| Error::file(&std::env::temp_dir(), error))?;
+        let written = file.write_all(input.as_bytes()).and_then(|()| file.rewind());
+        written.map_err(|error| Error::file(&std::env::temp_dir(), error))?;
         let mut java = java(&self.libs, "256m");
         java.args(["-Dorg.apache.logging.log4j.level=OFF", class, "--bootstrap-server", &self.bootstrap])
             .args(args)
-            .stdin(input);
+            .stdin(file);
         let mut java = tokio::process::Command::from(java);
         let output = tokio::time::timeout(LIMIT, java.kill_on_drop(true).output()).await;
-        let output = output.unwrap_or_else(|_| panic!("{class} {args:?}: no end within {LIMIT:?}"));
-        let output = output.unwrap_or_else(|error| panic!("java does not start: {error}"));
+        let output = output.map_err(|_| failed(format!("no end within {LIMIT:?}")))?;
+        let output = output.map_err(|error| failed(format!("java does not start: {error}")))?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{class} {args:?}: {}\n{stdout}{stderr}", output.status);
-        stdout
+        if output.status.success() {
+            return Ok(stdout);
+        }
+        Err(failed(format!("{}\n{stdout}{stderr}", output.status)))
     }
 }
 
@@ -167,23 +180,28 @@ fn read_record(line: &str) -> Option<ConsoleRecord> {
 }
 
 /// Reads the table by its heading, as its columns differ between versions.
-fn read_groups(said: &str) -> Vec<GroupRow> {
-    let mut lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let Some(heading) = lines.find(|words| words.contains(&"CURRENT-OFFSET")) else { return Vec::new() };
+fn read_groups(table: &str) -> Result<Vec<GroupRow>> {
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let Some(heading) = lines.find(|words| words.contains(&"CURRENT-OFFSET")) else {
+        return Ok(Vec::new());
+    };
     let rows = lines.filter(|words| words.len() >= heading.len());
     rows.map(|words| {
         let column = |name: &str| {
             let index = heading.iter().position(|one| *one == name);
-            let word = index.and_then(|index| words.get(index));
-            *word.unwrap_or_else(|| panic!("no column {name} in {said}"))
+            let word = index.and_then(|index| words.get(index)).copied();
+            word.ok_or_else(|| Error::failed(format!("no column {name} in {table}")))
         };
-        GroupRow {
-            topic: column("TOPIC").to_owned(),
-            partition: column("PARTITION").parse().expect("a partition's number"),
-            current_offset: column("CURRENT-OFFSET").parse().ok(),
-            log_end_offset: column("LOG-END-OFFSET").parse().ok(),
-            lag: column("LAG").parse().ok(),
-        }
+        let partition = column("PARTITION")?;
+        Ok(GroupRow {
+            topic: column("TOPIC")?.to_owned(),
+            partition: partition
+                .parse()
+                .map_err(|_| Error::failed(format!("partition {partition}: no number")))?,
+            current_offset: column("CURRENT-OFFSET")?.parse().ok(),
+            log_end_offset: column("LOG-END-OFFSET")?.parse().ok(),
+            lag: column("LAG")?.parse().ok(),
+        })
     })
     .collect()
 }
@@ -207,17 +225,17 @@ mod tests {
 
     #[test]
     fn a_table_of_groups_is_read_by_its_heading() {
-        let said = "\nConsumer group 'g' has no active members.\n\n\
+        let table = "\nConsumer group 'g' has no active members.\n\n\
             GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID\n\
             g task-events 0 3 5 2 - - -\n\
             g task-events 1 - 0 - - - -\n";
-        let rows = read_groups(said);
+        let rows = read_groups(table).unwrap();
         assert_eq!(rows.len(), 2);
         assert_eq!(
             (rows[0].current_offset, rows[0].log_end_offset, rows[0].lag),
             (Some(3), Some(5), Some(2))
         );
         assert_eq!((rows[1].partition, rows[1].current_offset, rows[1].lag), (1, None, None));
-        assert_eq!(read_groups("Error: Consumer group 'g' does not exist."), []);
+        assert_eq!(read_groups("Error: Consumer group 'g' does not exist.").unwrap(), []);
     }
 }

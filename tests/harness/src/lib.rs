@@ -5,8 +5,13 @@
 //! Apache Kafka a test; `KAFKA_LIBS` is the folder that `tests/e2e/kafka/fetch` filled). With `KAFKA_LIBS` set,
 //! Kafka's own tools are asked too, with either broker.
 //!
-//! [`Load`] and [`Proxy`] return errors. Every other failure here is a panic that says what was awaited; a test that
-//! panics prints the last lines of each process it had.
+//! Whatever fails here is an [`Error`] that says what happened, to what. A test returns an [`Outcome`] and uses `?`,
+//! which adds the place; when it fails, each process that it had prints its last lines.
+
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 mod api;
 mod broker;
@@ -37,7 +42,7 @@ pub use clock::SteppedClock;
 pub use cluster::{Cluster, PartitionRow};
 pub use dice::Dice;
 pub use disk::{FailingDisk, Hang, SmallDisk};
-pub use error::{Error, Result};
+pub use error::{Error, Failure, Outcome, Result};
 pub use event::Event;
 pub use foreign::{Transaction, produce_gzip_bomb, produce_with_headers};
 pub use history::{Change, History, Seen};
@@ -51,7 +56,9 @@ pub use proxy::{Counts, Mode, Proxy};
 pub use reqwest::{Method, StatusCode};
 pub use rustix::process::Signal;
 pub use service::{Program, Ran, Service};
-pub use topic::{TopicRecord, create_topic, delete_topic, produce, produce_compressed, read_topic, record};
+pub use topic::{
+    TopicRecord, create_topic, delete_topic, keys, produce, produce_compressed, read_topic, record,
+};
 pub use world::{Bootstrap, CONSUMERS, DLQ, EVENTS, GROUPS, LEASE, OFFSETS, SOON, World};
 
 use topic::topic_names;
@@ -66,28 +73,53 @@ pub async fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().await
 }
 
-/// Asks again and again until there is an answer, and returns it. Panics with `what` when time is up.
-pub async fn eventually<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// Asks again and again until there is an answer, and returns it. `what` is what is waited for.
+pub async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
-        if let Some(answer) = ask().await {
-            return answer;
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
         }
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        if start.elapsed() >= limit {
+            return Err(Error::timeout(what, limit));
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 /// The lines of an audit log. A last line that is still being written is left out; no file is no lines.
-pub fn read_audit_log(path: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+pub fn read_audit_log(path: &Path) -> Result<Vec<serde_json::Value>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::file(path, error)),
+        text => text.unwrap_or_default(),
+    };
     let written = text.rfind('\n').map_or("", |end| text.split_at(end).0);
     let lines = written.lines().enumerate();
     lines
         .map(|(index, line)| {
-            serde_json::from_str(line).unwrap_or_else(|error| {
-                panic!("{}: line {} is no JSON ({error}): {line}", path.display(), index + 1)
+            serde_json::from_str(line).map_err(|error| Error::Line {
+                path: path.to_owned(),
+                line: index + 1,
+                why: format!("no JSON ({error}): {line}"),
             })
         })
         .collect()
+}
+
+/// The offsets of the events in an audit log, line by line.
+pub fn audited_offsets(path: &Path) -> Result<Vec<i64>> {
+    let offset = |line: serde_json::Value| {
+        let offset = line.pointer("/kafka/offset").and_then(serde_json::Value::as_i64);
+        offset.ok_or_else(|| Error::failed(format!("{}: no offset in {line}", path.display())))
+    };
+    read_audit_log(path)?.into_iter().map(offset).collect()
+}
+
+/// A folder of its own, removed with the value.
+pub(crate) fn temporary_folder() -> Result<tempfile::TempDir> {
+    tempfile::tempdir().map_err(|error| Error::file(&std::env::temp_dir(), error))
 }

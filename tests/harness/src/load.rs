@@ -1,4 +1,4 @@
-//! Clients that create, change and complete tasks, and write down what they were answered.
+//! Clients that create, change and complete tasks, and record what they were answered.
 //!
 //! A client owns its tasks. What it asks for is decided by a [`Script`].
 
@@ -111,22 +111,22 @@ struct Shared {
 
 impl Load {
     /// Creates that many tasks as fast as the API answers, over that many connections, and changes some of them.
-    pub fn at_full_speed(url: &str, connections: usize, tasks: usize) -> Self {
+    pub fn at_full_speed(url: &str, connections: usize, tasks: usize) -> Result<Self> {
         let script = Script::Tasks(tasks);
         Self::start(LoadConfig { url: url.to_owned(), connections, rate: None, script }, true)
     }
 
     /// The same at no more than `rate` creations a second.
-    pub fn at_rate(url: &str, connections: usize, tasks: usize, rate: u32) -> Self {
+    pub fn at_rate(url: &str, connections: usize, tasks: usize, rate: u32) -> Result<Self> {
         let script = Script::Tasks(tasks);
         Self::start(LoadConfig { url: url.to_owned(), connections, rate: Some(rate), script }, true)
     }
 
-    /// Starts the clients. `keep`: what they were answered is written down; else they only count.
-    pub fn start(config: LoadConfig, keep: bool) -> Self {
+    /// Starts the clients. `keep`: what they were answered is recorded; else they only count.
+    pub fn start(config: LoadConfig, keep: bool) -> Result<Self> {
         let shared = Arc::new(Shared {
             config,
-            http: http(),
+            http: http()?,
             start: Instant::now(),
             tickets: AtomicU64::new(0),
             begun: AtomicUsize::new(0),
@@ -143,7 +143,7 @@ impl Load {
             let dice = Dice::new(seed.wrapping_mul(1_000).wrapping_add(number as u64));
             Client { shared: Arc::clone(&shared), dice, stop: stop.subscribe(), history: Vec::new() }.run()
         });
-        Self { clients: clients.collect(), shared, stop, requests: Vec::new() }
+        Ok(Self { clients: clients.collect(), shared, stop, requests: Vec::new() })
     }
 
     /// Returns when that many tasks have been created.
@@ -302,7 +302,7 @@ impl Client {
         }
     }
 
-    /// Sends a request once, counts its events, and writes down what was answered.
+    /// Sends a request once, counts its events, and records the answer.
     async fn ask(
         &mut self,
         kind: Kind,
@@ -352,7 +352,7 @@ impl Client {
         }
         let sent = now();
         let answer = timeout(ANSWER_LIMIT, answer(call)).await;
-        let answer = answer.unwrap_or_else(|_| Answer::None { why: "time-out".to_owned() });
+        let answer = answer.unwrap_or_else(|_| Answer::None { why: "timeout".to_owned() });
         let ended = now();
         Request { kind, task_id: task_id.map(str::to_owned), title, key, correlation_id, sent, ended, answer }
     }

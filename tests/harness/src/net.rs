@@ -1,5 +1,6 @@
 //! Ports and HTTP.
 
+use crate::{Error, Result};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,7 +13,7 @@ const FIRST: u16 = 12_000;
 const COUNT: u16 = 18_000;
 
 /// A port on 127.0.0.1 that nobody listens on, each time another one.
-pub fn free_port() -> u16 {
+pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Test processes that run at the same time start at different places.
     let start = (std::process::id() % 360) * 50;
@@ -21,13 +22,13 @@ pub fn free_port() -> u16 {
         let next = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
         let port = FIRST + (start + next) % COUNT;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+            return Ok(port);
         }
     }
-    panic!("no free port from {FIRST} to {}", FIRST + COUNT);
+    Err(Error::failed(format!("no free port from {FIRST} to {}", FIRST + COUNT)))
 }
 
-/// A port whose machine drops connection attempts without a word, as a firewall does.
+/// A port whose machine drops connection attempts without an answer, as a firewall does.
 pub struct DroppingPort {
     address: SocketAddr,
     _listener: tokio::net::TcpListener,
@@ -37,21 +38,24 @@ pub struct DroppingPort {
 
 impl DroppingPort {
     /// Opens one on 127.0.0.1. To be called in an async runtime.
-    pub fn open() -> Self {
-        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-        socket.bind(SocketAddr::from(([127, 0, 0, 1], free_port()))).expect("a port");
-        let listener = socket.listen(1).expect("a listener");
-        let address = listener.local_addr().expect("an address");
+    pub fn open() -> Result<Self> {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let failed = |error: io::Error| Error::failed(format!("{address}: {error}"));
+        let socket = tokio::net::TcpSocket::new_v4().map_err(failed)?;
+        socket.bind(address).map_err(failed)?;
+        let listener = socket.listen(1).map_err(failed)?;
         let mut waiting = Vec::new();
         loop {
             match TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
                 Ok(stream) => waiting.push(stream),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
-                Err(error) => panic!("{address}: {error}"),
+                Err(error) => return Err(failed(error)),
             }
-            assert!(waiting.len() < 16, "{address} accepts everything");
+            if waiting.len() == 16 {
+                return Err(Error::failed(format!("{address} accepts every connection")));
+            }
         }
-        Self { address, _listener: listener, _waiting: waiting }
+        Ok(Self { address, _listener: listener, _waiting: waiting })
     }
 
     /// Its address.
@@ -61,7 +65,6 @@ impl DroppingPort {
 }
 
 /// An HTTP client that gives up after 10 s and asks no proxy.
-pub fn http() -> reqwest::Client {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10));
-    client.build().expect("an HTTP client")
+pub fn http() -> Result<reqwest::Client> {
+    Ok(reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?)
 }

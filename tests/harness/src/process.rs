@@ -1,6 +1,7 @@
-//! A child process in the test's hands: its output line by line, signals, and its end.
+//! A child process: its output line by line, signals, and its end.
 
-use crate::eventually;
+use crate::error::is_test_failing;
+use crate::{Error, Result, eventually};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,16 +20,17 @@ pub struct Process {
 
 impl Process {
     /// Starts it, with no standard input and both outputs captured.
-    pub fn spawn(name: &str, command: &mut Command) -> Self {
+    pub fn spawn(name: &str, command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("{name} does not start ({}): {error}", command.get_program().display())
-        });
+        let mut child = command.spawn().map_err(|error| {
+            let program = command.get_program().display();
+            Error::process(name, format!("does not start ({program}): {error}"))
+        })?;
         let (lines, reading) = (Arc::default(), Arc::<Gate>::default());
         let stdout = child.stdout.take().map(|pipe| read_lines(pipe, Arc::clone(&lines), &reading));
         let stderr = child.stderr.take().map(|pipe| read_lines(pipe, Arc::clone(&lines), &reading));
         let readers = stdout.into_iter().chain(stderr).collect();
-        Self { name: name.to_owned(), child, lines, reading, readers }
+        Ok(Self { name: name.to_owned(), child, lines, reading, readers })
     }
 
     /// The process id.
@@ -46,33 +48,43 @@ impl Process {
         self.lines().iter().filter(|line| line.contains(part)).count()
     }
 
-    /// The first line with this part, once it is there. Panics at once if the process ends without it.
-    pub async fn wait_for_line(&mut self, part: &str, limit: Duration) -> String {
+    /// The first line with this part, once it is there. An error at once if the process ends without it.
+    pub async fn wait_for_line(&mut self, part: &str, limit: Duration) -> Result<String> {
         let what = format!("{} to write \"{part}\"", self.name);
         let found = eventually(&what, limit, async || {
             // Asked before the lines, so that a line written just before the end is seen.
-            let ended = self.has_ended();
+            let running = self.still_runs(&format!("before it wrote \"{part}\""));
             let line = self.lines().into_iter().find(|line| line.contains(part));
-            assert!(line.is_some() || !ended, "{} ended before it wrote \"{part}\"", self.name);
-            line
+            if line.is_none() {
+                running?;
+            }
+            Ok(line)
         });
         found.await
     }
 
     /// Whether it has ended; if so, all its output is there.
-    pub fn has_ended(&mut self) -> bool {
-        self.status().is_some()
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.status()?.is_some())
+    }
+
+    /// An error if it has ended; `when` is part of it.
+    pub(crate) fn still_runs(&mut self, when: &str) -> Result<()> {
+        match self.status()? {
+            None => Ok(()),
+            Some(status) => Err(Error::process(&self.name, format!("ended {when}, with {status}"))),
+        }
     }
 
     /// Waits for its end.
-    pub async fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
+    pub async fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("{} to end", self.name);
         eventually(&what, limit, async || self.status()).await
     }
 
     /// Asks it to end (SIGTERM) and waits for that.
-    pub async fn terminate(&mut self, limit: Duration) -> ExitStatus {
-        self.signal(Signal::TERM);
+    pub async fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
         self.wait_exit(limit).await
     }
 
@@ -83,17 +95,17 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Stops it where it stands (SIGSTOP): its connections stay open, it answers nothing.
-    pub fn pause(&mut self) {
-        self.signal(Signal::STOP);
-        // On a busy machine its threads run on for some milliseconds; this tells when the last has stopped.
-        waitid(WaitId::Pid(Pid::from_child(&self.child)), WaitIdOptions::STOPPED)
-            .unwrap_or_else(|error| panic!("{} does not stop: {error}", self.name));
+    /// Pauses it (SIGSTOP): its connections stay open, it answers nothing.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        // On a busy machine its threads run on for some milliseconds; this returns when the last has stopped.
+        let stopped = waitid(WaitId::Pid(Pid::from_child(&self.child)), WaitIdOptions::STOPPED);
+        stopped.map(drop).map_err(|error| Error::process(&self.name, format!("is not paused: {error}")))
     }
 
     /// Lets a paused process go on.
-    pub fn resume(&mut self) {
-        self.signal(Signal::CONT);
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
     }
 
     /// Stops reading its outputs, as a log collector that stalls: its pipes fill up.
@@ -107,27 +119,30 @@ impl Process {
     }
 
     /// Sends SIGTERM, SIGINT or another signal.
-    pub fn signal(&mut self, signal: Signal) {
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
         // A process that has been waited for may have left its id to another.
-        assert!(!self.has_ended(), "{} has ended and gets no {signal:?}", self.name);
-        kill_process(Pid::from_child(&self.child), signal)
-            .unwrap_or_else(|error| panic!("{} gets no {signal:?}: {error}", self.name));
+        self.still_runs(&format!("before it got {signal:?}"))?;
+        let sent = kill_process(Pid::from_child(&self.child), signal);
+        sent.map_err(|error| Error::process(&self.name, format!("gets no {signal:?}: {error}")))
     }
 
-    fn status(&mut self) -> Option<ExitStatus> {
-        let status = self.child.try_wait().unwrap_or_else(|error| panic!("{}: {error}", self.name))?;
-        self.reading.set_closed(false);
-        for reader in self.readers.drain(..) {
-            reader.join().expect("a reader of lines does not panic");
+    fn status(&mut self) -> Result<Option<ExitStatus>> {
+        let status = self.child.try_wait().map_err(|error| Error::process(&self.name, error))?;
+        if status.is_some() {
+            self.reading.set_closed(false);
+            for reader in self.readers.drain(..) {
+                let joined = reader.join();
+                joined.map_err(|_| Error::process(&self.name, "the reader of its lines panicked"))?;
+            }
         }
-        Some(status)
+        Ok(status)
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill9();
-        if std::thread::panicking() {
+        if is_test_failing() {
             let lines = self.lines();
             let last = lines.iter().skip(lines.len().saturating_sub(40));
             let shown = last.map(|line| format!("  {line}\n")).collect::<String>();
@@ -172,7 +187,7 @@ fn read_lines(
 ) -> JoinHandle<()> {
     let pipe = Gated(pipe, Arc::clone(gate));
     std::thread::spawn(move || {
-        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+        for line in BufReader::new(pipe).split(b'\n').map_while(std::result::Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }

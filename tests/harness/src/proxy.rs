@@ -251,7 +251,7 @@ mod tests {
 
     async fn start() -> (Proxy, Arc<AtomicU64>) {
         let (port, got) = echo().await;
-        (Proxy::start(crate::free_port(), port, 1).await.unwrap(), got)
+        (Proxy::start(crate::free_port().unwrap(), port, 1).await.unwrap(), got)
     }
 
     async fn ask(stream: &mut TcpStream) -> io::Result<[u8; 4]> {

@@ -1,6 +1,6 @@
 //! The built binaries as processes.
 
-use crate::Process;
+use crate::{Error, Process, Result};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,35 +48,40 @@ impl Program {
     }
 
     /// Starts it as a service.
-    pub fn start(self) -> Service {
-        let process = self.spawn();
-        Service { program: self, process, earlier: Vec::new(), runs: 1 }
+    pub fn start(self) -> Result<Service> {
+        let process = self.spawn()?;
+        Ok(Service { program: self, process, earlier: Vec::new(), runs: 1 })
     }
 
     /// Runs it to its end.
-    pub async fn run(&self, limit: Duration) -> Ran {
-        let mut command = tokio::process::Command::from(self.command());
+    pub async fn run(&self, limit: Duration) -> Result<Ran> {
+        let mut command = tokio::process::Command::from(self.command()?);
         let output = tokio::time::timeout(limit, command.kill_on_drop(true).output()).await;
         let output =
-            output.unwrap_or_else(|_| panic!("{} {:?}: no end within {limit:?}", self.name, self.args));
-        let output = output.unwrap_or_else(|error| panic!("{} does not start: {error}", self.name));
-        Ran {
+            output.map_err(|_| Error::timeout(format!("the end of {} {:?}", self.name, self.args), limit))?;
+        let output =
+            output.map_err(|error| Error::process(&self.name, format!("does not start: {error}")))?;
+        Ok(Ran {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        })
     }
 
     /// A process that is not restarted.
-    pub(crate) fn spawn(&self) -> Process {
-        Process::spawn(&self.name, &mut self.command())
+    pub(crate) fn spawn(&self) -> Result<Process> {
+        Process::spawn(&self.name, &mut self.command()?)
     }
 
     /// As a command, for a test that has something of its own to do with its outputs.
-    pub fn command(&self) -> Command {
-        let mut command = Command::new(self.folder.as_deref().unwrap_or_else(|| binaries()).join(&self.name));
+    pub fn command(&self) -> Result<Command> {
+        let folder = match &self.folder {
+            Some(folder) => folder,
+            None => binaries()?,
+        };
+        let mut command = Command::new(folder.join(&self.name));
         command.args(&self.args).env_clear().env("RUST_BACKTRACE", "1").envs(self.env.iter().cloned());
-        command
+        Ok(command)
     }
 }
 
@@ -100,14 +105,16 @@ pub struct Service {
 }
 
 impl Service {
-    /// Kills it if it runs, and starts it again with the same arguments and environment. Its lines
-    /// begin anew; those before are in [`Service::history`].
-    pub fn restart(&mut self) {
+    /// Kills it if it runs, and starts it again with the same arguments and environment.
+    /// [`lines`](Process::lines) are those of the new run; those before are in [`Service::history`].
+    pub fn restart(&mut self) -> Result<()> {
         self.process.kill9();
-        self.process.has_ended();
+        // By then all its lines are read.
+        self.process.has_ended()?;
         self.earlier.extend(self.process.lines());
-        self.process = self.program.spawn();
+        self.process = self.program.spawn()?;
         self.runs += 1;
+        Ok(())
     }
 
     /// How often it was started.
@@ -123,20 +130,20 @@ impl Service {
     }
 
     /// Where the Task API of this run listens, as it logs it: `http://127.0.0.1:PORT`.
-    pub async fn url(&mut self) -> String {
+    pub async fn url(&mut self) -> Result<String> {
         self.address("listening on http://").await
     }
 
     /// Where a consumer of this run answers `/healthz`, `/readyz` and `/metrics`, as it logs it.
-    pub async fn health_url(&mut self) -> String {
+    pub async fn health_url(&mut self) -> Result<String> {
         self.address("health on http://").await
     }
 
-    async fn address(&mut self, announcement: &str) -> String {
-        let line = self.wait_for_line(announcement, Duration::from_secs(20)).await;
-        let (_, address) = line.split_once(announcement).expect("the line that was awaited");
+    async fn address(&mut self, announcement: &str) -> Result<String> {
+        let line = self.wait_for_line(announcement, Duration::from_secs(20)).await?;
+        let (_, address) = line.split_once(announcement).unwrap_or_default();
         let end = address.find(|c: char| !(c.is_ascii_alphanumeric() || ".:[]-".contains(c)));
-        format!("http://{}", address.split_at(end.unwrap_or(address.len())).0)
+        Ok(format!("http://{}", address.split_at(end.unwrap_or(address.len())).0))
     }
 }
 
@@ -156,29 +163,34 @@ impl DerefMut for Service {
 
 /// The folder of the binaries: the one that `E2E_BINARIES` names, or what is built once a test process, as
 /// cargo sees to it only for a package's own.
-fn binaries() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        if let Some(built) = std::env::var_os("E2E_BINARIES").filter(|path| !path.is_empty()) {
-            return PathBuf::from(built);
-        }
-        // A test is target/PROFILE/deps/TEST, a command that uses this harness target/PROFILE/COMMAND.
-        let program = std::env::current_exe().expect("the path of this program");
-        let folder = program.parent().expect("a program in a folder");
-        let folder = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
-        let folder = folder.expect("a folder target/PROFILE").to_owned();
-        let profile = match folder.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(name) => name,
-        };
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // `--examples` (there are none) has the features of the tests' dependencies taken into account,
-        // as `cargo test --workspace` does, so that what it has built is not built a second time.
-        command.args(["build", "--quiet", "--workspace", "--bins", "--examples", "--profile", profile]);
-        command.arg("--target-dir").arg(folder.parent().expect("a profile's folder in target"));
-        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        let status = command.status().expect("cargo starts");
-        assert!(status.success(), "cargo build of the binaries under test ended with {status}");
-        folder
-    })
+fn binaries() -> Result<&'static PathBuf> {
+    static FOLDER: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    FOLDER.get_or_init(find_binaries).as_ref().map_err(Error::failed)
+}
+
+fn find_binaries() -> std::result::Result<PathBuf, String> {
+    if let Some(built) = std::env::var_os("E2E_BINARIES").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(built));
+    }
+    // A test is target/PROFILE/deps/TEST, a command that uses this harness target/PROFILE/COMMAND.
+    let program = std::env::current_exe().map_err(|error| format!("the path of this program: {error}"))?;
+    let mut folders = program.ancestors().skip(1).skip_while(|folder| folder.ends_with("deps"));
+    let (Some(folder), Some(target)) = (folders.next(), folders.next()) else {
+        return Err(format!("{} is not in a folder target/PROFILE", program.display()));
+    };
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // `--examples` (there are none) has the features of the tests' dependencies taken into account,
+    // as `cargo test --workspace` does, so that what it has built is not built a second time.
+    command.args(["build", "--quiet", "--workspace", "--bins", "--examples", "--profile", profile]);
+    command.arg("--target-dir").arg(target);
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    match command.status() {
+        Ok(status) if status.success() => Ok(folder.to_owned()),
+        Ok(status) => Err(format!("cargo build of the binaries under test ended with {status}")),
+        Err(error) => Err(format!("cargo does not start, to build the binaries under test: {error}")),
+    }
 }

@@ -1,7 +1,7 @@
 //! Topics seen through a plain Kafka client that has nothing to do with the system's own.
 
-use crate::eventually;
-use crate::wire::{Wire, expect_ok, name};
+use crate::wire::{Wire, check_code, name};
+use crate::{Error, Result, eventually};
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -29,7 +29,7 @@ const LIST_OFFSETS: i16 = 3;
 /// How ListOffsets is asked for the start of the log.
 const EARLIEST: i64 = -2;
 
-/// A record as it stands in a topic.
+/// A record as it is in a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicRecord {
     /// The partition it is in.
@@ -42,49 +42,64 @@ pub struct TopicRecord {
 
 impl TopicRecord {
     /// The key, which has to be text.
-    pub fn key(&self) -> String {
-        String::from_utf8(self.record.key.clone().expect("a record with a key")).expect("a key of text")
+    pub fn key(&self) -> Result<String> {
+        self.text("key", self.record.key.as_deref())
     }
 
     /// The value, which has to be JSON.
-    pub fn json(&self) -> serde_json::Value {
-        let value = self.record.value.as_deref().expect("a record with a value");
-        serde_json::from_slice(value).expect("a value of JSON")
+    pub fn json(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.text("value", self.record.value.as_deref())?)?)
     }
 
     /// A header, which has to be text.
-    pub fn header(&self, name: &str) -> Option<String> {
-        let value = self.record.headers.get(name)?;
-        Some(String::from_utf8(value.clone()).expect("a header of text"))
+    pub fn header(&self, name: &str) -> Result<Option<String>> {
+        let value = self.record.headers.get(name);
+        value.map(|value| self.text(name, Some(value))).transpose()
+    }
+
+    fn text(&self, what: &str, bytes: Option<&[u8]>) -> Result<String> {
+        let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).map(str::to_owned);
+        let place = || format!("partition {}, offset {}", self.partition, self.offset);
+        text.ok_or_else(|| Error::failed(format!("{what} of the record at {}: no text", place())))
     }
 }
 
+/// The keys of these records, each of which has to be text: of events, the ids of their tasks.
+pub fn keys(records: &[TopicRecord]) -> Result<Vec<String>> {
+    records.iter().map(TopicRecord::key).collect()
+}
+
 /// Every record of a topic, partition by partition, up to where it ends now.
-pub async fn read_topic(bootstrap: &str, topic: &str) -> Vec<TopicRecord> {
-    let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));
-    let topics = within("the list of topics", client.list_topics()).await;
+pub async fn read_topic(bootstrap: &str, topic: &str) -> Result<Vec<TopicRecord>> {
+    let client = connect(bootstrap).await?;
+    let topics = within("list topics", client.list_topics()).await?;
     let found = topics.into_iter().find(|one| one.name == topic);
-    let partitions = found.unwrap_or_else(|| panic!("there is no topic {topic}")).partitions;
+    let found = found.ok_or_else(|| Error::failed(format!("there is no topic {topic}")))?;
 
     let mut all = Vec::new();
-    for partition in partitions {
-        read_partition(bootstrap, topic, partition, &mut all).await;
+    for partition in found.partitions {
+        read_partition(bootstrap, topic, partition, &mut all).await?;
     }
-    all
+    Ok(all)
 }
 
 /// Reads a partition as a consumer with read_committed does: what was aborted, or not yet committed, is left
 /// out. It shares no code with the system's own reader. Batches in a codec other than gzip are left out as well:
 /// neither the system nor this harness writes any.
-async fn read_partition(bootstrap: &str, topic: &str, partition: i32, all: &mut Vec<TopicRecord>) {
-    let mut leader = Wire::connect_leader(bootstrap, topic, partition).await;
-    let mut next = first_offset(&mut leader, topic, partition).await;
+async fn read_partition(
+    bootstrap: &str,
+    topic: &str,
+    partition: i32,
+    all: &mut Vec<TopicRecord>,
+) -> Result<()> {
+    let mut leader = Wire::connect_leader(bootstrap, topic, partition).await?;
+    let mut next = first_offset(&mut leader, topic, partition).await?;
     // Of producers whose transaction has not ended, so far as the log was read.
     let mut open: HashMap<i64, Vec<(i64, Record)>> = HashMap::new();
     let mut found: Vec<(i64, Record)> = Vec::new();
     let mut empty = 0;
     loop {
-        let (mut batches, end) = fetch(&mut leader, topic, partition, next).await;
+        let (mut batches, end) = fetch(&mut leader, topic, partition, next).await?;
         // Compaction may have left nothing at the end of the log.
         empty = if batches.is_empty() { empty + 1 } else { 0 };
         if empty == 3 {
@@ -102,13 +117,14 @@ async fn read_partition(bootstrap: &str, topic: &str, partition: i32, all: &mut 
     }
     found.sort_by_key(|(offset, _)| *offset);
     all.extend(found.into_iter().map(|(offset, record)| TopicRecord { partition, offset, record }));
+    Ok(())
 }
 
 /// Cuts the first whole batch off: its bytes, and the offset after it.
 fn next_batch(batches: &mut Bytes) -> Option<(Bytes, i64)> {
     let mut header = batches.get(..61)?;
     let base = header.get_i64();
-    let size = 12 + usize::try_from(header.get_i32()).expect("the size of a batch");
+    let size = 12 + usize::try_from(header.get_i32()).ok()?;
     if batches.len() < size {
         return None;
     }
@@ -153,7 +169,7 @@ fn read_batch(
 /// The time at which the broker appended the batch, where it stamps records itself.
 fn append_time(batch: &Bytes) -> Option<i64> {
     let (attributes, mut max_timestamp) = (batch.get(21..23)?, batch.get(35..43)?);
-    (attributes[1] & 1 << 3 != 0).then(|| max_timestamp.get_i64())
+    (attributes.get(1)? & 1 << 3 != 0).then(|| max_timestamp.get_i64())
 }
 
 fn plain(record: &kafka_protocol::records::Record, stamped: Option<i64>) -> Record {
@@ -168,26 +184,27 @@ fn plain(record: &kafka_protocol::records::Record, stamped: Option<i64>) -> Reco
     }
 }
 
-async fn first_offset(leader: &mut Wire, topic: &str, partition: i32) -> i64 {
+async fn first_offset(leader: &mut Wire, topic: &str, partition: i32) -> Result<i64> {
     let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(EARLIEST);
     let topics = vec![ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked])];
     let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
     let began = Instant::now();
     loop {
-        let answer = leader.call(LIST_OFFSETS, &request).await;
-        let answer = answer.topics.iter().flat_map(|topic| &topic.partitions).next().expect("an answer");
+        let answer = leader.call(LIST_OFFSETS, &request).await?;
+        let answer = answer.topics.iter().flat_map(|topic| &topic.partitions).next();
+        let answer = answer.ok_or_else(|| Error::kafka("the first offset", "no answer for the partition"))?;
         // Metadata may name the leader of a new partition before that broker knows of it.
         if answer.error_code == NOT_LEADER && began.elapsed() < NEW_LEADER_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         }
-        expect_ok("the first offset", answer.error_code);
-        return answer.offset;
+        check_code("the first offset", answer.error_code)?;
+        return Ok(answer.offset);
     }
 }
 
 /// Batches from there on, and where the log ends.
-async fn fetch(leader: &mut Wire, topic: &str, partition: i32, from: i64) -> (Bytes, i64) {
+async fn fetch(leader: &mut Wire, topic: &str, partition: i32, from: i64) -> Result<(Bytes, i64)> {
     let asked = FetchPartition::default()
         .with_partition(partition)
         .with_fetch_offset(from)
@@ -199,23 +216,24 @@ async fn fetch(leader: &mut Wire, topic: &str, partition: i32, from: i64) -> (By
         .with_min_bytes(1)
         .with_max_bytes(FETCH_BYTES)
         .with_topics(topics);
-    let answer = leader.call(FETCH, &request).await;
-    let answer = answer.responses.into_iter().flat_map(|topic| topic.partitions).next().expect("an answer");
-    expect_ok("a fetch", answer.error_code);
-    (answer.records.unwrap_or_default(), answer.high_watermark)
+    let answer = leader.call(FETCH, &request).await?;
+    let answer = answer.responses.into_iter().flat_map(|topic| topic.partitions).next();
+    let answer = answer.ok_or_else(|| Error::kafka("fetch", "no answer for the partition"))?;
+    check_code("fetch", answer.error_code)?;
+    Ok((answer.records.unwrap_or_default(), answer.high_watermark))
 }
 
 /// The names of all topics.
-pub(crate) async fn topic_names(bootstrap: &str) -> Vec<String> {
-    let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));
-    within("the list of topics", client.list_topics()).await.into_iter().map(|one| one.name).collect()
+pub(crate) async fn topic_names(bootstrap: &str) -> Result<Vec<String>> {
+    let client = connect(bootstrap).await?;
+    Ok(within("list topics", client.list_topics()).await?.into_iter().map(|one| one.name).collect())
 }
 
 /// Makes a topic with the broker's default configuration.
-pub async fn create_topic(bootstrap: &str, topic: &str, partitions: i32) {
-    let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));
-    let controller = client.controller_client().expect("a controller");
-    within("a new topic", controller.create_topic(topic, partitions, 1, 10_000)).await;
+pub async fn create_topic(bootstrap: &str, topic: &str, partitions: i32) -> Result<()> {
+    let client = connect(bootstrap).await?;
+    let controller = client.controller_client().map_err(|error| Error::kafka("create a topic", error))?;
+    within("create a topic", controller.create_topic(topic, partitions, 1, 10_000)).await
 }
 
 /// A record of these bytes, without headers.
@@ -229,54 +247,58 @@ pub fn record(key: Option<&[u8]>, value: Option<&[u8]>) -> Record {
 }
 
 /// Deletes a topic and waits until it is gone.
-pub async fn delete_topic(bootstrap: &str, topic: &str) {
-    let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));
-    let controller = client.controller_client().expect("a controller");
-    within("the deletion of a topic", controller.delete_topic(topic, 10_000)).await;
+pub async fn delete_topic(bootstrap: &str, topic: &str) -> Result<()> {
+    let client = connect(bootstrap).await?;
+    let controller = client.controller_client().map_err(|error| Error::kafka("delete a topic", error))?;
+    within("delete a topic", controller.delete_topic(topic, 10_000)).await?;
     let gone = async || {
-        let topics = within("the list of topics", client.list_topics()).await;
-        topics.iter().all(|one| one.name != topic).then_some(())
+        let topics = within("list topics", client.list_topics()).await?;
+        Ok(topics.iter().all(|one| one.name != topic).then_some(()))
     };
-    eventually("a deleted topic to be gone", LIMIT, gone).await;
+    eventually("a deleted topic to be gone", LIMIT, gone).await
 }
 
 /// Writes records to partition 0, as they are, and returns their offsets.
-pub async fn produce(bootstrap: &str, topic: &str, records: Vec<Record>) -> Vec<i64> {
+pub async fn produce(bootstrap: &str, topic: &str, records: Vec<Record>) -> Result<Vec<i64>> {
     produce_as(bootstrap, topic, records, Compression::NoCompression).await
 }
 
 /// As [`produce`], in a gzip batch: so a record may be as large as the topic allows a batch to be.
-pub async fn produce_compressed(bootstrap: &str, topic: &str, records: Vec<Record>) -> Vec<i64> {
+pub async fn produce_compressed(bootstrap: &str, topic: &str, records: Vec<Record>) -> Result<Vec<i64>> {
     produce_as(bootstrap, topic, records, Compression::Gzip).await
 }
 
-async fn produce_as(bootstrap: &str, topic: &str, records: Vec<Record>, how: Compression) -> Vec<i64> {
-    let client = connect(bootstrap).await.unwrap_or_else(|error| panic!("{error}"));
-    let partition = partition_client(&client, topic, 0).await;
-    within("a produce", partition.produce(records, how)).await
+async fn produce_as(
+    bootstrap: &str,
+    topic: &str,
+    records: Vec<Record>,
+    how: Compression,
+) -> Result<Vec<i64>> {
+    let client = connect(bootstrap).await?;
+    let partition = partition_client(&client, topic, 0).await?;
+    within("produce", partition.produce(records, how)).await
 }
 
 /// Whether a broker answers, and if not, why.
-pub(crate) async fn connect(bootstrap: &str) -> Result<Client, String> {
+pub(crate) async fn connect(bootstrap: &str) -> Result<Client> {
     let backoff = BackoffConfig { max_backoff: Duration::from_millis(500), ..BackoffConfig::default() };
     let addresses = bootstrap.split(',').map(str::to_owned).collect();
     let client = ClientBuilder::new(addresses).backoff_config(backoff).build();
-    match tokio::time::timeout(LIMIT, client).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(format!("{bootstrap}: {error}")),
-        Err(_) => Err(format!("{bootstrap}: no answer within {LIMIT:?}")),
-    }
+    within(&format!("connect to {bootstrap}"), client).await
 }
 
-async fn partition_client(client: &Client, topic: &str, partition: i32) -> PartitionClient {
+async fn partition_client(client: &Client, topic: &str, partition: i32) -> Result<PartitionClient> {
     // Retry: a topic just made may not be known everywhere yet.
     within(topic, client.partition_client(topic, partition, UnknownTopicHandling::Retry)).await
 }
 
-async fn within<T, E: std::fmt::Display>(what: &str, call: impl Future<Output = Result<T, E>>) -> T {
-    match tokio::time::timeout(LIMIT, call).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => panic!("{what}: {error}"),
-        Err(_) => panic!("{what}: no answer within {LIMIT:?}"),
+async fn within<T, E: std::fmt::Display>(
+    what: &str,
+    call: impl Future<Output = std::result::Result<T, E>>,
+) -> Result<T> {
+    // Boxed: rskafka's calls nest so deeply that the compiler refuses tests which nest them further.
+    match tokio::time::timeout(LIMIT, Box::pin(call)).await {
+        Ok(answer) => answer.map_err(|error| Error::kafka(what, error)),
+        Err(_) => Err(Error::kafka(what, format!("no answer within {LIMIT:?}"))),
     }
 }

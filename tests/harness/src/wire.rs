@@ -1,6 +1,7 @@
-//! Kafka's wire messages, for what the harness's plain client cannot say or read: transactions, batches of any
+//! Kafka's wire messages, for what the harness's plain client cannot write or read: transactions, batches of any
 //! form, configs. One call at a time, in versions that Kafka 3 and 4 and the dev broker speak.
 
+use crate::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{
     BrokerId, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, TopicName,
@@ -8,6 +9,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{
     Decodable, HeaderVersion, Request, StrBytes, encode_request_header_into_buffer,
 };
+use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,35 +26,38 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Connects to a broker.
-    pub(crate) async fn connect(address: &str) -> Self {
+    pub(crate) async fn connect(address: &str) -> Result<Self> {
         let stream = tokio::time::timeout(LIMIT, TcpStream::connect(address)).await;
-        let stream = stream.unwrap_or_else(|_| panic!("{address}: no connection within {LIMIT:?}"));
-        let stream = stream.unwrap_or_else(|error| panic!("{address}: {error}"));
-        stream.set_nodelay(true).expect("a TCP option");
-        Self { stream, next: 0 }
+        let stream = stream.map_err(|_| Error::timeout(format!("a connection to {address}"), LIMIT))?;
+        let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        Ok(Self {
+            stream: stream.map_err(|error| Error::kafka(format!("connect to {address}"), error))?,
+            next: 0,
+        })
     }
 
     /// Connects to the first of these brokers that accepts a connection.
-    pub(crate) async fn connect_any(bootstrap: &str) -> Self {
+    pub(crate) async fn connect_any(bootstrap: &str) -> Result<Self> {
         for address in bootstrap.split(',') {
             if TcpStream::connect(address).await.is_ok() {
                 return Self::connect(address).await;
             }
         }
-        panic!("none of {bootstrap} accepts a connection");
+        Err(Error::kafka(format!("connect to {bootstrap}"), "none accepts a connection"))
     }
 
     /// Connects to the leader of a partition.
-    pub(crate) async fn connect_leader(bootstrap: &str, topic: &str, partition: i32) -> Self {
-        let metadata = Self::connect_any(bootstrap).await.metadata(topic).await;
+    pub(crate) async fn connect_leader(bootstrap: &str, topic: &str, partition: i32) -> Result<Self> {
+        let metadata = Self::connect_any(bootstrap).await?.metadata(topic).await?;
         let rows = metadata.topics.iter().flat_map(|topic| &topic.partitions);
         let leader = rows.into_iter().find(|row| row.partition_index == partition).map(|row| row.leader_id);
-        let leader = leader.unwrap_or_else(|| panic!("there is no partition {topic}/{partition}"));
-        Self::connect(&address_of(&metadata, leader)).await
+        let leader =
+            leader.ok_or_else(|| Error::failed(format!("there is no partition {topic}/{partition}")))?;
+        Self::connect(&address_of(&metadata, leader)?).await
     }
 
     /// What is known of a topic. It is not created.
-    pub(crate) async fn metadata(&mut self, topic: &str) -> MetadataResponse {
+    pub(crate) async fn metadata(&mut self, topic: &str) -> Result<MetadataResponse> {
         let topic = kafka_protocol::messages::metadata_request::MetadataRequestTopic::default()
             .with_name(Some(name(topic)));
         let request =
@@ -61,14 +66,19 @@ impl Wire {
     }
 
     /// Sends a request and returns its answer.
-    pub(crate) async fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
-        let answer = tokio::time::timeout(LIMIT, self.exchange(version, request)).await;
-        let mut answer = answer.unwrap_or_else(|_| panic!("request {}: no answer within {LIMIT:?}", R::KEY));
-        ResponseHeader::decode(&mut answer, R::Response::header_version(version)).expect("a header");
-        R::Response::decode(&mut answer, version).expect("an answer in the version that was asked for")
+    pub(crate) async fn call<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response> {
+        let call = || format!("request {} version {version}", R::KEY);
+        let frame = self.frame(version, request).map_err(|error| Error::kafka(call(), error))?;
+        let answer = tokio::time::timeout(LIMIT, self.exchange(&frame)).await;
+        let answer = answer.map_err(|_| Error::timeout(format!("an answer to {}", call()), LIMIT))?;
+        let mut answer = answer.map_err(|error| Error::kafka(call(), error))?;
+        let header = ResponseHeader::decode(&mut answer, R::Response::header_version(version));
+        let response = header.and_then(|_| R::Response::decode(&mut answer, version));
+        response.map_err(|error| Error::kafka(call(), error))
     }
 
-    async fn exchange<R: Request>(&mut self, version: i16, request: &R) -> Bytes {
+    /// A request as it is sent, without its length.
+    fn frame<R: Request>(&mut self, version: i16, request: &R) -> anyhow::Result<BytesMut> {
         self.next += 1;
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
@@ -76,22 +86,27 @@ impl Wire {
             .with_correlation_id(self.next)
             .with_client_id(Some(text("e2e")));
         let mut body = BytesMut::new();
-        encode_request_header_into_buffer(&mut body, &header).expect("a header");
-        request.encode(&mut body, version).expect("a request in this version");
-        let length = i32::try_from(body.len()).expect("a request of some size");
-        self.stream.write_all(&length.to_be_bytes()).await.expect("a broker that reads");
-        self.stream.write_all(&body).await.expect("a broker that reads");
-        let length = self.stream.read_i32().await.expect("a broker that answers");
-        let mut answer = vec![0; usize::try_from(length).expect("an answer of some size")];
-        self.stream.read_exact(&mut answer).await.expect("a whole answer");
-        Bytes::from(answer)
+        encode_request_header_into_buffer(&mut body, &header)?;
+        request.encode(&mut body, version)?;
+        Ok(body)
+    }
+
+    async fn exchange(&mut self, frame: &[u8]) -> io::Result<Bytes> {
+        let length = i32::try_from(frame.len()).map_err(io::Error::other)?;
+        self.stream.write_all(&length.to_be_bytes()).await?;
+        self.stream.write_all(frame).await?;
+        let length = usize::try_from(self.stream.read_i32().await?).map_err(io::Error::other)?;
+        let mut answer = vec![0; length];
+        self.stream.read_exact(&mut answer).await?;
+        Ok(Bytes::from(answer))
     }
 }
 
-pub(crate) fn address_of(metadata: &MetadataResponse, broker: BrokerId) -> String {
+fn address_of(metadata: &MetadataResponse, broker: BrokerId) -> Result<String> {
     let found = metadata.brokers.iter().find(|one| one.node_id == broker);
-    let found = found.unwrap_or_else(|| panic!("broker {} is not there", broker.0));
-    format!("{}:{}", found.host, found.port)
+    let found =
+        found.ok_or_else(|| Error::failed(format!("broker {} is not among the metadata", broker.0)))?;
+    Ok(format!("{}:{}", found.host, found.port))
 }
 
 pub(crate) fn text(value: &str) -> StrBytes {
@@ -102,9 +117,10 @@ pub(crate) fn name(topic: &str) -> TopicName {
     TopicName(text(topic))
 }
 
-/// Panics with the broker's error code, if it is one.
-pub(crate) fn expect_ok(what: &str, code: i16) {
-    if let Some(error) = kafka_protocol::ResponseError::try_from_code(code) {
-        panic!("{what}: {error}");
+/// The broker's error code as an error, if it is one.
+pub(crate) fn check_code(call: &str, code: i16) -> Result<()> {
+    match kafka_protocol::ResponseError::try_from_code(code) {
+        Some(error) => Err(Error::kafka(call, error)),
+        None => Ok(()),
     }
 }

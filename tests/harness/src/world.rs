@@ -5,8 +5,8 @@ use crate::history::{History, Seen};
 use crate::load::Answers;
 use crate::offsets::GroupOffsets;
 use crate::{
-    Broker, Cluster, KafkaTools, Program, Ran, Service, TopicRecord, eventually, free_port, produce,
-    read_audit_log, read_topic, record, topic_names,
+    Broker, Cluster, Error, KafkaTools, Program, Ran, Result, Service, TopicRecord, eventually, free_port,
+    produce, read_audit_log, read_topic, record, temporary_folder, topic_names,
 };
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub const SOON: Duration = Duration::from_secs(60);
 /// The lease of the services of a [`World`].
 pub const LEASE: Duration = Duration::from_secs(2);
 
-/// What services are told to reach Kafka by.
+/// Where services reach Kafka.
 pub trait Bootstrap {
     /// As `KAFKA_BOOTSTRAP_SERVERS`.
     fn bootstrap(&self) -> String;
@@ -58,35 +58,38 @@ pub struct World<B = Broker> {
 
 impl World {
     /// A broker with the topics that `taskctl topics create` makes.
-    pub async fn start() -> Self {
-        let world = Self::without_topics().await;
-        world.create_topics().await;
-        world
+    pub async fn start() -> Result<Self> {
+        let world = Box::pin(Self::without_topics()).await?;
+        world.create_topics().await?;
+        Ok(world)
     }
 
     /// A broker with no topics.
-    pub async fn without_topics() -> Self {
-        Self::around(Broker::start().await)
+    pub async fn without_topics() -> Result<Self> {
+        Self::around(Broker::start().await?)
     }
 }
 
 impl<B: Bootstrap> World<B> {
     /// The topics that `taskctl topics create` makes, on a broker or cluster that was started before.
-    pub async fn on(broker: B) -> Self {
-        let world = Self::around(broker);
-        world.create_topics().await;
-        world
+    pub async fn on(broker: B) -> Result<Self> {
+        let world = Self::around(broker)?;
+        world.create_topics().await?;
+        Ok(world)
     }
 
     /// Nothing yet but the broker or cluster.
-    pub fn around(broker: B) -> Self {
-        Self { broker, folder: tempfile::tempdir().expect("a folder") }
+    pub fn around(broker: B) -> Result<Self> {
+        Ok(Self { broker, folder: temporary_folder()? })
     }
 
     /// Makes the topics as an operator does.
-    pub async fn create_topics(&self) {
-        let made = self.taskctl(&["topics", "create"]).await;
-        assert_eq!(made.code, Some(0), "taskctl topics create: {made:?}");
+    pub async fn create_topics(&self) -> Result<()> {
+        let made = self.taskctl(&["topics", "create"]).await?;
+        if made.code == Some(0) {
+            return Ok(());
+        }
+        Err(Error::failed(format!("taskctl topics create: {made:?}")))
     }
 
     /// A binary with the environment of this world: its broker, its folders, a free port, a lease of
@@ -112,20 +115,25 @@ impl<B: Bootstrap> World<B> {
         self.path(&format!("{instance}.log"))
     }
 
+    /// Starts the consumers, in the order of [`CONSUMERS`].
+    pub fn start_consumers(&self) -> Result<Vec<Service>> {
+        CONSUMERS.iter().map(|name| self.program(name).start()).collect()
+    }
+
     /// Starts the API on a port that it keeps over restarts, and waits until it answers.
-    pub async fn start_api(&self) -> (Service, Api) {
+    pub async fn start_api(&self) -> Result<(Service, Api)> {
         self.start_api_as(self.program("task-api")).await
     }
 
     /// As [`World::start_api`], with another environment.
-    pub async fn start_api_as(&self, program: Program) -> (Service, Api) {
-        let mut service = program.env("PORT", free_port()).start();
-        let api = Api::new(&service.url().await);
-        (service, api)
+    pub async fn start_api_as(&self, program: Program) -> Result<(Service, Api)> {
+        let mut service = program.env("PORT", free_port()?).start()?;
+        let api = Api::new(&Box::pin(service.url()).await?)?;
+        Ok((service, api))
     }
 
     /// Runs the operator's command.
-    pub async fn taskctl(&self, args: &[&str]) -> Ran {
+    pub async fn taskctl(&self, args: &[&str]) -> Result<Ran> {
         self.program("taskctl").args(args).run(Duration::from_secs(60)).await
     }
 
@@ -145,66 +153,66 @@ impl<B: Bootstrap> World<B> {
     }
 
     /// What the audit service has written.
-    pub fn audit_log(&self) -> Vec<serde_json::Value> {
+    pub fn audit_log(&self) -> Result<Vec<serde_json::Value>> {
         read_audit_log(&self.audit_log_path())
     }
 
     /// Every record of a topic.
-    pub async fn topic(&self, name: &str) -> Vec<TopicRecord> {
+    pub async fn topic(&self, name: &str) -> Result<Vec<TopicRecord>> {
         read_topic(&self.broker.bootstrap(), name).await
     }
 
     /// The names of all topics that are not the broker's own.
-    pub async fn topics(&self) -> Vec<String> {
-        let mut names = topic_names(&self.broker.bootstrap()).await;
+    pub async fn topics(&self) -> Result<Vec<String>> {
+        let mut names = topic_names(&self.broker.bootstrap()).await?;
         names.retain(|name| !name.starts_with("__"));
-        names
+        Ok(names)
     }
 
     /// Writes these values to the topic of events, under one key, as a foreign producer would.
-    pub async fn produce_values(&self, values: &[Option<&[u8]>]) -> Vec<i64> {
+    pub async fn produce_values(&self, values: &[Option<&[u8]>]) -> Result<Vec<i64>> {
         let records = values.iter().map(|value| record(Some(b"key"), *value)).collect();
         produce(&self.broker.bootstrap(), EVENTS, records).await
     }
 
     /// Claims and commits of a group that reads the events.
-    pub async fn offsets(&self, group: &str) -> GroupOffsets {
+    pub async fn offsets(&self, group: &str) -> Result<GroupOffsets> {
         self.offsets_in(group, EVENTS).await
     }
 
     /// Claims and commits of a group that reads a topic.
-    pub async fn offsets_in(&self, group: &str, topic: &str) -> GroupOffsets {
+    pub async fn offsets_in(&self, group: &str, topic: &str) -> Result<GroupOffsets> {
         GroupOffsets::read(&self.broker.bootstrap(), OFFSETS, &format!("{group}/{topic}/0")).await
     }
 
     /// Waits until the group has committed this offset or a later one.
-    pub async fn committed(&self, group: &str, offset: i64) {
-        self.committed_in(group, EVENTS, offset).await;
+    pub async fn committed(&self, group: &str, offset: i64) -> Result<()> {
+        self.committed_in(group, EVENTS, offset).await
     }
 
     /// The same in another topic.
-    pub async fn committed_in(&self, group: &str, topic: &str, offset: i64) {
+    pub async fn committed_in(&self, group: &str, topic: &str, offset: i64) -> Result<()> {
         let what = format!("{group} to commit {offset} in {topic}");
         let reached = async || {
-            let position = self.offsets_in(group, topic).await.position();
-            position.filter(|position| *position >= offset)
+            let position = self.offsets_in(group, topic).await?.position();
+            Ok((position >= Some(offset)).then_some(()))
         };
-        eventually(&what, SOON, reached).await;
+        eventually(&what, SOON, reached).await
     }
 
     /// Waits until the audit log has an event for each answer, and then checks that answers, topic and log
-    /// tell the same.
-    pub async fn check_history(&self, api: &Api, answers: Answers) -> History {
-        api.delivered().await;
-        let topic: Vec<_> = self.topic(EVENTS).await.iter().filter_map(Seen::in_topic).collect();
+    /// agree.
+    pub async fn check_history(&self, api: &Api, answers: Answers) -> Result<History> {
+        api.delivered().await?;
+        let topic = Seen::all_in_topic(&self.topic(EVENTS).await?)?;
         let ids: HashSet<_> = topic.iter().map(|seen| &seen.event_id).collect();
         let path = self.audit_log_path();
-        eventually("every event in the audit log", SOON, async || (lines(&path) >= ids.len()).then_some(()))
-            .await;
-        let audited = self.audit_log().iter().map(Seen::in_audit_log).collect();
+        let audited = async || Ok((lines(&path) >= ids.len()).then_some(()));
+        eventually("every event in the audit log", SOON, audited).await?;
+        let audited = Seen::all_in_audit_log(&self.audit_log()?)?;
         let history = History { answered: answers.changes, topic, audited };
-        history.check();
-        history
+        history.check()?;
+        Ok(history)
     }
 
     /// Kafka's own tools, where they are.

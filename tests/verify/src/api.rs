@@ -15,7 +15,7 @@ struct Page {
 
 /// Every task, in order of creation.
 pub async fn all_tasks(url: &str) -> Result<Vec<Task>> {
-    let http = harness::http();
+    let http = harness::http()?;
     let mut tasks = Vec::new();
     let mut cursor = String::new();
     loop {

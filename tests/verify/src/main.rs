@@ -286,7 +286,8 @@ async fn one_round(plan: &Plan, broker: BrokerArg, root: &Path) -> Result<Report
     let rate = plan.rate.map_or("full speed".to_owned(), |rate| format!("{rate} requests/s"));
     println!("seed {}: {} connections, {rate}; {}", plan.seed, plan.connections, plan.describe());
     let folder = round::folder_for(root, plan.seed)?;
-    let round = round::run(plan, broker.kind(), &folder).await?;
+    // Boxed: it nests more deeply than the compiler looks.
+    let round = Box::pin(round::run(plan, broker.kind(), &folder)).await?;
     let requests = &round.evidence.requests;
     let count = |test: fn(&Answer) -> bool| requests.iter().filter(|one| test(&one.answer)).count();
     println!(
@@ -349,7 +350,7 @@ async fn soak(args: &SoakArgs) -> Result<bool> {
     };
     let said = |events, kib: &[u64]| println!("{events:>10}{}", sizes(kib));
     println!("resident MiB of api, notification-1, notification-2, audit-1, dlq");
-    let done = soak::run(args.events, args.rate, args.broker.kind(), &folder, said).await?;
+    let done = Box::pin(soak::run(args.events, args.rate, args.broker.kind(), &folder, said)).await?;
     let names = done.names.iter().map(|name| format!("{name:>16}")).collect::<String>();
     println!("\n{:>10}{names}", "EVENTS");
     for (events, kib) in &done.samples {
@@ -374,7 +375,7 @@ async fn load(args: &LoadArgs) -> Result<bool> {
         rate: args.rate,
         script: Script::Random { seed: args.seed },
     };
-    let mut load = Load::start(config, true);
+    let mut load = Load::start(config, true)?;
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     let requests = load.finish().await?.requests;
     let done = requests.iter().filter(|request| request.done().is_some()).count();
@@ -396,7 +397,7 @@ async fn checked(args: &CheckArgs) -> Result<bool> {
 
 async fn collect(args: &CheckArgs, history: &Path) -> Result<Evidence> {
     let mut evidence = match &args.bootstrap {
-        Some(bootstrap) => system::read_kafka(bootstrap, &args.events_topic, &args.offsets_topic).await,
+        Some(bootstrap) => system::read_kafka(bootstrap, &args.events_topic, &args.offsets_topic).await?,
         None => Evidence::default(),
     };
     if args.bootstrap.is_none() && args.audit_log.is_empty() {

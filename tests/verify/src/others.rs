@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use harness::{DLQ, EVENTS, Event, OFFSETS, Program, Signal, Transaction, eventually, record};
+use harness::{DLQ, EVENTS, Event, OFFSETS, Program, Service, Signal, Transaction, eventually, record};
 use tokio::time::sleep;
 
 use crate::evidence::{FOREIGN, OffsetsSaid};
@@ -42,8 +42,8 @@ impl Others {
 
     pub(crate) async fn begin(&mut self, system: &mut System, fault: Fault) -> Result<()> {
         match fault {
-            Fault::ForeignTransaction => self.open_transaction(system, EVENTS).await,
-            Fault::ForeignBatches => self.write_batches(system).await,
+            Fault::ForeignTransaction => self.open_transaction(system, EVENTS).await?,
+            Fault::ForeignBatches => self.write_batches(system).await?,
             Fault::RecreateTopic => delete_events(system).await?,
             Fault::RestoreAudit => self.back_up(system)?,
             Fault::RotateAudit => self.rotate(system)?,
@@ -54,11 +54,11 @@ impl Others {
 
     pub(crate) async fn end(&mut self, system: &mut System, fault: Fault) -> Result<()> {
         match fault {
-            Fault::ForeignTransaction | Fault::ForeignBatches => self.end_transaction().await,
+            Fault::ForeignTransaction | Fault::ForeignBatches => self.end_transaction().await?,
             Fault::RecreateTopic => {
                 let taskctl =
                     Program::new("taskctl").env("KAFKA_BOOTSTRAP_SERVERS", system.broker.bootstrap());
-                let made = taskctl.args(&["topics", "create"]).run(LIMIT).await;
+                let made = taskctl.args(&["topics", "create"]).run(LIMIT).await?;
                 if made.code != Some(0) {
                     return Err(Error::Failed(format!("taskctl topics create: {}", made.stderr)));
                 }
@@ -75,42 +75,39 @@ impl Others {
         Event::created(&format!("{FOREIGN}{}", self.events)).bytes()
     }
 
-    async fn open_transaction(&mut self, system: &System, topic: &str) {
+    async fn open_transaction(&mut self, system: &System, topic: &str) -> Result<()> {
         let bootstrap = system.broker.bootstrap();
-        let mut transaction = Transaction::begin(&bootstrap, "foreign", topic, 0).await;
+        let mut transaction = Transaction::begin(&bootstrap, "foreign", topic, 0).await?;
         let (one, two) = (self.event(), self.event());
-        transaction.send(&[&one, b"no event at all", &two]).await;
+        transaction.send(&[&one, b"no event at all", &two]).await?;
         self.transaction = Some(transaction);
+        Ok(())
     }
 
-    async fn end_transaction(&mut self) {
-        let Some(mut transaction) = self.transaction.take() else { return };
+    async fn end_transaction(&mut self) -> Result<()> {
+        let Some(mut transaction) = self.transaction.take() else { return Ok(()) };
         let event = self.event();
-        transaction.send(&[&event]).await;
-        if self.dice.percent(50) {
-            transaction.commit().await;
-        } else {
-            transaction.abort().await;
-        }
+        transaction.send(&[&event]).await?;
+        if self.dice.percent(50) { transaction.commit().await } else { transaction.abort().await }
     }
 
     /// All that this system never writes, in both topics.
-    async fn write_batches(&mut self, system: &System) {
+    async fn write_batches(&mut self, system: &System) -> Result<()> {
         let bootstrap = system.broker.bootstrap();
         let event = self.event();
         let headers: [(&str, Option<&[u8]>); 2] = [("none", None), ("some", Some(b"thing"))];
-        harness::produce_with_headers(&bootstrap, EVENTS, &event, &headers).await;
-        harness::produce_with_headers(&bootstrap, EVENTS, b"{\"poison\":", &headers).await;
+        harness::produce_with_headers(&bootstrap, EVENTS, &event, &headers).await?;
+        harness::produce_with_headers(&bootstrap, EVENTS, b"{\"poison\":", &headers).await?;
         let (one, two) = (self.event(), self.event());
         let records = [Some(one.as_slice()), None, Some(b"\xff"), Some(&two)];
         let records = records.map(|value| record(None, value)).to_vec();
-        harness::produce_compressed(&bootstrap, EVENTS, records).await;
-        harness::produce_gzip_bomb(&bootstrap, EVENTS, BOMB_BYTES).await;
-        harness::produce_with_headers(&bootstrap, OFFSETS, b"junk", &headers).await;
-        harness::produce_with_headers(&bootstrap, DLQ, b"junk", &headers).await;
+        harness::produce_compressed(&bootstrap, EVENTS, records).await?;
+        harness::produce_gzip_bomb(&bootstrap, EVENTS, BOMB_BYTES).await?;
+        harness::produce_with_headers(&bootstrap, OFFSETS, b"junk", &headers).await?;
+        harness::produce_with_headers(&bootstrap, DLQ, b"junk", &headers).await?;
         let junk = vec![record(Some(b"junk"), Some(b"junk")), record(Some(b"\xff/0/claim"), None)];
-        harness::produce_compressed(&bootstrap, OFFSETS, junk).await;
-        self.open_transaction(system, OFFSETS).await;
+        harness::produce_compressed(&bootstrap, OFFSETS, junk).await?;
+        self.open_transaction(system, OFFSETS).await
     }
 
     /// A backup of the moment of a kill.
@@ -122,8 +119,7 @@ impl Others {
             .map_err(|error| Error::file(&backup.log, error))?;
         copy_folder(&state, &backup.state)?;
         self.backup = Some(backup);
-        system.audits.iter_mut().take(1).for_each(|audit| audit.service.restart());
-        Ok(())
+        first_audit(system, Service::restart)
     }
 
     /// The log as it was; by chance the state as well.
@@ -136,8 +132,7 @@ impl Others {
             fs::remove_dir_all(&state).map_err(|error| Error::file(&state, error))?;
             copy_folder(&backup.state, &state)?;
         }
-        system.audits.iter_mut().take(1).for_each(|audit| audit.service.restart());
-        Ok(())
+        first_audit(system, Service::restart)
     }
 
     /// By SIGHUP, by a rename with and without it, or by what nobody should do: a truncation.
@@ -147,11 +142,11 @@ impl Others {
             return Ok(());
         };
         if how == 3 {
-            system.audits.iter_mut().take(1).for_each(|audit| audit.service.pause());
+            first_audit(system, |audit| audit.pause())?;
             system.keep_audit_lines()?;
             let file = fs::OpenOptions::new().write(true).open(&log);
             let cut = file.and_then(|file| file.set_len(0));
-            system.audits.iter_mut().take(1).for_each(|audit| audit.service.resume());
+            first_audit(system, |audit| audit.resume())?;
             return cut.map_err(|error| Error::file(&log, error));
         }
         if how > 0 {
@@ -160,32 +155,31 @@ impl Others {
             fs::rename(&log, segment).map_err(|error| Error::file(&log, error))?;
         }
         if how < 2 {
-            system.audits.iter_mut().take(1).for_each(|audit| audit.service.signal(Signal::HUP));
+            return first_audit(system, |audit| audit.signal(Signal::HUP));
         }
         Ok(())
     }
 }
 
-/// Deletes the topic of events, and keeps what it held. The API stands still meanwhile, so that nothing
+/// Deletes the topic of events, and keeps what it held. The API is paused meanwhile, so that nothing
 /// enters the topic after it was read.
 async fn delete_events(system: &mut System) -> Result<()> {
     let bootstrap = system.broker.bootstrap();
     eventually("a commit that names its topic", LIMIT, async || {
-        let kafka = read_kafka(&bootstrap, EVENTS, OFFSETS).await;
-        (!topic_ids(&kafka.offsets).is_empty()).then_some(())
+        let kafka = read_kafka(&bootstrap, EVENTS, OFFSETS).await?;
+        Ok((!topic_ids(&kafka.offsets).is_empty()).then_some(()))
     })
-    .await;
-    system.api.pause();
+    .await?;
+    system.api.pause()?;
     sleep(IN_FLIGHT).await;
-    let kafka = read_kafka(&bootstrap, EVENTS, OFFSETS).await;
-    harness::delete_topic(&bootstrap, EVENTS).await;
+    let kafka = read_kafka(&bootstrap, EVENTS, OFFSETS).await?;
+    harness::delete_topic(&bootstrap, EVENTS).await?;
     system.first_life = Some(FirstLife {
         ids: topic_ids(&kafka.offsets),
         offsets_end: kafka.offsets.last().map_or(0, |last| last.at + 1),
         topic: kafka.topic.unwrap_or_default(),
     });
-    system.api.resume();
-    Ok(())
+    system.api.resume()
 }
 
 fn topic_ids(offsets: &[crate::evidence::OffsetsEntry]) -> std::collections::HashSet<String> {
@@ -194,6 +188,11 @@ fn topic_ids(offsets: &[crate::evidence::OffsetsEntry]) -> std::collections::Has
         OffsetsSaid::Claim { .. } => None,
     });
     ids.collect()
+}
+
+/// Does that to the first audit service.
+fn first_audit(system: &mut System, how: impl FnOnce(&mut Service) -> Result<()>) -> Result<()> {
+    system.audits.first_mut().map_or(Ok(()), |audit| how(&mut audit.service))
 }
 
 /// Kills the first audit service, and returns its log and its state.

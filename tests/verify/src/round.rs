@@ -14,7 +14,7 @@ use crate::plan::{Fault, Plan, Planned};
 use crate::system::{self, Consumer, Disk, Flaw, System, SystemConfig, owner};
 use harness::Mode;
 use harness::Result;
-use harness::{Load, LoadConfig, Script};
+use harness::{Load, LoadConfig, Script, Service};
 
 /// Time for everything to be done after the last fault: time-outs of 10 s, back-offs, and the work itself.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
@@ -55,11 +55,11 @@ pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round
         rate: plan.rate,
         script: Script::Random { seed: plan.seed },
     };
-    let mut load = Load::start(load, true);
+    let mut load = Load::start(load, true)?;
     faults(&mut system, plan).await?;
     let requests = load.finish().await?.requests;
     let start = Instant::now();
-    let not_drained = drain(&system).await;
+    let not_drained = drain(&system).await?;
     let drained = start.elapsed();
     sleep(AFTERMATH).await;
     let mut evidence = system.evidence().await?;
@@ -96,11 +96,11 @@ async fn faults(system: &mut System, plan: &Plan) -> Result<()> {
             begin(system, planned, &mut hit)?;
             others.begin(system, planned.fault).await?;
         } else {
-            end(system, planned.fault, &mut hit).await;
+            end(system, planned.fault, &mut hit).await?;
             others.end(system, planned.fault).await?;
         }
     }
-    system.broker.wait_until_ready().await;
+    system.broker.wait_until_ready().await?;
     sleep_until(start + plan.load).await;
     Ok(())
 }
@@ -116,17 +116,25 @@ fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
     let network = |mode| system.proxy.set(mode, planned.percent);
     match planned.fault {
         Fault::KillApi => system.api.kill9(),
-        Fault::PauseApi => system.api.pause(),
-        Fault::KillNotification => hit.notification = strike(&mut system.notifications, |it| it.kill9()),
-        Fault::PauseNotification => hit.notification = strike(&mut system.notifications, |it| it.pause()),
+        Fault::PauseApi => system.api.pause()?,
+        Fault::KillNotification => {
+            hit.notification = strike(&mut system.notifications, |it| {
+                it.kill9();
+                Ok(())
+            })?
+        }
+        Fault::PauseNotification => hit.notification = strike(&mut system.notifications, |it| it.pause())?,
         Fault::KillAudit => {
-            hit.audit = strike(&mut system.audits, |it| it.kill9());
+            hit.audit = strike(&mut system.audits, |it| {
+                it.kill9();
+                Ok(())
+            })?;
             system.snapshot()?;
         }
-        Fault::PauseAudit => hit.audit = strike(&mut system.audits, |it| it.pause()),
+        Fault::PauseAudit => hit.audit = strike(&mut system.audits, |it| it.pause())?,
         Fault::KillDlq => system.dlq.service.kill9(),
         Fault::KillBroker => system.broker.kill9(),
-        Fault::PauseBroker => system.broker.pause(),
+        Fault::PauseBroker => system.broker.pause()?,
         Fault::NetDelay => network(Mode::Delay(Duration::from_millis(150))),
         Fault::NetStall => network(Mode::Stall),
         Fault::NetCut => network(Mode::Cut),
@@ -134,15 +142,18 @@ fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
         Fault::NetTrickle => network(Mode::Trickle),
         Fault::NetDropReplies => network(Mode::DropReplies),
         Fault::FullAudit | Fault::EioAudit | Fault::HangAudit => {
-            system.audit_disk.iter().for_each(Disk::hurt);
+            system.audit_disk.as_ref().map_or(Ok(()), Disk::hurt)?;
         }
-        Fault::FullStore | Fault::EioStore => system.store_disk.iter().for_each(Disk::hurt),
-        Fault::EioState => system.state_disk.iter().for_each(Disk::hurt),
-        Fault::ClockBack => system.clock.iter().for_each(|clock| clock.set(-STEP)),
-        Fault::ClockForward => system.clock.iter().for_each(|clock| clock.set(STEP)),
+        Fault::FullStore | Fault::EioStore => system.store_disk.as_ref().map_or(Ok(()), Disk::hurt)?,
+        Fault::EioState => system.state_disk.as_ref().map_or(Ok(()), Disk::hurt)?,
+        Fault::ClockBack => system.clock.as_ref().map_or(Ok(()), |clock| clock.set(-STEP))?,
+        Fault::ClockForward => system.clock.as_ref().map_or(Ok(()), |clock| clock.set(STEP))?,
         Fault::StallApiLog => system.api.stop_reading(),
         Fault::StallNotificationLog => {
-            hit.notification = strike(&mut system.notifications, |it| it.stop_reading());
+            hit.notification = strike(&mut system.notifications, |it| {
+                it.stop_reading();
+                Ok(())
+            })?;
         }
         Fault::ForeignTransaction
         | Fault::ForeignBatches
@@ -153,25 +164,25 @@ fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
     Ok(())
 }
 
-async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
+async fn end(system: &mut System, fault: Fault, hit: &mut Hit) -> Result<()> {
     match fault {
         Fault::KillApi => {
-            system.api.restart();
-            system.api.url().await;
+            system.api.restart()?;
+            system.api.url().await?;
         }
-        Fault::PauseApi => system.api.resume(),
+        Fault::PauseApi => system.api.resume()?,
         Fault::KillNotification => {
-            heal(&mut system.notifications, hit.notification.take(), |it| it.restart())
+            heal(&mut system.notifications, hit.notification.take(), |it| it.restart())?
         }
         Fault::PauseNotification => {
-            heal(&mut system.notifications, hit.notification.take(), |it| it.resume())
+            heal(&mut system.notifications, hit.notification.take(), |it| it.resume())?
         }
-        Fault::KillAudit => heal(&mut system.audits, hit.audit.take(), |it| it.restart()),
-        Fault::PauseAudit => heal(&mut system.audits, hit.audit.take(), |it| it.resume()),
-        Fault::KillDlq => system.dlq.service.restart(),
+        Fault::KillAudit => heal(&mut system.audits, hit.audit.take(), |it| it.restart())?,
+        Fault::PauseAudit => heal(&mut system.audits, hit.audit.take(), |it| it.resume())?,
+        Fault::KillDlq => system.dlq.service.restart()?,
         // The network may be down still: it is waited for when all faults are over.
-        Fault::KillBroker => system.broker.start_again(),
-        Fault::PauseBroker => system.broker.resume(),
+        Fault::KillBroker => system.broker.start_again()?,
+        Fault::PauseBroker => system.broker.resume()?,
         Fault::NetDelay
         | Fault::NetStall
         | Fault::NetCut
@@ -181,18 +192,23 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
             system.proxy.set(Mode::Pass, 100);
         }
         Fault::FullAudit | Fault::EioAudit | Fault::HangAudit => {
-            system.audit_disk.iter().for_each(Disk::mend);
-            supervise(&mut system.audits);
+            system.audit_disk.as_ref().map_or(Ok(()), Disk::mend)?;
+            supervise(&mut system.audits)?;
         }
-        Fault::FullStore | Fault::EioStore => system.store_disk.iter().for_each(Disk::mend),
+        Fault::FullStore | Fault::EioStore => system.store_disk.as_ref().map_or(Ok(()), Disk::mend)?,
         Fault::EioState => {
-            system.state_disk.iter().for_each(Disk::mend);
-            supervise(&mut system.notifications);
+            system.state_disk.as_ref().map_or(Ok(()), Disk::mend)?;
+            supervise(&mut system.notifications)?;
         }
-        Fault::ClockBack | Fault::ClockForward => system.clock.iter().for_each(|clock| clock.set(0)),
+        Fault::ClockBack | Fault::ClockForward => {
+            system.clock.as_ref().map_or(Ok(()), |clock| clock.set(0))?
+        }
         Fault::StallApiLog => system.api.read_on(),
         Fault::StallNotificationLog => {
-            heal(&mut system.notifications, hit.notification.take(), |it| it.read_on());
+            heal(&mut system.notifications, hit.notification.take(), |it| {
+                it.read_on();
+                Ok(())
+            })?;
         }
         Fault::ForeignTransaction
         | Fault::ForeignBatches
@@ -200,44 +216,51 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) {
         | Fault::RestoreAudit
         | Fault::RotateAudit => {}
     }
+    Ok(())
 }
 
 /// Hits the instance that owns, and returns its name.
-fn strike(consumers: &mut [Consumer], how: impl FnOnce(&mut harness::Service)) -> Option<String> {
-    let consumer = owner(consumers)?;
-    how(&mut consumer.service);
-    Some(consumer.name.clone())
+fn strike(
+    consumers: &mut [Consumer],
+    how: impl FnOnce(&mut Service) -> Result<()>,
+) -> Result<Option<String>> {
+    let Some(consumer) = owner(consumers) else { return Ok(None) };
+    how(&mut consumer.service)?;
+    Ok(Some(consumer.name.clone()))
 }
 
-fn heal(consumers: &mut [Consumer], name: Option<String>, how: impl FnOnce(&mut harness::Service)) {
+fn heal(
+    consumers: &mut [Consumer],
+    name: Option<String>,
+    how: impl FnOnce(&mut Service) -> Result<()>,
+) -> Result<()> {
     let consumer = consumers.iter_mut().find(|consumer| Some(&consumer.name) == name.as_ref());
-    if let Some(consumer) = consumer {
-        how(&mut consumer.service);
-    }
+    consumer.map_or(Ok(()), |consumer| how(&mut consumer.service))
 }
 
 /// Starts again what ended because it found a bad disk at its start, as a supervisor does.
-fn supervise(consumers: &mut [Consumer]) {
+fn supervise(consumers: &mut [Consumer]) -> Result<()> {
     for consumer in consumers {
-        if consumer.service.has_ended() {
-            consumer.service.restart();
+        if consumer.service.has_ended()? {
+            consumer.service.restart()?;
         }
     }
+    Ok(())
 }
 
 /// Waits until the outbox is empty and both groups have committed the topic's end. Returns what is left
 /// undone when time is up.
-async fn drain(system: &System) -> Vec<String> {
+async fn drain(system: &System) -> Result<Vec<String>> {
     let start = Instant::now();
-    let http = harness::http();
+    let http = harness::http()?;
     let bootstrap = system.broker.bootstrap();
     loop {
         let mut left = Vec::new();
         match api::waiting(&http, &system.url).await {
             Some(0) => {
-                let end = harness::read_topic(&bootstrap, harness::EVENTS).await;
+                let end = harness::read_topic(&bootstrap, harness::EVENTS).await?;
                 let mut end = end.last().map_or(0, |last| last.offset + 1);
-                let mut offsets = system::read_offsets(&bootstrap, harness::EVENTS, harness::OFFSETS).await;
+                let mut offsets = system::read_offsets(&bootstrap, harness::EVENTS, harness::OFFSETS).await?;
                 if let Some(first_life) = &system.first_life {
                     first_life.move_commits(&mut offsets);
                     end += first_life.end();
@@ -249,7 +272,7 @@ async fn drain(system: &System) -> Vec<String> {
             None => left.push("the API does not answer, or is not ready".to_owned()),
         }
         if left.is_empty() || start.elapsed() > DRAIN_LIMIT {
-            return left;
+            return Ok(left);
         }
         sleep(Duration::from_millis(200)).await;
     }

@@ -68,7 +68,7 @@ pub async fn run(
     let start = Instant::now();
     let load =
         LoadConfig { url: system.url.clone(), connections: 32, rate, script: Script::Random { seed: 1 } };
-    let mut load = Load::start(load, false);
+    let mut load = Load::start(load, false)?;
     for sample in 1..=SAMPLES {
         let wanted = events * sample / SAMPLES;
         while load.events() < wanted {

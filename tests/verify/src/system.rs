@@ -87,7 +87,7 @@ pub enum Disk {
 }
 
 impl Disk {
-    /// `None`, said on standard error, where that is not possible.
+    /// `None`, written to standard error, where that is not possible.
     fn mount(flaw: Flaw) -> Option<Self> {
         match flaw {
             Flaw::Full => SmallDisk::mount(DISK_KIB).map(Self::Small),
@@ -104,7 +104,7 @@ impl Disk {
     }
 
     /// Fills it, or lets it fail or hang.
-    pub fn hurt(&self) {
+    pub fn hurt(&self) -> Result<()> {
         match self {
             Self::Small(disk) => disk.fill(),
             Self::Failing(disk) => disk.fail(),
@@ -113,9 +113,9 @@ impl Disk {
     }
 
     /// It is good again.
-    pub fn mend(&self) {
+    pub fn mend(&self) -> Result<()> {
         match self {
-            Self::Small(disk) => disk.make_room(),
+            Self::Small(disk) => disk.free_space(),
             Self::Failing(disk) => disk.mend(),
             Self::Hanging(disk) => disk.release(),
         }
@@ -145,7 +145,7 @@ pub struct System {
     pub state_disk: Option<Disk>,
     /// The broker, behind the proxy.
     pub broker: Broker,
-    /// What stands between.
+    /// The proxy between the services and the broker.
     pub proxy: Proxy,
     /// The Task API.
     pub api: Service,
@@ -170,12 +170,12 @@ pub struct System {
 impl System {
     /// Starts everything below that folder, and waits until the API answers.
     pub async fn start(folder: &Path, config: SystemConfig) -> Result<Self> {
-        let broker_port = free_port();
-        let proxy = Proxy::start(free_port(), broker_port, config.seed);
+        let broker_port = free_port()?;
+        let proxy = Proxy::start(free_port()?, broker_port, config.seed);
         let proxy =
             proxy.await.map_err(|error| Error::Failed(format!("the proxy cannot listen: {error}")))?;
-        let broker = Broker::start_on(config.broker, broker_port, proxy.port()).await;
-        let clock = config.stepped_clock.then(SteppedClock::find).flatten();
+        let broker = Broker::start_on(config.broker, broker_port, proxy.port()).await?;
+        let clock = if config.stepped_clock { SteppedClock::find()? } else { None };
         let program = |name: &str| {
             let program = Program::new(name)
                 .env("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap())
@@ -186,7 +186,7 @@ impl System {
                 None => program,
             }
         };
-        let made = program("taskctl").args(&["topics", "create"]).run(Duration::from_secs(60)).await;
+        let made = program("taskctl").args(&["topics", "create"]).run(Duration::from_secs(60)).await?;
         if made.code != Some(0) {
             return Err(Error::Failed(format!("taskctl topics create: {}", made.stderr)));
         }
@@ -197,32 +197,32 @@ impl System {
         // The address is logged at info.
         let api =
             program("task-api").env("LOG_LEVEL", config.api_log_level).env("STATE_DIR", store.display());
-        let mut api = api.env("PORT", free_port()).start();
-        let url = api.url().await;
-        let consumer = |service: &str, name: String, audit_log: Option<PathBuf>| {
+        let mut api = api.env("PORT", free_port()?).start()?;
+        let url = api.url().await?;
+        let consumer = |service: &str, name: String, audit_log: Option<PathBuf>| -> Result<Consumer> {
             let disk = state_disk.as_ref().filter(|_| service == NOTIFICATION_GROUP);
             let state = disk.map_or(folder, Disk::path).join(&name);
             let mut program = program(service).env("STATE_DIR", state.display());
             if let Some(log) = &audit_log {
                 program = program.env("AUDIT_LOG_PATH", log.display());
             }
-            Consumer { service: program.start(), state: state.join(service), name, audit_log }
+            Ok(Consumer { service: program.start()?, state: state.join(service), name, audit_log })
         };
         let notifications = (1..=2).map(|n| consumer(NOTIFICATION_GROUP, format!("notification-{n}"), None));
-        let notifications = notifications.collect();
+        let notifications = notifications.collect::<Result<_>>()?;
         let mut audits = Vec::new();
         for n in 1..=config.audits {
             let disk = audit_disk.as_ref().filter(|_| n == 1);
             let folder = disk.map_or(folder, Disk::path);
             let log = folder.join(format!("audit-{n}.log"));
-            let mut audit = consumer(AUDIT_GROUP, format!("audit-{n}"), Some(log));
+            let mut audit = consumer(AUDIT_GROUP, format!("audit-{n}"), Some(log))?;
             if disk.is_some() && config.audits > 1 {
                 // The one whose disk is hurt is to be the owner.
-                audit.service.wait_for_line("claimed ", CLAIM_LIMIT).await;
+                audit.service.wait_for_line("claimed ", CLAIM_LIMIT).await?;
             }
             audits.push(audit);
         }
-        let dlq = consumer("dlq-processor", "dlq".to_owned(), None);
+        let dlq = consumer("dlq-processor", "dlq".to_owned(), None)?;
         Ok(Self {
             broker,
             proxy,
@@ -241,7 +241,7 @@ impl System {
         })
     }
 
-    /// Writes down what the audit logs hold. To be called when their writer has been killed.
+    /// Records what the audit logs hold. To be called when their writer has been killed.
     pub fn snapshot(&mut self) -> Result<()> {
         let mut last_offset = None;
         for audit in &self.audits {
@@ -251,7 +251,7 @@ impl System {
         Ok(())
     }
 
-    /// Writes down the lines of the audit logs, some of which are about to be lost.
+    /// Records the lines of the audit logs, some of which are about to be lost.
     pub fn keep_audit_lines(&mut self) -> Result<()> {
         for audit in &self.audits {
             self.rewritten.extend(audit.read_audit_log()?.lines);
@@ -262,7 +262,7 @@ impl System {
     /// All that can be known once everything is drained; but for the requests.
     pub async fn evidence(&mut self) -> Result<Evidence> {
         let bootstrap = self.broker.bootstrap();
-        let mut evidence = read_kafka(&bootstrap, harness::EVENTS, harness::OFFSETS).await;
+        let mut evidence = read_kafka(&bootstrap, harness::EVENTS, harness::OFFSETS).await?;
         for audit in &self.audits {
             evidence.audit_logs.push(audit.read_audit_log()?);
         }
@@ -285,7 +285,7 @@ impl System {
         Ok(evidence)
     }
 
-    /// Keeps what every process said.
+    /// Keeps the output of every process.
     pub fn write_logs(&self, folder: &Path) -> Result<()> {
         let consumers = self.notifications.iter().chain(&self.audits).chain([&self.dlq]);
         let mut logs: Vec<(String, Vec<String>)> =
@@ -333,25 +333,25 @@ pub fn owner(consumers: &mut [Consumer]) -> Option<&mut Consumer> {
 }
 
 /// What Kafka holds: the events of partition 0, and the offsets topic.
-pub async fn read_kafka(bootstrap: &str, events: &str, offsets: &str) -> Evidence {
-    let topic = harness::read_topic(bootstrap, events).await;
+pub async fn read_kafka(bootstrap: &str, events: &str, offsets: &str) -> Result<Evidence> {
+    let topic = harness::read_topic(bootstrap, events).await?;
     let topic = topic.iter().filter(|one| one.partition == 0);
     let topic = topic.filter_map(|one| Seen::in_topic(one.offset, one.record.value.as_deref()));
     let topic = topic.collect();
-    Evidence {
+    Ok(Evidence {
         topic: Some(topic),
-        offsets: read_offsets(bootstrap, events, offsets).await,
+        offsets: read_offsets(bootstrap, events, offsets).await?,
         ..Evidence::default()
-    }
+    })
 }
 
 /// The offsets topic.
-pub async fn read_offsets(bootstrap: &str, events: &str, offsets: &str) -> Vec<OffsetsEntry> {
-    let records = harness::read_topic(bootstrap, offsets).await;
+pub async fn read_offsets(bootstrap: &str, events: &str, offsets: &str) -> Result<Vec<OffsetsEntry>> {
+    let records = harness::read_topic(bootstrap, offsets).await?;
     let entries = records.iter().filter_map(|one| {
         OffsetsEntry::read(one.offset, one.record.key.as_deref(), one.record.value.as_deref(), events)
     });
-    entries.collect()
+    Ok(entries.collect())
 }
 
 /// What is left undone of a group that has not committed up to `end`.

@@ -2,33 +2,36 @@
 
 use std::time::Duration;
 
-use harness::{Broker, Kind, Outage, World, alone, free_port};
+use harness::{Broker, Kind, Outage, Outcome, Result, World, alone, free_port};
 use harness::{Mode, Proxy};
 
-async fn black_hole(mode: Mode) {
+async fn black_hole(mode: Mode) -> Result<()> {
     let _alone = alone().await;
-    let port = free_port();
-    let proxy = Proxy::start(free_port(), port, 1).await.unwrap();
-    let world = World::on(Broker::start_on(Kind::from_env(), port, proxy.port()).await).await;
-    let mut outage = Outage::prepare(&world).await;
+    let port = free_port()?;
+    let proxy = Proxy::start(free_port()?, port, 1).await.unwrap();
+    let world = World::on(Broker::start_on(Kind::from_env()?, port, proxy.port()).await?).await?;
+    let mut outage = Outage::prepare(&world).await?;
     for seconds in [13, 5, 8] {
         proxy.set(mode, 100);
-        outage.go_on_for(Duration::from_secs(seconds)).await;
+        outage.go_on_for(Duration::from_secs(seconds)).await?;
         if seconds == 13 {
-            outage.all_say("no answer within").await;
+            outage.all_log("no answer within").await?;
         }
         // What it has swallowed is gone, and so is all that its connections would bring.
         proxy.set(Mode::Pass, 100);
-        println!("{mode:?} for {seconds} s: {:?}", outage.recovers(&world).await);
+        println!("{mode:?} for {seconds} s: {:?}", outage.recovers(&world).await?);
     }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_black_hole_is_named_and_left_when_kafka_is_back() {
-    black_hole(Mode::HalfOpen).await;
+async fn a_black_hole_is_named_and_left_when_kafka_is_back() -> Outcome {
+    black_hole(Mode::HalfOpen).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_that_never_comes_is_not_waited_for_when_kafka_is_back() {
-    black_hole(Mode::DropReplies).await;
+async fn a_reply_that_never_comes_is_not_waited_for_when_kafka_is_back() -> Outcome {
+    black_hole(Mode::DropReplies).await?;
+    Ok(())
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use harness::{EVENTS, Service, World};
+use harness::{EVENTS, Outcome, Result, Service, World};
 use verify::check::names;
 
 /// What a command left.
@@ -24,16 +24,17 @@ async fn verify(args: &[&str]) -> Ran {
 
 impl Ran {
     /// What stands in the row of a check: how much it examined, and found.
-    fn row(&self, name: &str) -> (&str, usize) {
+    fn row(&self, name: &str) -> Result<(&str, usize)> {
         let row = self.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let mut columns = row.unwrap_or_else(|| panic!("no row {name}: {self:?}")).split_whitespace();
-        (columns.next().unwrap(), columns.next().unwrap().parse().unwrap())
+        Ok((columns.next().unwrap(), columns.next().unwrap().parse().unwrap()))
     }
 
     #[track_caller]
-    fn assert_found(&self, name: &str) {
+    fn assert_found(&self, name: &str) -> Result<()> {
         assert_eq!(self.code, Some(1), "{self:?}");
-        assert!(self.row(name).1 > 0, "{name} has found nothing:\n{}", self.stdout);
+        assert!(self.row(name)?.1 > 0, "{name} has found nothing:\n{}", self.stdout);
+        Ok(())
     }
 }
 
@@ -43,11 +44,11 @@ fn write_log(service: &Service, path: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_sound_one() {
-    let world = World::start().await;
-    let (service, api) = world.start_api().await;
-    let _audit = world.program("audit-service").start();
-    let notification = world.program("notification-service").start();
+async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_sound_one() -> Outcome {
+    let world = World::start().await?;
+    let (service, api) = world.start_api().await?;
+    let _audit = world.program("audit-service").start()?;
+    let notification = world.program("notification-service").start()?;
     let path = |name: &str| world.path(name).display().to_string();
     let history = path("history.jsonl");
 
@@ -56,10 +57,10 @@ async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let requests = fs::read_to_string(&history).unwrap().lines().count();
     assert!(requests > 50 && ran.stdout.contains(&format!("{requests} requests")), "{ran:?}");
-    api.delivered().await;
-    let end = world.topic(EVENTS).await.last().unwrap().offset + 1;
+    api.delivered().await?;
+    let end = world.topic(EVENTS).await?.last().unwrap().offset + 1;
     for group in ["audit-service", "notification-service"] {
-        world.committed(group, end).await;
+        world.committed(group, end).await?;
     }
 
     let audit_log = world.audit_log_path().display().to_string();
@@ -91,7 +92,7 @@ async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_
         names::OWNERS,
     ];
     for name in checks {
-        let (examined, found) = sound.row(name);
+        let (examined, found) = sound.row(name)?;
         assert!(examined.parse::<usize>().is_ok_and(|examined| examined > 0) && found == 0, "{sound:?}");
     }
     // Less of it: what cannot be known is said, and no finding.
@@ -105,7 +106,7 @@ async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_
         let ran = verify(&args).await;
         assert_eq!(ran.code, Some(0), "{ran:?}");
         for name in unknown {
-            assert_eq!(ran.row(name), ("-", 0), "{ran:?}");
+            assert_eq!(ran.row(name)?, ("-", 0), "{ran:?}");
         }
     }
 
@@ -122,30 +123,30 @@ async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_
         let mut lines: Vec<_> = text.lines().collect();
         hand(&mut lines);
         fs::write(&hurt, lines.join("\n") + "\n").unwrap();
-        verify(&of(&history, &hurt)).await.assert_found(name);
-        verify(&all(&history, &hurt)).await.assert_found(name);
+        verify(&of(&history, &hurt)).await.assert_found(name)?;
+        verify(&all(&history, &hurt)).await.assert_found(name)?;
     }
 
     // Another's events: reported, unless others are said to be there.
-    api.create("by hand").await;
-    api.delivered().await;
+    api.create("by hand").await?;
+    api.delivered().await?;
     for group in ["audit-service", "notification-service"] {
-        world.committed(group, end + 1).await;
+        world.committed(group, end + 1).await?;
     }
     write_log(&notification, &world.path("notification.log"));
-    verify(&all(&history, &audit_log)).await.assert_found(names::UNEXPECTED);
+    verify(&all(&history, &audit_log)).await.assert_found(names::UNEXPECTED)?;
     let shared = verify(&[all(&history, &audit_log), vec!["--shared"]].concat()).await;
     assert_eq!(shared.code, Some(0), "{shared:?}");
 
     // What proves nothing is not taken for a proof.
     let empty = path("empty");
     fs::write(&empty, "").unwrap();
-    verify(&all(&empty, &audit_log)).await.assert_found(names::REFUSED);
-    verify(&of(&history, &empty)).await.assert_found(names::TWICE_AUDITED);
+    verify(&all(&empty, &audit_log)).await.assert_found(names::REFUSED)?;
+    verify(&of(&history, &empty)).await.assert_found(names::TWICE_AUDITED)?;
     let group = [all(&history, &audit_log), vec!["--audit-group", "audit-servise"]].concat();
     let misspelt = verify(&group).await;
-    misspelt.assert_found(names::AHEAD);
-    misspelt.assert_found(names::NOT_DRAINED);
+    misspelt.assert_found(names::AHEAD)?;
+    misspelt.assert_found(names::NOT_DRAINED)?;
     let absent = path("absent.log");
     for (args, part) in [
         (of(&history, &absent).to_vec(), absent.as_str()),
@@ -155,4 +156,5 @@ async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
         assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains(part), "{ran:?}");
     }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use consumers::audit;
 use harness::requests::Request;
-use harness::{EVENTS, OFFSETS, SOON, Transaction, World, eventually};
+use harness::{EVENTS, OFFSETS, Outcome, Result, SOON, Transaction, World, eventually};
 use harness::{Load, LoadConfig, Script};
 use task_events::event::Event;
 use task_events::kafka::{Kafka, OffsetAt};
@@ -52,14 +52,14 @@ impl Reader {
     }
 
     /// Reads once, writes what came, and commits. Returns whether all is read.
-    async fn read(&mut self) -> bool {
+    async fn read(&mut self) -> Result<bool> {
         // Asked first: a topic that grows meanwhile is read the next time.
         let (high_watermark, stable) =
             (self.end(OffsetAt::Latest).await, self.end(OffsetAt::LastStable).await);
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut is_empty = true;
         let from = self.position;
-        for one in harness::read_topic(&self.bootstrap, EVENTS).await {
+        for one in harness::read_topic(&self.bootstrap, EVENTS).await? {
             if one.offset < from || one.offset >= stable {
                 continue;
             }
@@ -75,72 +75,75 @@ impl Reader {
         }
         let commit = Commit::new(self.position, self.instance, false);
         self.offsets.commit(&self.slot, self.token, &commit, LIMIT).await.unwrap();
-        is_empty && self.position >= high_watermark
+        Ok(is_empty && self.position >= high_watermark)
     }
 
-    async fn read_to_the_end(&mut self) {
+    async fn read_to_the_end(&mut self) -> Result<()> {
         let start = tokio::time::Instant::now();
-        while !self.read().await {
+        while !self.read().await? {
             assert!(start.elapsed() < SOON, "the end of the topic is not reached");
         }
+        Ok(())
     }
 }
 
-async fn load(world: &World, url: &str) -> Vec<Request> {
+async fn load(world: &World, url: &str) -> Result<Vec<Request>> {
     let config = LoadConfig {
         url: url.to_owned(),
         connections: 4,
         rate: Some(100),
         script: Script::Random { seed: 1 },
     };
-    let before = world.topic(EVENTS).await.len();
-    let mut load = Load::start(config, true);
+    let before = world.topic(EVENTS).await?.len();
+    let mut load = Load::start(config, true)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let requests = load.finish().await.unwrap().requests;
+    let requests = load.finish().await?.requests;
     let events: usize =
         requests.iter().filter(|one| one.done().is_some()).map(|one| one.kind.events().len()).sum();
     assert!(events > 20, "{events} events");
-    let all = async || (world.topic(EVENTS).await.len() >= before + events).then_some(());
-    eventually("all events in the topic", SOON, all).await;
-    requests
+    let all = async || Ok((world.topic(EVENTS).await?.len() >= before + events).then_some(()));
+    eventually("all events in the topic", SOON, all).await?;
+    Ok(requests)
 }
 
-async fn report(trusts_the_high_watermark: bool) -> Report {
-    let world = World::start().await;
-    let (_service, api) = world.start_api().await;
+async fn report(trusts_the_high_watermark: bool) -> Result<Report> {
+    let world = World::start().await?;
+    let (_service, api) = world.start_api().await?;
     let bootstrap = world.broker.bootstrap();
     let log = world.audit_log_path();
     let mut reader = Reader::start(&bootstrap, &log, trusts_the_high_watermark).await;
-    let mut requests = load(&world, api.url()).await;
-    reader.read_to_the_end().await;
+    let mut requests = load(&world, api.url()).await?;
+    reader.read_to_the_end().await?;
 
-    let mut transaction = Transaction::begin(&bootstrap, "foreign", EVENTS, 0).await;
-    transaction.send(&[&harness::Event::created(&format!("{FOREIGN}event")).bytes()]).await;
-    requests.extend(load(&world, api.url()).await);
-    reader.read().await;
-    reader.read().await;
-    transaction.commit().await;
-    requests.extend(load(&world, api.url()).await);
-    reader.read_to_the_end().await;
+    let mut transaction = Transaction::begin(&bootstrap, "foreign", EVENTS, 0).await?;
+    transaction.send(&[&harness::Event::created(&format!("{FOREIGN}event")).bytes()]).await?;
+    requests.extend(load(&world, api.url()).await?);
+    reader.read().await?;
+    reader.read().await?;
+    transaction.commit().await?;
+    requests.extend(load(&world, api.url()).await?);
+    reader.read_to_the_end().await?;
 
-    let mut evidence = read_kafka(&bootstrap, EVENTS, OFFSETS).await;
+    let mut evidence = read_kafka(&bootstrap, EVENTS, OFFSETS).await?;
     evidence.requests = requests;
     evidence.audit_group = GROUP.to_owned();
     evidence.audit_logs.push(AuditLog::read(&log, None).unwrap());
-    check(&evidence)
+    Ok(check(&evidence))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_trusts_the_high_watermark_is_reported() {
-    let report = report(true).await;
+async fn a_reader_that_trusts_the_high_watermark_is_reported() -> Outcome {
+    let report = report(true).await?;
     let found = |name: &str, text: &str| report.found(name).iter().any(|one| one.contains(text));
     assert!(found(names::LOST, "answered 2xx, not in the audit log"), "{report}");
     assert!(found(names::LOST, "another producer's, not in the audit log"), "{report}");
     assert!(found(names::AHEAD, "was never handled"), "{report}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_waits_for_the_transaction_is_found_sound() {
-    let report = report(false).await;
+async fn a_reader_that_waits_for_the_transaction_is_found_sound() -> Outcome {
+    let report = report(false).await?;
     assert!(report.is_sound(), "{report}");
+    Ok(())
 }

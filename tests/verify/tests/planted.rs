@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use consumers::audit::{self, Entry, EntryDecoder, PartitionAudit};
 use harness::requests::{Answer, Kind, Request, Task, now};
-use harness::{Broker, EVENTS, Kind as BrokerKind, OFFSETS, Program, SOON, World, eventually, free_port};
+use harness::{
+    Broker, EVENTS, Kind as BrokerKind, OFFSETS, Outcome, Program, Result, SOON, World, eventually, free_port,
+};
 use harness::{Load, LoadConfig, Script};
 use harness::{Mode, Proxy};
 use task_events::event::{Event, Malformed, TaskData, TaskEvent};
@@ -33,40 +35,44 @@ fn kafka(bootstrap: &str) -> Kafka {
 }
 
 /// Requests to a real API for a while.
-async fn load(url: &str, time: Duration) -> Vec<Request> {
+async fn load(url: &str, time: Duration) -> Result<Vec<Request>> {
     let config = LoadConfig {
         url: url.to_owned(),
         connections: 8,
         rate: Some(300),
         script: Script::Random { seed: 1 },
     };
-    let mut load = Load::start(config, true);
+    let mut load = Load::start(config, true)?;
     tokio::time::sleep(time).await;
-    let requests = load.finish().await.unwrap().requests;
+    let requests = load.finish().await?.requests;
     assert!(requests.len() > 100, "{} requests", requests.len());
-    requests
+    Ok(requests)
 }
 
 /// The events that stand in the topic, once they stand there.
-async fn delivered(world: &World, requests: &[Request]) -> i64 {
+async fn delivered(world: &World, requests: &[Request]) -> Result<i64> {
     let expected: usize =
         requests.iter().filter(|one| one.done().is_some()).map(|one| one.kind.events().len()).sum();
     let all = async || {
-        let topic = world.topic(EVENTS).await;
-        (topic.len() >= expected).then(|| topic.last().expect("events").offset + 1)
+        let topic = world.topic(EVENTS).await?;
+        Ok((topic.len() >= expected).then(|| topic.last().expect("events").offset + 1))
     };
     eventually("all events in the topic", SOON, all).await
 }
 
-async fn evidence(bootstrap: &str, requests: Vec<Request>, logs: &[(&Path, Option<Uuid>)]) -> Evidence {
-    let mut evidence = read_kafka(bootstrap, EVENTS, OFFSETS).await;
+async fn evidence(
+    bootstrap: &str,
+    requests: Vec<Request>,
+    logs: &[(&Path, Option<Uuid>)],
+) -> Result<Evidence> {
+    let mut evidence = read_kafka(bootstrap, EVENTS, OFFSETS).await?;
     evidence.requests = requests;
     evidence.audit_group = AUDIT_GROUP.to_owned();
     evidence.notification_group = "notification-service".to_owned();
     for (path, instance) in logs {
         evidence.audit_logs.push(AuditLog::read(path, instance.map(|id| id.to_string())).unwrap());
     }
-    evidence
+    Ok(evidence)
 }
 
 fn assert_found(report: &Report, name: &str, text: &str) {
@@ -127,7 +133,7 @@ struct Once<H>(std::sync::Mutex<Option<H>>);
 impl<H: Handler> Service for Once<H> {
     type Handler = H;
 
-    async fn open(&self, _: &str, _: i32) -> Result<H, HandlerError> {
+    async fn open(&self, _: &str, _: i32) -> std::result::Result<H, HandlerError> {
         let handler = self.0.lock().unwrap().take();
         handler.ok_or_else(|| HandlerError::new("test", "opened twice"))
     }
@@ -154,12 +160,12 @@ struct CommitsFirst {
 impl Handler for CommitsFirst {
     reads_as_audit!();
 
-    async fn handle(&mut self, delivery: &Delivery<'_, Entry>) -> Result<(), HandlerError> {
+    async fn handle(&mut self, delivery: &Delivery<'_, Entry>) -> std::result::Result<(), HandlerError> {
         self.taken.push(Taken::of(delivery));
         Ok(())
     }
 
-    async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
+    async fn flush(&mut self, done: &Done<'_>) -> std::result::Result<u64, HandlerError> {
         for taken in std::mem::take(&mut self.promised) {
             self.audit.handle(&taken.delivery()).await?;
         }
@@ -169,9 +175,9 @@ impl Handler for CommitsFirst {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_commits_first_is_reported() {
-    let world = World::start().await;
-    let (_service, api) = world.start_api().await;
+async fn a_consumer_that_commits_first_is_reported() -> Outcome {
+    let world = World::start().await?;
+    let (_service, api) = world.start_api().await?;
     let bootstrap = world.broker.bootstrap();
     let opened = audit::open(&world.audit_log_path(), &folder(&world, "state")).unwrap();
     let handler = CommitsFirst {
@@ -180,14 +186,15 @@ async fn a_consumer_that_commits_first_is_reported() {
         promised: Vec::new(),
     };
     let consumer = Consumer::start(&bootstrap, handler);
-    let requests = load(api.url(), Duration::from_secs(3)).await;
-    let end = delivered(&world, &requests).await;
-    world.committed(AUDIT_GROUP, end).await;
+    let requests = load(api.url(), Duration::from_secs(3)).await?;
+    let end = delivered(&world, &requests).await?;
+    world.committed(AUDIT_GROUP, end).await?;
     consumer.kill().await;
     let log = world.audit_log_path();
-    let report = check(&evidence(&bootstrap, requests, &[(&log, None)]).await);
+    let report = check(&evidence(&bootstrap, requests, &[(&log, None)]).await?);
     assert_found(&report, names::AHEAD, "µs later");
     assert_found(&report, names::LOST, "not in the audit log");
+    Ok(())
 }
 
 /// The bug: from some point on it does not sync. It writes through a real audit log and remembers how long
@@ -202,11 +209,11 @@ struct SkipsSync {
 impl Handler for SkipsSync {
     reads_as_audit!();
 
-    async fn handle(&mut self, delivery: &Delivery<'_, Entry>) -> Result<(), HandlerError> {
+    async fn handle(&mut self, delivery: &Delivery<'_, Entry>) -> std::result::Result<(), HandlerError> {
         self.audit.handle(delivery).await
     }
 
-    async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
+    async fn flush(&mut self, done: &Done<'_>) -> std::result::Result<u64, HandlerError> {
         let repeats = self.audit.flush(done).await?;
         if self.syncs_left > 0 {
             self.syncs_left -= 1;
@@ -217,9 +224,9 @@ impl Handler for SkipsSync {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() {
-    let world = World::start().await;
-    let (_service, api) = world.start_api().await;
+async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() -> Outcome {
+    let world = World::start().await?;
+    let (_service, api) = world.start_api().await?;
     let bootstrap = world.broker.bootstrap();
     let log = world.audit_log_path();
     let opened = audit::open(&log, &folder(&world, "state")).unwrap();
@@ -231,13 +238,13 @@ async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() {
         synced: synced.clone(),
     };
     let consumer = Consumer::start(&bootstrap, handler);
-    let mut requests = load(api.url(), Duration::from_secs(3)).await;
-    let end = delivered(&world, &requests).await;
-    world.committed(AUDIT_GROUP, end).await;
+    let mut requests = load(api.url(), Duration::from_secs(3)).await?;
+    let end = delivered(&world, &requests).await?;
+    world.committed(AUDIT_GROUP, end).await?;
     consumer.kill().await;
     drop(opened);
-    let unlocked = async || fs::File::open(&log).unwrap().try_lock().ok();
-    eventually("the end of the log's writer", SOON, unlocked).await;
+    let unlocked = async || Ok(fs::File::open(&log).unwrap().try_lock().ok());
+    eventually("the end of the log's writer", SOON, unlocked).await?;
 
     // The power cut: what was not synced is gone.
     let length = synced.load(Ordering::Relaxed);
@@ -247,15 +254,16 @@ async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() {
     let cut = Snapshot { at: now(), last_offset: on_disk.lines.last().map(|line| line.seen.offset) };
 
     // The real service completes the log from there: nothing is lost while Kafka has it, and still it is found.
-    let _audit = world.program("audit-service").start();
-    requests.extend(load(api.url(), Duration::from_secs(1)).await);
-    world.committed(AUDIT_GROUP, delivered(&world, &requests).await).await;
-    let mut evidence = evidence(&bootstrap, requests, &[(&log, None)]).await;
+    let _audit = world.program("audit-service").start()?;
+    requests.extend(load(api.url(), Duration::from_secs(1)).await?);
+    world.committed(AUDIT_GROUP, delivered(&world, &requests).await?).await?;
+    let mut evidence = evidence(&bootstrap, requests, &[(&log, None)]).await?;
     evidence.snapshots.push(cut);
     let report = check(&evidence);
     assert_eq!(report.found(names::LOST), &[] as &[String]);
     assert_found(&report, names::AHEAD, "when it was killed, and its log ended");
     assert_found(&report, names::AHEAD, "µs later");
+    Ok(())
 }
 
 /// The bug: after a produce without an answer it sends again at once.
@@ -310,7 +318,7 @@ struct EventDecoder;
 impl Decoder for EventDecoder {
     type Message = Event<'static>;
 
-    fn decode(&self, record: &ConsumerRecord) -> Result<Event<'static>, Malformed> {
+    fn decode(&self, record: &ConsumerRecord) -> std::result::Result<Event<'static>, Malformed> {
         Event::decode(record.value.as_deref()).map(Event::into_owned)
     }
 
@@ -326,7 +334,10 @@ impl Handler for WritesAll {
         EventDecoder
     }
 
-    async fn handle(&mut self, delivery: &Delivery<'_, Event<'static>>) -> Result<(), HandlerError> {
+    async fn handle(
+        &mut self,
+        delivery: &Delivery<'_, Event<'static>>,
+    ) -> std::result::Result<(), HandlerError> {
         use std::io::Write;
         let at = audit::At { topic: EVENTS.into(), partition: 0, offset: delivery.record.offset };
         let time = task_events::time::format_time(chrono::Utc::now());
@@ -337,13 +348,13 @@ impl Handler for WritesAll {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_resends_blindly_and_a_consumer_that_does_not_deduplicate_are_reported() {
-    let port = free_port();
-    let proxy = Proxy::start(free_port(), port, 1).await.unwrap();
-    let broker = Broker::start_on(BrokerKind::Dev, port, proxy.port()).await;
+async fn a_relay_that_resends_blindly_and_a_consumer_that_does_not_deduplicate_are_reported() -> Outcome {
+    let port = free_port()?;
+    let proxy = Proxy::start(free_port()?, port, 1).await.unwrap();
+    let broker = Broker::start_on(BrokerKind::Dev, port, proxy.port()).await?;
     let bootstrap = broker.bootstrap();
     let taskctl = Program::new("taskctl").env("KAFKA_BOOTSTRAP_SERVERS", &bootstrap);
-    assert_eq!(taskctl.args(&["topics", "create"]).run(SOON).await.code, Some(0));
+    assert_eq!(taskctl.args(&["topics", "create"]).run(SOON).await?.code, Some(0));
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("audit.log");
     let consumer = Consumer::start(&bootstrap, WritesAll(log.clone()));
@@ -359,15 +370,15 @@ async fn a_relay_that_resends_blindly_and_a_consumer_that_does_not_deduplicate_a
         proxy.set(Mode::Pass, 100);
     };
     let (said, ()) = tokio::join!(relay_blindly(&bootstrap, &events, &sent), losing_replies);
-    let end = read_kafka(&bootstrap, EVENTS, OFFSETS).await.topic.unwrap().last().unwrap().offset + 1;
+    let end = read_kafka(&bootstrap, EVENTS, OFFSETS).await?.topic.unwrap().last().unwrap().offset + 1;
     let committed = async || {
-        let offsets = read_offsets(&bootstrap, EVENTS, OFFSETS).await;
-        (position(&offsets, AUDIT_GROUP) == Some(end)).then_some(())
+        let offsets = read_offsets(&bootstrap, EVENTS, OFFSETS).await?;
+        Ok((position(&offsets, AUDIT_GROUP) == Some(end)).then_some(()))
     };
-    eventually("all to be committed", SOON, committed).await;
+    eventually("all to be committed", SOON, committed).await?;
     consumer.kill().await;
 
-    let mut evidence = evidence(&bootstrap, requests, &[(&log, None)]).await;
+    let mut evidence = evidence(&bootstrap, requests, &[(&log, None)]).await?;
     evidence.relay = Some(said.clone());
     let report = check(&evidence);
     assert_found(&report, names::TWICE_IN_TOPIC, "sent again without a look");
@@ -384,16 +395,17 @@ async fn a_relay_that_resends_blindly_and_a_consumer_that_does_not_deduplicate_a
     let looked = (0..10).map(|_| RelaySaid::Reconciled { end: first });
     evidence.relay.as_mut().unwrap().splice(place..place, looked);
     assert_eq!(check(&evidence).found(names::TWICE_IN_TOPIC), &[] as &[String]);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zombie_that_goes_on_is_reported() {
-    let world = World::start().await;
-    let (_service, api) = world.start_api().await;
+async fn a_zombie_that_goes_on_is_reported() -> Outcome {
+    let world = World::start().await?;
+    let (_service, api) = world.start_api().await?;
     let bootstrap = world.broker.bootstrap();
-    let requests = load(api.url(), Duration::from_secs(1)).await;
-    delivered(&world, &requests).await;
-    let topic = world.topic(EVENTS).await;
+    let requests = load(api.url(), Duration::from_secs(1)).await?;
+    delivered(&world, &requests).await?;
+    let topic = world.topic(EVENTS).await?;
     let taken = |range: std::ops::Range<usize>| -> Vec<Taken> {
         let records = topic[range].iter().map(|one| ConsumerRecord {
             offset: one.offset,
@@ -439,18 +451,19 @@ async fn a_zombie_that_goes_on_is_reported() {
     // moves nothing.
     offsets.commit(&slot, old, &late, limit).await.unwrap();
     offsets.commit(&slot, old, &Commit::new(12, zombie_id, false), limit).await.unwrap();
-    let report = check(&evidence(&bootstrap, requests.clone(), &logs).await);
+    let report = check(&evidence(&bootstrap, requests.clone(), &logs).await?);
     assert_eq!(report.found(names::OWNERS), &[] as &[String]);
 
     write(&mut zombie, &taken(10..30)).await;
-    let report = check(&evidence(&bootstrap, requests.clone(), &logs).await);
+    let report = check(&evidence(&bootstrap, requests.clone(), &logs).await?);
     assert_found(&report, names::OWNERS, "after another instance had taken over");
 
     offsets.commit(&slot, old, &Commit::new(30, zombie_id, false), limit).await.unwrap();
     offsets.commit(&slot, new, &Commit::new(40, zombie_id, false), limit).await.unwrap();
-    let report = check(&evidence(&bootstrap, requests, &logs).await);
+    let report = check(&evidence(&bootstrap, requests, &logs).await?);
     assert_found(&report, names::OWNERS, "a zombie: token");
     assert_found(&report, names::OWNERS, "commits 40 under it");
+    Ok(())
 }
 
 fn folder(world: &World, name: &str) -> PathBuf {
@@ -461,7 +474,7 @@ fn folder(world: &World, name: &str) -> PathBuf {
 
 /// The records of a sound run, and for each check a change of them that it has to find.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() {
+async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let plan = verify::plan::Plan {
         seed: 1,
@@ -574,4 +587,5 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() {
         again.offset = 1_000_000;
         it.topic.as_mut().unwrap().push(again);
     });
+    Ok(())
 }

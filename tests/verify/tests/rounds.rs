@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use harness::{Kind as BrokerKind, alone};
+use harness::{Kind as BrokerKind, Outcome, alone};
 use verify::evidence::{Evidence, OffsetsSaid};
 use verify::plan::{Fault, Plan, Planned};
 use verify::round::{self, Round};
@@ -16,7 +16,7 @@ const LOAD: Duration = Duration::from_secs(6);
 async fn sound(plan: &Plan) -> Round {
     let folder = tempfile::tempdir().unwrap();
     println!("seed {}: {}", plan.seed, plan.describe());
-    let round = round::run(plan, BrokerKind::from_env(), folder.path()).await.unwrap();
+    let round = round::run(plan, BrokerKind::from_env().unwrap(), folder.path()).await.unwrap();
     assert!(
         round.report.is_sound(),
         "seed {}: {}: {}\nkept in {}; run this test again, its plan is its seed's",
@@ -62,7 +62,7 @@ fn owners(evidence: &Evidence, group: &str) -> HashSet<String> {
 
 /// SC-5
 #[tokio::test(flavor = "multi_thread")]
-async fn with_kafka_away_no_request_fails_and_nothing_is_lost() {
+async fn with_kafka_away_no_request_fails_and_nothing_is_lost() -> Outcome {
     let _alone = alone().await;
     let away = planned(Fault::KillBroker, 2_000, OUTAGE.as_millis() as u64);
     let plan = plan(5, OUTAGE + Duration::from_secs(5), 500, vec![away]);
@@ -70,19 +70,21 @@ async fn with_kafka_away_no_request_fails_and_nothing_is_lost() {
     let requests = &round.evidence.requests;
     assert!(requests.iter().all(|request| request.done().is_some()), "each is answered 2xx");
     assert!(requests.len() > 8_000, "the API keeps its pace: {} requests", requests.len());
+    Ok(())
 }
 
 /// SC-6
 #[tokio::test(flavor = "multi_thread")]
-async fn kill_9_of_each_process_at_random_moments_loses_nothing() {
+async fn kill_9_of_each_process_at_random_moments_loses_nothing() -> Outcome {
     let kills =
         [Fault::KillApi, Fault::KillNotification, Fault::KillAudit, Fault::KillDlq, Fault::KillBroker];
     rounds(&[2, 5, 6, 12], &kills).await;
+    Ok(())
 }
 
 /// SC-7
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_was_paused_past_its_lease_changes_nothing() {
+async fn an_owner_that_was_paused_past_its_lease_changes_nothing() -> Outcome {
     let _alone = alone().await;
     let pauses =
         vec![planned(Fault::PauseNotification, 1_500, 4_000), planned(Fault::PauseAudit, 1_500, 4_500)];
@@ -92,10 +94,11 @@ async fn an_owner_that_was_paused_past_its_lease_changes_nothing() {
     }
     let lines = round.evidence.audit_logs.iter().map(|log| log.lines.len());
     assert!(lines.clone().all(|lines| lines > 0), "both wrote: {:?}", lines.collect::<Vec<_>>());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_network_loses_nothing() {
+async fn a_bad_network_loses_nothing() -> Outcome {
     let network = [
         Fault::NetDelay,
         Fault::NetStall,
@@ -105,49 +108,54 @@ async fn a_bad_network_loses_nothing() {
         Fault::NetDropReplies,
     ];
     rounds(&[4, 7, 8, 11, 13, 15], &network).await;
+    Ok(())
 }
 
 /// The requests of a produce come through, its replies do not: the relay finds what stands in the topic.
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_replies_double_nothing() {
+async fn lost_replies_double_nothing() -> Outcome {
     let _alone = alone().await;
     let lost = planned(Fault::NetDropReplies, 1_000, 500);
     let round = sound(&plan(8, LOAD, 400, vec![lost])).await;
     let topic = round.evidence.topic.unwrap();
     let ids: HashSet<_> = topic.iter().map(|seen| &seen.event_id).collect();
     assert_eq!(ids.len(), topic.len(), "each event stands once in the topic");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_broker_or_api_and_a_full_disk_lose_nothing() {
+async fn a_paused_broker_or_api_and_a_full_disk_lose_nothing() -> Outcome {
     rounds(&[5, 14], &[Fault::PauseApi, Fault::PauseBroker, Fault::FullAudit, Fault::FullStore]).await;
+    Ok(())
 }
 
 /// Real I/O errors under the audit log, the API's store and the notification services' state.
 #[tokio::test(flavor = "multi_thread")]
-async fn disks_that_fail_lose_nothing() {
+async fn disks_that_fail_lose_nothing() -> Outcome {
     rounds(&[5], &[Fault::EioAudit, Fault::EioStore, Fault::EioState]).await;
+    Ok(())
 }
 
 /// The wall clock of all services is two hours slow for a while, then two hours fast.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_stepped_back_and_forward_loses_nothing() {
+async fn a_clock_that_is_stepped_back_and_forward_loses_nothing() -> Outcome {
     let _alone = alone().await;
     for clock in [Fault::ClockBack, Fault::ClockForward] {
         let faults = vec![planned(clock, 1_500, 2_000), planned(Fault::KillNotification, 2_000, 500)];
         let round = sound(&plan(9, LOAD, 400, faults)).await;
         if !round.evidence.clock_stepped {
-            return;
+            return Ok(());
         }
         let times = round.evidence.audit_logs.iter().flat_map(|log| &log.lines).map(|line| line.at);
         let apart = times.clone().max().zip(times.min()).map(|(last, first)| (last - first) / 1_000_000);
         assert!(apart > Some(3_600), "the clock was stepped under the audit service: {apart:?} s apart");
     }
+    Ok(())
 }
 
 /// SC-10: other producers, administrators and backup tools.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_others_do_to_topics_and_audit_logs_loses_nothing() {
+async fn what_others_do_to_topics_and_audit_logs_loses_nothing() -> Outcome {
     let _alone = alone().await;
     let others = [
         (Fault::ForeignTransaction, 3_000),
@@ -162,25 +170,28 @@ async fn what_others_do_to_topics_and_audit_logs_loses_nothing() {
             sound(&plan(seed, LOAD, 300, vec![planned(fault, 1_500, lasts_ms)])).await;
         }
     }
+    Ok(())
 }
 
 /// The disk of the audit service that owns hangs: the standby takes over.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_hangs_hands_the_audit_over() {
+async fn a_disk_that_hangs_hands_the_audit_over() -> Outcome {
     let _alone = alone().await;
     let hangs = planned(Fault::HangAudit, 1_500, 6_000);
     let round = sound(&plan(3, Duration::from_secs(9), 300, vec![hangs])).await;
     if harness::FailingDisk::mount(1024).is_some() {
         assert_eq!(owners(&round.evidence, "audit-service").len(), 2, "the standby took over");
     }
+    Ok(())
 }
 
 /// A log collector that stalls: requests are answered meanwhile, and each notification is written.
 #[tokio::test(flavor = "multi_thread")]
-async fn outputs_that_nobody_reads_lose_nothing() {
+async fn outputs_that_nobody_reads_lose_nothing() -> Outcome {
     let _alone = alone().await;
     let stalls =
         vec![planned(Fault::StallApiLog, 1_500, 4_000), planned(Fault::StallNotificationLog, 1_500, 4_000)];
     let round = sound(&plan(4, Duration::from_secs(8), 400, stalls)).await;
     assert!(round.evidence.requests.iter().all(|one| one.done().is_some()), "each request is answered 2xx");
+    Ok(())
 }

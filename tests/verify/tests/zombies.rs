@@ -1,6 +1,6 @@
 //! An owner that is paused in the middle of a batch, with another one at work when it wakes up.
 
-use harness::{EVENTS, Event, LEASE, SOON, Service, World, produce, record};
+use harness::{EVENTS, Event, LEASE, Outcome, Result, SOON, Service, World, produce, record};
 use std::time::Duration;
 
 /// Events that an owner takes in hand at once. What is fetched are whole batches as they were produced.
@@ -10,60 +10,62 @@ const TOLD: &str = "NOTIFICATION: ";
 /// Notifications in one write to a pipe, of 4 KiB: what is on its way when a process is stopped.
 const WRITE: usize = 30;
 
-/// Stops it where it has told a part of a batch.
-async fn pause_in_a_batch(service: &mut Service) {
+/// Pauses it where it has written a part of a batch.
+async fn pause_in_a_batch(service: &mut Service) -> Result<()> {
     loop {
-        service.pause();
+        service.pause()?;
         // What it had written before is read by then.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let told = service.count(TOLD);
         assert!(told < BACKLOG, "all was told before it could be paused");
         if !told.is_multiple_of(BATCH) {
-            return;
+            return Ok(());
         }
-        service.resume();
+        service.resume()?;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-async fn with_backlog() -> World {
-    let world = World::start().await;
+async fn with_backlog() -> Result<World> {
+    let world = World::start().await?;
     let events: Vec<_> = (0..BACKLOG).map(|n| Event::created(&format!("task {n}")).bytes()).collect();
     for batch in events.chunks(BATCH) {
         let records = batch.iter().map(|value| record(Some(b"key"), Some(value))).collect();
-        produce(&world.broker.bootstrap(), EVENTS, records).await;
+        produce(&world.broker.bootstrap(), EVENTS, records).await?;
     }
-    world
+    Ok(world)
 }
 
 /// The first version finished the batch in hand, and so told up to 500 notifications that the new owner
 /// told as well: the lease was looked at between batches only.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_owner_tells_no_more_than_what_is_being_written() {
-    let world = with_backlog().await;
-    let mut zombie = world.instance("notification-service", "zombie").start();
-    zombie.wait_for_line(TOLD, SOON).await;
-    pause_in_a_batch(&mut zombie).await;
+async fn a_paused_owner_tells_no_more_than_what_is_being_written() -> Outcome {
+    let world = with_backlog().await?;
+    let mut zombie = world.instance("notification-service", "zombie").start()?;
+    zombie.wait_for_line(TOLD, SOON).await?;
+    pause_in_a_batch(&mut zombie).await?;
     let before = zombie.count(TOLD);
-    let _owner = world.instance("notification-service", "owner").start();
-    world.committed("notification-service", BACKLOG as i64).await;
+    let _owner = world.instance("notification-service", "owner").start()?;
+    world.committed("notification-service", BACKLOG as i64).await?;
 
-    zombie.resume();
-    zombie.wait_for_line("standby for", SOON).await;
+    zombie.resume()?;
+    zombie.wait_for_line("standby for", SOON).await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let after = zombie.count(TOLD);
     assert!(after <= before + WRITE, "{} notifications told by a zombie", after - before);
+    Ok(())
 }
 
 /// What is left of the batch is written once the lease is renewed, and nothing of it is passed over.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_was_paused_with_no_other_there_goes_on_where_it_was() {
-    let world = with_backlog().await;
-    let mut only = world.program("notification-service").start();
-    only.wait_for_line(TOLD, SOON).await;
-    pause_in_a_batch(&mut only).await;
+async fn an_owner_that_was_paused_with_no_other_there_goes_on_where_it_was() -> Outcome {
+    let world = with_backlog().await?;
+    let mut only = world.program("notification-service").start()?;
+    only.wait_for_line(TOLD, SOON).await?;
+    pause_in_a_batch(&mut only).await?;
     tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
-    only.resume();
-    world.committed("notification-service", BACKLOG as i64).await;
+    only.resume()?;
+    world.committed("notification-service", BACKLOG as i64).await?;
     assert_eq!(only.count(TOLD), BACKLOG, "each was told once");
+    Ok(())
 }
