@@ -233,7 +233,13 @@ async fn an_auditor_that_was_paused_in_the_middle_of_its_work_changes_nothing_of
     let written = pair.handled("first")?.len();
     claims(&mut pair.second, 1).await?;
     pair.all_committed().await?;
-    let taken_over = pair.world.offsets(pair.group).await?;
+    // The first may have committed everything before it was paused.
+    let taken_over = eventually("a commit of the new owner", SOON, async || {
+        let offsets = pair.world.offsets(pair.group).await?;
+        let has_committed = offsets.owner().is_some_and(|token| offsets.commits.contains_key(&token));
+        Ok(has_committed.then_some(offsets))
+    });
+    let taken_over = taken_over.await?;
     pair.first.resume()?;
     pair.first.wait_for_line("fenced: another instance has claimed", SOON).await?;
 
