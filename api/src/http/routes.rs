@@ -1,5 +1,5 @@
 //! Which path and method has which handler. A handler returns a [`Problem`] for what it refuses; the
-//! [context](super::context) answers it, since it knows the path.
+//! [`super::context`] answers it, since it knows the path.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
