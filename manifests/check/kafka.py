@@ -41,7 +41,7 @@ group.initial.rebalance.delay.ms=0
 
 def main() -> None:
     overlay, folder, outside, *command = sys.argv[1:]
-    folder, outside, objects = Path(folder).resolve(), int(outside), render(overlay)
+    folder, outside, objects = Path(folder).resolve(), int(outside), render(f"overlays/{overlay}")
     users = [obj for obj in objects if obj["kind"] == "KafkaUser"]
     settings = folder / "server.properties"
     ports = {"outside": outside, "internal": outside + 1, "controller": outside + 2}
