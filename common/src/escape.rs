@@ -28,6 +28,14 @@ pub(crate) fn escape_from(line: &mut String, start: usize) {
     }
 }
 
+/// The start of a text, at most that many characters; an ellipsis shows that more follows.
+pub fn cut(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
 fn has_control(text: &str) -> bool {
     // Printable ASCII, as nearly all of it is, is seen to be that many bytes at once.
     let is_plain = text.bytes().fold(true, |plain, byte| plain & (b' '..0x7f).contains(&byte));
@@ -42,6 +50,12 @@ pub fn is_control(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(cut("größer", 3), "grö…");
+        assert_eq!(cut("größer", 6), "größer");
+    }
 
     #[test]
     fn a_title_cannot_forge_a_line() {

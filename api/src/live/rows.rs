@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::DateTime;
 use serde::Serialize;
 use task_events::error_code::Code;
+use task_events::escape::cut;
 use task_events::event::Event;
 use task_events::kafka::ConsumerRecord;
 use task_events::operate::groups::Life;
-use task_events::operate::letters::{Letter, Letters};
+use task_events::operate::letters::{Letter, LetterRow, Letters};
 use task_events::operate::partitions::PartitionRow;
 use task_events::redrive::GROUP_HEADER;
 use task_events::time::format_time;
@@ -45,14 +46,6 @@ pub(super) struct EventRow {
     error: Option<String>,
 }
 
-/// The start of a text.
-pub(super) fn short(text: &str, chars: usize) -> String {
-    match text.char_indices().nth(chars) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-        None => text.to_owned(),
-    }
-}
-
 impl EventRow {
     pub(super) fn new(partition: i32, record: &ConsumerRecord) -> Self {
         let only_for = record.headers.last(GROUP_HEADER).and_then(|header| header.value);
@@ -67,20 +60,20 @@ impl EventRow {
             title: None,
             status: None,
             owner_id: None,
-            only_for: only_for.map(|group| short(&String::from_utf8_lossy(group), MAX_TEXT)),
+            only_for: only_for.map(|group| cut(&String::from_utf8_lossy(group), MAX_TEXT)),
             error: None,
         };
         let event = match Event::decode(record.value.as_deref()) {
             Ok(event) => event,
-            Err(malformed) => return Self { error: Some(short(&malformed.to_string(), MAX_TEXT)), ..row },
+            Err(malformed) => return Self { error: Some(cut(&malformed.to_string(), MAX_TEXT)), ..row },
         };
         let task = event.task.as_ref();
         Self {
             event_id: Some(event.event_id),
-            event_type: Some(short(&event.event_type, MAX_TEXT)),
+            event_type: Some(cut(&event.event_type, MAX_TEXT)),
             task_id: task.map(|task| task.task_id),
-            title: task.map(|task| short(&task.title, MAX_TEXT)),
-            status: task.map(|task| short(&task.status, MAX_TEXT)),
+            title: task.map(|task| cut(&task.title, MAX_TEXT)),
+            status: task.map(|task| cut(&task.status, MAX_TEXT)),
             owner_id: task.and_then(|task| task.owner_id),
             ..row
         }
@@ -95,7 +88,7 @@ impl EventRow {
             value: None,
             headers: Default::default(),
         };
-        Self { error: Some(short(why, MAX_TEXT)), ..Self::new(partition, &record) }
+        Self { error: Some(cut(why, MAX_TEXT)), ..Self::new(partition, &record) }
     }
 }
 
@@ -110,7 +103,7 @@ pub(super) struct DeadLetters<'a> {
     /// The open ones by group and kind.
     by: Vec<Count<'a>>,
     /// The newest, open ones first.
-    rows: Vec<Row<'a>>,
+    rows: Vec<LetterRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -118,22 +111,6 @@ struct Count<'a> {
     group: &'a str,
     kind: &'a str,
     open: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct Row<'a> {
-    id: String,
-    failed_at: String,
-    group: &'a str,
-    kind: &'a str,
-    message: String,
-    retry_count: u32,
-    source: String,
-    task_id: Option<String>,
-    event_id: Option<String>,
-    event_type: Option<String>,
-    redriven_to: Option<String>,
-    redriven_at: Option<String>,
 }
 
 impl<'a> DeadLetters<'a> {
@@ -151,28 +128,17 @@ impl<'a> DeadLetters<'a> {
             redriven: letters.iter().filter(|letter| letter.redriven.is_some()).count(),
             dropped: letters.dropped(),
             by: by.into_iter().map(|((group, kind), open)| Count { group, kind, open }).take(SHOWN).collect(),
-            rows: newest_open.chain(newest_redriven).take(SHOWN).map(Row::new).collect(),
+            rows: newest_open.chain(newest_redriven).take(SHOWN).map(row).collect(),
         }
     }
 }
 
-impl<'a> Row<'a> {
-    fn new(letter: &'a Letter) -> Self {
-        Self {
-            id: letter.id.to_string(),
-            failed_at: format_time(letter.failed_at),
-            group: &letter.group,
-            kind: &letter.error.kind,
-            message: short(&letter.error.message, MAX_MESSAGE),
-            retry_count: letter.retry_count,
-            source: letter.place().to_string(),
-            task_id: letter.task(),
-            event_id: letter.event_id.map(|id| id.to_string()),
-            event_type: letter.event_type.as_deref().map(|name| short(name, MAX_MESSAGE)),
-            redriven_to: letter.redriven.as_ref().map(|note| note.to.to_string()),
-            redriven_at: letter.redriven.as_ref().map(|note| format_time(note.redriven_at)),
-        }
-    }
+/// As it is listed, with what others wrote cut.
+fn row(letter: &Letter) -> LetterRow {
+    let mut row = LetterRow::new(letter);
+    row.message = cut(&row.message, MAX_MESSAGE);
+    row.event_type = row.event_type.map(|name| cut(&name, MAX_MESSAGE));
+    row
 }
 
 /// A group as the page shows it.
@@ -291,7 +257,7 @@ mod tests {
         assert!(row.error.unwrap().starts_with("Invalid JSON in message: "));
         let row = EventRow::new(1, &record(&vec![b' '; 300 * 1024]));
         assert!(row.error.unwrap().contains("the limit is"));
-        assert_eq!(short("größer", 3), "grö…");
-        assert_eq!(short("größer", 6), "größer");
+        assert_eq!(cut("größer", 3), "grö…");
+        assert_eq!(cut("größer", 6), "größer");
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Progress;
@@ -17,6 +17,7 @@ use crate::dlq::{DlqRecord, ErrorInfo, Source};
 use crate::event::Malformed;
 use crate::kafka::{ConsumerRecord, Kafka, KafkaError};
 use crate::redrive::{DlqEntry, Place, RedriveNote};
+use crate::time::format_time;
 
 /// Most dead letters that are looked at: some 500 bytes each.
 const MAX_LETTERS: usize = 1_000_000;
@@ -108,6 +109,55 @@ pub struct Letter {
     pub failed_at: DateTime<Utc>,
     /// The last time it was redriven.
     pub redriven: Option<RedriveNote>,
+}
+
+/// A dead letter as it is listed.
+#[derive(Debug, Serialize)]
+pub struct LetterRow {
+    /// Where it is in the DLQ.
+    pub id: String,
+    /// When the group gave up, RFC 3339.
+    pub failed_at: String,
+    /// The group that failed it.
+    pub group: String,
+    /// The kind of the error.
+    pub kind: String,
+    /// Its message.
+    pub message: String,
+    /// How often it was tried again.
+    pub retry_count: u32,
+    /// Where the event is.
+    pub source: String,
+    /// The task of the event.
+    pub task_id: Option<String>,
+    /// The event, where it can be read so far.
+    pub event_id: Option<String>,
+    /// The same of its type.
+    pub event_type: Option<String>,
+    /// Where its copy is, if it was redriven.
+    pub redriven_to: Option<String>,
+    /// When that was, RFC 3339.
+    pub redriven_at: Option<String>,
+}
+
+impl LetterRow {
+    /// The row of a letter.
+    pub fn new(letter: &Letter) -> Self {
+        Self {
+            id: letter.id.to_string(),
+            failed_at: format_time(letter.failed_at),
+            group: letter.group.clone(),
+            kind: letter.error.kind.clone(),
+            message: letter.error.message.clone(),
+            retry_count: letter.retry_count,
+            source: letter.place().to_string(),
+            task_id: letter.task(),
+            event_id: letter.event_id.map(|id| id.to_string()),
+            event_type: letter.event_type.clone(),
+            redriven_to: letter.redriven.as_ref().map(|note| note.to.to_string()),
+            redriven_at: letter.redriven.as_ref().map(|note| format_time(note.redriven_at)),
+        }
+    }
 }
 
 impl Letter {

@@ -5,11 +5,10 @@ mod show;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use task_events::config::group_name;
-use task_events::operate::letters::{Letter, read_all};
+use task_events::escape::cut;
+use task_events::operate::letters::{LetterRow, read_all};
 use task_events::operate::plan;
-use task_events::time::format_time;
 
 use crate::output::{self, cell, table};
 use crate::progress::Progress;
@@ -83,50 +82,13 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
     }
 }
 
-/// A dead letter as it is listed.
-#[derive(Debug, Serialize)]
-struct Row {
-    id: String,
-    failed_at: String,
-    group: String,
-    kind: String,
-    message: String,
-    retry_count: u32,
-    source: String,
-    task_id: Option<String>,
-    event_id: Option<String>,
-    event_type: Option<String>,
-    /// Where its copy is, if it was redriven.
-    redriven_to: Option<String>,
-    redriven_at: Option<String>,
-}
-
-impl Row {
-    fn new(letter: &Letter) -> Self {
-        Self {
-            id: letter.id.to_string(),
-            failed_at: format_time(letter.failed_at),
-            group: letter.group.clone(),
-            kind: letter.error.kind.clone(),
-            message: letter.error.message.clone(),
-            retry_count: letter.retry_count,
-            source: letter.place().to_string(),
-            task_id: letter.task(),
-            event_id: letter.event_id.map(|id| id.to_string()),
-            event_type: letter.event_type.clone(),
-            redriven_to: letter.redriven.as_ref().map(|note| note.to.to_string()),
-            redriven_at: letter.redriven.as_ref().map(|note| format_time(note.redriven_at)),
-        }
-    }
-}
-
 async fn list(context: &Context, args: &List) -> Result<(), Error> {
     let all = read_all(&context.kafka, &context.topics.dlq_topic, &mut Progress::default()).await?;
     let filter = args.filter.filter();
     let wanted = all.iter().filter(|letter| filter.matches(letter));
     let wanted: Vec<_> = wanted.filter(|letter| !args.open || letter.redriven.is_none()).collect();
     let hidden = if args.limit == 0 { 0 } else { wanted.len().saturating_sub(args.limit) };
-    let rows: Vec<_> = wanted.iter().skip(hidden).map(|letter| Row::new(letter)).collect();
+    let rows: Vec<_> = wanted.iter().skip(hidden).map(|letter| LetterRow::new(letter)).collect();
     output::write(context.format, &rows, |rows| {
         let cells = rows.iter().map(|row| {
             [
@@ -155,13 +117,6 @@ fn seconds(time: &str) -> String {
     time.split_once('.').map_or_else(|| time.to_owned(), |(seconds, _)| format!("{seconds}Z"))
 }
 
-fn cut(text: &str, chars: usize) -> String {
-    match text.char_indices().nth(chars) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or(text)),
-        None => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,7 +125,5 @@ mod tests {
     fn a_table_has_short_times_and_messages() {
         assert_eq!(seconds("2026-01-15T10:30:00.123456Z"), "2026-01-15T10:30:00Z");
         assert_eq!(seconds("?"), "?");
-        assert_eq!(cut("größer", 3), "grö…");
-        assert_eq!(cut("größer", 6), "größer");
     }
 }

@@ -5,12 +5,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use task_events::dlq::{Original, OriginalHeader};
 use task_events::error_code::Code;
-use task_events::escape::escape_control;
-use task_events::operate::letters::{Letter, LetterName, read_all, read_one};
+use task_events::escape::{cut, escape_control};
+use task_events::operate::letters::{Letter, LetterName, LetterRow, read_all, read_one};
 use task_events::operate::positions::Positions;
 use task_events::redrive::RedriveNote;
 
-use super::{Row, cut};
 use crate::output;
 use crate::progress::Progress;
 use crate::{Context, Error};
@@ -30,7 +29,7 @@ pub struct Show {
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]
-    row: Row,
+    row: LetterRow,
     /// The event, where it is JSON.
     original_event: Option<Box<RawValue>>,
     /// Its value otherwise; null where it has none, or where it is only at its source.
@@ -72,7 +71,7 @@ async fn show(context: &Context, positions: &Positions, letter: &Letter) -> Resu
     });
     let (event, headers) = record.map(|record| (record.original_event, record.original_headers)).unzip();
     Ok(Shown {
-        row: Row::new(letter),
+        row: LetterRow::new(letter),
         original_event: event.flatten(),
         original_value_base64: base64,
         original,
@@ -96,7 +95,7 @@ fn redriven(positions: &Positions, note: &RedriveNote) -> String {
 }
 
 fn text(shown: &Shown) -> String {
-    let Row { id, failed_at, group, kind, message, retry_count, source, .. } = &shown.row;
+    let LetterRow { id, failed_at, group, kind, message, retry_count, source, .. } = &shown.row;
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         text.push_str(&format!("{name:10}{}\n", escape_control(value)));
