@@ -26,7 +26,7 @@ use crate::service::Opened;
 
 /// The totals are logged at most this often.
 const TOTALS_EVERY: Duration = Duration::from_secs(10);
-/// Pairs of group and kind that are told apart, each a series of a metric: anyone may write to the topic.
+/// Pairs of group and kind that are counted separately, each a series of a metric: anyone may write to the topic.
 const MAX_COUNTED: usize = 100;
 /// Characters of a group or kind that are kept.
 const MAX_NAME: usize = 100;

@@ -30,7 +30,7 @@ const EVENTS_PER_MESSAGE: usize = 25;
 /// Without an answer of Kafka for this long, it is called unreachable. One comes twice a second.
 const CONTACT_GAP: Duration = Duration::from_secs(3);
 
-/// What is known, and who is told.
+/// What is known, and who watches.
 #[derive(Debug)]
 pub(super) struct Board {
     known: Mutex<Known>,

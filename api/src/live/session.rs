@@ -92,7 +92,7 @@ async fn follow<F>(
         match kafka.partition_count(topic).await {
             Ok(count) => {
                 board.partitions(topic, count);
-                // One that is gone says so, and is read again when it is there again.
+                // One that is gone is reported, and read again once it is back.
                 for number in (0..count).filter(|number| followed.insert(*number)) {
                     tasks.spawn(partition(kafka.clone(), topic.to_owned(), number, Arc::clone(board)));
                 }

@@ -1,6 +1,6 @@
 //! `taskctl dlq redrive`: hands dead letters to the group that failed them again.
 //!
-//! What is planned and done, and what an operator is told before, is described in [`task_events::operate::plan`].
+//! What is planned and done, and what an operator sees before, is described in [`task_events::operate::plan`].
 
 use clap::Args;
 use task_events::error_code::Code;
