@@ -43,10 +43,10 @@ const FOREIGN: &[&str] = &[
     "STRIMZI_NAMESPACE",          // Strimzi
 ];
 
-/// Prints a line for each name that does not exist; an error if there is one.
-pub fn run(options: &Options) -> Result<()> {
+/// Prints a line for each name that does not exist; an error if there is one. `chores` are the names of ours.
+pub fn run(options: &Options, chores: &[String]) -> Result<()> {
     let tree = Tree::read(&options.root)?;
-    let commands = Commands::read(&tree)?;
+    let commands = Commands::read(&tree, chores)?;
     let (mut names, mut findings, mut documents) = (0, 0, 0);
     for path in tree.files().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
         let document = Document::parse(&tree.text(path)?);
@@ -156,7 +156,7 @@ mod tests {
         }
         assert!(Command::new("git").args(["init", "-q"]).current_dir(root).status().unwrap().success());
         let tree = Tree::read(root).unwrap();
-        let commands = Commands::read(&tree).unwrap();
+        let commands = Commands::read(&tree, &[]).unwrap();
         let page = Path::new("docs/page.md");
         let items = Document::parse(&tree.text(page).unwrap()).items;
         let found = items.iter().filter_map(|(line, item)| {

@@ -12,16 +12,15 @@ mod elf;
 mod flags;
 mod layers;
 mod no_c;
+mod result;
 mod sbom;
 mod shipped;
 mod side_by_side;
 mod static_build;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use result::Result;
 use std::process::ExitCode;
-
-/// What went wrong, to what, and what to do, in one line.
-type Result<T> = std::result::Result<T, String>;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Development chores of task-events")]
@@ -58,7 +57,7 @@ fn main() -> ExitCode {
         Chore::Static => static_build::run(),
         Chore::Dist => dist::run(),
         Chore::Test(options) => side_by_side::run(&options),
-        Chore::Docs(options) => docs::run(&options),
+        Chore::Docs(options) => docs::run(&options, &chores()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,6 +17,8 @@ const TOOLS: &[&str] = &["devbroker", "run-all", "verify"];
 /// What the words of a command may name.
 pub struct Commands<'a> {
     tree: &'a Tree,
+    /// The names of this program's chores.
+    chores: &'a [String],
     recipes: BTreeSet<String>,
     packages: BTreeSet<String>,
     /// Kind (`test`, `example`, `bin`, `bench`) and name.
@@ -27,7 +29,7 @@ pub struct Commands<'a> {
 
 impl<'a> Commands<'a> {
     /// Asks cargo for the packages and reads the justfile.
-    pub fn read(tree: &'a Tree) -> Result<Self> {
+    pub fn read(tree: &'a Tree, chores: &'a [String]) -> Result<Self> {
         let mut metadata = cargo::cargo();
         metadata.args(["metadata", "--format-version", "1", "--no-deps"]).current_dir(&tree.root);
         let unknown = || "the output of cargo metadata is not in the known form".to_owned();
@@ -53,6 +55,7 @@ impl<'a> Commands<'a> {
         let target_directory = text(&json, "target_directory").ok_or_else(unknown)?;
         let mut commands = Self {
             tree,
+            chores,
             recipes: names.map(str::to_owned).collect(),
             packages,
             targets,
@@ -127,7 +130,7 @@ impl<'a> Commands<'a> {
         let Some((command, rest)) = words.split_first() else { return Ok(None) };
         match (*command, rest) {
             ("xtask", [chore, ..]) if is_name(chore) => {
-                let known = crate::chores().iter().any(|known| known == chore);
+                let known = self.chores.iter().any(|known| known == chore);
                 return Ok((!known).then(|| format!("there is no chore {chore}")));
             }
             ("run-all" | "taskctl", rest) => return self.of_binary(command, rest),
