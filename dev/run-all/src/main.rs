@@ -13,6 +13,7 @@ mod args;
 mod browser;
 mod build;
 mod children;
+mod failure;
 mod fresh;
 mod screen;
 mod services;
@@ -26,16 +27,12 @@ use std::sync::Arc;
 
 use args::Args;
 use children::Children;
+use failure::Failure;
 use screen::Screen;
 use signals::Signals;
 use task_events::command_line;
 use task_events::exit::exit_with;
 use task_events::logging;
-
-/// What went wrong, in one line: what happened, to what, what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Failure(String);
 
 fn main() -> ExitCode {
     if let Some(failure) = children::become_child() {
