@@ -1,0 +1,28 @@
+//! The names of the checks, as they are in the table.
+
+/// Answered 2xx, and its events are not in the audit log, or not in the topic.
+pub const LOST: &str = "lost";
+/// Answered 2xx, and the API does not have it.
+pub const LOST_STATE: &str = "lost in the task store";
+/// In the topic or the audit log, and never asked for.
+pub const UNEXPECTED: &str = "unexpected";
+/// Says something else than was asked for.
+pub const ALTERED: &str = "altered";
+/// An answer of 500 or above.
+pub const REFUSED: &str = "refused (5xx)";
+/// A created or completed task of which nobody was told.
+pub const NOT_TOLD: &str = "notification missing";
+/// Twice in the audit log.
+pub const TWICE_AUDITED: &str = "duplicate in the audit log";
+/// Twice in the topic, and nothing explains it.
+pub const TWICE_IN_TOPIC: &str = "duplicate in the topic, unexplained";
+/// The changes of a task in another order than they were made.
+pub const ORDER: &str = "order of a task";
+/// The audit log in another order than the topic.
+pub const TOPIC_ORDER: &str = "audit log in topic order";
+/// A commit of work that was not done yet.
+pub const AHEAD: &str = "commit ahead of its work";
+/// Two owners at work.
+pub const OWNERS: &str = "two owners";
+/// Work that did not end although all faults were over.
+pub const NOT_DRAINED: &str = "not drained";
