@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use harness::{EVENTS, Error, Event, Result, World, produce, record};
 use uuid::Uuid;
 
-use crate::{Build, Figures, usage};
+use crate::build::Build;
+use crate::figures::Figures;
+use crate::usage;
 
 /// Events of one produce.
 const BATCH: usize = 500;

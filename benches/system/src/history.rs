@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use harness::{Result, World};
 
+use crate::build::Build;
+use crate::figures::{Figures, quantile};
 use crate::post::start_api;
-use crate::{Build, Figures, http, quantile, usage};
+use crate::{http, usage};
 
 /// Changes that are measured, one at a time.
 const CHANGES: usize = 500;

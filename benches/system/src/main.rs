@@ -12,9 +12,12 @@
 //! | `history` | one change, and a start after kill -9, with much in the store |
 //! | `watchers` | POST /tasks with nobody and with 100 watchers of the live page, in turn |
 //! | `http` | the load: one thread, as little work for each request as can be |
+//! | `build`, `figures` | which binaries are measured, and what came out |
 //! | `usage` | what a process used, by the kernel's count |
 
+mod build;
 mod drain;
+mod figures;
 mod history;
 mod http;
 mod post;
@@ -24,8 +27,10 @@ mod watchers;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use build::Build;
 use clap::{Parser, ValueEnum};
-use harness::{Outcome, Program, Result, World};
+use figures::{Figures, medians};
+use harness::{Outcome, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
@@ -72,25 +77,6 @@ struct Args {
     /// Write all figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-/// The figures of one measurement, by name.
-type Figures = Vec<(&'static str, f64)>;
-
-/// One build of the binaries.
-struct Build {
-    label: String,
-    folder: Option<PathBuf>,
-}
-
-impl Build {
-    fn program(&self, world: &World, name: &str) -> Program {
-        let program = world.program(name);
-        match &self.folder {
-            Some(folder) => program.in_folder(folder),
-            None => program,
-        }
-    }
 }
 
 #[tokio::main]
@@ -150,23 +136,4 @@ fn show(what: What, builds: &[Build], runs: &[Vec<Figures>]) {
         }
         println!();
     }
-}
-
-fn medians(runs: &[Figures]) -> Figures {
-    let names = runs.first().map(|figures| figures.iter().map(|(name, _)| *name)).into_iter().flatten();
-    names
-        .enumerate()
-        .map(|(index, name)| {
-            let mut values: Vec<f64> = runs.iter().map(|figures| figures[index].1).collect();
-            values.sort_by(f64::total_cmp);
-            (name, values[values.len() / 2])
-        })
-        .collect()
-}
-
-/// The value below which this part of the values lies.
-fn quantile(values: &mut [f64], part: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = (values.len() as f64 * part) as usize;
-    values.get(at.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use harness::{Result, SOON, Service, World, eventually};
 use std::io::Read;
 
-use crate::{Build, Figures, http, quantile, usage};
+use crate::build::Build;
+use crate::figures::{Figures, quantile};
+use crate::{http, usage};
 
 const CONNECTIONS: usize = 64;
 /// Requests before the count begins.

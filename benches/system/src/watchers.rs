@@ -10,8 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use crate::build::Build;
+use crate::figures::{Figures, quantile};
 use crate::post::start_api;
-use crate::{Build, Figures, http, quantile, usage};
+use crate::{http, usage};
 
 const WATCHERS: usize = 100;
 const CONNECTIONS: usize = 64;
