@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod args;
 mod audit_log;
 pub mod commands;
 mod context;
@@ -17,7 +18,7 @@ mod error;
 mod output;
 mod progress;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use task_events::config::{KafkaArgs, TopicArgs};
 
 pub use context::Context;
@@ -94,8 +95,8 @@ impl Cli {
             Command::Trace(args) => commands::trace::run(&context, args).await,
             Command::Doctor(args) => commands::doctor::run(&context, args).await,
             Command::Explain(args) => commands::explain::run(self.format, &args),
-            Command::Completions(args) => commands::manual::completions(&args),
-            Command::Man(args) => commands::manual::man(&args),
+            Command::Completions(args) => commands::manual::completions(&args, Self::command()),
+            Command::Man(args) => commands::manual::man(&args, Self::command()),
         }
     }
 }

@@ -1,15 +1,14 @@
 //! `taskctl dlq`: the events that a group could not handle. List them, show one, hand them to their group again.
 
+mod filter;
 mod redrive;
 mod show;
 
-use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use task_events::config::group_name;
 use task_events::escape::cut;
 use task_events::operate::letters::{LetterRow, read_all};
-use task_events::operate::plan;
 
+use self::filter::Filter;
 use crate::output::{self, cell, table};
 use crate::progress::Progress;
 use crate::{Context, Error};
@@ -31,23 +30,6 @@ pub enum Command {
     Redrive(redrive::Redrive),
 }
 
-/// Which dead letters.
-#[derive(Debug, Clone, Args)]
-pub struct Filter {
-    /// Only of this consumer group
-    #[arg(long, value_parser = group_name)]
-    group: Option<String>,
-    /// Only with this kind of error, as in the column KIND
-    #[arg(long)]
-    kind: Option<String>,
-    /// Only what failed at or after this time (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    since: Option<DateTime<Utc>>,
-    /// Only what failed before this time (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    until: Option<DateTime<Utc>>,
-}
-
 /// What to list.
 #[derive(Debug, Args)]
 pub struct List {
@@ -59,18 +41,6 @@ pub struct List {
     /// The newest N; 0 for all
     #[arg(long, value_name = "N", default_value = "100")]
     limit: usize,
-}
-
-pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
-    let time = DateTime::parse_from_rfc3339(text);
-    time.map(|time| time.to_utc()).map_err(|_| "not an RFC 3339 time such as 2026-01-15T10:30:00Z".to_owned())
-}
-
-impl Filter {
-    fn filter(&self) -> plan::Filter {
-        let Self { group, kind, since, until } = self.clone();
-        plan::Filter { group, kind, since, until }
-    }
 }
 
 /// Runs the command.

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 use task_events::error_code::Code;
 
-use crate::{Cli, Error};
+use crate::Error;
 
 /// For which shell.
 #[derive(Debug, Args)]
@@ -24,21 +24,21 @@ pub struct Man {
     dir: Option<PathBuf>,
 }
 
-/// Writes the completions to stdout.
-pub fn completions(args: &Completions) -> Result<(), Error> {
+/// Writes the completions of a command line to stdout.
+pub fn completions(args: &Completions, mut command: Command) -> Result<(), Error> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "taskctl", &mut script);
+    clap_complete::generate(args.shell, &mut command, "taskctl", &mut script);
     io::stdout().write_all(&script)?;
     Ok(())
 }
 
-/// Writes the manual.
-pub fn man(args: &Man) -> Result<(), Error> {
+/// Writes the manual of a command line.
+pub fn man(args: &Man, command: Command) -> Result<(), Error> {
     match &args.dir {
         Some(folder) => {
-            clap_mangen::generate_to(Cli::command(), folder).map_err(|error| cannot_write(folder, &error))
+            clap_mangen::generate_to(command, folder).map_err(|error| cannot_write(folder, &error))
         }
-        None => Ok(clap_mangen::Man::new(Cli::command()).render(&mut io::stdout())?),
+        None => Ok(clap_mangen::Man::new(command).render(&mut io::stdout())?),
     }
 }
 

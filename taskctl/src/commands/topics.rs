@@ -1,6 +1,7 @@
 //! `taskctl topics`: makes the topics that task-events needs, and shows them.
 
 mod describe;
+pub(super) mod differences;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -8,6 +9,7 @@ use task_events::error_code::Code;
 use task_events::kafka::{NewTopic, TopicOutcome};
 use task_events::topics::{Topics, is_compacted};
 
+use self::differences::{Difference, differences};
 use crate::output::{self, cell, table};
 use crate::{Context, Error};
 
@@ -39,15 +41,6 @@ struct Row {
     outcome: &'static str,
     /// Where a topic that was there already differs from what would have been created.
     differences: Vec<Difference>,
-}
-
-/// A setting of a topic that is not what `topics create` would have made it.
-#[derive(Debug, Serialize)]
-pub(super) struct Difference {
-    /// A config, or `partitions`.
-    pub(super) what: String,
-    pub(super) is: String,
-    pub(super) wanted: String,
 }
 
 /// Runs the command.
@@ -99,26 +92,6 @@ async fn refuse_unless_compacted(context: &Context, topic: &str) -> Result<(), E
             "topic {topic} has cleanup.policy={policy} and would forget offsets: set it to compact, or name another topic in OFFSETS_TOPIC"
         ),
     ))
-}
-
-/// Where a topic differs from what would have been created.
-pub(super) async fn differences(
-    context: &Context,
-    topic: &NewTopic,
-    partitions: i32,
-) -> Result<Vec<Difference>, Error> {
-    let mut differences = Vec::new();
-    let mut compare = |what: &str, is: String, wanted: String| {
-        if is != wanted {
-            differences.push(Difference { what: what.to_owned(), is, wanted });
-        }
-    };
-    compare("partitions", partitions.to_string(), topic.partitions.to_string());
-    for (config, wanted) in &topic.configs {
-        let is = context.kafka.admin().topic_config(&topic.name, config).await?;
-        compare(config, is.unwrap_or_else(|| "unknown".to_owned()), wanted.clone());
-    }
-    Ok(differences)
 }
 
 fn text(rows: &[Row]) -> String {

@@ -28,7 +28,7 @@ pub struct Trace {
     #[arg(value_name = "ID")]
     id: Uuid,
     /// Read the topic from this time on (RFC 3339) [default: from when the id was made; of a correlation id, all]
-    #[arg(long, value_name = "TIME", value_parser = super::dlq::time)]
+    #[arg(long, value_name = "TIME", value_parser = crate::args::time)]
     since: Option<DateTime<Utc>>,
     /// The audit log
     #[arg(long, env = "AUDIT_LOG_PATH", default_value = "audit.log")]

@@ -7,7 +7,7 @@ use task_events::error_code::Code;
 use task_events::operate::letters::LetterName;
 use task_events::operate::plan::{Outcome, Plan, PlanError, Selection, Topics};
 
-use super::Filter;
+use super::filter::Filter;
 use crate::output::{self, cell, table};
 use crate::progress::Progress;
 use crate::{Context, Error};

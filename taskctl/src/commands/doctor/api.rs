@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::findings::{Findings, words};
 use super::topics::Events;
-use super::{Findings, words};
 use crate::api::{ApiError, Readiness, readiness};
 
 pub(super) async fn examine(address: &str, events: Option<&Events>, findings: &mut Findings) {

@@ -9,7 +9,8 @@ use task_events::event::Event;
 use task_events::kafka::OffsetAt;
 use uuid::Uuid;
 
-use super::{Findings, state};
+use super::findings::Findings;
+use super::state;
 use crate::Context;
 
 /// Longest line, in bytes: an event has 256 KiB at most.

@@ -3,7 +3,7 @@
 
 use task_events::kafka::Kafka;
 
-use super::Findings;
+use super::findings::Findings;
 use crate::Context;
 
 /// Whether any broker answers.

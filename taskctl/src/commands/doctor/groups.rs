@@ -8,7 +8,7 @@ use task_events::kafka::OffsetAt;
 use task_events::offsets::Slot;
 use task_events::operate::groups::{Life, SlotReport, short, watch};
 
-use super::Findings;
+use super::findings::Findings;
 use crate::Context;
 
 /// How long owners are watched for a sign of life: the default lease, and a little.

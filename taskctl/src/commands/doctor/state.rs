@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Findings;
+use super::findings::Findings;
 
 /// Kept free for a store's growth between two looks, in bytes: below 64 MiB changes will soon be refused.
 const LEAST_FREE: u64 = 64 * 1024 * 1024;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use task_events::kafka::{KafkaError, NewTopic, OffsetAt, TopicInfo};
 use task_events::topics::{Topics, is_compacted};
 
-use super::{Findings, words};
+use super::findings::{Findings, words};
 use crate::Context;
-use crate::commands::topics::differences;
+use crate::commands::topics::differences::differences;
 
 /// What other checks need to know of the events topic.
 pub(super) struct Events {

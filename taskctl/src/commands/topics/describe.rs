@@ -6,7 +6,7 @@ use task_events::config::topic_name;
 use task_events::operate::scan::log_range;
 use task_events::topics::Topics;
 
-use super::{Difference, differences};
+use super::differences::{Difference, differences};
 use crate::output::{self, cell, table};
 use crate::{Context, Error};
 
