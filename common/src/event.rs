@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::time::{Rfc3339, serialize_time};
 
-pub use reader::{Event, MAX_EVENT_BYTES, Malformed, Task};
+pub use reader::{Event, MAX_EVENT_BYTES, Malformed, Task, correlation_id};
 
 /// The value of `metadata.source` and, with a slash before it, of the header `ce_source`.
 pub const SOURCE: &str = "task-api";

@@ -3,6 +3,7 @@
 pub mod command_line;
 pub mod config;
 pub mod exit;
+mod log_fields;
 mod log_levels;
 mod log_line;
 pub mod logging;

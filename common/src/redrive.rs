@@ -21,9 +21,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::dlq::{DlqRecord, OriginalHeader, Source};
-use crate::event::Malformed;
+use crate::event::{self, Malformed};
 use crate::kafka::{
     Compression, ConsumerRecord, Kafka, KafkaError, OffsetAt, Producer, ProducerRecord, REQUEST_TIMEOUT,
     partition_for_key,
@@ -73,6 +74,9 @@ pub struct RedriveNote {
     /// When.
     #[serde(serialize_with = "serialize_time")]
     pub redriven_at: DateTime<Utc>,
+    /// The correlation id of the event, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<Uuid>,
 }
 
 /// What a record of the DLQ is.
@@ -150,12 +154,14 @@ impl Redriver {
         let copy =
             ProducerRecord { key: original.key, value: original.value, headers, timestamp: Utc::now() };
         let key = copy.key.clone();
+        let correlation_id = event::correlation_id(copy.value.as_deref());
         let offset = self.produce(&topic, target, copy).await?;
         let note = RedriveNote {
             redriven: place,
             group: letter.group.clone(),
             to: Place { topic, partition: target, offset },
             redriven_at: Utc::now(),
+            correlation_id,
         };
         let value = serde_json::to_vec(&note).map_err(|error| KafkaError::failed("encode a note", error))?;
         let dlq_topic = self.dlq_topic.clone();
@@ -276,8 +282,13 @@ mod tests {
     #[test]
     fn an_entry_of_the_dlq_is_a_letter_or_a_note() {
         let place = |offset| Place { topic: "t".to_owned(), partition: 0, offset };
-        let note =
-            RedriveNote { redriven: place(3), group: "g".to_owned(), to: place(9), redriven_at: Utc::now() };
+        let note = RedriveNote {
+            redriven: place(3),
+            group: "g".to_owned(),
+            to: place(9),
+            redriven_at: Utc::now(),
+            correlation_id: None,
+        };
         let json = serde_json::to_vec(&note).unwrap();
         let Ok(DlqEntry::Note(read)) = DlqEntry::decode(Some(&json)) else { panic!("a note") };
         assert_eq!((read.redriven, read.to), (note.redriven, note.to));

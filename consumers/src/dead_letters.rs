@@ -16,8 +16,9 @@ use task_events::dlq::DlqRecord;
 use task_events::escape::escape_control;
 use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
+use task_events::logging::{CORRELATION_ID, Field};
 use task_events::metrics::Text;
-use task_events::redrive::{DlqEntry, RedriveNote};
+use task_events::redrive::{DlqEntry, Place, RedriveNote};
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use tokio::time::sleep;
 
@@ -98,12 +99,28 @@ impl Handler for PartitionDeadLetters {
         &mut self,
         delivery: &Delivery<'_, Result<DlqEntry, Malformed>>,
     ) -> Result<(), HandlerError> {
-        let (group, kind, text) = match delivery.message {
-            Ok(DlqEntry::Letter(letter)) => (letter.group.as_str(), letter.error.kind.as_str(), text(letter)),
-            Ok(DlqEntry::Note(note)) => (note.group.as_str(), REDRIVEN, note_text(note)),
-            Err(malformed) => (UNKNOWN_GROUP, malformed.kind(), no_record(malformed, delivery)),
+        let (group, kind, text, correlation_id, source) = match delivery.message {
+            Ok(DlqEntry::Letter(letter)) => {
+                let (group, kind) = (letter.group.as_str(), letter.error.kind.as_str());
+                (group, kind, text(letter), letter.correlation_id(), Some(Place::of(&letter.source)))
+            }
+            Ok(DlqEntry::Note(note)) => {
+                (note.group.as_str(), REDRIVEN, note_text(note), note.correlation_id, Some(note.to.clone()))
+            }
+            Err(malformed) => (UNKNOWN_GROUP, malformed.kind(), no_record(malformed, delivery), None, None),
         };
-        self.lines.push(&text);
+        let source = source.as_ref();
+        let fields = [
+            Field::new(CORRELATION_ID, correlation_id),
+            Field::new("group", group),
+            Field::new("kind", kind),
+            Field::new("topic", source.map(|source| source.topic.as_str())),
+            Field::new("partition", source.map(|source| source.partition)),
+            Field::new("offset", source.map(|source| source.offset)),
+            Field::new("dlq_partition", delivery.partition),
+            Field::new("dlq_offset", delivery.record.offset),
+        ];
+        self.lines.push(&text, &fields);
         self.totals.count(group, kind);
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use log::Level;
 use task_events::error_code::{Code, Coded};
-use task_events::logging::{self, Block, LogFormat};
+use task_events::logging::{self, Block, Field, LogFormat};
 use task_events::output::{Output, Receipt};
 use task_events::runtime::HandlerError;
 use tokio::task::spawn_blocking;
@@ -72,8 +72,8 @@ impl Lines {
     }
 
     /// Adds a line to the batch.
-    pub fn push(&mut self, text: &str) {
-        self.batch.push(text);
+    pub fn push(&mut self, text: &str, fields: &[Field<'_>]) {
+        self.batch.push(text, fields);
     }
 
     /// Returns once the lines of the batch are written. After an error it is to be called again.

@@ -16,6 +16,7 @@ use task_events::error_code::{Code, Coded};
 use task_events::escape::escape_control;
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
+use task_events::logging::{CORRELATION_ID, Field};
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
 use uuid::Uuid;
 
@@ -73,8 +74,17 @@ pub struct EventDecoder(Dedup);
 #[derive(Debug)]
 pub struct Notification {
     event_id: Uuid,
+    correlation_id: Uuid,
     /// None: the event is not of interest.
-    text: Option<String>,
+    line: Option<NotificationLine>,
+}
+
+/// What is written of an event.
+#[derive(Debug)]
+struct NotificationLine {
+    text: String,
+    event_type: EventType,
+    task_id: Uuid,
 }
 
 impl Service for Notifications {
@@ -91,7 +101,8 @@ impl Decoder for EventDecoder {
 
     fn decode(&self, record: &ConsumerRecord) -> Result<Notification, Malformed> {
         let event = Event::decode(record.value.as_deref())?;
-        Ok(Notification { event_id: event.event_id, text: text(&event) })
+        let Event { event_id, correlation_id, .. } = event;
+        Ok(Notification { event_id, correlation_id, line: line(&event) })
     }
 
     fn dedup_id(&self, notification: &Notification) -> Option<Uuid> {
@@ -99,7 +110,7 @@ impl Decoder for EventDecoder {
     }
 
     fn wants(&self, notification: &Notification) -> bool {
-        notification.text.is_some()
+        notification.line.is_some()
     }
 
     async fn known(&self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
@@ -115,8 +126,18 @@ impl Handler for PartitionNotifications {
     }
 
     async fn handle(&mut self, delivery: &Delivery<'_, Notification>) -> Result<(), HandlerError> {
-        if let Some(text) = &delivery.message.text {
-            self.lines.push(text);
+        let Notification { event_id, correlation_id, line } = delivery.message;
+        if let Some(NotificationLine { text, event_type, task_id }) = line {
+            let fields = [
+                Field::new(CORRELATION_ID, *correlation_id),
+                Field::new("event_id", *event_id),
+                Field::new("event_type", event_type.as_str()),
+                Field::new("task_id", *task_id),
+                Field::new("topic", delivery.topic),
+                Field::new("partition", delivery.partition),
+                Field::new("offset", delivery.record.offset),
+            ];
+            self.lines.push(text, &fields);
         }
         Ok(())
     }
@@ -132,14 +153,17 @@ impl Handler for PartitionNotifications {
 }
 
 /// The notification of an event, if it has one.
-fn text(event: &Event<'_>) -> Option<String> {
-    let happened = match event.known_type()? {
+fn line(event: &Event<'_>) -> Option<NotificationLine> {
+    let event_type = event.known_type()?;
+    let happened = match event_type {
         EventType::Created => "New task created",
         EventType::Completed => "Task completed",
         EventType::Updated | EventType::Deleted => return None,
     };
     let task = event.task.as_ref()?;
-    Some(format!("NOTIFICATION: {happened} - '{}' (ID: {})", escape_control(&task.title), task.task_id))
+    let title = escape_control(&task.title);
+    let text = format!("NOTIFICATION: {happened} - '{title}' (ID: {})", task.task_id);
+    Some(NotificationLine { text, event_type, task_id: task.task_id })
 }
 
 #[cfg(test)]
@@ -161,18 +185,18 @@ mod tests {
         };
         let created = read(&TaskEvent::task_created(data.clone(), Uuid::nil()));
         assert_eq!(
-            text(&created).unwrap(),
+            line(&created).unwrap().text,
             r"NOTIFICATION: New task created - 'Buy\nmilk' (ID: 00000000-0000-0000-0000-000000000000)"
         );
         let completed = read(&TaskEvent::task_completed(data.clone(), Uuid::nil()));
         assert_eq!(
-            text(&completed).unwrap(),
+            line(&completed).unwrap().text,
             r"NOTIFICATION: Task completed - 'Buy\nmilk' (ID: 00000000-0000-0000-0000-000000000000)"
         );
         for event in
             [TaskEvent::task_updated(data.clone(), Uuid::nil()), TaskEvent::task_deleted(data, Uuid::nil())]
         {
-            assert_eq!(text(&read(&event)), None);
+            assert!(line(&read(&event)).is_none());
         }
     }
 }

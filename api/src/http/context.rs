@@ -12,14 +12,14 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use log::Level;
-use task_events::logging;
+use task_events::logging::{self, CORRELATION_ID, Field};
 use uuid::Uuid;
 
 use super::guard;
 use super::problem::Problem;
 use super::state::State;
 
-const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
 
 /// The request's correlation id: the caller's, if it is a uuid, else a new one.
 #[derive(Debug, Clone, Copy)]
@@ -66,8 +66,8 @@ pub(super) async fn around<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
-    let given =
-        only(request.headers(), CORRELATION_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let given = only(request.headers(), CORRELATION_HEADER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let id = given.unwrap_or_else(Uuid::new_v4);
     request.extensions_mut().insert(CorrelationId(id));
     // Copies: the router wants the request for itself.
@@ -100,7 +100,7 @@ pub(super) async fn around<B: MessageBody + 'static>(
     };
     let mut text = Uuid::encode_buffer();
     if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
-        headers.insert(CORRELATION_ID, value);
+        headers.insert(CORRELATION_HEADER, value);
     }
     let took = started.elapsed();
     if let Some(state) = state {
@@ -112,8 +112,15 @@ pub(super) async fn around<B: MessageBody + 'static>(
     } else {
         Level::Info
     };
-    let answer = Answer { method: &method, path: &path, status, took, correlation_id: id };
-    logging::line(level, module_path!(), format_args!("{answer}"));
+    let answer = Answer { method: &method, path: &path, status, took };
+    let fields = [
+        Field::new(CORRELATION_ID, id),
+        Field::new("method", method.as_str()),
+        Field::new("path", path.as_str()),
+        Field::new("status", i32::from(status.as_u16())),
+        Field::new("duration_ms", took.as_secs_f64() * 1e3),
+    ];
+    logging::line(level, module_path!(), &fields, format_args!("{answer}"));
     result.map_err(|response| InternalError::from_response(status, response).into())
 }
 
@@ -123,16 +130,15 @@ struct Answer<'a> {
     path: &'a str,
     status: StatusCode,
     took: Duration,
-    correlation_id: Uuid,
 }
 
 impl fmt::Display for Answer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, path, status, took, correlation_id } = self;
+        let Self { method, path, status, took } = self;
         let tenths = (took.as_nanos() + 50_000) / 100_000;
         let (ms, tenth, status) = (tenths / 10, tenths % 10, status.as_u16());
         // The path is escaped with the rest of the line.
-        write!(f, "{method} {path} {status} {ms}.{tenth} ms correlation_id={correlation_id}")
+        write!(f, "{method} {path} {status} {ms}.{tenth} ms")
     }
 }
 
@@ -150,13 +156,11 @@ mod tests {
     fn the_access_line_has_its_form() {
         let line = |method: &Method, micros| {
             let took = Duration::from_micros(micros);
-            let (path, correlation_id) = ("/tasks", Uuid::from_u128(0xabc));
-            Answer { method, path, status: StatusCode::CREATED, took, correlation_id }.to_string()
+            Answer { method, path: "/tasks", status: StatusCode::CREATED, took }.to_string()
         };
-        let rest = "ms correlation_id=00000000-0000-0000-0000-000000000abc";
-        assert_eq!(line(&Method::POST, 1_234), format!("POST /tasks 201 1.2 {rest}"));
-        assert_eq!(line(&Method::GET, 49), format!("GET /tasks 201 0.0 {rest}"));
-        assert_eq!(line(&Method::GET, 999_960), format!("GET /tasks 201 1000.0 {rest}"));
+        assert_eq!(line(&Method::POST, 1_234), "POST /tasks 201 1.2 ms");
+        assert_eq!(line(&Method::GET, 49), "GET /tasks 201 0.0 ms");
+        assert_eq!(line(&Method::GET, 999_960), "GET /tasks 201 1000.0 ms");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use task_events::operate::trace::{Audit, Others, Outbox, Task, collect, report};
 use task_events::redrive::Place;
 use uuid::Uuid;
 
+use super::context;
 use super::guard;
 use super::input::{self, Body};
 use super::problem::Problem;
@@ -181,6 +182,7 @@ pub(super) async fn redrive(request: HttpRequest, state: Data<State>, body: Body
     let names: Result<Vec<_>, String> = wanted.ids.iter().map(|id| id.parse::<LetterName>()).collect();
     let names = names.map_err(|error| Problem::field("ids", error))?;
     let selection = Selection { names, filter: Filter::default(), again: wanted.again };
+    let correlation_id = context::correlation_id(&request).to_string();
     let redriving = state.live.call(REDRIVE_TIMEOUT, move |kafka, topics| async move {
         let at = Topics { dlq: &topics.dlq_topic, offsets: &topics.offsets_topic };
         let mut plan = Plan::make(&kafka, at, &selection, &mut ()).await?;
@@ -188,6 +190,7 @@ pub(super) async fn redrive(request: HttpRequest, state: Data<State>, body: Body
             plan.execute(&kafka, &topics.dlq_topic, &mut ()).await?;
             let (redriven, failed) = (plan.redriven, plan.failed);
             log::info!(
+                correlation_id = correlation_id.as_str(), redriven, failed;
                 "redriven by the live page: {redriven} dead letters, {failed} could not be: {:?}",
                 wanted.ids
             );

@@ -148,6 +148,7 @@ impl Dispatcher {
                 topic: plan.topic,
                 position: plan.positions.get(&number).copied(),
                 noted: None,
+                reconciled: None,
                 pace: Pace::default(),
                 recheck: Arc::clone(&recheck),
             };

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use log::Level;
 use task_events::backoff::Backoff;
 use task_events::kafka::{
     Compression, Kafka, KafkaError, OffsetAt, Position, Producer, ProducerRecord, REQUEST_TIMEOUT,
 };
+use task_events::logging::{self, CORRELATION_ID, Field};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -50,6 +52,9 @@ pub(super) struct Lane {
     pub(super) position: Option<Position>,
     /// When the position was last known to be that far.
     pub(super) noted: Option<Instant>,
+    /// What was last found in the topic, and logged, while it cannot be put on disk: logged once, however often
+    /// it is tried again.
+    pub(super) reconciled: Option<String>,
     pub(super) pace: Pace,
     /// Wakes the dispatcher when the topic is to be looked at.
     pub(super) recheck: Arc<Notify>,
@@ -159,6 +164,11 @@ impl Lane {
         if let Some(position) = self.position.filter(|_| !pending.is_empty()) {
             let reconcile = Reconcile { kafka: &self.kafka, topic, partition, pending: &pending };
             let found = reconcile.run(position, |why| self.report.lane_waits(partition, why)).await?;
+            let outcome = reconcile.describe(&found);
+            if self.reconciled.as_ref() != Some(&outcome) {
+                log::info!(topic, partition, offset = found.end.offset; "{outcome}");
+                self.reconciled = Some(outcome);
+            }
             let mut seqs: Vec<u64> = found.seqs.iter().copied().collect();
             seqs.sort_unstable();
             // Those behind the first one that is missing are no sign that it was delivered.
@@ -168,6 +178,7 @@ impl Lane {
             let removed = [seqs.as_slice(), scattered.as_slice()].concat();
             let delivered = Delivered { scattered, ..self.delivered(seqs, found.end.offset) };
             self.store.delivered(delivered).await?;
+            self.reconciled = None;
             self.move_to(found.end);
             self.window.remove(&removed);
             if removed.len() == pending.len() {
@@ -204,7 +215,7 @@ impl Lane {
         };
         self.window.acknowledge(entries);
         self.report.lane_published(self.producer.partition());
-        let position = self.acknowledged(&offsets, mark.reached.or(self.position)).await;
+        let position = self.acknowledged(entries, &offsets, mark.reached.or(self.position)).await;
         marked?;
         mark.hurry(&self.store);
         mark.end().await?;
@@ -254,16 +265,41 @@ impl Lane {
     }
 
     /// Logs what was acknowledged, and returns the position after it.
-    async fn acknowledged(&self, offsets: &[i64], before: Option<Position>) -> Position {
+    async fn acknowledged(
+        &self,
+        entries: &[Arc<OutboxEntry>],
+        offsets: &[i64],
+        before: Option<Position>,
+    ) -> Position {
         let (topic, partition) = (self.producer.topic(), self.producer.partition());
         let before = before.unwrap_or_default();
         let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return before };
-        for offset in offsets {
-            log::debug!("Event delivered: topic={topic}, partition={partition}, offset={offset}");
+        if log::log_enabled!(Level::Debug) {
+            for (entry, offset) in entries.iter().zip(offsets) {
+                let (id, event) = (entry.event.metadata.correlation_id, entry.event.event_id);
+                log::debug!(
+                    correlation_id:% = id, event_id:% = event, topic, partition, offset;
+                    "Event delivered: topic={topic}, partition={partition}, offset={offset}"
+                );
+            }
         }
-        log::info!(
-            "Event delivered: topic={topic}, partition={partition}, offset={last} ({} events from offset {first})",
-            offsets.len()
+        // Of several events, each has its own.
+        let alone = if let [entry] = entries { Some(entry.event.metadata.correlation_id) } else { None };
+        let fields = [
+            Field::new(CORRELATION_ID, alone),
+            Field::new("topic", topic),
+            Field::new("partition", partition),
+            Field::new("offset", *last),
+            Field::new("events", i64::try_from(offsets.len()).unwrap_or(i64::MAX)),
+        ];
+        logging::line(
+            Level::Info,
+            module_path!(),
+            &fields,
+            format_args!(
+                "Event delivered: topic={topic}, partition={partition}, offset={last} ({} events from offset {first})",
+                offsets.len()
+            ),
         );
         if before.offset > *first {
             log::warn!(

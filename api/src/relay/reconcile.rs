@@ -71,7 +71,6 @@ impl Reconcile<'_> {
             let found = self.read(from, end).await?;
             // Another leader may have cut what was just read, or have more.
             if self.leader_epoch().await? == epoch {
-                self.log(&found);
                 return Ok(found);
             }
         }
@@ -161,16 +160,17 @@ impl Reconcile<'_> {
         }
     }
 
-    fn log(&self, found: &Found) {
+    /// What was found, in a line.
+    pub(super) fn describe(&self, found: &Found) -> String {
         let Self { topic, partition, pending, .. } = self;
         let pending = pending.len();
         match found.offsets {
-            Some((first, last)) => log::info!(
+            Some((first, last)) => format!(
                 "reconciled {topic}/{partition}: {} of {pending} pending events are already in the topic (offsets {first} to {last}) and will not be resent; read to offset {}",
                 found.seqs.len(),
                 found.end.offset
             ),
-            None => log::info!(
+            None => format!(
                 "reconciled {topic}/{partition}: 0 of {pending} pending events are already in the topic; read to offset {}",
                 found.end.offset
             ),

@@ -37,7 +37,7 @@ impl<'a> DeadLetter<'a> {
         }
     }
 
-    pub(super) fn record(self) -> Option<&'a ConsumerRecord> {
+    pub(crate) fn record(self) -> Option<&'a ConsumerRecord> {
         match self {
             Self::Record(record) => Some(record),
             Self::Unreadable(_) => None,

@@ -51,11 +51,12 @@ impl DlqPublisher {
                 let by_source = [by_source.render(letter, false)?];
                 let produced = partition.produce(&by_source, Compression::Gzip).await;
                 produced.map_err(|error| self.with_remedy(error))?;
+                let offset = letter.first_offset();
                 log::warn!(
-                    "the event at {}/{} offset {} is too large for {}: the DLQ record goes by its source alone; raise the topic's max.message.bytes",
+                    group = failure.group, topic = failure.topic, partition = failure.partition, offset;
+                    "the event at {}/{} offset {offset} is too large for {}: the DLQ record goes by its source alone; raise the topic's max.message.bytes",
                     failure.topic,
                     failure.partition,
-                    letter.first_offset(),
                     self.topic
                 );
                 Ok(())

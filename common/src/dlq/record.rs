@@ -7,9 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::letter::{DeadLetter, Failure};
-use crate::event::Malformed;
+use crate::event::{self, Malformed};
 use crate::kafka::records::Header;
 use crate::kafka::{KafkaError, ProducerRecord};
 use crate::redrive::is_redrive_header;
@@ -176,6 +177,11 @@ impl DlqRecord {
             Original::NoValue => Ok(Some(None)),
             Original::Elsewhere => Ok(None),
         }
+    }
+
+    /// The correlation id of the original, if the record carries it and it has one.
+    pub fn correlation_id(&self) -> Option<Uuid> {
+        event::correlation_id(self.original_value().ok()??.as_deref())
     }
 
     /// The record without anything of the original that has no bound: its source says where that is.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use chrono::DateTime;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -24,6 +25,8 @@ pub struct Event<'a> {
     pub data: Cow<'a, RawValue>,
     /// As it came, on one line.
     pub metadata: Cow<'a, RawValue>,
+    /// The request that it comes from, as its metadata says.
+    pub correlation_id: Uuid,
     /// `data`, decoded, where this version knows the type.
     pub task: Option<Task<'a>>,
 }
@@ -139,10 +142,10 @@ mod borrowed {
     }
 
     #[derive(Deserialize)]
-    #[allow(dead_code, reason = "it is enough that they are there")]
     pub(super) struct Metadata<'a> {
-        correlation_id: Uuid,
+        pub(super) correlation_id: Uuid,
         #[serde(borrow)]
+        #[allow(dead_code, reason = "it is enough that it is there")]
         source: Cow<'a, str>,
     }
 }
@@ -160,8 +163,8 @@ impl<'a> Event<'a> {
         DateTime::parse_from_rfc3339(&envelope.occurred_at)
             .map_err(|error| Malformed::Field(format!("occurred_at is not RFC 3339: {error}")))?;
         let field = |name: &str, error: serde_json::Error| Malformed::Field(format!("{name}: {error}"));
-        serde_json::from_str::<borrowed::Metadata<'a>>(envelope.metadata.get())
-            .map_err(|error| field("metadata", error))?;
+        let metadata: borrowed::Metadata<'a> =
+            serde_json::from_str(envelope.metadata.get()).map_err(|error| field("metadata", error))?;
         let task = match EventType::from_name(&envelope.event_type) {
             Some(_) => {
                 let task = serde_json::from_str(envelope.data.get());
@@ -177,6 +180,7 @@ impl<'a> Event<'a> {
             occurred_at: envelope.occurred_at,
             data: one_line(envelope.data)?,
             metadata: one_line(envelope.metadata)?,
+            correlation_id: metadata.correlation_id,
             task,
         })
     }
@@ -194,9 +198,24 @@ impl<'a> Event<'a> {
             occurred_at: self.occurred_at.into_owned().into(),
             data: Cow::Owned(self.data.into_owned()),
             metadata: Cow::Owned(self.metadata.into_owned()),
+            correlation_id: self.correlation_id,
             task: self.task.map(Task::into_owned),
         }
     }
+}
+
+/// The correlation id of what may be no event, if it has one: for the lines about it.
+pub fn correlation_id(value: Option<&[u8]>) -> Option<Uuid> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        correlation_id: Uuid,
+    }
+    let value = value.filter(|value| value.len() <= MAX_EVENT_BYTES)?;
+    serde_json::from_slice::<Envelope>(value).ok().map(|envelope| envelope.metadata.correlation_id)
 }
 
 /// A JSON value without line breaks between its tokens (inside a string JSON allows none).
@@ -242,6 +261,20 @@ mod tests {
         assert_eq!(read.task.unwrap(), event.data);
         assert!(read.occurred_at.ends_with('Z') && read.occurred_at.len() == 27, "{}", read.occurred_at);
         assert_eq!(serde_json::from_slice::<TaskEvent>(&bytes).unwrap().metadata, event.metadata);
+        assert_eq!(read.correlation_id, event.metadata.correlation_id);
+    }
+
+    #[test]
+    fn the_correlation_id_of_a_malformed_event_is_found_where_it_has_one() {
+        let event = sample();
+        let id = event.metadata.correlation_id;
+        let ill_typed = change(&event, |v| v["event_type"] = 7.into());
+        assert!(Event::decode(Some(&ill_typed)).is_err());
+        assert_eq!(correlation_id(Some(&ill_typed)), Some(id));
+        let without = change(&event, |v| v["metadata"] = serde_json::json!({"correlation_id": "none"}));
+        for none in [None, Some(without.as_slice()), Some(b"{"), Some(b"")] {
+            assert_eq!(correlation_id(none), None);
+        }
     }
 
     #[test]

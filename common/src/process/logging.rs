@@ -15,10 +15,12 @@ use std::time::Duration;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::config::LogArgs;
+use super::log_fields::of_record;
 use super::metrics::Text;
 use super::output::{Dropped, Output};
 use super::stderr::to_stderr;
 
+pub use super::log_fields::{CORRELATION_ID, Field, FieldValue};
 pub use super::log_levels::LogLevels;
 pub use super::log_line::{Block, LogFormat};
 
@@ -31,9 +33,13 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 /// Which lines are logged, from then on.
 static LEVELS: OnceLock<LogLevels> = OnceLock::new();
 
-/// Logs a line for each message, all at once: what [`log::log!`] does for each alone would cost more than most
-/// of what there is to log about an event.
-pub fn log_all<'a>(level: Level, target: &'static str, messages: impl Iterator<Item = &'a str>) {
+/// Logs a line for each message with its fields, all at once: what [`log::log!`] does for each alone would cost
+/// more than most of what there is to log about an event.
+pub fn log_all<'a, const N: usize>(
+    level: Level,
+    target: &'static str,
+    lines: impl Iterator<Item = (&'a str, [Field<'a>; N])>,
+) {
     if level > log::max_level()
         || !log::logger().enabled(&Metadata::builder().level(level).target(target).build())
     {
@@ -41,10 +47,10 @@ pub fn log_all<'a>(level: Level, target: &'static str, messages: impl Iterator<I
     }
     let (Some(output), Some(format)) = (STDOUT.get(), FORMAT.get()) else {
         // Another logger than this module's.
-        return messages.for_each(|message| log::log!(target: target, level, "{message}"));
+        return lines.for_each(|(message, _)| log::log!(target: target, level, "{message}"));
     };
     let mut block = format.block(level, target);
-    messages.for_each(|message| block.push(message));
+    lines.for_each(|(message, fields)| block.push(message, &fields));
     output.log_lines(&block.take());
 }
 
@@ -81,7 +87,8 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
     dispatch
         .format(move |out, message, record| {
             let level = capped(record.level(), record.target());
-            out.finish(format_args!("{}", format.line(level, record.target(), message)))
+            let fields = of_record(record);
+            out.finish(format_args!("{}", format.line_with(level, record.target(), &fields, message)))
         })
         .chain(Box::new(Lines(stdout(format)?)) as Box<dyn Log>)
         .apply()?;
@@ -93,14 +100,14 @@ pub fn init(args: &LogArgs) -> Result<LastLines, fern::InitError> {
 
 /// Logs a line of this project's own that comes with each request or event: what `log!` writes, without the way
 /// through fern. Formatted once, and not at all where the level is off.
-pub fn line(level: Level, target: &str, message: fmt::Arguments<'_>) {
+pub fn line(level: Level, target: &str, fields: &[Field<'_>], message: fmt::Arguments<'_>) {
     // The levels that `init` itself sets for targets are those of other crates.
     if level > log::max_level() || LEVELS.get().is_some_and(|levels| !levels.allow(level, target)) {
         return;
     }
     match (STDOUT.get(), FORMAT.get()) {
         (Some(output), Some(format)) => with_line(|line| {
-            format.write(line, level, target, message);
+            format.write(line, level, target, fields, message);
             output.log(line.as_bytes());
         }),
         // Another logger, as in a test.

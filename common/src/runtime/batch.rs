@@ -19,6 +19,7 @@ use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::dlq::{DeadLetter, Failure};
 use crate::error_code::Code;
+use crate::event;
 use crate::kafka::records::UnreadableReason;
 use crate::kafka::{ConsumerRecord, Position};
 use crate::offsets::Slot;
@@ -79,7 +80,11 @@ impl<S: Service> Batch<'_, S> {
             }
             match (item, message) {
                 (Err(unreadable), _) => {
-                    log::error!("{}: {unreadable} {}", self.slot, Code::UnreadableRecord);
+                    let Slot { group, topic, partition } = self.slot;
+                    log::error!(
+                        group, topic, partition, offset = unreadable.first_offset;
+                        "{}: {unreadable} {}", self.slot, Code::UnreadableRecord
+                    );
                     let letter = DeadLetter::Unreadable(unreadable);
                     let (kind, why) = (kind_of(&unreadable.reason), unreadable.to_string());
                     if !self.dead_letter(letter, kind, &why, 0).await {
@@ -89,9 +94,12 @@ impl<S: Service> Batch<'_, S> {
                 (Ok(_), None) => not_of_interest += 1,
                 (Ok(record), Some(Err(malformed))) => {
                     let why = malformed.to_string();
-                    let slot = self.slot;
-                    let at = format!("{}/{} offset {}", slot.topic, slot.partition, record.offset);
-                    log::error!("{why} ({at}) {}", Code::MalformedEvent);
+                    let Slot { group, topic, partition } = self.slot;
+                    let (offset, kind) = (record.offset, malformed.kind());
+                    log::error!(
+                        correlation_id = correlation_id(record).as_deref(), group, topic, partition, offset, kind;
+                        "{why} ({topic}/{partition} offset {offset}) {}", Code::MalformedEvent
+                    );
                     if !self.dead_letter(DeadLetter::Record(record), malformed.kind(), &why, 0).await {
                         break;
                     }
@@ -139,14 +147,22 @@ impl<S: Service> Batch<'_, S> {
                 Some(Ok(())) => return Ended::Handled,
                 Some(Err(error)) => error,
             };
-            let at = format!("{}/{} offset {}", self.slot.topic, self.slot.partition, record.offset);
+            let Slot { group, topic, partition } = self.slot;
+            let (offset, kind, correlation_id) = (record.offset, error.kind, correlation_id(record));
             if tries == TRIES {
-                log::error!("gave up the event at {at} after {tries} tries: {error} {}", Code::GaveUp);
+                log::error!(
+                    correlation_id = correlation_id.as_deref(), group, topic, partition, offset, kind, tries;
+                    "gave up the event at {topic}/{partition} offset {offset} after {tries} tries: {error} {}",
+                    Code::GaveUp
+                );
                 let given_up =
                     self.dead_letter(DeadLetter::Record(record), error.kind, &error.message, tries - 1).await;
                 return if given_up { Ended::GivenUp } else { Ended::Halted };
             }
-            log::warn!("try {tries} of {TRIES} to handle the event at {at} failed: {error}");
+            log::warn!(
+                correlation_id = correlation_id.as_deref(), group, topic, partition, offset, kind, tries;
+                "try {tries} of {TRIES} to handle the event at {topic}/{partition} offset {offset} failed: {error}"
+            );
             Status::count(&self.shared.status.stats().retries, 1);
             if self.ownership.halted_within(backoff.next_delay()).await || self.ownership.must_pause() {
                 return Ended::Halted;
@@ -181,10 +197,11 @@ impl<S: Service> Batch<'_, S> {
                 }
             }
             self.works_again();
+            let (offset, group, dlq) = (letter.first_offset(), &slot.group, dlq.topic());
+            let correlation_id = letter.record().and_then(correlation_id);
             log::warn!(
-                "sent the event at {topic}/{partition} offset {} to {} ({kind})",
-                letter.first_offset(),
-                dlq.topic()
+                correlation_id = correlation_id.as_deref(), group, topic, partition, offset, kind, dlq;
+                "sent the event at {topic}/{partition} offset {offset} to {dlq} ({kind})"
             );
         }
         Status::count(&self.shared.status.stats().dead_lettered, 1);
@@ -228,6 +245,11 @@ impl<S: Service> Batch<'_, S> {
     fn works_again(&mut self) {
         self.trouble.over(&format!("{} continues", self.slot));
     }
+}
+
+/// The correlation id of a record's event, if it has one: what ties its lines together.
+fn correlation_id(record: &ConsumerRecord) -> Option<String> {
+    event::correlation_id(record.value.as_deref()).map(|id| id.to_string())
 }
 
 fn kind_of(reason: &UnreadableReason) -> &'static str {

@@ -135,11 +135,14 @@ impl<'a, S: Service> Owner<'a, S> {
     /// The log goes on elsewhere, and the position with it, also backwards.
     async fn jumped(&mut self, jump: &Jump) -> Option<()> {
         let slot = self.slot;
+        let (Slot { group, topic, partition }, from, to) = (slot, jump.from, jump.to);
         match jump.reason {
             JumpReason::Retention | JumpReason::Recreated => {
-                log::error!("LOST: {slot}: {jump} {}", Code::EventsLost);
+                log::error!(group, topic, partition, from, to; "LOST: {slot}: {jump} {}", Code::EventsLost);
             }
-            JumpReason::Truncated | JumpReason::BeyondEnd => log::warn!("{slot}: {jump}"),
+            JumpReason::Truncated | JumpReason::BeyondEnd => {
+                log::warn!(group, topic, partition, from, to; "{slot}: {jump}");
+            }
         }
         let position = Position { offset: jump.to, leader_epoch: None, topic_id: jump.topic_id };
         self.finish(&Outcome::at(position)).await

@@ -233,7 +233,9 @@ impl<S: Service> Ownership<S> {
         match released {
             Ok(_) => {
                 shared.acknowledged.set(slot.partition, Some(position.offset));
-                log::info!("released {slot} at offset {}", position.offset);
+                let Slot { group, topic, partition } = &slot;
+                let offset = position.offset;
+                log::info!(group, topic, partition, offset; "released {slot} at offset {offset}");
             }
             Err(error) => log::warn!(
                 "could not release {slot} at offset {}, the next owner waits for the lease to end and repeats a little: {error}",

@@ -168,7 +168,11 @@ impl<S: Service> Worker<S> {
                 Verdict::Wait { owner, until } => {
                     let name = format!("{} ({})", owner.claim.host, owner.claim.instance_id);
                     if logged_owner != Some(owner.token) {
-                        log::info!("standby for {}: {name} owns it with token {}", self.slot, owner.token);
+                        let (Slot { group, topic, partition }, token) = (&self.slot, owner.token);
+                        log::info!(
+                            group, topic, partition, token;
+                            "standby for {}: {name} owns it with token {token}", self.slot
+                        );
                         logged_owner = Some(owner.token);
                     }
                     self.set_role(Role::Standby { owner: name });
@@ -238,14 +242,14 @@ impl<S: Service> Worker<S> {
     async fn own(&mut self, claimed: ClaimedPartition<S::Handler>) {
         let ClaimedPartition { claim, claimed, handler, start } = claimed;
         let Start { position: start, warning } = start;
+        let Slot { group, topic, partition } = &self.slot;
+        let (token, offset) = (claimed.token, start.offset);
         log::info!(
-            "claimed {} with token {}, reading from offset {}",
-            self.slot,
-            claimed.token,
-            start.offset
+            group, topic, partition, token, offset;
+            "claimed {} with token {token}, reading from offset {offset}", self.slot
         );
         if let Some(warning) = warning {
-            log::warn!("{}: {warning}", self.slot);
+            log::warn!(group, topic, partition; "{}: {warning}", self.slot);
         }
         self.reached = None;
         let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start);
@@ -294,6 +298,7 @@ impl<S: Service> Worker<S> {
                     id.token
                 ),
                 _ => log::warn!(
+                    group = self.slot.group, topic = self.slot.topic, partition = self.slot.partition, token = id.token;
                     "fenced: another instance has claimed {}; token {} is no longer valid",
                     self.slot,
                     id.token

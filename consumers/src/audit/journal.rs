@@ -28,7 +28,7 @@ use super::current::Current;
 use super::file::{self, Files, Lines, Section, Storage};
 use super::gone;
 use super::mark::Mark;
-use super::pending::{Line, NewLines, Part};
+use super::pending::{NewLines, Part};
 use super::recovery::{self, holds};
 use super::scan::{ScanError, scan};
 use super::{AuditError, segments};
@@ -138,7 +138,7 @@ impl<F: Files> Journal<F> {
         let ids: Vec<Uuid> = new.lines.iter().map(|line| line.event_id).collect();
         let recorded = self.index.append_new(&ids, beyond_lines, |ids| self.mark.to_bytes(ids));
         self.mark.ids = recorded.map_err(&lags)?;
-        log_all(Level::Info, module_path!(), new.lines.iter().map(Line::notice));
+        log_all(Level::Info, module_path!(), new.lines.iter().map(|line| (line.notice(), line.fields())));
         Ok(new.counts)
     }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use chrono::Utc;
 use task_events::escape::escape_control;
 use task_events::event::Event;
+use task_events::logging::{CORRELATION_ID, Field};
 use task_events::time::format_time;
 use uuid::Uuid;
 
@@ -15,10 +16,17 @@ use super::line;
 #[derive(Debug, Clone)]
 pub struct Entry {
     event_id: Uuid,
+    correlation_id: Uuid,
     /// The start of its line, and behind it what is logged once the line is on disk.
     text: Vec<u8>,
     line_bytes: usize,
+    /// Of that, the name of the type as it is logged.
+    type_bytes: usize,
 }
+
+/// What comes before the type, and between it and the task, in what is logged.
+const NOTICE: &[u8] = b"AUDIT: ";
+const NOTICE_TASK: &[u8] = b" - task_id=";
 
 impl Entry {
     /// Of an event whose record has that key.
@@ -26,11 +34,13 @@ impl Entry {
         let mut text = Vec::with_capacity(event.data.get().len() + event.metadata.get().len() + ENTRY_BYTES);
         line::start(event, &mut text)?;
         let line_bytes = text.len();
-        text.extend_from_slice(b"AUDIT: ");
-        text.extend_from_slice(escape_control(&event.event_type).as_bytes());
-        text.extend_from_slice(b" - task_id=");
+        text.extend_from_slice(NOTICE);
+        let event_type = escape_control(&event.event_type);
+        text.extend_from_slice(event_type.as_bytes());
+        text.extend_from_slice(NOTICE_TASK);
         text.extend_from_slice(escape_control(&line::task_id(event, key)).as_bytes());
-        Ok(Self { event_id: event.event_id, text, line_bytes })
+        let (event_id, correlation_id) = (event.event_id, event.correlation_id);
+        Ok(Self { event_id, correlation_id, text, line_bytes, type_bytes: event_type.len() })
     }
 }
 
@@ -52,7 +62,9 @@ pub(super) struct Pending {
 #[derive(Debug, Clone, Copy)]
 struct PendingLine {
     event_id: Uuid,
+    correlation_id: Uuid,
     offset: i64,
+    type_bytes: usize,
     /// Where its bytes, and its notice, end.
     end: usize,
     notice_end: usize,
@@ -89,7 +101,8 @@ impl Pending {
         line::end(offset, &mut self.bytes);
         self.notices.extend_from_slice(notice);
         let (end, notice_end) = (self.bytes.len(), self.notices.len());
-        self.lines.push(PendingLine { event_id: entry.event_id, offset, end, notice_end });
+        let Entry { event_id, correlation_id, type_bytes, .. } = *entry;
+        self.lines.push(PendingLine { event_id, correlation_id, offset, type_bytes, end, notice_end });
     }
 
     /// The number of lines.
@@ -149,6 +162,8 @@ impl<'a> Part<'a> {
         let lines = pending.lines.get(self.lines.clone()).unwrap_or_default().iter();
         lines.zip(self.lines.clone()).map(move |(line, number)| Line {
             event_id: line.event_id,
+            correlation_id: line.correlation_id,
+            type_bytes: line.type_bytes,
             topic: &pending.topic,
             partition: pending.partition,
             offset: line.offset,
@@ -167,6 +182,8 @@ pub(super) struct Line<'a> {
     pub(super) offset: i64,
     pub(super) bytes: &'a [u8],
     notice: &'a [u8],
+    type_bytes: usize,
+    correlation_id: Uuid,
 }
 
 impl<'a> Line<'a> {
@@ -174,6 +191,22 @@ impl<'a> Line<'a> {
     pub(super) fn notice(&self) -> &'a str {
         // It was made of text.
         str::from_utf8(self.notice).unwrap_or_default()
+    }
+
+    /// The fields of that.
+    pub(super) fn fields(&self) -> [Field<'a>; 7] {
+        let notice = self.notice().get(NOTICE.len()..).unwrap_or_default();
+        let (event_type, rest) = notice.split_at_checked(self.type_bytes).unwrap_or_default();
+        let task_id = rest.get(NOTICE_TASK.len()..).unwrap_or_default();
+        [
+            Field::new(CORRELATION_ID, self.correlation_id),
+            Field::new("event_id", self.event_id),
+            Field::new("event_type", event_type),
+            Field::new("task_id", task_id),
+            Field::new("topic", self.topic),
+            Field::new("partition", self.partition),
+            Field::new("offset", self.offset),
+        ]
     }
 }
 

@@ -362,14 +362,14 @@ mod tests {
         assert_eq!(RelaySaid::parse(batch), Some(RelaySaid::Delivered { first: 30, last: 41 }));
         let one = "2026-01-15T10:30:00.000000Z DEBUG task_api::relay: Event delivered: topic=task-events, partition=0, offset=7";
         assert_eq!(RelaySaid::parse(one), Some(RelaySaid::Delivered { first: 7, last: 7 }));
-        let reconciled = "2026-01-15T10:30:00.000000Z INFO  task_api::relay::reconcile: reconciled task-events/0: 3 of 9 pending events are already in the topic (offsets 39 to 41) and will not be resent; read to offset 42";
+        let reconciled = "2026-01-15T10:30:00.000000Z INFO  task_api::relay::lane: reconciled task-events/0: 3 of 9 pending events are already in the topic (offsets 39 to 41) and will not be resent; read to offset 42";
         assert_eq!(RelaySaid::parse(reconciled), Some(RelaySaid::Reconciled { end: 42 }));
         assert_eq!(RelaySaid::parse("2026-01-15T10:30:00.000000Z INFO  x: listening"), None);
     }
 
     #[test]
     fn a_notification_is_read() {
-        let line = "2026-01-15T10:30:00.000001Z INFO  consumers::notification: NOTIFICATION: Task completed - 'a (ID: b)' (ID: 7)";
+        let line = "2026-01-15T10:30:00.000001Z INFO  consumers::notification{correlation_id=0b1e5e0a-9f2c-4c8e-8d8e-3b1a2c4d5e6f}: NOTIFICATION: Task completed - 'a (ID: b)' (ID: 7)";
         let told = Told::parse(line, Some("i")).unwrap();
         assert_eq!((told.task_id.as_str(), told.completed), ("7", true));
         assert_eq!(told.at % 1_000_000, 1);
