@@ -16,6 +16,7 @@
 //! | [`run`], [`mod@write`], [`filter`] | `dedup.run-N` | ids sorted, with their numbers |
 //! | [`engine`], [`background`], [`merge`] | | callers' work, and what is done behind their backs |
 //! | [`recovery`], [`migrate`] | | what a start does |
+//! | [`config`], [`failure`] | | how a store is kept; why it fails |
 //!
 //! # Invariants
 //!
@@ -37,10 +38,13 @@
 //! One process uses a store: its folder is locked by [`StateDir`](crate::state_dir::StateDir).
 
 mod background;
+mod config;
 mod engine;
+mod failure;
 mod files;
 mod filter;
 mod id_log;
+mod lock;
 mod manifest;
 mod merge;
 mod migrate;
@@ -51,95 +55,22 @@ mod run;
 mod worker;
 mod write;
 
-use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use self::engine::{Engine, Table};
+use self::config::{Config, millis};
+use self::engine::Engine;
+use self::failure::Failure;
 use self::id_log::IdLog;
-use self::manifest::FOR_EVER;
+use self::lock::lock;
 use crate::disk::{Disk, FileSystem};
 
-/// Buckets of a window.
-const BUCKETS: u64 = 4;
-
-/// How long ids are kept, and how safely.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retention {
-    /// Ids older than this are forgotten; each batch is on disk when [`Dedup::record`] returns.
-    Window(Duration),
-    /// All ids are kept, and numbered: the owner adds them with [`Dedup::append`]. A crash, or an I/O error,
-    /// may take the last batches with it. The owner has them elsewhere: after either it compares the mark
-    /// with what it knows, and adds again what is missing.
-    ForeverRebuildable,
-}
-
-/// What memory is used for, and when runs are made.
-#[derive(Debug, Clone, Copy)]
-pub struct Tuning {
-    /// Ids of one log; at most two logs are in memory, at 33 bytes an id.
-    pub ids_in_memory: usize,
-    /// Bytes for filters of runs. What is not in memory is read, 64 bytes for each look-up in a run.
-    pub filter_bytes: u64,
-    /// Whether a thread of its own makes and merges runs; else the caller does, for tests that have to do the
-    /// same each time.
-    pub in_background: bool,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        // 7/8 of a power of two: what a table holds before it grows; 2.2 MB for each of the two. And filters of
-        // 12 million ids: beyond them, a look-up of a random id costs half a microsecond more.
-        Self { ids_in_memory: 57_344, filter_bytes: 16 << 20, in_background: true }
-    }
-}
-
-/// Why the store failed, in one line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("dedup state {path}: {detail}")]
-pub struct DedupError {
-    path: String,
-    detail: String,
-}
-
-/// Why a step failed.
-#[derive(Debug)]
-enum Failure {
-    Io(io::Error),
-    Damaged { file: String, why: String },
-    Redb(Box<redb::Error>),
-}
-
-impl Failure {
-    fn damaged(file: &Path, why: String) -> Self {
-        let name = file.file_name().unwrap_or(file.as_os_str());
-        Self::Damaged { file: name.to_string_lossy().into_owned(), why }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => error.fmt(f),
-            Self::Damaged { file, why } => write!(
-                f,
-                "{file} is damaged: {why}; restore the whole folder from a backup, or move all its files away to begin without the ids that it holds"
-            ),
-            Self::Redb(error) => write!(f, "the state of the previous version cannot be read: {error}"),
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
+pub use self::config::{Retention, Tuning};
+pub use self::failure::DedupError;
 
 /// The set of handled ids. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -149,15 +80,6 @@ pub struct Dedup(Arc<Store>);
 struct Store {
     config: Arc<Config>,
     engine: Mutex<Option<Arc<Engine>>>,
-}
-
-/// What stays the same when a store is opened again.
-#[derive(Debug)]
-struct Config {
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
-    retention: Retention,
-    tuning: Tuning,
 }
 
 impl Dedup {
@@ -335,51 +257,8 @@ fn close(engine: &Engine) {
     engine.worker.stop();
 }
 
-impl Config {
-    fn is_numbered(&self) -> bool {
-        self.retention == Retention::ForeverRebuildable
-    }
-
-    /// The end of the bucket of that time, in ms since 1970.
-    fn bucket(&self, now: u64) -> u64 {
-        match self.retention {
-            Retention::ForeverRebuildable => FOR_EVER,
-            Retention::Window(window) => {
-                let length = (millis(window) / BUCKETS).max(1);
-                (now / length).saturating_add(1).saturating_mul(length)
-            }
-        }
-    }
-
-    /// Whether all ids of the bucket that ends then are older than the window.
-    fn is_expired(&self, until: u64, now: u64) -> bool {
-        match self.retention {
-            Retention::ForeverRebuildable => false,
-            Retention::Window(window) => until <= now.saturating_sub(millis(window)),
-        }
-    }
-
-    /// An empty table, for the ids of a bucket.
-    fn table(&self, until: u64) -> Table {
-        Table::new(until, self.tuning.ids_in_memory)
-    }
-
-    fn error(&self, detail: impl ToString) -> DedupError {
-        DedupError { path: self.path.display().to_string(), detail: detail.to_string() }
-    }
-}
-
-/// A panic elsewhere leaves no half-done state: each lock's owner sets it in one step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn keys(ids: &[Uuid]) -> Vec<u128> {
     ids.iter().map(Uuid::as_u128).collect()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn since_1970() -> u64 {

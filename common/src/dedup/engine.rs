@@ -145,6 +145,13 @@ pub(super) fn load(
     Ok(loaded.into())
 }
 
+impl Config {
+    /// An empty table, for the ids of a bucket.
+    pub(super) fn table(&self, until: u64) -> Table {
+        Table::new(until, self.tuning.ids_in_memory)
+    }
+}
+
 impl Engine {
     pub(super) fn new(config: Arc<Config>, log: IdLog, manifest: Manifest, view: View) -> Self {
         let (log, manifest, view) = (Mutex::new(log), Mutex::new(manifest), Mutex::new(view));

@@ -5,6 +5,8 @@ mod faults;
 mod model;
 mod threads;
 
+use std::time::Duration;
+
 use super::*;
 
 /// Runs are made every few batches, by the caller.

@@ -1,6 +1,8 @@
 //! A bit that the disk lost is found, and said in one line; never is a known id taken for a new one.
 
 use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::super::run::Run;
 use super::*;

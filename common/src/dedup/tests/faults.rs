@@ -1,7 +1,9 @@
 //! A disk that fails: each write, sync, name and read of a workload once. The call that failed says so, the
 //! next ones go on, and nothing that was acknowledged is lost.
 
-use std::io::Read;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{Builder, Database, DatabaseError};

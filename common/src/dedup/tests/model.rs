@@ -1,6 +1,7 @@
 //! Any interleaving of what callers do, held against maps.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
