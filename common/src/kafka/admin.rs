@@ -57,8 +57,15 @@ pub struct Admin {
     kafka: Kafka,
 }
 
+impl Kafka {
+    /// The administrative calls.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+}
+
 impl Admin {
-    pub(super) fn new(kafka: Kafka) -> Self {
+    fn new(kafka: Kafka) -> Self {
         Self { kafka }
     }
 

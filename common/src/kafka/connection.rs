@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::versions::{Versions, name};
-use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT, counts};
+use super::{KafkaError, REQUEST_TIMEOUT};
 
 /// Largest answer that is read, in bytes: above the 100 MiB that a broker takes as a request by default, so
 /// that whatever batch could be produced can be fetched.
@@ -52,31 +52,31 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to one IP address of the broker `address`, negotiates and logs in.
-    pub(super) async fn open(ip: SocketAddr, address: &Arc<str>, kafka: &Kafka) -> Result<Self, KafkaError> {
+    /// Connects to one IP address of the broker `address`, and negotiates.
+    pub(super) async fn open(
+        ip: SocketAddr,
+        address: &Arc<str>,
+        client_id: &Arc<str>,
+    ) -> Result<Self, KafkaError> {
         let name = format!("connect to {address}");
-        let open = async {
-            let connected = TcpStream::connect(ip).await;
-            let stream = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-            let mut connection = Self {
-                stream: stream.map_err(|error| KafkaError::failed(&name, error))?,
-                address: Arc::clone(address),
-                client_id: Arc::clone(&kafka.client_id),
-                versions: Versions::default(),
-                correlation_id: 0,
-                logged_in: false,
-                served: false,
-            };
-            connection.negotiate().await.map_err(|error| KafkaError::failed(&name, error))?;
-            if let Some(sasl) = &kafka.sasl {
-                sasl.log_in(&mut connection).await?;
-                connection.logged_in = true;
-            }
-            Ok(connection)
+        let connected = TcpStream::connect(ip).await;
+        let stream = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let mut connection = Self {
+            stream: stream.map_err(|error| KafkaError::failed(&name, error))?,
+            address: Arc::clone(address),
+            client_id: Arc::clone(client_id),
+            versions: Versions::default(),
+            correlation_id: 0,
+            logged_in: false,
+            served: false,
         };
-        let opened = timeout(CONNECT_TIMEOUT, open).await;
-        counts::connected(matches!(opened, Ok(Ok(_))));
-        opened.unwrap_or(Err(KafkaError::Timeout { call: name, after: CONNECT_TIMEOUT }))
+        connection.negotiate().await.map_err(|error| KafkaError::failed(&name, error))?;
+        Ok(connection)
+    }
+
+    /// Notes that a login took place.
+    pub(super) fn set_logged_in(&mut self) {
+        self.logged_in = true;
     }
 
     /// The broker's host:port.

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rskafka::BackoffConfig;
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
 use rskafka::record::Record;
@@ -26,8 +27,8 @@ use uuid::Uuid;
 
 use super::hop::{Hop, Route};
 use super::leader::Leader;
-use super::presence::{GRACE, PRODUCE_GRACE};
-use super::{BoxFuture, CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT, no_retries};
+use super::liveness::{GRACE, PRODUCE_GRACE};
+use super::{BoxFuture, CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT};
 
 /// How Kafka says that a record has no time, in milliseconds since 1970.
 const NO_TIMESTAMP: i64 = -1;
@@ -52,8 +53,15 @@ struct Connected {
     leader: Leader,
 }
 
+impl Kafka {
+    /// A handle to produce to a partition. Connects on first use.
+    pub fn producer(&self, topic: &str, partition: i32) -> Producer {
+        Producer::new(self.clone(), topic, partition)
+    }
+}
+
 impl Producer {
-    pub(super) fn new(kafka: Kafka, topic: &str, partition: i32) -> Self {
+    fn new(kafka: Kafka, topic: &str, partition: i32) -> Self {
         Self {
             kafka,
             topic: topic.to_owned(),
@@ -255,4 +263,15 @@ impl Producer {
 fn without_time(record: Record) -> Record {
     let timestamp = DateTime::<Utc>::from_timestamp_millis(NO_TIMESTAMP).unwrap_or_default();
     Record { timestamp, ..record }
+}
+
+/// rskafka tries once: the first backoff is already past the deadline. A retry inside would send a
+/// produce again without a look at what became of the first.
+fn no_retries() -> BackoffConfig {
+    BackoffConfig {
+        init_backoff: Duration::from_millis(10),
+        max_backoff: Duration::from_millis(20),
+        base: 2.0,
+        deadline: Some(Duration::from_millis(1)),
+    }
 }
