@@ -10,6 +10,8 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 use task_events::kafka::Position;
