@@ -11,6 +11,7 @@
 //!   ([`Receipt`]); written before log lines that wait.
 
 mod descriptor;
+mod lines;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use descriptor::Descriptor;
 pub use descriptor::{Hindrance, write_within};
+use lines::whole_lines;
 pub use queue::{Dropped, Receipt, Unwritten};
 use queue::{Queue, Source};
 
@@ -176,15 +178,4 @@ impl Writer {
             *pause = (*pause * 2).min(PAUSES.1);
         }
     }
-}
-
-/// The first whole lines of the bytes, as many as the limit has space for; one, where that is longer.
-fn whole_lines(bytes: &[u8], limit: usize) -> &[u8] {
-    if bytes.len() <= limit {
-        return bytes;
-    }
-    let (within, _) = bytes.split_at(limit);
-    let end = within.iter().rposition(|byte| *byte == b'\n');
-    let end = end.or_else(|| bytes.iter().position(|byte| *byte == b'\n'));
-    end.and_then(|end| bytes.get(..=end)).unwrap_or(bytes)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-use super::Text;
+use super::text::Text;
 
 /// Fields of `/proc/self/stat`, counted from the one after the command's name, which may hold anything.
 const USER_TIME: usize = 11;
@@ -16,9 +16,19 @@ const START_TIME: usize = 19;
 const VIRTUAL_MEMORY: usize = 20;
 const RESIDENT_PAGES: usize = 21;
 
+impl Text {
+    /// What every process has: its name and version, and what the system says of it. Blocks for a moment.
+    pub fn process(&mut self, service: &str, version: &str) {
+        let help = "Always 1; the labels say which service and version this is.";
+        self.family("task_events_build_info", "gauge", help);
+        self.series("task_events_build_info", &[("service", service), ("version", version)], 1);
+        render(self);
+    }
+}
+
 /// Adds the process's metrics. Blocks: with 20,000 open files for some milliseconds. What the system does not
 /// tell is left out.
-pub(super) fn render(text: &mut Text) {
+fn render(text: &mut Text) {
     if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::parse) {
         let seconds = |ticks: u64| seconds(ticks, clock_ticks_per_second());
         let cpu = seconds(stat.cpu_ticks);

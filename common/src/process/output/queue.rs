@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Hindrance, whole_lines};
+use super::descriptor::Hindrance;
+use super::lines::whole_lines;
 
 /// Log lines that may wait, in bytes: what a service logs in the moments in which a busy machine does not run
 /// their reader, and little enough to lose and to hold.
