@@ -27,8 +27,8 @@ mod health;
 mod history;
 mod rows;
 mod session;
+mod sources;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,9 +39,9 @@ use task_events::kafka::{Kafka, KafkaError};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::timeout;
 
-use crate::relay::RelayState;
-use crate::store::Store;
 use session::Session;
+
+pub use sources::Sources;
 
 /// Watchers at one time, at most.
 pub const MAX_WATCHERS: usize = 250;
@@ -51,24 +51,6 @@ const LINGER: Duration = Duration::from_secs(5);
 const CALLS: usize = 2;
 /// Time for such a call to begin.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What is asked, and what it is about.
-pub struct Sources {
-    /// Makes connections: a reader's own, which end with it.
-    pub kafka: Box<dyn Fn() -> Kafka + Send + Sync>,
-    /// The names of the topics.
-    pub topics: TopicArgs,
-    /// Counters of the store and its outbox.
-    pub store: Store,
-    /// How the relay stands with Kafka.
-    pub relay: watch::Receiver<RelayState>,
-}
-
-impl fmt::Debug for Sources {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").field("topics", &self.topics).finish_non_exhaustive()
-    }
-}
 
 /// The live page's data. Cheap to clone.
 #[derive(Debug, Clone)]

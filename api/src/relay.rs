@@ -48,10 +48,9 @@ use crate::store::Store;
 use dispatcher::Dispatcher;
 use report::Report;
 
+pub use dispatcher::WINDOW;
 pub use report::RelayState;
 
-/// Pending events of one partition in memory, at most.
-pub const WINDOW: usize = 2_000;
 /// Time to publish what waits when the process stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 

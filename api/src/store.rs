@@ -67,7 +67,7 @@ use std::thread;
 use std::time::Duration;
 
 use redb::Database;
-use task_events::disk::FileSystem;
+use task_events::disk::{Disk, FileSystem};
 use task_events::metrics::Durations;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
@@ -83,10 +83,8 @@ pub use outbox::OutboxScan;
 pub(crate) use outbox::partition_of;
 pub use query::{Filter, Page, Query};
 use shared::Shared;
+use startup::Opened;
 use wal::Limits;
-
-/// Changes that wait for the writer, at most; beyond that callers are refused (backpressure).
-const MAX_QUEUED_CHANGES: usize = 4_096;
 
 /// Reads under way, at most; further ones wait.
 const MAX_READS: usize = 256;
@@ -118,7 +116,18 @@ impl Store {
     /// Opens the store in the folder, or makes it. Blocks. The handle is the writer's thread, which ends
     /// when all clones of the store are dropped.
     pub fn open(dir: &Path) -> Result<(Self, thread::JoinHandle<()>), StoreError> {
-        startup::open(Arc::new(FileSystem), dir, Limits::default())
+        Self::open_on(Arc::new(FileSystem), dir, Limits::default())
+    }
+
+    /// As [`open`](Self::open), on that disk and with those limits.
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        limits: Limits,
+    ) -> Result<(Self, thread::JoinHandle<()>), StoreError> {
+        let Opened { shared, queue, writer } = startup::open(disk, dir, limits)?;
+        let (reads, pages) = (Arc::new(Semaphore::new(MAX_READS)), Arc::new(Semaphore::new(MAX_PAGE_READS)));
+        Ok((Self { shared, queue, reads, pages, disk_timeout: DISK_TIMEOUT }, writer))
     }
 
     /// Makes a change. When this returns [`Outcome::Done`], change and events are on disk.

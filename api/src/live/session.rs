@@ -16,7 +16,8 @@ use super::board::Board;
 use super::groups::{Groups, ask_for_others};
 use super::health::{self, Facts};
 use super::rows::Api;
-use super::{Sources, dead, feed};
+use super::sources::Sources;
+use super::{dead, feed};
 
 /// How often what is new is sent.
 const STEP: Duration = Duration::from_millis(250);

@@ -20,7 +20,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
-use super::WINDOW;
 use super::error::RelayError;
 use super::lane::Lane;
 use super::pace::Pace;
@@ -28,6 +27,8 @@ use super::report::Report;
 use super::window::Window;
 use crate::store::{PublishedTopic, Store, partition_of};
 
+/// Pending events of one partition in memory, at most.
+pub const WINDOW: usize = 2_000;
 /// Events of all partitions in memory, about; each partition has [`WINDOW`] at most and [`MIN_WINDOW`] at
 /// least.
 const ALL_WINDOWS: usize = 4 * WINDOW;

@@ -11,6 +11,7 @@ use task_events::disk::{Disk, DiskFile};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::startup::MAX_QUEUED_CHANGES;
 use super::*;
 use crate::task::{Change, NewTask, Task};
 use crate::title::Title;
@@ -128,7 +129,7 @@ impl Disk for BadDisk {
 
 impl BadDisk {
     fn open_store(&self, dir: &Path) -> (Store, thread::JoinHandle<()>) {
-        startup::open(Arc::new(self.clone()), dir, Limits::default()).unwrap()
+        Store::open_on(Arc::new(self.clone()), dir, Limits::default()).unwrap()
     }
 }
 
@@ -308,7 +309,7 @@ async fn a_database_that_cannot_be_written_refuses_changes_until_it_can_and_lose
     let dir = tempfile::tempdir().unwrap();
     let disk = BadDisk::default();
     let limits = Limits { generation_bytes: 4_096, ..Limits::default() };
-    let (store, writer) = startup::open(Arc::new(disk.clone()), dir.path(), limits).unwrap();
+    let (store, writer) = Store::open_on(Arc::new(disk.clone()), dir.path(), limits).unwrap();
     disk.0.set(&disk.0.database_syncs_fail, true);
     let mut tasks = Vec::new();
     let refused = loop {

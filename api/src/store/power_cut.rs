@@ -78,7 +78,7 @@ fn runtime() -> Runtime {
 }
 
 fn open(disk: &SimDisk, planted: Option<Planted>) -> Result<(Store, thread::JoinHandle<()>), StoreError> {
-    startup::open(Arc::new(disk.clone()), Path::new(FOLDER), limits(planted))
+    Store::open_on(Arc::new(disk.clone()), Path::new(FOLDER), limits(planted))
 }
 
 fn close(store: Store, writer: thread::JoinHandle<()>) -> Result<(), String> {

@@ -10,12 +10,14 @@ use redb::{Database, ReadableDatabase};
 use task_events::disk::Disk;
 use task_events::error_code::Code;
 use task_events::metrics::Histogram;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::answers::Answers;
 use super::applier::Applier;
+use super::bulk;
 use super::draft::{Draft, Effect};
 use super::failure::{self, StoreError, Unreadable};
+use super::job::Job;
 use super::operation::Operation;
 use super::outbox::Ledger;
 use super::overlay::{Frozen, Generation, Overlay};
@@ -26,7 +28,18 @@ use super::wal::files::Files;
 use super::wal::recovery::{Found, LogError, read_tail};
 use super::wal::{Limits, Position};
 use super::writer::Writer;
-use super::{DISK_TIMEOUT, MAX_PAGE_READS, MAX_QUEUED_CHANGES, MAX_READS, Store, bulk};
+
+/// Changes that wait for the writer, at most; beyond that callers are refused (backpressure).
+pub(super) const MAX_QUEUED_CHANGES: usize = 4_096;
+
+/// A store that runs.
+pub(super) struct Opened {
+    pub(super) shared: Arc<Shared>,
+    /// Takes what the writer has to do.
+    pub(super) queue: mpsc::Sender<Job>,
+    /// Ends when the queue is closed and all of it is done.
+    pub(super) writer: JoinHandle<()>,
+}
 
 /// What the log and the database have together.
 struct State {
@@ -36,11 +49,8 @@ struct State {
     position: Position,
 }
 
-pub(super) fn open(
-    disk: Arc<dyn Disk>,
-    dir: &Path,
-    limits: Limits,
-) -> Result<(Store, JoinHandle<()>), StoreError> {
+/// Opens the store in the folder, or makes it, and starts its threads. Blocks.
+pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, limits: Limits) -> Result<Opened, StoreError> {
     let path = dir.join("tasks.redb");
     let of_database = |error: redb::Error| {
         StoreError::Unavailable(format!("{}: {error}; {}", path.display(), failure::remedy(&error)))
@@ -91,9 +101,8 @@ pub(super) fn open(
     let applier = spawn("store-applier", Box::new(move || applier.run(&works)))?;
     let (queue, jobs) = mpsc::channel(MAX_QUEUED_CHANGES);
     let writer = Writer::new(disk, path, Arc::clone(&shared), appender, position, meta, work, applier);
-    let thread = spawn("store-writer", Box::new(move || writer.run(jobs)))?;
-    let (reads, pages) = (Arc::new(Semaphore::new(MAX_READS)), Arc::new(Semaphore::new(MAX_PAGE_READS)));
-    Ok((Store { shared, queue, reads, pages, disk_timeout: DISK_TIMEOUT }, thread))
+    let writer = spawn("store-writer", Box::new(move || writer.run(jobs)))?;
+    Ok(Opened { shared, queue, writer })
 }
 
 /// What the log has behind the database, as it was before the store was closed or killed.

@@ -1,0 +1,28 @@
+//! Where the live page's data come from.
+
+use std::fmt;
+
+use task_events::config::TopicArgs;
+use task_events::kafka::Kafka;
+use tokio::sync::watch;
+
+use crate::relay::RelayState;
+use crate::store::Store;
+
+/// What is asked, and what it is about.
+pub struct Sources {
+    /// Makes connections: a reader's own, which end with it.
+    pub kafka: Box<dyn Fn() -> Kafka + Send + Sync>,
+    /// The names of the topics.
+    pub topics: TopicArgs,
+    /// Counters of the store and its outbox.
+    pub store: Store,
+    /// How the relay stands with Kafka.
+    pub relay: watch::Receiver<RelayState>,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("topics", &self.topics).finish_non_exhaustive()
+    }
+}
