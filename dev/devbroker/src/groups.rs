@@ -6,6 +6,7 @@
 //! clients join anew. A static member (`group.instance.id`) that joins again takes the place of
 //! its former self, with a rebalance.
 
+mod exchange;
 mod group;
 pub(crate) mod offsets;
 
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
@@ -22,79 +23,13 @@ use tokio::sync::oneshot;
 use group::{Group, State};
 use offsets::CommittedOffsets;
 
-use crate::client::Client;
+pub(crate) use exchange::{Description, Join, JoinRefused, Joined, Synced};
 
 /// Kafka's `group.min/max.session.timeout.ms`.
 const SESSION_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;
-/// Kafka's `group.initial.rebalance.delay.ms` is 3 s; a test should not wait, but consumers that
-/// start together should still meet.
-const FIRST_REBALANCE_DELAY: Duration = Duration::from_millis(100);
-/// Groups with members, and members of a group, at a time.
+
+/// Groups with members at a time.
 const MAX_GROUPS: usize = 10_000;
-const MAX_MEMBERS: usize = 1_000;
-
-/// A JoinGroup request.
-#[derive(Debug)]
-pub(crate) struct Join {
-    pub member_id: String,
-    pub instance_id: Option<String>,
-    pub client: Client,
-    pub session_timeout_ms: i32,
-    pub rebalance_timeout_ms: i32,
-    pub protocol_type: String,
-    pub protocols: Vec<(String, Bytes)>,
-    /// From version 4 on a new member is first given an id and asked to come again with it.
-    pub needs_known_id: bool,
-}
-
-/// What a member that joined is told.
-#[derive(Debug, Clone)]
-pub(crate) struct Joined {
-    pub generation: i32,
-    pub protocol_type: String,
-    pub protocol: String,
-    pub leader: String,
-    pub member_id: String,
-    /// Everybody, for the leader only: member id, instance id, metadata.
-    pub members: Vec<(String, Option<String>, Bytes)>,
-}
-
-/// Why a join failed, with the id that the member should use.
-#[derive(Debug)]
-pub(crate) struct JoinRefused {
-    pub error: ResponseError,
-    pub member_id: String,
-}
-
-/// The assignment a member got.
-#[derive(Debug, Clone)]
-pub(crate) struct Synced {
-    pub protocol_type: String,
-    pub protocol: String,
-    pub assignment: Bytes,
-}
-
-type JoinReply = oneshot::Sender<Result<Joined, JoinRefused>>;
-type SyncReply = oneshot::Sender<Result<Synced, ResponseError>>;
-
-/// A group as the tools see it.
-#[derive(Debug)]
-pub(crate) struct Description {
-    pub state: &'static str,
-    pub protocol_type: String,
-    pub protocol: String,
-    pub members: Vec<MemberDescription>,
-}
-
-/// A member as the tools see it.
-#[derive(Debug)]
-pub(crate) struct MemberDescription {
-    pub id: String,
-    pub instance_id: Option<String>,
-    pub client: Client,
-    pub metadata: Bytes,
-    pub assignment: Bytes,
-}
 
 /// Every group of this broker, which coordinates them all.
 #[derive(Debug)]

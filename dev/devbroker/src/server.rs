@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, Reply};
 use crate::client::Client;
-use crate::{Shared, stopped};
+use crate::shared::Shared;
+use crate::stop::stopped;
 
 /// Connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 2000;

@@ -14,9 +14,10 @@ use kafka_protocol::messages::{
 };
 use uuid::Uuid;
 
-use super::{APIS, NODE_ID, blocking, text, topic_name};
-use crate::Shared;
+use super::catalogue::APIS;
+use super::parts::{NODE_ID, blocking, text, topic_name};
 use crate::config::check_topic_name;
+use crate::shared::Shared;
 use crate::topics::Topic;
 
 /// "Not asked for" in the fields of authorized operations.

@@ -15,10 +15,10 @@ use kafka_protocol::messages::{
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, alter_configs_response,
 };
 
-use super::{NODE_ID, blocking, text};
-use crate::Shared;
+use super::parts::{NODE_ID, blocking, text};
 use crate::config::{DEFINITIONS, Definition, Kind, TopicConfig, definition};
 use crate::faults::Truncation;
+use crate::shared::Shared;
 use crate::topics::Refusal;
 
 const TOPIC: i8 = 2;

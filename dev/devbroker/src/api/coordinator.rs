@@ -21,9 +21,9 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{NODE_ID, blocking, error_code, text, topic_name};
-use crate::Shared;
+use super::parts::{NODE_ID, blocking, error_code, text, topic_name};
 use crate::groups::offsets::Committed;
+use crate::shared::Shared;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;

@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CONSUMER, READ_COMMITTED, blocking, throttle_ms};
-use crate::Shared;
+use super::parts::{CONSUMER, READ_COMMITTED, blocking, throttle_ms};
 use crate::log::epochs::EpochEnd;
 use crate::log::partition::{Isolation, Partition, Progress};
+use crate::shared::Shared;
 
 /// Kafka's `fetch.max.bytes` of a broker: most bytes in one answer.
 const MAX_BYTES: i32 = 55 << 20;

@@ -16,10 +16,10 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{blocking, error_code, text};
-use crate::Shared;
+use super::parts::{blocking, error_code, text};
 use crate::client::Client;
 use crate::groups::{Description, Join};
+use crate::shared::Shared;
 
 /// "Not asked for" in the field of authorized operations.
 const NO_OPERATIONS: i32 = i32::MIN;

@@ -1,11 +1,13 @@
-//! The requests this broker answers: which, at which versions, and who handles them.
+//! Answers requests: which handler takes which.
 
+mod catalogue;
 mod cluster;
 mod configs;
 mod coordinator;
 mod fetch;
 mod groups;
 mod offsets;
+mod parts;
 mod produce;
 mod topics;
 pub(crate) mod transactions;
@@ -17,58 +19,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes};
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, BrokerId, ProduceRequest, TopicName};
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ProduceRequest};
 
-use crate::Shared;
+pub(crate) use self::catalogue::APIS;
 use crate::client::Client;
+use crate::shared::Shared;
 use crate::wire::{decode_body, decode_header, encode_response};
-
-/// This node's id; it leads every partition and coordinates every group.
-const NODE_ID: BrokerId = BrokerId(1);
-/// The replica id of a consumer, and the isolation level of one that wants no aborted records.
-const CONSUMER: BrokerId = BrokerId(-1);
-const READ_COMMITTED: i8 = 1;
 
 /// An answer: ready, or waiting for the disk. `None` is a produce with acks=0.
 pub(crate) type Reply = Pin<Box<dyn Future<Output = Result<Option<Bytes>>> + Send>>;
-
-/// An API with its first and last version.
-pub(crate) type Api = (ApiKey, i16, i16);
-
-/// Everything that is answered. The contract suite covers each version of each line.
-pub(crate) const APIS: &[Api] = &[
-    (ApiKey::Produce, 3, 11),
-    (ApiKey::Fetch, 4, 18),
-    (ApiKey::ListOffsets, 1, 7),
-    (ApiKey::Metadata, 0, 12),
-    (ApiKey::OffsetCommit, 2, 8),
-    (ApiKey::OffsetFetch, 1, 8),
-    (ApiKey::FindCoordinator, 0, 4),
-    (ApiKey::JoinGroup, 0, 9),
-    (ApiKey::Heartbeat, 0, 4),
-    (ApiKey::LeaveGroup, 0, 5),
-    (ApiKey::SyncGroup, 0, 5),
-    (ApiKey::DescribeGroups, 0, 6),
-    (ApiKey::ListGroups, 0, 5),
-    (ApiKey::ApiVersions, 0, 4),
-    (ApiKey::CreateTopics, 2, 7),
-    (ApiKey::DeleteTopics, 1, 6),
-    (ApiKey::DeleteRecords, 0, 2),
-    (ApiKey::InitProducerId, 0, 5),
-    (ApiKey::AddPartitionsToTxn, 0, 3),
-    (ApiKey::AddOffsetsToTxn, 0, 4),
-    (ApiKey::EndTxn, 0, 4),
-    (ApiKey::TxnOffsetCommit, 0, 4),
-    (ApiKey::OffsetForLeaderEpoch, 2, 4),
-    (ApiKey::DescribeConfigs, 1, 4),
-    (ApiKey::AlterConfigs, 0, 2),
-    (ApiKey::CreatePartitions, 0, 3),
-    (ApiKey::DeleteGroups, 0, 2),
-    (ApiKey::IncrementalAlterConfigs, 0, 1),
-    (ApiKey::OffsetDelete, 0, 0),
-    (ApiKey::DescribeCluster, 0, 1),
-];
 
 /// Answers one request frame. An error closes the connection: the frame is not Kafka's protocol,
 /// or asks for what was never advertised. With the reply comes for how long
@@ -180,28 +139,4 @@ impl Incoming {
 
 fn ready(frame: Bytes) -> Reply {
     Box::pin(std::future::ready(Ok(Some(frame))))
-}
-
-/// Runs file work off the async threads; a panic in it (there is none) counts as a storage error.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ResponseError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        log::error!("file work ended early: {error}");
-        ResponseError::KafkaStorageError
-    })
-}
-
-fn throttle_ms(throttle: Duration) -> i32 {
-    i32::try_from(throttle.as_millis()).unwrap_or(i32::MAX)
-}
-
-fn text(text: impl Into<String>) -> StrBytes {
-    StrBytes::from_string(text.into())
-}
-
-fn topic_name(name: &str) -> TopicName {
-    TopicName(text(name))
-}
-
-fn error_code(result: &Result<impl Sized, ResponseError>) -> i16 {
-    result.as_ref().err().map_or(0, ResponseError::code)
 }

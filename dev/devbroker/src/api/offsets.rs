@@ -19,10 +19,10 @@ use kafka_protocol::messages::{
     OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
 };
 
-use super::{CONSUMER, READ_COMMITTED, blocking};
-use crate::Shared;
+use super::parts::{CONSUMER, READ_COMMITTED, blocking};
 use crate::log::epochs::EpochEnd;
 use crate::log::partition::{Isolation, Partition, TimedOffset};
+use crate::shared::Shared;
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;

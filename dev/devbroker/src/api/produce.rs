@@ -14,11 +14,12 @@ use task_events::kafka::records::{
 };
 use tokio::sync::oneshot;
 
-use super::{blocking, throttle_ms};
+use super::parts::{blocking, throttle_ms};
+use crate::clock::now_ms;
 use crate::config::TopicConfig;
 use crate::log::partition::{Appended, Partition};
+use crate::shared::Shared;
 use crate::transactions::Producer;
-use crate::{Shared, now_ms};
 
 /// From this version on a client knows that it can abort and go on.
 const SAYS_ABORTABLE: i16 = 11;

@@ -15,9 +15,10 @@ use kafka_protocol::messages::{
 };
 use uuid::Uuid;
 
-use super::{blocking, configs, text, topic_name};
-use crate::Shared;
+use super::configs;
+use super::parts::{blocking, text, topic_name};
 use crate::config::TopicConfig;
+use crate::shared::Shared;
 use crate::topics::{Refusal, Topic};
 
 /// CreateTopics; every topic succeeds or fails on its own.

@@ -16,11 +16,12 @@ use kafka_protocol::messages::{
     TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 
-use super::{blocking, error_code};
+use super::parts::{blocking, error_code};
+use crate::clock::now_ms;
 use crate::groups::offsets::Committed;
 use crate::log::marker::{self, Outcome};
+use crate::shared::Shared;
 use crate::transactions::{Ending, Initialised, Producer};
-use crate::{Shared, now_ms};
 
 /// Older clients know a fenced producer by another error: from these versions on it is
 /// PRODUCER_FENCED.

@@ -7,11 +7,16 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
-use super::{
-    Description, FIRST_REBALANCE_DELAY, Join, JoinRefused, JoinReply, Joined, MAX_MEMBERS, MemberDescription,
-    SyncReply, Synced,
+use super::exchange::{
+    Description, Join, JoinRefused, JoinReply, Joined, MemberDescription, SyncReply, Synced,
 };
 use crate::client::Client;
+
+/// Kafka's `group.initial.rebalance.delay.ms` is 3 s; a test should not wait, but consumers that
+/// start together should still meet.
+const FIRST_REBALANCE_DELAY: Duration = Duration::from_millis(100);
+/// Members of a group at a time.
+const MAX_MEMBERS: usize = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {

@@ -10,7 +10,8 @@ use super::marker;
 use super::partition::{Appended, Partition, Writer};
 use super::segment::{Extent, Segment, log_name};
 use super::state::StoredState;
-use crate::{durable, now_ms};
+use crate::clock::now_ms;
+use crate::durable;
 
 impl Partition {
     fn active(&self) -> io::Result<Arc<Segment>> {

@@ -15,8 +15,9 @@ use super::marker;
 use super::partition::{COMPACTING_DIR, Leadership, Partition, Progress, Writer, read_log_start};
 use super::segment::{Segment, log_name};
 use super::state::StoredState;
+use crate::clock::now_ms;
 use crate::config::TopicConfig;
-use crate::{durable, now_ms};
+use crate::durable;
 
 impl StoredState {
     /// Takes note of a batch that is in the log. Those below `until` are known already.
