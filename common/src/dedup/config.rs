@@ -14,9 +14,9 @@ const BUCKETS: u64 = 4;
 /// How long ids are kept, and how safely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
-    /// Ids older than this are forgotten; each batch is on disk when [`Dedup::record`] returns.
+    /// Ids older than this are forgotten; each batch is on disk when [`Dedup::record`](super::Dedup::record) returns.
     Window(Duration),
-    /// All ids are kept, and numbered: the owner adds them with [`Dedup::append`]. A crash, or an I/O error,
+    /// All ids are kept, and numbered: the owner adds them with [`Dedup::append`](super::Dedup::append). A crash, or an I/O error,
     /// may take the last batches with it. The owner has them elsewhere: after either it compares the mark
     /// with what it knows, and adds again what is missing.
     ForeverRebuildable,

@@ -8,17 +8,15 @@ use syn::visit::{self, Visit};
 /// Re-exports of re-exports, at most.
 const MAX_STEPS: usize = 16;
 
-/// The pairs of importing and imported file, with one of the names. What a module takes from those that it is
-/// part of is left out.
+/// The pairs of importing and imported file, with one of the names.
 pub fn imports(sources: &Crate) -> BTreeMap<(usize, usize), String> {
     let mut imports = BTreeMap::new();
     for (place, module) in sources.modules.iter().enumerate() {
         let mut named = Named::default();
-        let above = above(sources, place);
         module.items.iter().for_each(|item| named.visit_item(item));
         for path in named.0 {
             let Some(file) = file_of(sources, place, &path, MAX_STEPS) else { continue };
-            if file != module.file && !above.contains(&file) {
+            if file != module.file {
                 imports
                     .entry((module.file, file))
                     .or_insert_with(|| path.last().cloned().unwrap_or_default());
@@ -26,13 +24,6 @@ pub fn imports(sources: &Crate) -> BTreeMap<(usize, usize), String> {
         }
     }
     imports
-}
-
-/// The files of the modules that a module is part of.
-fn above(sources: &Crate, place: usize) -> Vec<usize> {
-    let parent = |place: &usize| sources.modules.get(*place)?.parent;
-    let above = std::iter::successors(parent(&place), parent);
-    above.filter_map(|place| Some(sources.modules.get(place)?.file)).collect()
 }
 
 /// The file that defines what a path means in a module; `None` if it is of another crate.
