@@ -61,7 +61,7 @@ impl Broker {
             producer_ids: state.producer_ids,
             transactions: state.transactions,
             writer,
-            _lock: state.lock,
+            lock: state.lock,
         });
         let server = server::serve(listener, shared.clone(), stopping.clone());
         let cleaning = maintenance::keep_clean(shared.clone(), config.maintenance_interval, stopping.clone());
@@ -95,6 +95,10 @@ impl Broker {
         let writer = self.writer;
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         self.shared.sync_offsets().await;
+        // Not by closing the file alone: a child that is just being started may hold it open for a moment.
+        if let Err(error) = self.shared.lock.unlock() {
+            log::warn!("the lock of the data folder is not released: {error}");
+        }
     }
 
     /// Closes the active segments of a topic and compacts all of it at once, whatever its configs

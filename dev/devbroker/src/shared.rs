@@ -21,5 +21,5 @@ pub(crate) struct Shared {
     pub(crate) transactions: Transactions,
     pub(crate) writer: WriterHandle,
     /// Held open: its lock keeps other processes out of the data folder.
-    pub(crate) _lock: File,
+    pub(crate) lock: File,
 }
