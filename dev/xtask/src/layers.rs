@@ -170,6 +170,15 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_is_called_like_something_imported_is_no_import_and_a_call_of_it_elsewhere_is() {
+        let low = ("a/low.rs", "use super::A; pub fn id(a: A) -> u8 { 1 }");
+        let a = "mod low; pub use low::id; pub struct A; fn f(id: u8) -> u8 { println!(\"{}\", id); id }";
+        assert_eq!(found(&[("lib.rs", "mod a;"), ("a.rs", a), low]), Vec::<String>::new());
+        let found = found(&[("lib.rs", "mod a;"), ("a.rs", &format!("{a} fn g() {{ id(A); }}")), low]);
+        assert_eq!(found, ["circle: a.rs imports id of a/low.rs, a/low.rs imports A of a.rs"]);
+    }
+
+    #[test]
     fn a_root_that_denies_too_little_is_named() {
         let path = Path::new("/w/api/src/main.rs");
         let root = "#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]";

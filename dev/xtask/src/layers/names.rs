@@ -14,7 +14,7 @@ pub fn imports(sources: &Crate) -> BTreeMap<(usize, usize), String> {
     for (place, module) in sources.modules.iter().enumerate() {
         let mut named = Named::default();
         module.items.iter().for_each(|item| named.visit_item(item));
-        for path in named.0 {
+        for path in named.paths {
             let Some(file) = file_of(sources, place, &path, MAX_STEPS) else { continue };
             if file != module.file {
                 imports
@@ -74,7 +74,22 @@ fn in_module(sources: &Crate, at: usize, path: &[String], steps: usize) -> Optio
 
 /// The paths that items name, in macros too.
 #[derive(Default)]
-struct Named(BTreeSet<Names>);
+struct Named {
+    paths: BTreeSet<Names>,
+    /// The variables of the functions that are being visited: a name alone may mean one of them.
+    variables: Vec<Variables>,
+}
+
+/// The variables of a function.
+#[derive(Default)]
+struct Variables(BTreeSet<String>);
+
+impl<'ast> Visit<'ast> for Variables {
+    fn visit_pat_ident(&mut self, pattern: &'ast syn::PatIdent) {
+        self.0.insert(pattern.ident.to_string());
+        visit::visit_pat_ident(self, pattern);
+    }
+}
 
 impl<'ast> Visit<'ast> for Named {
     fn visit_item(&mut self, item: &'ast syn::Item) {
@@ -83,9 +98,21 @@ impl<'ast> Visit<'ast> for Named {
         }
     }
 
+    fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
+        let mut variables = Variables::default();
+        variables.visit_item_fn(function);
+        self.among(variables, |this| visit::visit_item_fn(this, function));
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
+        let mut variables = Variables::default();
+        variables.visit_impl_item_fn(function);
+        self.among(variables, |this| visit::visit_impl_item_fn(this, function));
+    }
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         if path.leading_colon.is_none() {
-            self.0.insert(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+            self.add(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         }
         visit::visit_path(self, path);
     }
@@ -100,6 +127,23 @@ impl<'ast> Visit<'ast> for Named {
 }
 
 impl Named {
+    /// Visits a function that has these variables.
+    fn among(&mut self, variables: Variables, visit: impl FnOnce(&mut Self)) {
+        self.variables.push(variables);
+        visit(self);
+        self.variables.pop();
+    }
+
+    fn add(&mut self, path: Names) {
+        let is_variable = match path.as_slice() {
+            [name] => self.variables.iter().any(|variables| variables.0.contains(name)),
+            _ => false,
+        };
+        if !is_variable {
+            self.paths.insert(path);
+        }
+    }
+
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path = Names::new();
         // Colons since the last name: two lead on to the next.
@@ -128,7 +172,7 @@ impl Named {
 
     fn end(&mut self, path: &mut Names) {
         if !path.is_empty() {
-            self.0.insert(std::mem::take(path));
+            self.add(std::mem::take(path));
         }
     }
 }
