@@ -35,6 +35,9 @@ const ALL_WINDOWS: usize = 4 * WINDOW;
 const MIN_WINDOW: usize = 16;
 /// Entries of the outbox that are looked at in one read.
 const SCAN: usize = 1_024;
+/// After several events at once the outbox is not read again for so long: under load each group of the store's writer
+/// would wake the dispatcher, and a request to the topic waits longer for more of them (see [`super::pace`]).
+const FILL_PAUSE: Duration = Duration::from_millis(3);
 /// How often the topic is looked at: for its partitions, and for readiness.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The topic is looked at no more often than this, also where partitions fail.
@@ -170,7 +173,12 @@ impl Dispatcher {
         loop {
             let last_seq = outbox.borrow_and_update().last_seq;
             match self.fill(lanes, last_seq).await {
-                Ok(()) => backoff = Backoff::for_kafka(),
+                Ok(took_several) => {
+                    backoff = Backoff::for_kafka();
+                    if took_several {
+                        sleep(FILL_PAUSE).await;
+                    }
+                }
                 Err(error) => {
                     self.report.failed(&error);
                     sleep(backoff.next_delay()).await;
@@ -190,8 +198,10 @@ impl Dispatcher {
         }
     }
 
-    /// Reads the outbox on, for all partitions that have free space.
-    async fn fill(&self, lanes: &mut Lanes, last_seq: u64) -> Result<(), RelayError> {
+    /// Reads the outbox on, for all partitions that have free space. Returns whether it found several events, and no
+    /// more than there is space for.
+    async fn fill(&self, lanes: &mut Lanes, last_seq: u64) -> Result<bool, RelayError> {
+        let mut found = 0;
         let partitions = i32::try_from(lanes.windows.len()).unwrap_or(i32::MAX);
         loop {
             let rooms: Vec<usize> = lanes.windows.iter().map(|window| window.room()).collect();
@@ -200,7 +210,7 @@ impl Dispatcher {
                 for (window, next) in lanes.windows.iter().zip(&lanes.next) {
                     window.set_loaded(*next > last_seq);
                 }
-                return Ok(());
+                return Ok(found > 1 && lanes.next.iter().all(|next| *next > last_seq));
             };
             let (mut left, next) = (rooms.clone(), lanes.next.clone());
             let wanted = move |seq: u64, task: Uuid| {
@@ -220,6 +230,7 @@ impl Dispatcher {
             // Nothing up to the last number that was committed is left.
             let scanned_to = if scan.is_end { scan.next.max(last_seq + 1) } else { scan.next };
             let mut taken = vec![0; rooms.len()];
+            found += scan.entries.len();
             for entry in scan.entries {
                 let number = index_of(entry.event.data.task_id, partitions);
                 let seq = entry.seq;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use task_events::disk::{Disk, FileIdentity};
@@ -27,6 +27,10 @@ use super::wal::{Limits, Position};
 
 /// Jobs that are taken from the queue at once.
 const BATCH: usize = 1_024;
+/// After a group of so many jobs the writer waits for more of them, where fewer are there.
+const MANY: usize = 8;
+/// How long it waits then: about as long as an fdatasync takes. Under load groups are larger, and fewer.
+const LINGER: Duration = Duration::from_micros(250);
 
 /// Why a group was not made.
 #[derive(Debug, thiserror::Error)]
@@ -95,28 +99,33 @@ impl Writer {
     pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut ids = self.task_ids();
         let mut batch = Vec::with_capacity(BATCH);
+        let mut group = Vec::with_capacity(BATCH);
+        let mut last = 0;
         self.prepare();
         while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
+            if last >= MANY && batch.len() < last {
+                wait_for_more(&mut jobs, &mut batch);
+            }
+            last = batch.len();
             self.shared.set_writing_since(Some(Instant::now()));
             self.refuse_if_misplaced(&mut batch);
             self.check_database(&mut batch);
-            let mut rest = std::mem::take(&mut batch).into_iter();
+            let mut rest = batch.drain(..);
             // With the first group, not in one of their own behind it.
             let mut lazy = self.shared.take_lazy();
             while !lazy.is_empty() || rest.len() > 0 {
                 self.wait_for_database(&mut rest);
-                let mut group = Vec::new();
                 match self.make(&mut rest, &mut lazy, &mut group, &ids) {
-                    Ok(outcomes) => self.answer(group, outcomes, lazy),
+                    Ok(outcomes) => self.answer(group.drain(..), outcomes, lazy),
                     Err(error) => {
-                        self.recover(&mut jobs, group.into_iter().chain(rest.by_ref()), lazy, &error);
+                        self.recover(&mut jobs, group.drain(..).chain(rest.by_ref()), lazy, &error);
                         ids = self.task_ids();
                     }
                 }
                 lazy = Vec::new();
             }
+            drop(rest);
             self.shared.set_writing_since(None);
-            batch = Vec::with_capacity(BATCH);
         }
         self.close();
     }
@@ -206,7 +215,7 @@ impl Writer {
         ids: &TaskIds,
     ) -> Result<Vec<Option<MutationResult>>, GroupError> {
         self.draft.clear();
-        let mut outcomes = Vec::new();
+        let mut outcomes = Vec::with_capacity(rest.size_hint().0);
         {
             let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
             let database = guard.as_ref().map_err(|why| redb::Error::Corrupted(why.clone()))?;
@@ -288,9 +297,14 @@ impl Writer {
         }
     }
 
-    fn answer(&self, group: Vec<Job>, outcomes: Vec<Option<MutationResult>>, lazy: Vec<LazyDelivery>) {
+    fn answer(
+        &self,
+        group: impl Iterator<Item = Job>,
+        outcomes: Vec<Option<MutationResult>>,
+        lazy: Vec<LazyDelivery>,
+    ) {
         let mut replies = Group::default();
-        for (job, outcome) in group.into_iter().zip(outcomes) {
+        for (job, outcome) in group.zip(outcomes) {
             if let Some(Err(unreadable)) = &outcome {
                 self.shared.report(unreadable);
             }
@@ -388,6 +402,17 @@ impl Writer {
         if applier.join().is_err() {
             log::error!("the store's second thread panicked; what was answered is on disk {}", Code::Panic);
         }
+    }
+}
+
+fn wait_for_more(jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) {
+    // The writer's own thread: nothing else runs here.
+    #[allow(clippy::disallowed_methods)]
+    thread::sleep(LINGER);
+    while batch.len() < BATCH
+        && let Ok(job) = jobs.try_recv()
+    {
+        batch.push(job);
     }
 }
 
