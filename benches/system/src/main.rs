@@ -93,9 +93,9 @@ async fn main() -> Outcome {
         for round in 1..=args.rounds {
             for (build, runs) in builds.iter().zip(&mut runs) {
                 let figures = measure(*what, build, &args).await?;
-                let shown: Vec<_> =
-                    figures.iter().map(|(name, value)| format!("{name} {value:.1}")).collect();
-                eprintln!("{what:?}, round {round}, {}: {}", build.label, shown.join(", "));
+                let all_of_them: Vec<_> =
+                    figures.iter().map(|(name, value)| format!("{name} {}", shown(*value))).collect();
+                eprintln!("{what:?}, round {round}, {}: {}", build.label, all_of_them.join(", "));
                 runs.push(figures);
             }
         }
@@ -124,15 +124,20 @@ async fn measure(what: What, build: &Build, args: &Args) -> Result<Figures> {
     }
 }
 
+/// With three digits at least: a ratio, or a few microseconds, means little without.
+fn shown(value: f64) -> String {
+    if value.abs() < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") }
+}
+
 /// A line for each figure: the medians, and the ratios to the first build.
 fn show(what: What, builds: &[Build], runs: &[Vec<Figures>]) {
     let medians: Vec<Figures> = runs.iter().map(|runs| medians(runs)).collect();
     println!("\n{what:?}");
     for (index, (name, first)) in medians[0].iter().enumerate() {
-        print!("  {name:<34} {first:>12.1}");
+        print!("  {name:<34} {:>12}", shown(*first));
         for (build, figures) in builds.iter().zip(&medians).skip(1) {
             let other = figures[index].1;
-            print!("   {}: {other:.1} (this is {:.2} of it)", build.label, first / other);
+            print!("   {}: {} (this is {:.2} of it)", build.label, shown(other), first / other);
         }
         println!();
     }
