@@ -261,10 +261,23 @@ pub async fn read_all(
     dlq_topic: &str,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Letter>, KafkaError> {
+    read_named(kafka, dlq_topic, &[], progress).await
+}
+
+/// Reads at least the dead letters of these names; all where there are none. Where each is named by its place, from
+/// the first of them on: what became of a letter follows it.
+pub async fn read_named(
+    kafka: &Kafka,
+    dlq_topic: &str,
+    names: &[LetterName],
+    progress: &mut dyn Progress,
+) -> Result<Vec<Letter>, KafkaError> {
     let mut letters = Letters::default();
     progress.begin("reading the DLQ", "records");
     for partition in 0..kafka.partition_count(dlq_topic).await? {
-        let range = readable(kafka, dlq_topic, partition).await?;
+        let Some(first) = first_named(names, partition) else { continue };
+        let mut range = readable(kafka, dlq_topic, partition).await?;
+        range.start = range.start.max(first).min(range.end);
         progress.add_total(range.len());
         let each = |record: ConsumerRecord| {
             if let Err(malformed) = letters.apply(partition, &record, MAX_LETTERS) {
@@ -277,6 +290,16 @@ pub async fn read_all(
         log::warn!("only {MAX_LETTERS} dead letters of {dlq_topic} are shown");
     }
     Ok(letters.letters.into_values().collect())
+}
+
+/// The first offset of the partition at which one of these may be; `None` where none is there.
+fn first_named(names: &[LetterName], partition: i32) -> Option<i64> {
+    let offsets = names.iter().map(|name| match name {
+        LetterName::Id(id) if id.partition == partition => Some(id.offset),
+        LetterName::Id(_) => None,
+        LetterName::Event(_) => Some(0),
+    });
+    if names.is_empty() { Some(0) } else { offsets.flatten().min() }
 }
 
 /// Reads one dead letter with its event, and the record that holds it. `None`: it was deleted, or is no dead letter.
@@ -298,6 +321,16 @@ pub async fn read_one(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_dlq_is_read_from_the_first_letter_that_is_named_by_its_place() {
+        let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(first_named(&[], 3), Some(0));
+        let by_place = names(&["1/70", "1/7", "2/9"]);
+        assert_eq!([0, 1, 2].map(|partition| first_named(&by_place, partition)), [None, Some(7), Some(9)]);
+        let by_event = names(&["1/70", &Uuid::now_v7().to_string()]);
+        assert_eq!([0, 1].map(|partition| first_named(&by_event, partition)), [Some(0), Some(0)]);
+    }
 
     #[test]
     fn a_letter_is_named_by_its_place_or_its_event() {

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::Progress;
-use super::letters::{Letter, LetterName, read_all, read_one};
+use super::letters::{Letter, LetterName, read_named, read_one};
 use super::positions::Positions;
 use super::scan::{LogRange, readable, scan};
 use crate::kafka::{ConsumerRecord, Kafka, KafkaError};
@@ -148,7 +148,7 @@ impl Plan {
         selection: &Selection,
         progress: &mut dyn Progress,
     ) -> Result<Self, PlanError> {
-        let letters = read_all(kafka, topics.dlq, progress).await?;
+        let letters = read_named(kafka, topics.dlq, &selection.names, progress).await?;
         let positions = Positions::read(kafka, topics.offsets).await?;
         let mut planned = select(selection, letters, &positions)?;
         count_later_events(kafka, &positions, &mut planned, progress).await?;

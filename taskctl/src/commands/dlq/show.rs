@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use task_events::dlq::{Original, OriginalHeader};
 use task_events::error_code::Code;
 use task_events::escape::{cut, escape_control};
-use task_events::operate::letters::{Letter, LetterName, LetterRow, read_all, read_one};
+use task_events::operate::letters::{Letter, LetterName, LetterRow, read_named, read_one};
 use task_events::operate::positions::Positions;
 use task_events::redrive::RedriveNote;
 
@@ -44,7 +44,8 @@ struct Shown {
 
 /// Runs the command.
 pub async fn run(context: &Context, args: &Show) -> Result<(), Error> {
-    let letters = read_all(&context.kafka, &context.topics.dlq_topic, &mut Progress::default()).await?;
+    let (dlq, names) = (&context.topics.dlq_topic, [args.id]);
+    let letters = read_named(&context.kafka, dlq, &names, &mut Progress::default()).await?;
     let found: Vec<_> = letters.into_iter().filter(|letter| args.id.means(letter)).collect();
     if found.is_empty() {
         return Err(Error::Refused(
