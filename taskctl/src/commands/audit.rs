@@ -26,6 +26,8 @@ const SHOWN: usize = 20;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check that a log is whole: every line an event, each event once, in the order of its topic
+    ///
+    /// Where a topic starts again (it was recreated or truncated), so does its order: that is counted, and not wrong.
     Verify(Verify),
 }
 
@@ -69,6 +71,8 @@ struct Report {
     repeated: u64,
     /// Lines that stand before an earlier one in the topic.
     out_of_order: u64,
+    /// How often a topic started again: it was recreated or truncated.
+    restarts: u64,
     /// The first of them, for people.
     findings: Vec<String>,
 }
@@ -81,6 +85,50 @@ struct Covered {
     lines: u64,
     first_offset: i64,
     last_offset: i64,
+    /// The offsets that have a line, since the topic last started again.
+    #[serde(skip)]
+    runs: Vec<(i64, i64)>,
+}
+
+/// How a line's offset follows those before it in its partition.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// In order.
+    Forward,
+    /// Another event had that offset, or all before it have later ones: it is another topic of that name, or what is
+    /// left of one that was truncated.
+    Restart,
+    /// Between lines that were there, where none was.
+    OutOfOrder,
+}
+
+impl Covered {
+    fn new(topic: &str, partition: i32, offset: i64) -> Self {
+        let (topic, runs) = (topic.to_owned(), Vec::new());
+        Self { topic, partition, lines: 0, first_offset: offset, last_offset: -1, runs }
+    }
+
+    /// Takes the next line.
+    fn add(&mut self, offset: i64) -> Step {
+        self.lines += 1;
+        match self.runs.last_mut() {
+            Some((_, last)) if offset == *last + 1 => *last = offset,
+            Some((_, last)) if offset > *last => self.runs.push((offset, offset)),
+            None => self.runs.push((offset, offset)),
+            Some(_) => {
+                let had_one = self.runs.iter().rev().any(|(first, last)| (*first..=*last).contains(&offset));
+                if !had_one && self.runs.first().is_some_and(|(first, _)| *first < offset) {
+                    return Step::OutOfOrder;
+                }
+                self.runs = vec![(offset, offset)];
+                self.first_offset = offset.min(self.first_offset);
+                self.last_offset = offset;
+                return Step::Restart;
+            }
+        }
+        self.last_offset = offset;
+        Step::Forward
+    }
 }
 
 /// Runs the command.
@@ -133,22 +181,24 @@ fn verify(file: &File) -> io::Result<Report> {
             report.find(format!("line {number} has event {} of line {first} again", line.event_id));
         }
         let At { topic, partition, offset } = line.kafka;
-        let of_partition = covered.entry((topic.clone(), partition)).or_insert_with(|| Covered {
-            topic: topic.clone(),
-            partition,
-            lines: 0,
-            first_offset: offset,
-            last_offset: -1,
-        });
-        of_partition.lines += 1;
-        if offset <= of_partition.last_offset {
-            let last = of_partition.last_offset;
-            report.out_of_order += 1;
-            report.find(format!(
-                "line {number} has offset {offset} of {topic}/{partition} after offset {last}"
-            ));
+        let of_partition = covered.entry((topic.clone(), partition));
+        let of_partition = of_partition.or_insert_with(|| Covered::new(&topic, partition, offset));
+        let last = of_partition.last_offset;
+        match of_partition.add(offset) {
+            Step::Forward => {}
+            Step::Restart => {
+                report.restarts += 1;
+                report.find(format!(
+                    "line {number} starts {topic}/{partition} again at offset {offset}, after offset {last}: it was recreated or truncated"
+                ));
+            }
+            Step::OutOfOrder => {
+                report.out_of_order += 1;
+                report.find(format!(
+                    "line {number} has offset {offset} of {topic}/{partition} after offset {last}"
+                ));
+            }
         }
-        of_partition.last_offset = of_partition.last_offset.max(offset);
     }
     report.partitions = covered.into_values().collect();
     Ok(report)
@@ -181,6 +231,10 @@ fn text(report: &Report) -> String {
         "{} lines: {} damaged, {} repeated, {} out of order\n",
         report.lines, report.damaged, report.repeated, report.out_of_order
     ));
+    if report.restarts > 0 {
+        let times = if report.restarts == 1 { "once" } else { "several times" };
+        text.push_str(&format!("a topic was recreated or truncated, and started again {times}\n"));
+    }
     text
 }
 
@@ -215,11 +269,25 @@ mod tests {
     #[test]
     fn what_is_wrong_is_found_with_its_line() {
         let torn = line(4, 9);
-        let log = [line(1, 0), line(1, 1), line(2, 1), "{}\n".to_owned(), torn[..20].to_owned()].concat();
+        let log = [line(1, 0), line(1, 2), line(2, 1), "{}\n".to_owned(), torn[..20].to_owned()].concat();
         let found = report(&log);
-        assert_eq!((found.damaged, found.repeated, found.out_of_order), (2, 1, 1));
+        assert_eq!((found.damaged, found.repeated, found.out_of_order, found.restarts), (2, 1, 1, 0));
         assert!(found.findings[0].starts_with("line 2 has event"), "{:?}", found.findings);
         assert!(found.findings[1].starts_with("line 3 has offset 1"), "{:?}", found.findings);
         assert!(found.findings[3].contains("has no end"), "{:?}", found.findings);
+    }
+
+    #[test]
+    fn a_topic_that_was_recreated_starts_again_and_is_in_order_from_there() {
+        // Shorter, longer, and where its start is by then. A hole that is filled behind it is no restart.
+        for (before, again) in [([0, 1, 5], [0, 3, 9]), ([7, 8, 9], [2, 3, 8]), ([7, 8, 9], [8, 9, 11])] {
+            let offsets = before.into_iter().chain(again);
+            let log: String = (0..).zip(offsets).map(|(id, offset)| line(id, offset)).collect();
+            let found = report(&log);
+            assert_eq!((found.restarts, found.out_of_order), (1, 0), "{before:?} {again:?}: {found:?}");
+            assert_eq!(found.partitions[0].last_offset, again[2]);
+            let found = report(&[log, line(100, again[2] - 1)].concat());
+            assert_eq!((found.restarts, found.out_of_order), (1, 1), "{found:?}");
+        }
     }
 }
