@@ -21,8 +21,9 @@ use serde_json::value::RawValue;
 use task_events::error_code::Coded;
 use task_events::operate::letters::{LetterId, LetterName, read_one};
 use task_events::operate::plan::{Filter, Plan, PlanError, Selection, Topics};
-use task_events::operate::trace::{Audit, Others, Outbox, Task, collect, report};
+use task_events::operate::trace::{Audit, EventHead, Others, Outbox, Task, collect, report};
 use task_events::redrive::Place;
+use task_events::time::format_time;
 use uuid::Uuid;
 
 use super::context;
@@ -96,8 +97,9 @@ pub(super) async fn trace(request: HttpRequest, state: Data<State>, id: Path<Str
     let collecting = state.live.call(TRACE_TIMEOUT, |kafka, topics| async move {
         collect(&kafka, &topics, id, None, &mut ()).await
     });
-    let found = collecting.await?.map_err(LiveError::from)?;
-    let task = state.store.task(found.task_id()).await?;
+    let found = collecting.await?;
+    let (events, is_complete) = waiting(&state, id).await?;
+    let task = state.store.task(found.task_id(&events)).await?;
     let others = Others {
         task: task.map(|task| Task {
             id: task.id,
@@ -110,10 +112,34 @@ pub(super) async fn trace(request: HttpRequest, state: Data<State>, id: Path<Str
             kafka_is_reachable: state.relay.borrow().reachable,
             waiting: state.store.outbox().borrow().waiting,
             oldest: state.store.oldest_age().await,
+            events,
+            is_complete,
         }),
         audit: Audit::Elsewhere,
     };
     Ok(HttpResponse::Ok().json(report(&found, &others)))
+}
+
+/// `GET /live/outbox/{id}`: the events about an id that wait in the outbox. Asks the store alone.
+pub(super) async fn outbox(request: HttpRequest, state: Data<State>, id: Path<String>) -> Answer {
+    ours(&request)?;
+    query::none(request.query_string())?;
+    let id: Uuid = id.parse().map_err(|_| Problem::field("id", "is not a uuid"))?;
+    let (events, is_complete) = waiting(&state, id).await?;
+    Ok(HttpResponse::Ok().json(serde_json::json!({"events": events, "is_complete": is_complete})))
+}
+
+/// The events about an id that wait in the outbox, and whether all of it was looked at.
+async fn waiting(state: &State, id: Uuid) -> Result<(Vec<EventHead>, bool), Problem> {
+    let (entries, is_complete) = state.store.outbox_about(id).await?;
+    let heads = entries.iter().map(|entry| EventHead {
+        event_id: entry.event.event_id,
+        event_type: entry.event.event_type.as_str().to_owned(),
+        occurred_at: format_time(entry.event.occurred_at),
+        task_id: Some(entry.event.data.task_id),
+        correlation_id: Some(entry.event.metadata.correlation_id),
+    });
+    Ok((heads.collect(), is_complete))
 }
 
 /// `GET /live/dead-letters/{partition}/{offset}`: one dead letter with its event.

@@ -45,6 +45,7 @@ pub fn app(
         .service(read_only("/", page::index))
         .service(resource("/live/stream", "GET, OPTIONS").route(web::get().to(live::stream)))
         .service(resource("/live/trace/{id}", "GET, OPTIONS").route(web::get().to(live::trace)))
+        .service(resource("/live/outbox/{id}", "GET, OPTIONS").route(web::get().to(live::outbox)))
         .service(
             resource("/live/dead-letters/{partition}/{offset}", "GET, OPTIONS")
                 .route(web::get().to(live::letter)),

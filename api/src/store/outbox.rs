@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 pub(super) use ledger::{Ledger, Source, Stored};
@@ -27,6 +27,11 @@ use super::wal::files::SegmentError;
 
 /// Time for the disk to tell the age of the oldest event: well within that of a probe or a scrape.
 const AGE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time to look for the events of one id.
+const ABOUT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most events that are shown of one id: a task has some ten.
+const MAX_ABOUT: usize = 100;
 
 /// Part of the outbox.
 #[derive(Debug, Default)]
@@ -109,6 +114,27 @@ impl Store {
             found.extend(scan.entries);
             if scan.is_end || found.len() >= limit {
                 return Ok(found);
+            }
+            from = scan.next;
+        }
+    }
+
+    /// The events in the outbox that have to do with an id (of an event, a task or a request), and whether all of
+    /// it was looked at: a long outbox is not, nor are more events found than can be shown.
+    pub async fn outbox_about(&self, id: Uuid) -> Result<(Vec<Arc<OutboxEntry>>, bool), StoreError> {
+        let is_about = |entry: &Arc<OutboxEntry>| {
+            let event = &entry.event;
+            [event.event_id, event.data.task_id, event.metadata.correlation_id].contains(&id)
+        };
+        let until = Instant::now() + ABOUT_TIMEOUT;
+        let (mut from, mut found) = (1, Vec::new());
+        loop {
+            let scan = self.outbox_scan(from, SCAN, |_, _| true).await?;
+            found.extend(scan.entries.into_iter().filter(is_about));
+            if scan.is_end || found.len() >= MAX_ABOUT || Instant::now() >= until {
+                let is_complete = scan.is_end && found.len() <= MAX_ABOUT;
+                found.truncate(MAX_ABOUT);
+                return Ok((found, is_complete));
             }
             from = scan.next;
         }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::redrive::Place;
 
-pub use collect::{EventHead, Found, Record, collect};
+pub use collect::{EventHead, Found, Part, Record, Unseen, collect};
 pub use report::{Entry, Report, report};
 
 /// What others than Kafka know of an id.
@@ -44,7 +44,7 @@ pub struct Task {
 }
 
 /// The API's outbox.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Outbox {
     /// Whether the API reaches Kafka.
     pub kafka_is_reachable: bool,
@@ -52,6 +52,10 @@ pub struct Outbox {
     pub waiting: u64,
     /// How long the oldest of them has waited.
     pub oldest: Option<Duration>,
+    /// Those of them that have to do with the id.
+    pub events: Vec<EventHead>,
+    /// Whether all that wait were looked at.
+    pub is_complete: bool,
 }
 
 /// What is known of an audit log.

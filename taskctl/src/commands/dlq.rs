@@ -55,6 +55,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
 async fn list(context: &Context, args: &List) -> Result<(), Error> {
     let all = read_all(&context.kafka, &context.topics.dlq_topic, &mut Progress::default()).await?;
     let filter = args.filter.filter();
+    if !all.iter().any(|letter| filter.matches(letter)) {
+        args.filter.check_group(context).await?;
+    }
     let wanted = all.iter().filter(|letter| filter.matches(letter));
     let wanted: Vec<_> = wanted.filter(|letter| !args.open || letter.redriven.is_none()).collect();
     let hidden = if args.limit == 0 { 0 } else { wanted.len().saturating_sub(args.limit) };

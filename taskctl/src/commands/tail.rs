@@ -65,11 +65,9 @@ pub async fn run(context: &Context, args: Tail) -> Result<(), Error> {
     let stop = shutdown::on_signals()?;
     let (sender, mut records) = mpsc::channel(AHEAD);
     let topic = args.topic.unwrap_or_else(|| context.topics.task_events_topic.clone());
-    // One that was named has to be there: a typing error would wait for ever.
     let is_events = topic == context.topics.task_events_topic;
-    if !is_events {
-        context.kafka.partition_count(&topic).await?;
-    }
+    // At first it has to be there, and Kafka as well: a typing error would wait for ever. Outages come later.
+    context.kafka.partition_count(&topic).await?;
     let (backlog, mut backlog_known) = oneshot::channel();
     let reading = tokio::spawn(read_all(context.kafka.clone(), topic, args.from_beginning, sender, backlog));
     // Beside records on a terminal it would only flicker.

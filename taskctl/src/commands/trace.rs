@@ -4,19 +4,22 @@
 //! What Kafka has, and how it is put in order, is described in [`task_events::operate::trace`]; from here come the
 //! task and the outbox, by the API, and the audit log.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::Deserialize;
-use task_events::error_code::Code;
+use task_events::error_code::{Code, Coded};
 use task_events::escape::escape_control;
-use task_events::operate::trace::{Audit, AuditLine, Others, Outbox, Report, Task, collect, report};
+use task_events::operate::trace::{
+    Audit, AuditLine, EventHead, Others, Outbox, Report, Task, collect, report,
+};
 use task_events::redrive::Place;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use crate::api::{ApiArgs, get, readiness};
+use crate::api::{ApiArgs, Readiness, get, readiness};
 use crate::output::{cell, table};
 use crate::progress::Progress;
 use crate::{Context, Error, audit_log, output};
@@ -40,40 +43,64 @@ pub struct Trace {
 /// Runs the command.
 pub async fn run(context: &Context, args: Trace) -> Result<(), Error> {
     let mut progress = Progress::default();
-    let found = collect(&context.kafka, &context.topics, args.id, args.since, &mut progress).await?;
-    let audit = audit(&args.audit_log_path, args.id).await;
+    let mut found = collect(&context.kafka, &context.topics, args.id, args.since, &mut progress).await;
+    let (audit, is_denied) = audit(&args.audit_log_path, args.id).await;
     let address = args.api.address();
-    let api = readiness(&address).await;
-    let task = match &api {
-        Ok(_) => task(&address, found.task_id()).await,
+    let outbox = outbox(&address, args.id).await;
+    let task = match &outbox {
+        Ok(outbox) => task(&address, found.task_id(&outbox.events)).await,
         Err(_) => None,
     };
-    let outbox = match api {
-        Ok(api) => Ok(Outbox {
-            kafka_is_reachable: api.kafka_is_reachable,
-            waiting: api.waiting,
-            oldest: api.oldest,
-        }),
-        Err(error) => Err(format!("Task API {address}: {error}: name it with --api")),
-    };
     let report = report(&found, &Others { task, outbox, audit });
+    // What cannot be seen is part of the answer, and makes the command fail.
+    let unseen = found.unseen.drain(..).next();
     if report.timeline.is_empty() {
-        let why = report.missing.join("; ");
-        return Err(Error::Refused(Code::NotFound, format!("nothing is known of {}: {why}", args.id)));
+        let (id, why) = (args.id, report.missing.join("; "));
+        let code = unseen.map_or(Code::NotFound, |unseen| unseen.error.code());
+        return Err(Error::Refused(code, format!("nothing is known of {id}: {why}")));
     }
     output::write(context.format, &report, text)?;
+    if let Some(unseen) = unseen {
+        return Err(unseen.error.into());
+    }
+    if is_denied {
+        let path = args.audit_log_path.display();
+        let why = format!("audit log {path} cannot be read: run this as the user of audit-service");
+        return Err(Error::Refused(Code::File, why));
+    }
     Ok(())
 }
 
-async fn audit(log: &Path, id: Uuid) -> Audit {
+/// What waits in the API's outbox, and of it what has to do with the id.
+async fn outbox(address: &str, id: Uuid) -> Result<Outbox, String> {
+    #[derive(Default, Deserialize)]
+    struct Answer {
+        events: Vec<EventHead>,
+        is_complete: bool,
+    }
+    let unknown = |error| format!("Task API {address}: {error}: name it with --api");
+    let api = readiness(address).await.map_err(unknown)?;
+    let Answer { events, is_complete } = match get(address, &format!("/live/outbox/{id}")).await {
+        Ok((200, answer)) => serde_json::from_value(answer).unwrap_or_default(),
+        // An older one has no such path.
+        Ok(_) => Answer::default(),
+        Err(error) => return Err(unknown(error)),
+    };
+    let is_complete = is_complete || api.waiting == 0;
+    let Readiness { kafka_is_reachable, waiting, oldest, .. } = api;
+    Ok(Outbox { kafka_is_reachable, waiting, oldest, events, is_complete })
+}
+
+/// The lines of the log about an id, and whether this user may not read it: it may as well not be here.
+async fn audit(log: &Path, id: Uuid) -> (Audit, bool) {
     let (path, id) = (log.to_owned(), id.to_string());
     let unreadable = |error: String| {
         Audit::Unreadable(format!("{}: {error}: name it with --audit-log-path", log.display()))
     };
     match spawn_blocking(move || audit_log::find(&path, &id)).await {
-        Ok(Ok(found)) => Audit::Lines(found.into_iter().map(line).collect()),
-        Ok(Err(error)) => unreadable(error.to_string()),
-        Err(error) => unreadable(error.to_string()),
+        Ok(Ok(found)) => (Audit::Lines(found.into_iter().map(line).collect()), false),
+        Ok(Err(error)) => (unreadable(error.to_string()), error.kind() == ErrorKind::PermissionDenied),
+        Err(error) => (unreadable(error.to_string()), false),
     }
 }
 

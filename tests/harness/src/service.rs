@@ -15,17 +15,25 @@ pub struct Program {
     args: Vec<String>,
     env: Vec<(String, String)>,
     folder: Option<PathBuf>,
+    is_unprivileged: bool,
 }
 
 impl Program {
     /// A binary by its name.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), args: Vec::new(), env: Vec::new(), folder: None }
+        let (args, env) = Default::default();
+        Self { name: name.to_owned(), args, env, folder: None, is_unprivileged: false }
     }
 
     /// Another build of it, in this folder.
     pub fn in_folder(mut self, folder: &Path) -> Self {
         self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// Without root's right to read and write whatever it likes, which tests in a container have.
+    pub fn unprivileged(mut self) -> Self {
+        self.is_unprivileged = true;
         self
     }
 
@@ -79,7 +87,14 @@ impl Program {
             Some(folder) => folder,
             None => binaries()?,
         };
-        let mut command = Command::new(folder.join(&self.name));
+        let program = folder.join(&self.name);
+        let mut command = if self.is_unprivileged {
+            let mut command = Command::new("setpriv");
+            command.args(["--inh-caps=-all", "--bounding-set=-all", "--"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
         command.args(&self.args).env_clear().env("RUST_BACKTRACE", "1").envs(self.env.iter().cloned());
         Ok(command)
     }

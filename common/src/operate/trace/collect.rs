@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use memchr::memmem::Finder;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::config::TopicArgs;
+use crate::error_code::{Code, Coded};
 use crate::event::Event;
 use crate::kafka::{ConsumerRecord, Kafka, KafkaError, OffsetAt};
 use crate::operate::Progress;
@@ -22,7 +24,7 @@ const MAX_RECORDS: usize = 500;
 const CLOCK_DOUBT: Duration = Duration::from_secs(3_600);
 
 /// What Kafka has of an id.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Found {
     /// The id.
     pub id: Uuid,
@@ -36,12 +38,50 @@ pub struct Found {
     pub positions: Positions,
     /// The dead letters that have to do with it.
     pub letters: Vec<Letter>,
+    /// What could not be read of that, and why.
+    pub unseen: Vec<Unseen>,
+}
+
+/// A part of a trace that is not known.
+#[derive(Debug)]
+pub struct Unseen {
+    /// Which.
+    pub part: Part,
+    /// Why.
+    pub error: KafkaError,
+}
+
+/// What a trace reads from Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    All,
+    /// The events.
+    Events,
+    /// The dead letters.
+    DeadLetters,
+    /// How far each group is.
+    Groups,
 }
 
 impl Found {
-    /// The task of the id: its own, where no event names one.
-    pub fn task_id(&self) -> Uuid {
-        self.records.iter().find_map(|record| record.event.as_ref()?.task_id).unwrap_or(self.id)
+    /// The task of the id: its own, where no event names one, in the topic or of those that wait for it.
+    pub fn task_id(&self, waiting: &[EventHead]) -> Uuid {
+        let in_topic = self.records.iter().filter_map(|record| record.event.as_ref());
+        in_topic.chain(waiting).find_map(|event| event.task_id).unwrap_or(self.id)
+    }
+
+    /// Whether the events of the topic were read.
+    pub(super) fn has_events(&self) -> bool {
+        !self.unseen.iter().any(|unseen| matches!(unseen.part, Part::All | Part::Events))
+    }
+
+    /// Notes what could not be read. False where nothing else can be read either.
+    fn without(&mut self, part: Part, error: KafkaError) -> bool {
+        let is_down = error.code() == Code::KafkaUnreachable;
+        let part = if is_down && self.unseen.is_empty() { Part::All } else { part };
+        self.unseen.push(Unseen { part, error });
+        !is_down
     }
 }
 
@@ -59,7 +99,7 @@ pub struct Record {
 }
 
 /// What is shown of an event.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EventHead {
     /// Its id.
     pub event_id: Uuid,
@@ -74,22 +114,46 @@ pub struct EventHead {
 }
 
 /// Reads what Kafka has of an id. The topic is read from `since` on, or from when the id was made; of an id that does
-/// not say when, all of it.
+/// not say when, all of it. What cannot be read is in [`Found::unseen`].
 pub async fn collect(
     kafka: &Kafka,
     topics: &TopicArgs,
     id: Uuid,
     since: Option<DateTime<Utc>>,
     progress: &mut dyn Progress,
-) -> Result<Found, KafkaError> {
-    let (mut records, ranges) =
-        records(kafka, &topics.task_events_topic, id, since.or_else(|| made_at(id)), progress).await?;
-    let more_records = records.len().saturating_sub(MAX_RECORDS);
-    records.truncate(MAX_RECORDS);
-    let mut letters = read_all(kafka, &topics.dlq_topic, progress).await?;
-    letters.retain(|letter| is_about(letter, id, &records));
-    let positions = Positions::read(kafka, &topics.offsets_topic).await?;
-    Ok(Found { id, records, more_records, ranges, positions, letters })
+) -> Found {
+    let mut found = Found { id, ..Found::default() };
+    let since = since.or_else(|| made_at(id));
+    match records(kafka, &topics.task_events_topic, id, since, progress).await {
+        Ok((mut records, ranges)) => {
+            found.more_records = records.len().saturating_sub(MAX_RECORDS);
+            records.truncate(MAX_RECORDS);
+            (found.records, found.ranges) = (records, ranges);
+        }
+        Err(error) => {
+            if !found.without(Part::Events, error) {
+                return found;
+            }
+        }
+    }
+    match read_all(kafka, &topics.dlq_topic, progress).await {
+        Ok(mut letters) => {
+            letters.retain(|letter| is_about(letter, id, &found.records));
+            found.letters = letters;
+        }
+        Err(error) => {
+            if !found.without(Part::DeadLetters, error) {
+                return found;
+            }
+        }
+    }
+    match Positions::read(kafka, &topics.offsets_topic).await {
+        Ok(positions) => found.positions = positions,
+        Err(error) => {
+            found.without(Part::Groups, error);
+        }
+    }
+    found
 }
 
 fn is_about(letter: &Letter, id: Uuid, records: &[Record]) -> bool {

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::collect::{Found, Record};
-use super::{Audit, Others};
+use super::collect::{EventHead, Found, Part, Record};
+use super::{Audit, Others, Outbox};
 use crate::event::EventType;
 use crate::operate::letters::Letter;
 use crate::time::format_time;
@@ -55,6 +55,9 @@ pub fn report(found: &Found, others: &Others) -> Report {
             add_group(&mut report, found, &others.audit, record, &group, &service);
         }
     }
+    if let Ok(outbox) = &others.outbox {
+        add_waiting(&mut report, found, outbox);
+    }
     if let Audit::Lines(lines) = &others.audit {
         for line in lines {
             let event = Some(line.event_id.to_string());
@@ -65,7 +68,18 @@ pub fn report(found: &Found, others: &Others) -> Report {
     for letter in &found.letters {
         add_letter(&mut report, letter);
     }
-    missing_in_topic(&mut report, found, others);
+    if found.has_events() {
+        missing_in_topic(&mut report, found, others);
+    }
+    for unseen in &found.unseen {
+        let what = match unseen.part {
+            Part::All => "what the topics have (events, groups, dead letters)",
+            Part::Events => "what the topic has",
+            Part::DeadLetters => "what the DLQ has",
+            Part::Groups => "how far each group is",
+        };
+        report.missing.push(format!("{what} is not known: {}", unseen.error));
+    }
     if found.more_records > 0 {
         report.missing.push(format!("{} later records are not shown", found.more_records));
     }
@@ -104,10 +118,42 @@ fn add_record(report: &mut Report, record: &Record) {
     let Some(event) = &record.event else {
         return report.add(appended, 1, "topic", place, None, "a record that is no event".to_owned());
     };
-    let request = event.correlation_id.map(|id| format!("by request {id}")).unwrap_or_default();
-    let place_of_change = format!("tasks/{}", event.task_id.map(|id| id.to_string()).unwrap_or_default());
-    report.add(event.occurred_at.clone(), 0, &event.event_type, place_of_change, event_id.clone(), request);
+    add_change(report, event);
     report.add(appended, 1, "topic", place, event_id, "delivered".to_owned());
+}
+
+/// The events that wait in the API's outbox, and are not in the topic.
+fn add_waiting(report: &mut Report, found: &Found, outbox: &Outbox) {
+    let kafka = if outbox.kafka_is_reachable { "reachable" } else { "unreachable" };
+    let in_topic = |event: &EventHead| {
+        let mut records = found.records.iter().filter_map(|record| record.event.as_ref());
+        records.any(|known| known.event_id == event.event_id)
+    };
+    for event in outbox.events.iter().filter(|event| !in_topic(event)) {
+        let (id, kind) = (event.event_id.to_string(), &event.event_type);
+        add_change(report, event);
+        let detail = format!("waits to be published; Kafka is {kafka} from the API");
+        report.add(event.occurred_at.clone(), 1, "outbox", "task-api".to_owned(), Some(id.clone()), detail);
+        let doubt = if found.has_events() { "is not in the topic" } else { "may not be in the topic" };
+        report.missing.push(format!(
+            "{kind} {id} {doubt}: it is one of {} events in the API's outbox; Kafka is {kafka} from there",
+            outbox.waiting
+        ));
+    }
+    if !outbox.is_complete {
+        report.missing.push(format!(
+            "only the first of the {} events in the API's outbox were looked at: there may be more",
+            outbox.waiting
+        ));
+    }
+}
+
+/// The change that an event tells of.
+fn add_change(report: &mut Report, event: &EventHead) {
+    let request = event.correlation_id.map(|id| format!("by request {id}")).unwrap_or_default();
+    let place = format!("tasks/{}", event.task_id.map(|id| id.to_string()).unwrap_or_default());
+    let id = Some(event.event_id.to_string());
+    report.add(event.occurred_at.clone(), 0, &event.event_type, place, id, request);
 }
 
 /// How far a group is with a record.
@@ -191,13 +237,14 @@ fn missing_in_topic(report: &mut Report, found: &Found, others: &Others) {
         0 => "the topic has kept everything".to_owned(),
         start => format!("the topic starts at offset {start}: older events were deleted by retention"),
     };
-    if found.records.is_empty() {
+    let waiting = others.outbox.as_ref().map_or(&[][..], |outbox| outbox.events.as_slice());
+    if found.records.is_empty() && waiting.is_empty() {
         report.missing.push(format!("no event of {} is in the topic: {waits}; {deleted}", found.id));
         return;
     }
     // Each version of a task has at least one event.
     let Some(task) = others.task.as_ref().filter(|task| task.id == found.id) else { return };
-    let mut events: Vec<_> = originals.filter_map(|record| record.event.as_ref()).collect();
+    let mut events: Vec<_> = originals.filter_map(|record| record.event.as_ref()).chain(waiting).collect();
     events.sort_by_key(|event| event.event_id);
     events.dedup_by_key(|event| event.event_id);
     let events = u64::try_from(events.len()).unwrap_or(u64::MAX);

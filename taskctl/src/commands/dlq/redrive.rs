@@ -41,7 +41,13 @@ pub async fn run(context: &Context, args: &Redrive) -> Result<(), Error> {
     let Context { kafka, topics, .. } = context;
     let at = Topics { dlq: &topics.dlq_topic, offsets: &topics.offsets_topic };
     let mut progress = Progress::default();
-    let mut plan = Plan::make(kafka, at, &selection, &mut progress).await.map_err(error)?;
+    let mut plan = match Plan::make(kafka, at, &selection, &mut progress).await {
+        Err(PlanError::NoMatch) => {
+            args.filter.check_group(context).await?;
+            return Err(error(PlanError::NoMatch));
+        }
+        made => made.map_err(error)?,
+    };
     if args.execute {
         plan.execute(kafka, &topics.dlq_topic, &mut progress).await.map_err(error)?;
     }

@@ -43,11 +43,9 @@ pub(super) async fn examine(context: &Context, path: &Path, findings: &mut Findi
     let end = match File::open(path).and_then(|mut file| end_of(&mut file)) {
         Ok(end) => end,
         Err(error) => {
-            return findings.warn(
-                subject,
-                format!("it cannot be read: {error}"),
-                "run this where audit-service runs, or name the log with --audit-log-path",
-            );
+            let remedy =
+                "run this where audit-service runs, and as its user, or name the log with --audit-log-path";
+            return findings.unreadable(subject, &error, remedy);
         }
     };
     state::disk(&subject, path, findings);

@@ -1,6 +1,7 @@
 //! What was found so far, and how it is shown.
 
 use std::fmt::Display;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -41,6 +42,12 @@ impl Findings {
 
     pub(super) fn fail(&mut self, subject: impl Display, found: impl Display, remedy: impl Display) {
         self.add(Level::Fail, subject, found, Some(remedy.to_string()));
+    }
+
+    /// A file or folder that cannot be read: it may be on another machine, but what may not be read is here.
+    pub(super) fn unreadable(&mut self, subject: impl Display, error: &io::Error, remedy: &str) {
+        let level = if error.kind() == ErrorKind::PermissionDenied { Level::Fail } else { Level::Warn };
+        self.add(level, subject, format!("it cannot be read: {error}"), Some(remedy.to_owned()));
     }
 
     fn add(&mut self, level: Level, subject: impl Display, found: impl Display, remedy: Option<String>) {

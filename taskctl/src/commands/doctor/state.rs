@@ -21,11 +21,9 @@ pub(super) fn examine(root: &Path, findings: &mut Findings) {
     let folders: Vec<PathBuf> = match fs::read_dir(root) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect(),
         Err(error) => {
-            return findings.warn(
-                subject,
-                format!("it cannot be read: {error}"),
-                "run this where the services run, or name the folder with --state-dir",
-            );
+            let remedy =
+                "run this where the services run, and as their user, or name the folder with --state-dir";
+            return findings.unreadable(subject, &error, remedy);
         }
     };
     if folders.is_empty() {
