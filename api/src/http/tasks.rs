@@ -6,6 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION};
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
+use uuid::Uuid;
 
 use super::input::Body;
 use super::problem::Problem;
@@ -61,8 +62,7 @@ pub(super) async fn patch(
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let id = input::task_id(&id)?;
-    query::none(request.query_string())?;
+    let id = addressed(&request, &id)?;
     let change = Change::Patch(id, input::task_patch(input::object(&body)?)?);
     Ok(mutate(&request, &state, change).await?.respond(StatusCode::OK))
 }
@@ -73,9 +73,7 @@ pub(super) async fn complete(
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let id = input::task_id(&id)?;
-    query::none(request.query_string())?;
-    input::ignored(body)?;
+    let id = addressed_without_body(&request, &id, body)?;
     Ok(mutate(&request, &state, Change::Complete(id)).await?.respond(StatusCode::OK))
 }
 
@@ -85,9 +83,7 @@ pub(super) async fn delete(
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let id = input::task_id(&id)?;
-    query::none(request.query_string())?;
-    input::ignored(body)?;
+    let id = addressed_without_body(&request, &id, body)?;
     let changed = mutate(&request, &state, Change::Delete(id)).await?;
     Ok(changed.marked(HttpResponse::NoContent().finish()))
 }
@@ -97,8 +93,7 @@ pub(super) async fn get(
     state: Data<State>,
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let id = input::task_id(&id)?;
-    query::none(request.query_string())?;
+    let id = addressed(&request, &id)?;
     let if_match = conditional::if_match(request.headers())?;
     let task = state.store.task(id).await?.ok_or_else(Problem::task_not_found)?;
     if if_match.is_some_and(|versions| !versions.contain(task.version)) {
@@ -109,6 +104,20 @@ pub(super) async fn get(
         return Ok(HttpResponse::NotModified().insert_header(etag).finish());
     }
     Ok(task_response(StatusCode::OK, &task))
+}
+
+/// The task that a path names. Such a path has no query.
+fn addressed(request: &HttpRequest, id: &str) -> Result<Uuid, Problem> {
+    let id = input::task_id(id)?;
+    query::none(request.query_string())?;
+    Ok(id)
+}
+
+/// The same where a body says nothing.
+fn addressed_without_body(request: &HttpRequest, id: &str, body: Body) -> Result<Uuid, Problem> {
+    let id = addressed(request, id)?;
+    input::ignored(body)?;
+    Ok(id)
 }
 
 /// Makes a change under the conditions of the request's headers.
