@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use powercut::{Cut, Found, SimDisk, Tried};
+use powercut::{Cut, SimDisk, Subject};
 use redb::{Database, TableDefinition};
 use task_events::dedup::{Dedup, DedupError, Retention, Tuning};
 use task_events::disk::Disk;
@@ -16,9 +16,6 @@ const FILE: &str = "/state/dedup";
 const DAY: u64 = 24 * 60 * 60 * 1_000;
 const WINDOW: Retention = Retention::Window(Duration::from_secs(8 * 24 * 60 * 60));
 const FOR_EVER: Retention = Retention::ForeverRebuildable;
-const SEED: u64 = 1;
-/// Every so many cuts the power fails once more, while the state is opened again.
-const CUT_TWICE: usize = 20;
 /// Runs are made every few batches, and merged, by the caller: each time the same.
 const TUNING: Tuning = Tuning { ids_in_memory: 16, filter_bytes: 1 << 20, in_background: false };
 
@@ -61,9 +58,8 @@ impl Case {
         added.map_err(text)
     }
 
-    /// Records batches, restarts in the middle. Returns the moment from which on each batch has to be known, in
-    /// their order.
-    fn record(self, disk: &SimDisk, batches: u64) -> Vec<usize> {
+    /// Records batches, restarts in the middle.
+    fn record(self, disk: &SimDisk, batches: u64) -> Recorded {
         let mut dedup = self.open(disk).unwrap();
         let mut safe = Vec::new();
         for number in 0..batches {
@@ -80,26 +76,7 @@ impl Case {
                 safe.resize(number as usize + 1, disk.now());
             }
         }
-        safe
-    }
-
-    /// Opens what the cut left: it holds the first batches, whole, and at least as many as are safe.
-    fn check(self, cut: &Cut, safe: usize) -> Result<(), String> {
-        let dedup = self.open(&cut.disk)?;
-        cut.once_more(CUT_TWICE, |again| self.check(again, safe))?;
-        let held = held(&dedup)?;
-        if held < safe as u64 {
-            return Err(format!("{safe} batches were recorded for good, {held} are there"));
-        }
-        self.holds_the_first(&dedup, held)?;
-        self.add(&dedup, held)?;
-        self.holds_the_first(&dedup, held + 1)?;
-        drop(dedup);
-        let left_over = cut.disk.names().into_iter().filter(|name| name.to_string_lossy().contains(".new"));
-        if left_over.count() > 0 {
-            return Err(format!("files are left over: {:?}", cut.disk.names()));
-        }
-        Ok(())
+        Recorded { case: self, safe, since: 0 }
     }
 
     fn holds_the_first(self, dedup: &Dedup, held: u64) -> Result<(), String> {
@@ -121,9 +98,71 @@ impl Case {
         let is_right = if self.step == 0 { len == count } else { len <= count };
         if is_right { Ok(()) } else { Err(format!("{len} ids, not {count}")) }
     }
+}
 
-    fn cut_everywhere(self, disk: &SimDisk, safe: &[usize]) -> Result<Tried, Found> {
-        disk.each_cut(SEED, |cut| self.check(cut, safe.iter().filter(|moment| **moment <= cut.at).count()))
+/// A state in which batches were recorded.
+struct Recorded {
+    case: Case,
+    /// The moment from which on each batch has to be known, in their order.
+    safe: Vec<usize>,
+    /// The moment from which on there is a state.
+    since: usize,
+}
+
+impl Subject for Recorded {
+    type Opened = Dedup;
+    const CUT_TWICE: Option<usize> = Some(20);
+
+    fn since(&self) -> usize {
+        self.since
+    }
+
+    fn open(&self, disk: &SimDisk) -> Result<Dedup, String> {
+        self.case.open(disk)
+    }
+
+    /// It holds the first batches, whole, and at least as many as are safe.
+    fn check(&self, dedup: Dedup, cut: &Cut) -> Result<(), String> {
+        let (case, held) = (self.case, held(&dedup)?);
+        let safe = self.safe.iter().filter(|moment| **moment <= cut.at).count();
+        if held < safe as u64 {
+            return Err(format!("{safe} batches were recorded for good, {held} are there"));
+        }
+        case.holds_the_first(&dedup, held)?;
+        case.add(&dedup, held)?;
+        case.holds_the_first(&dedup, held + 1)?;
+        drop(dedup);
+        let left_over = cut.disk.names().into_iter().filter(|name| name.to_string_lossy().contains(".new"));
+        if left_over.count() > 0 {
+            return Err(format!("files are left over: {:?}", cut.disk.names()));
+        }
+        Ok(())
+    }
+}
+
+/// A state of 20 batches that was cut off after nine.
+struct CutOff {
+    case: Case,
+    /// When that began, and when it was done.
+    before: usize,
+    after: usize,
+}
+
+impl Subject for CutOff {
+    type Opened = Dedup;
+
+    fn open(&self, disk: &SimDisk) -> Result<Dedup, String> {
+        self.case.open(disk)
+    }
+
+    fn check(&self, dedup: Dedup, cut: &Cut) -> Result<(), String> {
+        let held = held(&dedup)?;
+        let is_right = match cut.at {
+            at if at >= self.after => held == 9 || held == 10,
+            at if at >= self.before => held == 9 || held == 20,
+            _ => held <= 20,
+        };
+        if is_right { self.case.holds_the_first(&dedup, held) } else { Err(format!("{held} batches")) }
     }
 }
 
@@ -144,9 +183,9 @@ fn files_of(disk: &SimDisk, kind: &str) -> usize {
 #[test]
 fn after_a_power_cut_all_ids_that_were_recorded_are_known() {
     let (case, disk) = (Case::new(WINDOW, 0), SimDisk::new());
-    let safe = case.record(&disk, 24);
+    let recorded = case.record(&disk, 24);
     assert!(files_of(&disk, ".run-") > 0, "{disk:?}");
-    let tried = case.cut_everywhere(&disk, &safe).unwrap_or_else(|found| found.raise());
+    let tried = disk.cut_everywhere(&recorded);
     println!("dedup window: {tried}");
     assert!(tried.states > 500, "{tried}");
 }
@@ -154,10 +193,10 @@ fn after_a_power_cut_all_ids_that_were_recorded_are_known() {
 #[test]
 fn after_a_power_cut_while_buckets_are_dropped_all_ids_within_the_window_are_known() {
     let (case, disk) = (Case::new(WINDOW, DAY), SimDisk::new());
-    let safe = case.record(&disk, 24);
+    let recorded = case.record(&disk, 24);
     let runs = files_of(&disk, ".run-");
     assert!((1..8).contains(&runs), "{disk:?}");
-    let tried = case.cut_everywhere(&disk, &safe).unwrap_or_else(|found| found.raise());
+    let tried = disk.cut_everywhere(&recorded);
     println!("dedup window with expired buckets: {tried}");
     assert!(tried.states > 500, "{tried}");
 }
@@ -165,8 +204,8 @@ fn after_a_power_cut_while_buckets_are_dropped_all_ids_within_the_window_are_kno
 #[test]
 fn after_a_power_cut_a_rebuildable_state_is_that_of_some_batch_since_the_last_checkpoint() {
     let (case, disk) = (Case::new(FOR_EVER, 0), SimDisk::new());
-    let safe = case.record(&disk, 60);
-    let tried = case.cut_everywhere(&disk, &safe).unwrap_or_else(|found| found.raise());
+    let recorded = case.record(&disk, 60);
+    let tried = disk.cut_everywhere(&recorded);
     println!("rebuildable dedup: {tried}");
     assert!(tried.states > 300, "{tried}");
 }
@@ -185,17 +224,7 @@ fn after_a_power_cut_while_it_is_cut_off_a_state_is_that_of_before_or_of_after()
     case.holds_the_first(&dedup, 9).unwrap();
     case.add(&dedup, 9).unwrap();
     drop(dedup);
-    let tried = disk.each_cut(SEED, |cut| {
-        let dedup = case.open(&cut.disk)?;
-        let held = held(&dedup)?;
-        let is_right = match cut.at {
-            at if at >= after => held == 9 || held == 10,
-            at if at >= before => held == 9 || held == 20,
-            _ => held <= 20,
-        };
-        if is_right { case.holds_the_first(&dedup, held) } else { Err(format!("{held} batches")) }
-    });
-    println!("dedup cut off: {}", tried.unwrap_or_else(|found| found.raise()));
+    println!("dedup cut off: {}", disk.cut_everywhere(&CutOff { case, before, after }));
 }
 
 #[test]
@@ -218,8 +247,8 @@ fn a_state_of_the_version_before_is_taken_over_whole_or_is_still_there() {
         disk.sync_folder(Path::new(FILE)).unwrap();
         let before = disk.now();
         drop(case.open(&disk).unwrap());
-        let tried = disk.each_cut(SEED, |cut| if cut.at < before { Ok(()) } else { case.check(cut, 20) });
-        println!("dedup of the version before: {}", tried.unwrap_or_else(|found| found.raise()));
+        let taken_over = Recorded { case, safe: vec![before; 20], since: before };
+        println!("dedup of the version before: {}", disk.cut_everywhere(&taken_over));
     }
 }
 
@@ -227,8 +256,7 @@ fn a_state_of_the_version_before_is_taken_over_whole_or_is_still_there() {
 fn a_disk_that_does_not_sync_a_file_or_its_name_is_found_out() {
     for lie in ["state", "dedup.new", "dedup.log-2", "dedup.run-1", "dedup.run-6"] {
         let (case, disk) = (Case::new(WINDOW, 0), SimDisk::that_lies_about(lie));
-        let safe = case.record(&disk, 24);
-        let found = case.cut_everywhere(&disk, &safe).expect_err(lie);
-        println!("{lie}: {found}");
+        let recorded = case.record(&disk, 24);
+        println!("{lie}: {}", disk.cut_until_found(&recorded));
     }
 }

@@ -1,10 +1,9 @@
 //! The store after a power cut, whatever of the last writes the disk kept: what was answered is there, with
-//! its events, and nothing is there by half.
+//! its events, and nothing is there partially.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use powercut::{Cut, Found, SimDisk, Tried};
+use powercut::{Cut, SimDisk, Subject};
 use task_events::dedup::Tuning;
 use task_events::event::EventType;
 use tokio::runtime::{Builder, Runtime};
@@ -20,9 +19,6 @@ mod stored;
 use stored::{Stored, equal};
 
 const FOLDER: &str = "/state";
-const SEED: u64 = 1;
-/// Every so many cuts the power fails once more, while the store is opened again.
-const CUT_TWICE: usize = 50;
 /// A process is killed at one operation of so many.
 const KILL_EVERY: usize = 5;
 
@@ -57,10 +53,10 @@ impl Delivery {
     }
 }
 
-/// A workload, and all that came of it.
 /// Deleted tasks, and the place of that event in the outbox.
 type Deletions = BTreeMap<Uuid, u64>;
 
+/// A workload, and all that came of it.
 #[derive(Default)]
 struct Run {
     planted: Option<Planted>,
@@ -214,34 +210,57 @@ impl Run {
     }
 }
 
-/// Opens what the cut left, and looks whether all that was promised by `moment` is there.
-fn check(cut: &Cut, moment: usize, run: &Run) -> Result<(), String> {
-    let (store, writer) = open(&cut.disk, run.planted).map_err(|error| error.to_string())?;
-    cut.once_more(CUT_TWICE, |again| check(again, moment, run))?;
-    let stored = runtime().block_on(Stored::read(&store))?;
-    stored.is_whole(run)?;
-    let promised: Vec<&Answer> = run.answers.iter().filter(|answer| answer.at <= moment).collect();
-    for answer in &promised {
-        if !stored.has(answer, &run.deletions) {
-            return Err(format!("{:?} was answered and is not there", answer.task));
-        }
-    }
-    for delivery in run.deliveries.iter().filter(|delivery| delivery.at <= moment) {
-        if !delivery.is_in(&stored.positions) {
-            return Err(format!("{:?} was taken in and is not there", delivery.delivered));
-        }
-    }
-    runtime().block_on(goes_on(&store, &stored, &promised))?;
+impl Subject for Run {
+    type Opened = (Store, thread::JoinHandle<()>);
+    const CUT_TWICE: Option<usize> = Some(50);
 
-    // Closed, the database has all of it; the next process reads it from there.
-    let before = runtime().block_on(Stored::read(&store))?;
-    close(store, writer)?;
-    let (store, writer) = open(&cut.disk, run.planted).map_err(|error| error.to_string())?;
-    if store.shared.overlay().unapplied() > 0 {
-        return Err("what was closed is not all in the database".to_owned());
+    fn open(&self, disk: &SimDisk) -> Result<Self::Opened, String> {
+        open(disk, self.planted).map_err(|error| error.to_string())
     }
-    equal("what is stored after a restart", &runtime().block_on(Stored::read(&store))?, &before)?;
-    close(store, writer)
+
+    fn check(&self, (store, writer): Self::Opened, cut: &Cut) -> Result<(), String> {
+        let stored = runtime().block_on(Stored::read(&store))?;
+        stored.is_whole(self)?;
+        let promised: Vec<&Answer> = self.answers.iter().filter(|answer| answer.at <= cut.at).collect();
+        for answer in &promised {
+            if !stored.has(answer, &self.deletions) {
+                return Err(format!("{:?} was answered and is not there", answer.task));
+            }
+        }
+        for delivery in self.deliveries.iter().filter(|delivery| delivery.at <= cut.at) {
+            if !delivery.is_in(&stored.positions) {
+                return Err(format!("{:?} was taken in and is not there", delivery.delivered));
+            }
+        }
+        runtime().block_on(goes_on(&store, &stored, &promised))?;
+
+        // Closed, the database has all of it; the next process reads it from there.
+        let before = runtime().block_on(Stored::read(&store))?;
+        close(store, writer)?;
+        let (store, writer) = self.open(&cut.disk)?;
+        if store.shared.overlay().unapplied() > 0 {
+            return Err("what was closed is not all in the database".to_owned());
+        }
+        equal("what is stored after a restart", &runtime().block_on(Stored::read(&store))?, &before)?;
+        close(store, writer)
+    }
+}
+
+/// The same on a disk that lies: of a file that lost any of its pages, redb may find out by a panic.
+struct OnALyingDisk(Run);
+
+impl Subject for OnALyingDisk {
+    type Opened = <Run as Subject>::Opened;
+    const CUT_TWICE: Option<usize> = Run::CUT_TWICE;
+    const MAY_PANIC: bool = true;
+
+    fn open(&self, disk: &SimDisk) -> Result<Self::Opened, String> {
+        Subject::open(&self.0, disk)
+    }
+
+    fn check(&self, opened: Self::Opened, cut: &Cut) -> Result<(), String> {
+        self.0.check(opened, cut)
+    }
 }
 
 /// The store takes changes: a repeat under a key changes nothing, and what is new comes after what was.
@@ -267,15 +286,11 @@ async fn goes_on(store: &Store, stored: &Stored, promised: &[&Answer]) -> Result
     equal("the version after a change", &changed.version, &(before.version + 1))
 }
 
-fn cut_everywhere(disk: &SimDisk, run: &Run) -> Result<Tried, Found> {
-    disk.each_cut(SEED, |cut| check(cut, cut.at, run))
-}
-
 #[test]
 fn after_a_power_cut_what_was_answered_is_there_with_its_events_and_nothing_by_half() {
     let disk = SimDisk::new();
     let run = Run::on(&disk, 18, None);
-    let tried = cut_everywhere(&disk, &run).unwrap_or_else(|found| found.raise());
+    let tried = disk.cut_everywhere(&run);
     println!("store: {tried}");
     assert!(run.answers.len() > 30 && run.deliveries.len() > 2, "{} answers", run.answers.len());
     assert!(run.deletions.len() > 5, "{} deletions", run.deletions.len());
@@ -288,10 +303,8 @@ fn after_a_power_cut_what_was_answered_is_there_with_its_events_and_nothing_by_h
 fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_saw() {
     let disk = SimDisk::new();
     let mut run = Run::on(&disk, 6, None);
-    let (mut kills, mut tried) = (0, Tried::default());
-    for moment in (0..disk.now()).step_by(KILL_EVERY) {
-        let killed = disk.killed_at(moment);
-        let (store, writer) = open(&killed, None).unwrap();
+    let tried = disk.kill_everywhere(KILL_EVERY, |killed, _| {
+        let (store, writer) = open(killed, None).unwrap();
         let seen = runtime().block_on(Stored::read(&store)).unwrap();
         for answer in &mut run.answers {
             answer.at = if seen.has(answer, &run.deletions) { killed.now() } else { usize::MAX };
@@ -299,11 +312,11 @@ fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_saw() {
         for delivery in &mut run.deliveries {
             delivery.at = if delivery.is_in(&seen.positions) { killed.now() } else { usize::MAX };
         }
-        tried += cut_everywhere(&killed, &run).unwrap_or_else(|found| found.raise());
-        kills += 1;
+        let tried = killed.cut_everywhere(&run);
         close(store, writer).unwrap();
-    }
-    println!("store after {kills} kills: {tried}");
+        tried
+    });
+    println!("store after kills: {tried}");
     assert!(tried.states > 1_000, "{tried}");
 }
 
@@ -311,13 +324,8 @@ fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_saw() {
 fn a_store_on_a_disk_that_does_not_sync_is_found_out() {
     for lie in ["tasks.redb", "state", "tasks.log-1"] {
         let disk = SimDisk::that_lies_about(lie);
-        let run = Run::on(&disk, 12, None);
-        // Of a file that lost any of its pages, redb may find out by a panic.
-        let found = disk.each_cut(SEED, |cut| {
-            let check = AssertUnwindSafe(|| check(cut, cut.at, &run));
-            catch_unwind(check).unwrap_or_else(|_| Err("redb panicked".to_owned()))
-        });
-        println!("{lie}: {}", found.expect_err(lie));
+        let run = OnALyingDisk(Run::on(&disk, 12, None));
+        println!("{lie}: {}", disk.cut_until_found(&run));
     }
 }
 
@@ -326,8 +334,7 @@ fn mistakes_in_the_log_are_found_out() {
     for planted in [Planted::NoSync, Planted::NameFirst, Planted::AnyFrame, Planted::PositionApart] {
         let disk = SimDisk::new();
         let run = Run::on(&disk, 12, Some(planted));
-        let found = cut_everywhere(&disk, &run).expect_err("a planted mistake");
-        println!("{planted:?}: {found}");
+        println!("{planted:?}: {}", disk.cut_until_found(&run));
     }
 }
 
@@ -338,6 +345,6 @@ fn an_answer_before_the_sync_is_found_out() {
     for answer in &mut run.answers {
         answer.at = answer.at.saturating_sub(1);
     }
-    let found = cut_everywhere(&disk, &run).expect_err("the sync of a group makes it durable");
+    let found = disk.cut_until_found(&run);
     assert!(found.why.contains("was answered and is not there"), "{found}");
 }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::SimDisk;
-use super::image::{Image, Op, settle};
+use crate::disk::SimDisk;
+use crate::image::{Image, Op, settle};
 
 /// What a disk writes whole or not at all, normally.
 const SECTOR: u64 = 512;
@@ -21,12 +21,14 @@ const DRAWN: u64 = 6;
 /// One state that a power cut may leave.
 #[derive(Debug)]
 pub struct Cut {
-    /// The moment of the recording at which the power was cut: promises up to here have to hold.
+    /// The moment of the recording at which the power was cut first: promises up to here have to hold.
     pub at: usize,
     /// Counts the cuts of this recording, from 0.
     pub number: usize,
     /// The disk as it is found afterwards.
     pub disk: SimDisk,
+    /// The same as the first cut left it, which nobody writes to.
+    pub left: SimDisk,
     what: String,
     seed: u64,
     /// States of second cuts, counted together; none within a second cut.
@@ -36,7 +38,7 @@ pub struct Cut {
 impl Cut {
     /// Cuts the power once more, in the middle of all that was done to [`disk`](Self::disk) so far. Only
     /// after every so many cuts; a third time never.
-    pub fn once_more(
+    pub(crate) fn once_more(
         &self,
         every: usize,
         check: impl FnMut(&Self) -> Result<(), String>,
@@ -44,7 +46,7 @@ impl Cut {
         let Some(counter) = self.again.as_ref().filter(|_| self.number.is_multiple_of(every)) else {
             return Ok(());
         };
-        let tried = self.disk.cuts(self.seed, None, check);
+        let tried = self.disk.cuts(self.seed, Cuts::Second(self), check);
         let tried = tried.map_err(|found| format!("{found}\n  which came while it was opened again"))?;
         counter.set(counter.get() + tried.states);
         Ok(())
@@ -53,7 +55,7 @@ impl Cut {
 
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cut {} at operation {}, {}", self.number, self.at, self.what)
+        f.write_str(&self.what)
     }
 }
 
@@ -130,17 +132,21 @@ impl Found {
 
 impl SimDisk {
     /// Calls `check` with each state that a cut may leave, until it finds something.
-    pub fn each_cut(&self, seed: u64, check: impl FnMut(&Cut) -> Result<(), String>) -> Result<Tried, Found> {
+    pub(crate) fn each_cut(
+        &self,
+        seed: u64,
+        check: impl FnMut(&Cut) -> Result<(), String>,
+    ) -> Result<Tried, Found> {
         let start = Instant::now();
         let again = Rc::new(Cell::new(0));
-        let tried = self.cuts(seed, Some(&again), check)?;
+        let tried = self.cuts(seed, Cuts::First(&again), check)?;
         Ok(Tried { again: again.get(), took: start.elapsed(), ..tried })
     }
 
     fn cuts(
         &self,
         seed: u64,
-        again: Option<&Rc<Cell<usize>>>,
+        which: Cuts<'_>,
         mut check: impl FnMut(&Cut) -> Result<(), String>,
     ) -> Result<Tried, Found> {
         // A copy: the check may write to the disk that was recorded, and must not change what is tried.
@@ -158,8 +164,17 @@ impl SimDisk {
             }
             let window = Window { seed, at, durable: &durable, pending: &pending };
             for (what, image) in window.states() {
-                let disk = Self::found(image.clone());
-                let cut = Cut { at, number: tried.states, disk, what, seed, again: again.cloned() };
+                let (number, disk) = (tried.states, Self::found(image.clone()));
+                let what = format!("cut {number} at operation {at}, {what}");
+                let cut = match which {
+                    Cuts::First(again) => {
+                        let (left, again) = (Self::found(image.clone()), Some(Rc::clone(again)));
+                        Cut { at, number, disk, left, what, seed, again }
+                    }
+                    Cuts::Second(first) => {
+                        Cut { at: first.at, number, disk, left: first.left.clone(), what, seed, again: None }
+                    }
+                };
                 check(&cut).map_err(|why| Found {
                     why,
                     cut: format!("{cut} (seed {seed})"),
@@ -173,6 +188,14 @@ impl SimDisk {
         }
         Ok(tried)
     }
+}
+
+/// Which cuts are made.
+enum Cuts<'a> {
+    /// The first ones; the states of second ones are counted together.
+    First(&'a Rc<Cell<usize>>),
+    /// Those after a first one.
+    Second(&'a Cut),
 }
 
 /// A moment: what is durable, and what may be there or not.

@@ -1,4 +1,4 @@
-//! What stands on a disk, and the operations that change it.
+//! What is on a disk, and the operations that change it.
 
 use std::collections::BTreeMap;
 use std::fmt;

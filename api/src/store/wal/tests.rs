@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use powercut::{Cut, SimDisk};
+use powercut::{Cut, SimDisk, Subject};
 use task_events::disk::Disk;
 use uuid::Uuid;
 
@@ -15,7 +15,6 @@ use super::{Limits, Position};
 
 const DATABASE: &str = "/state/tasks.redb";
 const STORE: Uuid = Uuid::from_u128(1);
-const SEED: u64 = 1;
 
 fn limits() -> Limits {
     Limits { segment_bytes: 16 << 10, group_bytes: 2 << 10, ..Limits::default() }
@@ -53,20 +52,22 @@ fn overwrite(disk: &SimDisk, number: u64, at: u64, bytes: &[u8]) {
     disk.open_file(&path).unwrap().write_all_at(bytes, at).unwrap();
 }
 
-#[test]
-fn after_a_power_cut_there_are_whole_groups_and_perhaps_the_beginning_of_the_last() {
-    let disk = SimDisk::new();
-    let mut appender = Appender::after(files(&disk), limits(), 0).unwrap();
-    let mut safe = Vec::new();
-    for number in 0..12_u8 {
-        // Frames of one length: what is left of a group fits to the next one.
-        append(&mut appender, &[&[number; 500], &[number; 500], &[number; 500]]);
-        safe.push(disk.now());
+/// Twelve groups of three frames.
+struct Groups {
+    /// The moment from which on each has to be there, in their order.
+    safe: Vec<usize>,
+}
+
+impl Subject for Groups {
+    type Opened = (Vec<Vec<u8>>, Found);
+
+    fn open(&self, disk: &SimDisk) -> Result<Self::Opened, String> {
+        read(disk, Position::default()).map_err(|error| error.to_string())
     }
-    let check = |cut: &Cut| {
-        let (found, tail) = read(&cut.disk, Position::default()).map_err(|error| error.to_string())?;
+
+    fn check(&self, (found, tail): Self::Opened, cut: &Cut) -> Result<(), String> {
         let wanted: Vec<Vec<u8>> = (0..12_u8).flat_map(|number| vec![vec![number; 500]; 3]).collect();
-        let safe = 3 * safe.iter().filter(|moment| **moment <= cut.at).count();
+        let safe = 3 * self.safe.iter().filter(|moment| **moment <= cut.at).count();
         if found.len() < safe || !wanted.starts_with(&found) {
             return Err(format!("{} frames of {safe}: {found:?}", found.len()));
         }
@@ -77,8 +78,20 @@ fn after_a_power_cut_there_are_whole_groups_and_perhaps_the_beginning_of_the_las
         let (again, _) = read(&cut.disk, Position::default()).map_err(|error| error.to_string())?;
         let wanted = [found, vec![vec![99; 500]]].concat();
         if again == wanted { Ok(()) } else { Err(format!("{again:?}, not {wanted:?}")) }
-    };
-    let tried = disk.each_cut(SEED, check).unwrap_or_else(|found| found.raise());
+    }
+}
+
+#[test]
+fn after_a_power_cut_there_are_whole_groups_and_perhaps_the_beginning_of_the_last() {
+    let disk = SimDisk::new();
+    let mut appender = Appender::after(files(&disk), limits(), 0).unwrap();
+    let mut safe = Vec::new();
+    for number in 0..12_u8 {
+        // Frames of one length: what is left of a group fits to the next one.
+        append(&mut appender, &[&[number; 500], &[number; 500], &[number; 500]]);
+        safe.push(disk.now());
+    }
+    let tried = disk.cut_everywhere(&Groups { safe });
     assert!(tried.states > 150, "{tried}");
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use powercut::{Cut, Found, SimDisk, SimFile, StorageBackend, Tried};
+use powercut::{Cut, SimDisk, SimFile, StorageBackend, Subject};
 use task_events::disk::Disk;
 
 use super::super::file::{Standing, Storage};
@@ -11,12 +11,9 @@ use super::*;
 
 const LOG: &str = "/audit/audit.log";
 const INDEX: &str = "/state/dedup";
-const SEED: u64 = 1;
-/// Every so many cuts the power fails once more, while log and index are brought together.
-const CUT_TWICE: usize = 50;
 /// A process is killed at one operation of so many.
 const KILL_EVERY: usize = 61;
-/// Records that are read after a cut: as many as may have been in hand, and a repeat of them. As many as
+/// Records that are read after a cut: as many as may have been in flight, and a repeat of them. As many as
 /// lie between an event and its repeat, so that no two of one id are in one batch.
 const READ_ON: usize = 5;
 /// Records in each partition.
@@ -102,16 +99,34 @@ fn events_of(partition: usize, offsets: std::ops::Range<usize>) -> Vec<u64> {
         .collect()
 }
 
-/// When the group's position in a partition was committed, and where it then stood.
+/// When the group's position in a partition was committed, and which one.
 struct Commit {
     at: usize,
     partition: usize,
     position: usize,
 }
 
+/// What was committed of the audit log that a workload left.
+struct Committed {
+    /// The positions before the first commit.
+    before: [usize; 2],
+    commits: Vec<Commit>,
+}
+
+impl Committed {
+    /// The positions at a moment.
+    fn at(&self, moment: usize) -> [usize; 2] {
+        let mut positions = self.before;
+        for commit in self.commits.iter().filter(|commit| commit.at <= moment) {
+            positions[commit.partition] = commit.position;
+        }
+        positions
+    }
+}
+
 /// Writes both partitions to the log by turns, with restarts and rotations of every kind, and commits after
 /// each batch, or, as a planted bug, before it.
-fn run(disk: &SimDisk, commit_first: bool) -> Vec<Commit> {
+fn run(disk: &SimDisk, commit_first: bool) -> Committed {
     let mut journal = open(disk).unwrap();
     let mut positions = [0; 2];
     let mut commits = Vec::new();
@@ -161,7 +176,7 @@ fn run(disk: &SimDisk, commit_first: bool) -> Vec<Commit> {
             commits.push(commit(disk));
         }
     }
-    commits
+    Committed { before: [0; 2], commits }
 }
 
 /// Where reading starts with these positions committed.
@@ -178,71 +193,72 @@ fn read_on(journal: &mut Journal<SimDisk>, starts: [usize; 2], ends: [usize; 2])
     }
 }
 
-/// Starts on what the cut left of the log `before`, with these positions committed.
-fn check(cut: &Cut, before: &[u8], committed: [usize; 2]) -> Result<(), String> {
-    let mut journal = open(&cut.disk).map_err(|error| error.to_string())?;
-    cut.once_more(CUT_TWICE, |again| check(again, before, committed))?;
-    let whole = log_of(&cut.disk);
-    if whole != [before, b"\n"].concat() {
-        let torn = before.strip_prefix(whole.as_slice()).ok_or("recovery does more than to cut")?;
-        let asides = cut.disk.names().into_iter().filter(|name| name.to_string_lossy().contains(".torn-"));
-        // A line's end that was added, and then lost in another cut, is a zero behind it.
-        let holds =
-            |aside: Vec<u8>| aside.strip_prefix(torn).is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
-        if !torn.is_empty() && !asides.into_iter().any(|aside| cut.disk.read(&aside).is_some_and(holds)) {
-            return Err(format!("{} bytes were cut off and not kept", torn.len()));
-        }
-    }
-    let found = union(&cut.disk);
-    let lines: BTreeSet<u64> = found.iter().copied().collect();
-    if found.len() != lines.len() {
-        return Err(format!("an event has two lines: {found:?}"));
-    }
-    for (partition, position) in committed.into_iter().enumerate() {
-        if let Some(lost) = events_of(partition, 0..position).iter().find(|number| !lines.contains(number)) {
-            return Err(format!(
-                "position {position} of partition {partition} was committed, and event {lost} is lost"
-            ));
-        }
-    }
-    if journal.index().len().map_err(|error| error.to_string())? != lines.len() as u64 {
-        return Err(format!("{} lines, and an index of {:?}", lines.len(), journal.index().len()));
+impl Subject for Committed {
+    type Opened = Journal<SimDisk>;
+    const CUT_TWICE: Option<usize> = Some(50);
+
+    fn open(&self, disk: &SimDisk) -> Result<Self::Opened, String> {
+        open(disk).map_err(|error| error.to_string())
     }
 
-    // With the commits or, where these came late, without.
-    let positions = if cut.number.is_multiple_of(2) { committed } else { [0; 2] };
-    let starts = resume(&journal, positions);
-    let ends = committed.map(|position| RECORDS.min(position + READ_ON));
-    read_on(&mut journal, starts, ends);
-    let written = union(&cut.disk);
-    for (partition, end) in ends.into_iter().enumerate() {
-        let of_partition: Vec<u64> =
-            written.iter().copied().filter(|number| number / 1_000 == partition as u64).collect();
-        let wanted = events_of(partition, 0..end);
-        if of_partition != wanted {
-            return Err(format!("the log holds {of_partition:?} of partition {partition}, not {wanted:?}"));
+    fn check(&self, mut journal: Self::Opened, cut: &Cut) -> Result<(), String> {
+        let (before, committed) = (log_of(&cut.left), self.at(cut.at));
+        let whole = log_of(&cut.disk);
+        if whole != [before.as_slice(), b"\n"].concat() {
+            let torn = before.strip_prefix(whole.as_slice()).ok_or("recovery does more than to cut")?;
+            let asides =
+                cut.disk.names().into_iter().filter(|name| name.to_string_lossy().contains(".torn-"));
+            // A line's end that was added, and then lost in another cut, is a zero behind it.
+            let holds = |aside: Vec<u8>| {
+                aside.strip_prefix(torn).is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
+            };
+            if !torn.is_empty() && !asides.into_iter().any(|aside| cut.disk.read(&aside).is_some_and(holds)) {
+                return Err(format!("{} bytes were cut off and not kept", torn.len()));
+            }
         }
-    }
-    Ok(())
-}
+        let found = union(&cut.disk);
+        let lines: BTreeSet<u64> = found.iter().copied().collect();
+        if found.len() != lines.len() {
+            return Err(format!("an event has two lines: {found:?}"));
+        }
+        for (partition, position) in committed.into_iter().enumerate() {
+            if let Some(lost) =
+                events_of(partition, 0..position).iter().find(|number| !lines.contains(number))
+            {
+                return Err(format!(
+                    "position {position} of partition {partition} was committed, and event {lost} is lost"
+                ));
+            }
+        }
+        if journal.index().len().map_err(|error| error.to_string())? != lines.len() as u64 {
+            return Err(format!("{} lines, and an index of {:?}", lines.len(), journal.index().len()));
+        }
 
-/// The positions that are committed at a moment.
-fn committed_at(moment: usize, commits: &[Commit], mut positions: [usize; 2]) -> [usize; 2] {
-    for commit in commits.iter().filter(|commit| commit.at <= moment) {
-        positions[commit.partition] = commit.position;
+        // With the commits or, where these came late, without.
+        let positions = if cut.number.is_multiple_of(2) { committed } else { [0; 2] };
+        let starts = resume(&journal, positions);
+        let ends = committed.map(|position| RECORDS.min(position + READ_ON));
+        read_on(&mut journal, starts, ends);
+        let written = union(&cut.disk);
+        for (partition, end) in ends.into_iter().enumerate() {
+            let of_partition: Vec<u64> =
+                written.iter().copied().filter(|number| number / 1_000 == partition as u64).collect();
+            let wanted = events_of(partition, 0..end);
+            if of_partition != wanted {
+                return Err(format!(
+                    "the log holds {of_partition:?} of partition {partition}, not {wanted:?}"
+                ));
+            }
+        }
+        Ok(())
     }
-    positions
-}
-
-fn cut_everywhere(disk: &SimDisk, commits: &[Commit], before: [usize; 2]) -> Result<Tried, Found> {
-    disk.each_cut(SEED, |cut| check(cut, &log_of(&cut.disk), committed_at(cut.at, commits, before)))
 }
 
 #[test]
 fn after_a_power_cut_committed_events_have_their_lines_and_each_event_ends_with_one() {
     let disk = SimDisk::new();
-    let commits = run(&disk, false);
-    let tried = cut_everywhere(&disk, &commits, [0; 2]).unwrap_or_else(|found| found.raise());
+    let committed = run(&disk, false);
+    let tried = disk.cut_everywhere(&committed);
     println!("audit log and index: {tried}");
     assert!(tried.states > 1_000, "{tried}");
 }
@@ -252,12 +268,10 @@ fn after_a_power_cut_committed_events_have_their_lines_and_each_event_ends_with_
 #[test]
 fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_built_on() {
     let disk = SimDisk::new();
-    let commits = run(&disk, false);
-    let (mut kills, mut tried) = (0, Tried::default());
-    for moment in (0..disk.now()).step_by(KILL_EVERY) {
-        let killed = disk.killed_at(moment);
-        let before = committed_at(moment, &commits, [0; 2]);
-        let mut journal = open(&killed).unwrap();
+    let committed = run(&disk, false);
+    let tried = disk.kill_everywhere(KILL_EVERY, |killed, moment| {
+        let before = committed.at(moment);
+        let mut journal = open(killed).unwrap();
         let starts = resume(&journal, before);
         let ends = before.map(|position| RECORDS.min(position + READ_ON));
         let commits_now = |positions: [usize; 2]| {
@@ -266,10 +280,9 @@ fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_built_on() {
         let mut commits = Vec::from(commits_now(before));
         read_on(&mut journal, starts, ends);
         commits.extend(commits_now(ends));
-        tried += cut_everywhere(&killed, &commits, before).unwrap_or_else(|found| found.raise());
-        kills += 1;
-    }
-    println!("audit after {kills} kills: {tried}");
+        killed.cut_everywhere(&Committed { before, commits })
+    });
+    println!("audit after kills: {tried}");
     assert!(tried.states > 500, "{tried}");
 }
 
@@ -277,8 +290,7 @@ fn a_power_cut_after_a_kill_takes_nothing_that_the_next_process_built_on() {
 fn a_log_whose_sync_or_name_is_skipped_is_found_out() {
     for lie in ["audit.log", "audit"] {
         let disk = SimDisk::that_lies_about(lie);
-        let commits = run(&disk, false);
-        let found = cut_everywhere(&disk, &commits, [0; 2]).expect_err(lie);
+        let found = disk.cut_until_found(&run(&disk, false));
         assert!(found.why.contains("is lost"), "{lie}: {found}");
     }
 }
@@ -286,7 +298,6 @@ fn a_log_whose_sync_or_name_is_skipped_is_found_out() {
 #[test]
 fn a_commit_before_the_sync_is_found_out() {
     let disk = SimDisk::new();
-    let commits = run(&disk, true);
-    let found = cut_everywhere(&disk, &commits, [0; 2]).expect_err("the commit is ahead of the line");
+    let found = disk.cut_until_found(&run(&disk, true));
     assert!(found.why.contains("is lost"), "{found}");
 }
