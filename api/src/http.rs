@@ -1,6 +1,6 @@
 //! The HTTP interface of the store.
 //!
-//! | room | what |
+//! | part | what |
 //! | --- | --- |
 //! | `server`, `connection`, `bare` | sockets: workers, connections bounded in number, time and memory |
 //! | `routes` | which path and method has which handler |

@@ -5,7 +5,7 @@
 //! 3. at least one of them is visible: a letter, a number, a punctuation mark or a symbol (general category
 //!    L, N, P or S) that is not `Default_Ignorable_Code_Point`, as Hangul fillers are, and not one of the
 //!    few symbols that are blank by design. So zero-width characters, byte order marks, variation selectors,
-//!    combining marks without a base, private and unassigned characters do not make a title by themselves.
+//!    combining marks without a base, private and unassigned characters alone do not make a title.
 //! 4. None of them is what a log line escapes ([`is_control`]): control characters, line and paragraph
 //!    separators, and the marks that embed, override or isolate a direction.
 

@@ -33,7 +33,7 @@ impl Backoff {
     pub fn next_delay(&mut self) -> Duration {
         let full = self.next.min(self.max);
         self.next = (full * self.factor).min(self.max);
-        // RandomState is seeded anew each time: enough of a die for jitter.
+        // RandomState has a new seed each time: enough of a die for jitter.
         let die = RandomState::new().hash_one(()) % 1_000;
         full.mul_f64(1.0 - die as f64 / 2_000.0)
     }

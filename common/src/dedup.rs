@@ -32,7 +32,7 @@
 //! 6. *Whole buckets are forgotten*: with a window, an id belongs to the bucket of the time when it was recorded,
 //!    a quarter of the window long. Runs of different buckets are not mixed. A run is dropped once all of its
 //!    bucket is older than the window: so an id is known for the window at least, and for 1.25 of it at most.
-//! 7. After an I/O error nothing more is written to the log in hand. The store is closed, and opened again by
+//! 7. After an I/O error nothing more is written to the current log. The store is closed, and opened again by
 //!    the next call; a batch whose call failed may be known then, or not.
 //!
 //! One process uses a store: its folder is locked by [`StateDir`](crate::state_dir::StateDir).

@@ -55,7 +55,7 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// Its length in bytes.
     fn length(&self) -> io::Result<u64>;
 
-    /// Reads what there is from that byte on, at most as much as has room; 0 at the end.
+    /// Reads what there is from that byte on, at most as much as fits; 0 at the end.
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
 
     /// Writes all of it; behind the end the file grows.
@@ -215,7 +215,7 @@ mod tests {
         assert!(open_or_create(&FileSystem, &link, &Builder::new()).is_err());
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
 
-        // What a copy that found no room leaves, or a check of the file system.
+        // What a copy that found no free space leaves, or a check of the file system.
         let emptied = dir.path().join("emptied");
         fs::write(&emptied, []).unwrap();
         assert!(open_or_create(&FileSystem, &emptied, &Builder::new()).is_err());

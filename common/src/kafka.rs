@@ -4,7 +4,7 @@
 //! partitions of a topic as Kafka's consumer does, [`Kafka::read_range`] reads a part of one once, and
 //! [`Kafka::list_offset`] and [`Kafka::topic`] say where a log begins and ends, and who leads it.
 //!
-//! **Producing** is rskafka's partition client made safe to leave alone ([`Producer`]): by itself it waits for
+//! **Producing** is rskafka's partition client made safe to leave alone ([`Producer`]): on its own it waits for
 //! ever on a frozen broker, sends a produce again after a failure or a quota, and keeps a broken connection.
 //! Here each call has a time limit and is sent once, to the present leader; after a failure the connection is
 //! dropped and the next call makes a new one. What to do after a failure is the caller's decision.

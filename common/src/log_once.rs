@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// The same warning is logged again after this time.
 pub const REPEAT: Duration = Duration::from_secs(30);
-/// Texts that are told apart: a cause may show as a time-out, then as a refused connection, and again.
+/// Texts that are distinguished: a cause may show as a time-out, then as a refused connection, and again.
 const MAX_TEXTS: usize = 8;
 
 /// The log of one condition.

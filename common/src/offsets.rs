@@ -16,10 +16,10 @@
 //! 1. *One owner.* All who have read to the same offset name the same owner, compacted or not: the latest
 //!    claim is the latest record of its key, which compaction keeps.
 //! 2. *Nothing is skipped.* The position is the last commit of the highest token that has one. A commit
-//!    says that all work below it is done, whoever did it; a late commit of a fenced owner stands under the
+//!    says that all work below it is done, whoever did it; a late commit of a fenced owner is under the
 //!    old token's key and so can neither replace nor, by compaction, remove the new owner's.
 //! 3. *Nothing is lost with the old.* An owner tombstones the commits of older tokens only after a commit
-//!    of its own is acknowledged, which stands before the tombstones in the log.
+//!    of its own is acknowledged, which is before the tombstones in the log.
 //! 4. *A start from the end.* A reader acts only on what it knows after it read to the high watermark: a
 //!    prefix of a compacted log may lack what a later record says.
 //!

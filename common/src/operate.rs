@@ -20,7 +20,7 @@ pub mod positions;
 pub mod scan;
 pub mod trace;
 
-/// Is told how much of a piece of work is done that may take long.
+/// Is called with how much of a long piece of work is done.
 pub trait Progress: Send {
     /// A piece of work begins: what it is, and what its units are called.
     fn begin(&mut self, what: &'static str, unit: &'static str);

@@ -9,7 +9,7 @@ use harness::{Transaction, produce_with_headers};
 use task_events::kafka::Compression;
 use world::{LEASE, Script, TOPIC, World, eventually};
 
-/// An open transaction of another producer holds the group, which says so and loses nothing; what was
+/// An open transaction of another producer holds the group, which reports it and loses nothing; what was
 /// aborted is never an event, and markers are passed and committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_transaction_holds_the_group_and_nothing_is_lost() {

@@ -1,4 +1,4 @@
-//! A call that was made while Kafka was away is answered soon after Kafka is back.
+//! A call that was made while Kafka was unreachable is answered soon after it is reachable again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ async fn what_was_lost_is_sent_again_when_kafka_is_back() {
         async move { kafka.topics().await }
     });
     sleep(Duration::from_secs(1)).await;
-    assert!(!asking.is_finished(), "nothing is given up while Kafka is away");
+    assert!(!asking.is_finished(), "nothing is given up while Kafka is unreachable");
     away.store(false, Ordering::Relaxed);
     assert!(asking.await.unwrap().unwrap().is_empty());
     assert!(start.elapsed() < CONNECT_TIMEOUT, "{:?}", start.elapsed());

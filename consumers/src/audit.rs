@@ -13,7 +13,7 @@
 //!    offset is committed. So whatever is lost of the other two can be had from the log.
 //! 2. *The mark names what the index holds*: the file's length, its last line, the number of ids, how many of
 //!    them are in sealed segments, and where reading goes on, in one transaction with the ids. Ids are
-//!    numbered in the order of their lines, so that those of lines that are gone can be told and forgotten.
+//!    numbered in the order of their lines, so that those of lines that are gone can be known and forgotten.
 //! 3. *No line is written while the index lags.* Before lines are appended, the index's mark has to name
 //!    the end of the log; if it does not, the index catches up from the log. Whoever appends asks the index:
 //!    so an id that is in the log is never written again, whatever its partition.

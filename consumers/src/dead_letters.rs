@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - *A dead letter is told before it is committed*, at each log level, so that none is passed over in silence
+//! - *A dead letter is logged before it is committed*, at each log level, so that none is passed over in silence
 //!   when the process dies.
 //! - *A log collector that does not read stops nothing*: what waits for it is bounded, dropped beyond that, and
 //!   counted, as log lines are. The dead letters stay in their topic.

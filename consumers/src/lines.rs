@@ -97,7 +97,7 @@ impl Lines {
         }
         let output = self.sink.output.clone();
         output.log_lines(&self.batch.take());
-        // A reader that was away is not waited for with each batch.
+        // A reader that was gone is not waited for with each batch.
         let limit = if self.is_unread { Duration::ZERO } else { self.sink.write_timeout };
         let written = spawn_blocking(move || output.flush(limit)).await;
         self.is_unread = !written.unwrap_or(false);

@@ -19,7 +19,7 @@ use crate::args::ConsumerArgs;
 use crate::health;
 use crate::metrics::{OwnMetrics, Subject};
 
-/// Time for the runtime to finish the event in hand, commit and release.
+/// Time for the runtime to finish the event in flight, commit and release.
 const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 /// Time for what comes after, so that both together stay below five seconds.
 const AT_END_LIMIT: Duration = Duration::from_millis(300);

@@ -54,7 +54,7 @@ async fn each_service_handles_what_is_its_own_and_commits_it() {
     auditor.stop().await;
 }
 
-/// SC-8: what no consumer can handle stands in the DLQ, and the next event is handled.
+/// SC-8: what no consumer can handle is in the DLQ, and the next event is handled.
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_goes_to_the_dlq_and_the_next_event_is_handled() {
     let world = World::start(1).await;
@@ -130,7 +130,7 @@ async fn a_standby_takes_over() {
     second.abort();
     wait_for("the third to own", || third.is_active()).await;
     assert!(aborted.elapsed() < LEASE + Duration::from_secs(2), "after silence: {:?}", aborted.elapsed());
-    // By what the second last said, and not by when it was ended: a machine that stands still makes both
+    // By what the second last said, and not by when it was ended: a machine that is suspended makes both
     // silent before.
     let silence = world.silence_before_the_last_claim("ha").await;
     assert!(silence >= LEASE, "after silence: {silence:?}");

@@ -143,7 +143,7 @@ def references(objects: list[dict]) -> list[str]:
 
 
 def inconsistent(spec: dict, services: set[str]) -> list[str]:
-    """What the API server refuses, or waits for, though each field by itself is right."""
+    """What the API server refuses, or waits for, though each field alone is right."""
     found, pod = [], spec["template"]
     if not spec["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items():
         found.append("its selector does not select its own pods")

@@ -80,7 +80,7 @@ def overlap(one: dict, other: dict) -> bool:
 
 def unknown_metrics(where: str, query: str) -> list[str]:
     documented = set(re.findall(r"^\| `(\w+)`", (DOCS / "metrics.md").read_text(), re.M))
-    # Labels and functions are lower case, too; what stands before a brace, an operator or a range is a metric.
+    # Labels and functions are lower case, too; what is before a brace, an operator or a range is a metric.
     bare = re.sub(r'"[^"]*"', '""', query)
     asked = {name for name in METRIC.findall(re.sub(r"\b(?:by|on|group_left) \([^)]*\)|[{,]\s*\w+(?==)", "", bare))}
     known = {re.sub(r"_(bucket|count|sum)$", "", name) for name in asked} - {""}

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 
 /// Without a command: the help, as bad usage.
 fn usage() -> ExitCode {
-    // Nobody is left to be told of a stderr that nobody reads.
+    // There is nowhere left to report a stderr that nobody reads.
     let _ = write!(io::stderr(), "{}", Cli::command().render_help());
     ExitCode::from(2)
 }

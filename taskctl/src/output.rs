@@ -14,7 +14,7 @@ pub enum Format {
     Json,
 }
 
-/// What stands in a table where there is no value.
+/// What a table shows where there is no value.
 const NONE: &str = "-";
 
 /// Writes `value` as JSON, or what `text` makes of it.
@@ -79,7 +79,7 @@ fn render<const N: usize>(
     text
 }
 
-/// The value as it stands in a table.
+/// The value as a table shows it.
 pub fn cell(value: Option<impl ToString>) -> String {
     value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
 }

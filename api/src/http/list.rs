@@ -133,7 +133,7 @@ fn parse(pairs: &[(String, String)]) -> Result<ListQuery, Problem> {
             unknown => wrong(unknown, "unknown parameter"),
         }
     }
-    // Of a query that is wrong no cursor can be told to be right.
+    // Of a wrong query no cursor can be checked.
     let after = match given_cursor.map(|text| place(text, &query)).transpose() {
         Ok(after) => after,
         Err(message) => {

@@ -17,7 +17,7 @@ pub struct Sources {
     pub topics: TopicArgs,
     /// Counters of the store and its outbox.
     pub store: Store,
-    /// How the relay stands with Kafka.
+    /// The relay's state: whether Kafka is reachable.
     pub relay: watch::Receiver<RelayState>,
 }
 

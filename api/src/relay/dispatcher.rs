@@ -204,15 +204,15 @@ impl Dispatcher {
         let mut found = 0;
         let partitions = i32::try_from(lanes.windows.len()).unwrap_or(i32::MAX);
         loop {
-            let rooms: Vec<usize> = lanes.windows.iter().map(|window| window.room()).collect();
-            let wanting = rooms.iter().zip(&lanes.next).filter(|(room, _)| **room > 0).map(|(_, next)| *next);
+            let free: Vec<usize> = lanes.windows.iter().map(|window| window.free()).collect();
+            let wanting = free.iter().zip(&lanes.next).filter(|(free, _)| **free > 0).map(|(_, next)| *next);
             let Some(from) = wanting.min().filter(|from| *from <= last_seq) else {
                 for (window, next) in lanes.windows.iter().zip(&lanes.next) {
                     window.set_loaded(*next > last_seq);
                 }
                 return Ok(found > 1 && lanes.next.iter().all(|next| *next > last_seq));
             };
-            let (mut left, next) = (rooms.clone(), lanes.next.clone());
+            let (mut left, next) = (free.clone(), lanes.next.clone());
             let wanted = move |seq: u64, task: Uuid| {
                 let number = index_of(task, partitions);
                 match (left.get_mut(number), next.get(number)) {
@@ -229,7 +229,7 @@ impl Dispatcher {
             }
             // Nothing up to the last number that was committed is left.
             let scanned_to = if scan.is_end { scan.next.max(last_seq + 1) } else { scan.next };
-            let mut taken = vec![0; rooms.len()];
+            let mut taken = vec![0; free.len()];
             found += scan.entries.len();
             for entry in scan.entries {
                 let number = index_of(entry.event.data.task_id, partitions);
@@ -243,8 +243,8 @@ impl Dispatcher {
                 }
             }
             for (number, (next, window)) in lanes.next.iter_mut().zip(&lanes.windows).enumerate() {
-                let (room, taken) = (rooms.get(number).copied(), taken.get(number).copied());
-                if room > taken {
+                let (free, taken) = (free.get(number).copied(), taken.get(number).copied());
+                if free > taken {
                     // All of its events up to there are in the window.
                     *next = (*next).max(scanned_to);
                 } else {

@@ -71,7 +71,7 @@ impl Window {
 
     /// How many more events it takes. Once it was loaded, none until half of it is free, so that the outbox
     /// is read in large parts.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn free(&self) -> usize {
         let inner = self.inner();
         let free = self.capacity.saturating_sub(inner.entries.len());
         if !inner.is_loaded || free * 2 >= self.capacity { free } else { 0 }

@@ -245,7 +245,7 @@ impl TaskIds {
         let context = ContextV7::new();
         let last_time = last.and_then(|id| Uuid::from_bytes(id).get_timestamp()).map(|time| time.to_unix());
         if let Some((seconds, nanos)) = last_time {
-            // One millisecond on: within the last one the counter may stand higher than a new one begins.
+            // One millisecond on: within the last one the counter may be higher than a new one begins.
             let next = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos / 1_000_000) + 1);
             let nanos = u32::try_from(next % 1_000).unwrap_or(0) * 1_000_000;
             let _ = Timestamp::from_unix(&context, next / 1_000, nanos);

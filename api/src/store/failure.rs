@@ -197,7 +197,7 @@ impl Failures {
 
 /// Whether there is free space for a batch beside the file. Asks by writing: quotas and limits count, too.
 pub(super) fn has_room(path: &Path) -> bool {
-    let scratch = path.with_extension("room");
+    let scratch = path.with_extension("space");
     let fill = || -> io::Result<()> {
         let mut file = File::create(&scratch)?;
         let chunk = vec![0; 1 << 20];

@@ -29,7 +29,7 @@ async fn one_key_from_many_clients_makes_one_task() {
                 other => panic!("{other}: {answer:?}"),
             }
         }
-        assert_eq!(created.len(), 1, "{refused} were told to wait");
+        assert_eq!(created.len(), 1, "{refused} were refused");
         assert_eq!(app.events().await.len(), round + 1);
     }
     assert_eq!(app.call("GET", "/tasks").send().await.json()["items"].as_array().unwrap().len(), 5);

@@ -101,7 +101,7 @@ async fn ten_thousand_idle_and_slow_connections_harm_nobody() {
     );
     assert!(at_most < 200, "{at_most} MiB");
 
-    // Each is ended within its time-out of 10 s, and those that sent something are told why.
+    // Each is ended within its time-out of 10 s, and those that sent something get the reason.
     for (streams, status) in [(idle, 408), (slow_heads, 408), (slow_bodies, 408)] {
         for stream in streams {
             let answer = to_the_end(stream).await;

@@ -1,4 +1,4 @@
-//! The binary: its configuration, its end in order and by force, and a disk without room.
+//! The binary: its configuration, its end in order and by force, and a full disk.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -210,7 +210,7 @@ async fn a_stop_waits_neither_for_idle_connections_nor_for_kafka_when_nothing_wa
     assert_eq!(service.logged("relay stopped: all events are delivered").len(), 1);
 }
 
-/// The limit of one file's size stands for a full disk: a write fails, and succeeds again later.
+/// The limit of one file's size acts as a full disk: a write fails, and succeeds again later.
 fn limit_files(service: &Service, bytes: Option<u64>) {
     let limit = Rlimit { current: bytes, maximum: None };
     prlimit(Some(service.pid()), Resource::Fsize, limit).unwrap();
@@ -260,7 +260,7 @@ async fn without_room_changes_are_refused_and_reads_go_on_until_there_is_room() 
         assert!(logged.iter().all(|line| says_what_is_needed(line)), "{logged:?}");
         assert_eq!(service.logged("the store can be written again").len(), round - 1);
         limit_files(&service, None);
-        eventually("it recovers by itself", || async { service.get("/readyz").await.0 == 200 }).await;
+        eventually("it recovers automatically", || async { service.get("/readyz").await.0 == 200 }).await;
         for _ in 0..10 {
             assert!(keep(service.post(&title).send().await.unwrap()).await);
         }

@@ -139,7 +139,7 @@ async fn events_wait_for_kafka_and_go_when_it_comes() {
     let address = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
     let app = App::with_kafka(dir.path(), &address.to_string()).await;
     create_numbered(&app, 0..20).await;
-    eventually("readyz tells that Kafka is away", || async {
+    eventually("readyz reports that Kafka is unreachable", || async {
         let ready = ready(&app).await;
         ready["status"] == "ready" && ready["kafka"]["waiting_for"].is_string()
     })
@@ -326,7 +326,7 @@ fn as_record(entry: &OutboxEntry) -> Record {
 }
 
 /// A process that was killed between the broker's acknowledgement and its own commit finds at its next
-/// start events in the outbox that stand in the topic already.
+/// start events in the outbox that are in the topic already.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_start_what_stands_in_the_topic_is_not_sent_again() {
     let cluster = Cluster::start().await;
@@ -341,7 +341,7 @@ async fn at_the_start_what_stands_in_the_topic_is_not_sent_again() {
     creating.join_all().await;
     store.delivered(Delivered { position: Some(0), ..Delivered::default() }).await.unwrap();
     let entries = store.outbox_after(0, WINDOW).await.unwrap();
-    // What others wrote stands between them.
+    // What others wrote is between them.
     let topic = cluster.kafka.producer(TOPIC, 0);
     let foreign =
         |value: Option<&[u8]>| Record { value: value.map(<[u8]>::to_vec), ..as_record(&entries[0]) };
@@ -372,7 +372,7 @@ async fn at_the_start_what_stands_in_the_topic_is_not_sent_again() {
     cluster.broker.shutdown().await;
 }
 
-/// A store that was restored from a backup may have far more in its outbox that stands in the topic already than
+/// A store that was restored from a backup may have far more in its outbox that is in the topic already than
 /// one window holds, and has new events after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_restored_from_a_backup_sends_nothing_again() {
@@ -396,7 +396,7 @@ async fn a_store_restored_from_a_backup_sends_nothing_again() {
         let records: Vec<_> = part.iter().map(|entry| as_record(entry)).collect();
         topic.produce(&records, Compression::NoCompression).await.unwrap();
     }
-    // One of them stands there twice.
+    // One of them is there twice.
     topic.produce(&[as_record(&entries[7])], Compression::NoCompression).await.unwrap();
 
     let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);

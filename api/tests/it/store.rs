@@ -1,4 +1,4 @@
-//! The store by itself: order, group commit, restart, overload.
+//! The store alone: order, group commit, restart, overload.
 
 use std::collections::{HashMap, HashSet};
 

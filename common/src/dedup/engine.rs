@@ -21,7 +21,7 @@ use super::{Config, Failure, lock};
 
 /// Runs up to which the caller does not wait for merges.
 const MAX_RUNS: usize = 64;
-/// Bytes of the log up to which it is not begun anew: marks may come without ids.
+/// Bytes of the log up to which no new one is begun: marks may come without ids.
 const MAX_LOG: u64 = 4 << 20;
 /// Batches between two syncs, where the owner can bring back what is lost.
 const BATCHES_PER_SYNC: u32 = 64;

@@ -54,7 +54,7 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 33)
 }
 
-/// The filter of the ids, sealed, as it stands at byte `at` of the file.
+/// The filter of the ids, sealed, as stored from byte `at` of the file.
 pub(super) fn build(hashes: &[Hash], file: u64, at: u64) -> Vec<u8> {
     let count = blocks(hashes.len());
     let mut filter = vec![0; count * BLOCK];

@@ -81,7 +81,7 @@ impl Manifest {
         }
     }
 
-    /// Reads what stands in the file.
+    /// Reads the file.
     pub(super) fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Failure> {
         let damaged = |why: &str| Failure::damaged(path, why.to_owned());
         let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not a list of runs"))?;

@@ -1,4 +1,4 @@
-//! Where the parts of a run stand, and what a page of it says.
+//! Where the parts of a run are, and what a page of it holds.
 
 use super::filter;
 
@@ -18,7 +18,7 @@ pub(super) const KEY: usize = 16;
 /// An id, as a number that sorts as its bytes do, and its number.
 pub(super) type Entry = (u128, u64);
 
-/// Where the parts of a chunk stand.
+/// Where the parts of a chunk are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     /// Its first page.

@@ -2,7 +2,7 @@
 //!
 //! | found | then |
 //! | --- | --- |
-//! | no manifest | a new store; runs and logs that stand there belong to one that was moved away, and go |
+//! | no manifest | a new store; runs and logs that are there belong to one that was moved away, and go |
 //! | a redb file in its place | a store of the version before: see [`migrate`] |
 //! | logs | their ids are put into runs, and a new log is begun: a process that was killed may have written what is not on disk |
 //! | a log that ends in a batch that is not whole | that batch was not acknowledged, and is cut off |

@@ -115,7 +115,7 @@ impl Run {
         Ok(Self { file, number, ids, firsts: firsts.into(), last: *last })
     }
 
-    /// The index of a run whose chunks begin with these ids, as it stands at byte `at`.
+    /// The index of a run whose chunks begin with these ids, as stored from byte `at`.
     pub(super) fn index(firsts: &[u128], last: u128, number: u64, at: u64) -> Vec<u8> {
         let keys = firsts.iter().chain([&last]);
         let mut index: Vec<u8> = keys.flat_map(|key| key.to_be_bytes()).collect();

@@ -7,9 +7,9 @@ use crate::kafka::{ConsumerRecord, Unreadable};
 pub struct Failure<'a> {
     /// The group.
     pub group: &'a str,
-    /// Where the original stands.
+    /// Where the original is.
     pub topic: &'a str,
-    /// Where the original stands.
+    /// Where the original is.
     pub partition: i32,
     /// The sort of error.
     pub kind: &'a str,

@@ -24,8 +24,8 @@ const MAX_KEY_BY_SOURCE: usize = 1_024;
 /// The value of a DLQ record. Its key is the key of the original.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DlqRecord {
-    /// The value of the original, byte for byte, where it is JSON that can stand here so: with no space
-    /// around it, which would be lost, and not `null`, which would read as if nothing stood here.
+    /// The value of the original, byte for byte, where it is JSON that can be stored here so: with no space
+    /// around it, which would be lost, and not `null`, which would read as if there were nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_event: Option<Box<RawValue>>,
     /// The value of the original otherwise; null where there was none.
@@ -48,7 +48,7 @@ pub struct DlqRecord {
     pub failed_at: DateTime<Utc>,
 }
 
-/// The bytes of an original that does not stand in the record as JSON.
+/// The bytes of an original that is not in the record as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Original {
@@ -56,7 +56,7 @@ pub enum Original {
     Base64(String),
     /// The original has no value (a tombstone).
     NoValue,
-    /// The value is JSON, or too large to be carried along: then it stands only at its source.
+    /// The value is JSON, or too large to be carried along: then it is only at its source.
     #[default]
     #[serde(skip)]
     Elsewhere,

@@ -245,7 +245,7 @@ impl fmt::Debug for Coordinator {
 
 impl Coordinator {
     /// Commits offsets as a simple consumer, one without membership. After an error, ask for the
-    /// coordinator anew.
+    /// coordinator again.
     pub async fn commit(&mut self, topic: &str, offsets: &[(i32, i64)]) -> Result<(), KafkaError> {
         let name = format!("mirror the commits of group {}", self.group);
         let partitions = offsets.iter().map(|(partition, offset)| {

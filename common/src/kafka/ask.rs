@@ -50,7 +50,7 @@ impl Kafka {
     }
 
     /// Opens a connection to a broker: all addresses that its name has are tried, staggered, and again from
-    /// time to time while none answers: what was sent while the network was away is lost.
+    /// time to time while none answers: what was sent while the network was down is lost.
     pub(super) fn connect<'a>(
         &'a self,
         address: &'a Arc<str>,

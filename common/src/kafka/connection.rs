@@ -8,7 +8,7 @@
 //!    more memory is taken for an answer than has arrived of it.
 //! 3. *In order.* After a call that failed or was cancelled the connection is of no further use: an answer
 //!    may still be on its way. Its owner drops it.
-//! 4. *Named.* A peer that is no Kafka broker, or whose listener expects another login, is told apart from
+//! 4. *Named.* A peer that is no Kafka broker, or whose listener expects another login, is distinguished from
 //!    one that failed.
 
 use std::io;
@@ -84,7 +84,7 @@ impl Connection {
         &self.address
     }
 
-    /// The stream, ready for requests, for whoever goes on by itself.
+    /// The stream, ready for requests, for whoever goes on with it alone.
     pub(super) fn into_stream(self) -> TcpStream {
         self.stream
     }

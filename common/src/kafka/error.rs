@@ -105,7 +105,7 @@ impl KafkaError {
         Self::Failed { call: call.into(), detail: detail.to_string() }
     }
 
-    /// Kafka was away, and did not answer when it was back.
+    /// Kafka was unreachable, and did not answer when it was reachable again.
     pub(super) fn lost(call: String) -> Self {
         Self::Failed {
             call,

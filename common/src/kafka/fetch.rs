@@ -164,7 +164,7 @@ pub(super) fn read(
     if let Some(code) = ResponseError::try_from_code(data.error_code) {
         return Outcome::Refused(code);
     }
-    // An end_offset of -1 stands for no divergence.
+    // An end_offset of -1 means no divergence.
     if data.diverging_epoch.end_offset >= 0 {
         let diverging = data.diverging_epoch;
         return Outcome::Diverged { epoch: diverging.epoch, end_offset: diverging.end_offset };

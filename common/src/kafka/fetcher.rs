@@ -1,14 +1,14 @@
 //! Fetches from one broker, for all partitions of a reader that it leads: one connection, and one Fetch call
-//! for all partitions that have room for more.
+//! for all partitions that take more.
 //!
 //! # Invariants
 //!
 //! 1. *One call in flight.* Partitions hand in what they want; what has been handed in when a call starts is
 //!    asked for in it.
-//! 2. *A partition without room holds up no other.* While one that is led here is not part of a call, the
-//!    broker is told to wait for a short time only, so that it is part of the next one soon.
+//! 2. *A full partition holds up no other.* While one that is led here is not part of a call, the
+//!    broker is asked to wait for a short time only, so that it is part of the next one soon.
 //! 3. *Over a quota, a broker answers nothing of what was asked for*, and says for how long. It is then asked
-//!    again; only where that lasts, those that wait are told.
+//!    again; only where that lasts, those that wait are notified.
 //! 4. *A connection that lost an answer is given up.* When an answer is overdue and the broker takes a new
 //!    connection, the old one is dropped, and what was wanted is asked for again.
 
@@ -38,7 +38,7 @@ const GATHER: Duration = Duration::from_millis(2);
 pub(super) const OVERDUE: Duration = Duration::from_secs(1);
 /// Most bytes of an answer, and of each partition in it: some 1,500 events.
 const ANSWER_BYTES: i32 = 8 * 1024 * 1024;
-/// How long a quota may hold answers back before those that wait are told: an ordinary throttling is over.
+/// How long a quota may hold answers back before those that wait are notified: an ordinary throttling is over.
 const HELD_BACK: Duration = Duration::from_secs(15);
 /// A broker is not asked for this long at most, whatever it says: Kafka's own bound is the window of its
 /// quotas, 11 s unless configured otherwise.
@@ -122,7 +122,7 @@ impl Fetcher {
             connection: None,
             throttled_until: Instant::now(),
             held_back_since: None,
-            patience: OVERDUE,
+            overdue_after: OVERDUE,
             turn: VecDeque::new(),
         };
         Self { queue, led, is_doubted, task: tokio::spawn(fetching.run(waiting)) }
@@ -141,7 +141,7 @@ struct Fetching {
     /// Since when a quota has held all answers back.
     held_back_since: Option<Instant>,
     /// How long an answer may be overdue before the connection is looked at.
-    patience: Duration,
+    overdue_after: Duration,
     /// Partitions in the order in which they last brought records: a broker fills its answer from the
     /// front, so those that had none for longest come first.
     turn: VecDeque<i32>,
@@ -296,7 +296,7 @@ impl Fetching {
             let fresh = {
                 let answer = connection.call_as(name, version, &request, limit);
                 tokio::pin!(answer);
-                let again = self.takes_a_new_connection(wait + self.patience);
+                let again = self.takes_a_new_connection(wait + self.overdue_after);
                 tokio::select! {
                     biased;
                     answered = &mut answer => Err(answered),
@@ -310,7 +310,7 @@ impl Fetching {
                 Err(answered) => {
                     let answered = answered?;
                     self.connection = Some(connection);
-                    self.patience = OVERDUE;
+                    self.overdue_after = OVERDUE;
                     return Ok((answered, fetch::is_by_topic_id(version)));
                 }
                 Ok(fresh) => {
@@ -320,7 +320,7 @@ impl Fetching {
                     );
                     connection = fresh;
                     // A broker may be that slow.
-                    self.patience = (self.patience * 2).min(REQUEST_TIMEOUT);
+                    self.overdue_after = (self.overdue_after * 2).min(REQUEST_TIMEOUT);
                 }
             }
         }

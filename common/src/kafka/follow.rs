@@ -178,7 +178,7 @@ impl Follow {
             }
             Outcome::Refused(code) => {
                 let error = refused(&self.name(), &self.fetchers.topic, code);
-                // Asking for the leader anew is the remedy of most; the others are tried again as they are.
+                // Asking for the leader again is the remedy of most; the others are tried again as they are.
                 if !is_worth_another_try(code) {
                     self.led = Some((leader, led));
                 }

@@ -117,7 +117,7 @@ pub(super) fn refused(name: &str, topic: &str, code: ResponseError) -> KafkaErro
     }
 }
 
-/// Whether asking the leader anew may help.
+/// Whether asking for the leader again may help.
 pub(super) fn is_worth_another_try(code: ResponseError) -> bool {
     matches!(
         code,

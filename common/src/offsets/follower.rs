@@ -6,7 +6,7 @@
 //! stops it.
 //!
 //! When the topic was created again, lost its end or its start, what was read counts no longer: the fold
-//! starts anew from the first record, and [`View::lives`] rises.
+//! starts again from the first record, and [`View::lives`] rises.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -45,7 +45,7 @@ impl OffsetsLog {
         self.follower.view()
     }
 
-    /// Returns when all that stood in the topic at the time of the call has been read. Whoever decides on
+    /// Returns when all that was in the topic at the time of the call has been read. Whoever decides on
     /// ownership calls this first: what it knows may be as old as its last pause.
     pub async fn catch_up(&self) -> Result<(), KafkaError> {
         let end = self.kafka.list_offset(self.writer.topic(), 0, OffsetAt::Latest).await?;
@@ -83,7 +83,7 @@ impl OffsetsLog {
         view.slot(slot)?.owner().filter(|owner| owner.claim.claim_id == claim_id).map(|owner| owner.token)
     }
 
-    /// Commits under the owner's token and returns the offset at which the commit stands. A repeat does no
+    /// Commits under the owner's token and returns the offset of the commit. A repeat does no
     /// harm, nor does one that lands late: it tells of work that was done.
     ///
     /// A claim with a higher offset than the one returned was read together with this commit.

@@ -150,7 +150,7 @@ pub enum OffsetsRecord {
     Commit(Slot, i64, Option<Commit>),
 }
 
-/// The key of a record as it stands in the topic.
+/// The key of a record as it is in the topic.
 pub fn render_key(key: &Key) -> Vec<u8> {
     match key {
         Key::Claim(slot) => format!("{slot}/claim"),

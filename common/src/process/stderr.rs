@@ -12,7 +12,7 @@ const STDERR_LIMIT: Duration = Duration::from_millis(500);
 
 /// Writes a line to stderr, if that is taken within a moment.
 pub fn to_stderr(line: &str) {
-    // Nobody is left to be told of a stderr that nobody reads.
+    // There is nowhere left to report a stderr that nobody reads.
     let _ =
         write_within(io::stderr().as_fd(), format!("{}\n", escape_control(line)).as_bytes(), STDERR_LIMIT);
 }

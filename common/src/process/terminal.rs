@@ -6,7 +6,7 @@ use std::fs;
 /// The signal's bit in the masks of /proc/self/status.
 const SIGHUP_BIT: u64 = 1;
 
-/// What stood at the start.
+/// What was there at the start.
 #[derive(Debug, Clone, Copy)]
 pub struct Terminal {
     was_there: bool,

@@ -8,7 +8,7 @@ use super::Choices;
 use crate::offsets::fold::Fold;
 use crate::offsets::{Claim, Commit, Key, OffsetsRecord, Slot, parse, render_key};
 
-/// A key that is read stands for itself alone: compaction goes by the bytes. What was read and written
+/// A key that is read means itself alone: compaction goes by the bytes. What was read and written
 /// again reads the same.
 pub fn offsets_record(bytes: &[u8]) {
     let mut choices = Choices(bytes);

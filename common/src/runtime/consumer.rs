@@ -27,7 +27,7 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
 
 /// Consumes until a stop is asked for; then finishes the event in flight, commits and releases.
 ///
-/// Waits for Kafka and for missing topics, says so once, and goes on by itself.
+/// Waits for Kafka and for missing topics, logs it once, and goes on automatically.
 pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status, shutdown: Shutdown) {
     let Some(mut partitions) = shutdown.or(wait_for_topics(&config, &status)).await else {
         return;

@@ -132,7 +132,7 @@ pub enum PartitionState {
         /// The fencing token.
         token: i64,
     },
-    /// This instance cannot go on by itself, or not yet.
+    /// This instance cannot go on without help, or not yet.
     Blocked {
         /// What it waits for.
         why: String,

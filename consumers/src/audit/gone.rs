@@ -1,6 +1,6 @@
 //! Lines that are gone: the file under the log's name has not what it had.
 //!
-//! It was truncated, deleted, edited, or replaced by another (a backup, say). What stands under the log's
+//! It was truncated, deleted, edited, or replaced by another (a backup, say). What is under the log's
 //! name, and in the segments that were sealed, is the truth: ids whose lines are in neither are forgotten,
 //! and reading goes on behind the last line that is as it was, so that what Kafka still has is written again.
 

@@ -226,7 +226,7 @@ impl<F: Files> Journal<F> {
         self.make_level()
     }
 
-    /// Sees to it that the index holds all that stands in the log.
+    /// Sees to it that the index holds all that is in the log.
     fn make_level(&mut self) -> Result<(), JournalError> {
         let lags = index_error(&self.path);
         let mark = self.index.mark().map_err(&lags)?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 /// The longest line, in bytes. An event has 256 KiB at most.
 pub const MAX_LINE: usize = 1024 * 1024;
 
-/// An event as it stands in the log, without the line's end.
+/// An event as it is in the log, without the line's end.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Line<'a> {
     /// Unique in the log.
@@ -30,12 +30,12 @@ pub struct Line<'a> {
     /// When this service took it.
     #[serde(borrow)]
     pub audited_at: Cow<'a, str>,
-    /// Where the event stands.
+    /// Where the event is.
     #[serde(borrow)]
     pub kafka: At<'a>,
 }
 
-/// Where an event stands in Kafka.
+/// Where an event is in Kafka.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct At<'a> {
     /// Its topic.

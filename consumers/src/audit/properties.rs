@@ -113,7 +113,7 @@ fn torn(folder: &Path) -> Vec<u8> {
         .collect()
 }
 
-/// Takes from the bytes: how many lines stand in the log, how many of them the index holds, where which bytes
+/// Takes from the bytes: how many lines are in the log, how many of them the index holds, where which bytes
 /// are written over them, where the log is cut, and what is appended then.
 fn damaged_log(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (head, rest) = bytes.split_at(bytes.len().min(6));

@@ -116,7 +116,7 @@ fn make_anew<F: Files>(
     index.truncate(0, &[])?;
     if segments.is_empty() {
         if current.length == 0 {
-            // A log that starts with its index: whatever stands in it later and not in the index is new.
+            // A log that starts with its index: whatever is in it later and not in the index is new.
             index.append(&[], true, |ids| mark.to_bytes(ids))?;
         }
         return Ok(mark);
@@ -238,7 +238,7 @@ fn read_on<F: Files>(
         }
     }
     if mark.length > covered {
-        settle(file, covered, mark.length).map_err(io)?;
+        sync_end(file, covered, mark.length).map_err(io)?;
         // The next start has nothing of this to do again.
         mark.ids = index.append(&ids, true, |ids| mark.to_bytes(ids))?;
         let repeated = (ids_before + count).saturating_sub(mark.ids);
@@ -260,9 +260,9 @@ fn line_number<S: Storage>(file: &S, at: u64) -> io::Result<u64> {
 }
 
 /// Makes sure that what was found is on disk: a process may have died between write and sync, and its
-/// lines stand only in memory. Written again as well, since a sync that failed before may have marked them
+/// lines are only in memory. Written again as well, since a sync that failed before may have marked them
 /// clean.
-fn settle<S: Storage>(file: &S, covered: u64, length: u64) -> io::Result<()> {
+fn sync_end<S: Storage>(file: &S, covered: u64, length: u64) -> io::Result<()> {
     let start = covered.max(length.saturating_sub(MAX_UNSYNCED));
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut Section::new(file, start, length), &mut bytes)?;

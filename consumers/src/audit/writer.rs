@@ -1,6 +1,6 @@
 //! One thread writes the log for all partitions, so that a disk that hangs holds up no other thread.
 //!
-//! Flushes that wait are written together, with one sync (group commit). Each is told for itself how it ended.
+//! Flushes that wait are written together, with one sync (group commit). Each gets its own result.
 //! One that nobody waits for any more, since its partition has another owner or the service stops, is left
 //! out: after a disk has hung, only the write that hung in the kernel can still come through.
 

@@ -1,4 +1,4 @@
-//! Tells of each event that a consumer could not handle, and counts them.
+//! Logs each event that a consumer could not handle, and counts them.
 
 #![cfg_attr(
     not(test),

@@ -1,9 +1,9 @@
 //! Consumer groups: membership by the classic protocol, and committed offsets.
 //!
 //! A rebalance: members join until all known ones have, or the rebalance time-out is over; each
-//! is told the new generation, and the leader who is in it; the leader's SyncGroup brings the
+//! gets the new generation, and the leader who is in it; the leader's SyncGroup brings the
 //! assignments, which answer everybody's SyncGroup. Membership lives in memory: after a restart
-//! clients join anew. A static member (`group.instance.id`) that joins again takes the place of
+//! clients join again. A static member (`group.instance.id`) that joins again takes the place of
 //! its former self, with a rebalance.
 
 mod exchange;

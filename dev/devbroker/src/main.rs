@@ -26,7 +26,7 @@ struct Args {
     /// Data folder; made if missing
     #[arg(long, env = "DEVBROKER_DIR", default_value = "./data/devbroker")]
     dir: PathBuf,
-    /// Host and port that clients are told to connect to, HOST:PORT [default: the address listened on]
+    /// Host and port that clients connect to, HOST:PORT [default: the address listened on]
     #[arg(long, env = "DEVBROKER_ADVERTISED", value_parser = host_and_port)]
     advertised: Option<(String, u16)>,
     /// Create missing topics, with one partition, when a client asks for them

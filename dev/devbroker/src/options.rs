@@ -14,7 +14,7 @@ pub struct Config {
     /// Whether a client's Metadata request may create a missing topic (with one partition).
     /// False unless set.
     pub auto_create_topics: bool,
-    /// Host and port that clients are told to connect to. Unless set, the address that was bound,
+    /// Host and port that clients connect to. Unless set, the address that was bound,
     /// with `localhost` for an unspecified one such as `0.0.0.0`.
     pub advertised: Option<(String, u16)>,
     /// Largest request in bytes; a larger one closes the connection. 100 MiB unless set, as in

@@ -135,7 +135,7 @@ fn whole_batches(log: &[u8]) -> usize {
     size
 }
 
-/// Takes from the bytes: how many sound batches stand in the log, where which bytes are written over them,
+/// Takes from the bytes: how many sound batches are in the log, where which bytes are written over them,
 /// where the log is cut, what is appended then; and an index whose header fits, with any entries.
 fn damaged_segment(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (head, rest) = bytes.split_at(bytes.len().min(6));

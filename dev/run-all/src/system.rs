@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Runs everything. Returns when the tour is over and nothing else was wanted, or when something failed.
 pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Result<(), Failure> {
-    // First what can be told at once, before a build that may take minutes.
+    // First what can be known at once, before a build that may take minutes.
     if args.starts_broker() {
         free(args.broker_address(), "the dev broker", "--broker-port").await?;
     }
@@ -68,7 +68,7 @@ fn bootstrap(args: &Args) -> String {
     args.bootstrap().join(",")
 }
 
-/// What every process of the system is told.
+/// The environment of every process of the system.
 fn environment(args: &Args) -> Vec<(&'static str, String)> {
     vec![
         ("KAFKA_BOOTSTRAP_SERVERS", bootstrap(args)),

@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// The folder that is filled, anew each time.
+/// The folder that is emptied and filled.
 const DIST: &str = "dist";
 
 /// Builds everything that is shipped into the folder `dist` of the workspace.

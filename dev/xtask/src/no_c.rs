@@ -51,7 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
         options.packages.clone()
     };
 
-    // By crate, so that one in the trees of both targets is told once.
+    // By crate, so that one in the trees of both targets is reported once.
     let mut crates = BTreeSet::new();
     let mut findings = BTreeMap::new();
     for target in targets {
@@ -135,7 +135,7 @@ pub fn tree(manifest_path: Option<&Path>, packages: &[String], target: &str) -> 
 }
 
 /// The path from a root to the crate of each line. Cargo leaves out what is below a repeated crate,
-/// so each crate's own dependencies are told where it first stands.
+/// so each crate's own dependencies are listed where it first appears.
 pub fn paths(tree: &str) -> Result<Vec<Vec<Crate>>> {
     let mut path: Vec<Crate> = Vec::new();
     let mut all = Vec::new();

@@ -3,7 +3,7 @@
 //! Cargo runs one binary after another, and most of ours wait: for a broker, a lease or a disk. Each binary runs as
 //! cargo would run it (in its package's folder, with a test for each processor at a time); its output is printed as
 //! a whole when it has ended. What fails does not keep the others from running. What needs the machine's processors,
-//! rather than time, runs by itself at the end.
+//! rather than time, runs alone at the end.
 
 use crate::Result;
 use crate::cargo;
@@ -29,7 +29,7 @@ const LONGEST: [&str; 11] = [
     "kills",
 ];
 
-/// The binaries that run by themselves: three brokers that elect leaders, and a pace of 1,000 requests a second.
+/// The binaries that run alone: three brokers that elect leaders, and a pace of 1,000 requests a second.
 const ALONE: [&str; 2] = ["cluster", "groups"];
 
 /// What to run.

@@ -76,7 +76,7 @@ fn the_first_difference_decides_wherever_it_is_and_nothing_outside_counts() {
         let left = pattern(len + 32);
         for start in [0, 1, 15] {
             let here = &left[start..start + len];
-            // What stands around the right side is different everywhere.
+            // What is around the right side is different everywhere.
             let mut right: Vec<u8> = left.iter().map(|byte| byte ^ 0xff).collect();
             right[start..start + len].copy_from_slice(here);
             assert!(compared(here, &right[start..start + len]).is_eq(), "{len} equal bytes at {start}");

@@ -9,9 +9,9 @@
 //!
 //! # Invariants
 //!
-//! 1. *The class follows from the layout alone.* `dealloc` and `realloc` are told the layout of `alloc`, so a
+//! 1. *The class follows from the layout alone.* `dealloc` and `realloc` get the layout of `alloc`, so a
 //!    block goes back to the class that it is of.
-//! 2. *A free block stands in one list*: the `filling` or the `spare` list of one thread, or one batch in the
+//! 2. *A free block is in one list*: the `filling` or the `spare` list of one thread, or one batch in the
 //!    depot. Only then is its memory a [`Block`]; otherwise it is its owner's.
 //! 3. *A thread's lists are its own.* They are reached through a thread-local alone, and nothing that runs
 //!    while they are held allocates from here: the depot's lock is a futex, slabs come from [`System`], and
@@ -104,7 +104,7 @@ impl List {
     /// # Safety
     /// The block is free, of the list's class, and in no other list.
     unsafe fn push(&mut self, block: NonNull<Block>) {
-        // SAFETY: a block has room for a Block and is aligned for it; its memory is ours now.
+        // SAFETY: a block has space for a Block and is aligned for it; its memory is ours now.
         unsafe { block.write(Block { next: self.head, next_batch: None }) };
         self.head = Some(block);
         self.len += 1;

@@ -67,9 +67,9 @@ struct Report {
     partitions: Vec<Covered>,
     /// Lines that are not whole events.
     damaged: u64,
-    /// Lines whose event stands in an earlier one.
+    /// Lines whose event is in an earlier one.
     repeated: u64,
-    /// Lines that stand before an earlier one in the topic.
+    /// Lines that are before an earlier one in the topic.
     out_of_order: u64,
     /// How often a topic started again: it was recreated or truncated.
     restarts: u64,

@@ -23,7 +23,7 @@ pub enum Command {
     List(List),
     /// Show one dead letter whole: its error, its event, what became of it
     Show(show::Show),
-    /// Hand dead letters to the group that failed them again; shows what would be done unless told to --execute
+    /// Hand dead letters to the group that failed them again; a dry run without --execute
     ///
     /// A copy of the event is written to its topic, for that group alone. An event that was handled is not handled
     /// again, however often it is redriven.

@@ -25,7 +25,7 @@ const COMMIT_TRIES: u32 = 3;
 /// What to do with offsets.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Set where a stopped group reads next; shows what would change unless told to --execute
+    /// Set where a stopped group reads next; a dry run without --execute
     ///
     /// A service does not handle again what it remembers as handled: to have events repeated, remove its
     /// state (the dedup state of the notification service, the log of the audit service) as well.

@@ -67,7 +67,7 @@ impl World {
         serde_json::from_str(&self.answers(&format!("{args} --format json")).await).unwrap()
     }
 
-    /// The error of a command that fails: the last line, since what it waits for may stand before.
+    /// The error of a command that fails: the last line, since what it waits for may come before.
     pub async fn refuses(&self, args: &str) -> String {
         let output = self.taskctl(args).await;
         assert_eq!(output.status.code(), Some(1), "{args}: {}", text(&output.stdout));

@@ -1,5 +1,5 @@
 //! SC-10: an operator forgets an ACL. The service that lacks a right says which one, on which topic, waits,
-//! and goes on by itself once it is granted.
+//! and goes on automatically once it is granted.
 //!
 //! Only with `E2E_BROKER=kafka`: the dev broker has no ACLs. All clients are one user here, as it is the
 //! topic's ACL that counts: a topic without any is open to all.

@@ -1,4 +1,4 @@
-//! What people, logrotate and backups do to the audit log of a real service: nothing is lost, nothing stands twice
+//! What people, logrotate and backups do to the audit log of a real service: nothing is lost, nothing is there twice
 //! in the log and its segments together, and nothing is committed that was written into the void.
 
 use std::fs;

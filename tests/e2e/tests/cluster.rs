@@ -167,7 +167,7 @@ async fn a_broker_that_is_down_takes_only_its_own_partitions_with_it() -> Outcom
     Ok(())
 }
 
-/// The services are told of one broker. It goes away for good; the leaders are elsewhere.
+/// The services know one broker. It is gone for good; the leaders are elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_address_that_was_configured_may_go_away() -> Outcome {
     let _alone = alone().await;

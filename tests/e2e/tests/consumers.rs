@@ -61,7 +61,7 @@ async fn the_audit_log_has_every_event_once_in_order_and_a_restart_adds_nothing(
         expected["kafka"] = json!({"topic": EVENTS, "partition": 0, "offset": offset});
         assert_eq!(line, &expected);
     }
-    // The fields stand in the contract's order.
+    // The fields are in the contract's order.
     let text = std::fs::read_to_string(world.audit_log_path()).unwrap();
     let fields = ["event_id", "event_type", "occurred_at", "data", "metadata", "audited_at", "kafka"];
     for line in text.lines() {

@@ -1,4 +1,4 @@
-//! A disk that hangs, as a network disk does whose server is away: whatever writes or syncs on it never returns.
+//! A disk that hangs, as a network disk does whose server is unreachable: whatever writes or syncs on it never returns.
 //! The owner stops renewing its lease, and the standby takes over. Needs root; elsewhere it is said and passed.
 
 use harness::{

@@ -1,4 +1,4 @@
-//! A disk that fails: nothing is answered, committed or told as done that is not on it, and all goes on by
+//! A disk that fails: nothing is answered, committed or reported as done that is not on it, and all goes on by
 //! itself once it is good again. A failed sync may leave pages that the system calls clean and that are on no
 //! disk, so a second sync of them proves nothing; what a power cut leaves of the disk does.
 
@@ -144,9 +144,9 @@ async fn a_notifier_whose_state_is_on_a_disk_that_fails_commits_nothing_that_it_
     disk.mend()?;
     world.committed("notification-service", 1_100).await?;
     reports(&mut notification, StatusCode::OK).await?;
-    assert_eq!(notification.count("NOTIFICATION: "), 1_100, "none is told twice: the process remembers");
+    assert_eq!(notification.count("NOTIFICATION: "), 1_100, "none is notified twice: the process remembers");
 
-    // What is committed is remembered after a power cut, too: the events again are told to nobody.
+    // What is committed is remembered after a power cut, too: the events again notify nobody.
     notification.kill9();
     let kept = disk.after_power_cut()?;
     let reset = ["offsets", "reset", "notification-service", "--to", "earliest", "--execute"];

@@ -1,4 +1,4 @@
-//! kill -9 of any one process in the middle of 10,000 creates at full speed: what was answered stands in
+//! kill -9 of any one process in the middle of 10,000 creates at full speed: what was answered is in
 //! the topic and in the audit log, once and in order.
 
 use harness::{
@@ -33,7 +33,7 @@ impl System {
         Load::at_full_speed(self.client.url(), connections, TASKS)
     }
 
-    /// What holds whatever was killed. Every event that the notifier wants was told.
+    /// What holds whatever was killed. Every event that the notifier wants was notified.
     async fn check(&mut self, answers: Answers) -> Result<History> {
         assert_eq!(answers.failures, 0, "no answer is a 5xx");
         let rate = answers.changes.len() as f64 / answers.took.as_secs_f64();
@@ -51,7 +51,7 @@ impl System {
         }
         let repeats: usize = told.values().map(|times| times - 1).sum();
         println!("{repeats} notifications repeated");
-        // Those of the batch in hand when the service was killed: a megabyte of events.
+        // Those of the batch in flight when the service was killed: a megabyte of events.
         let kills = self.notification.runs() - 1;
         assert!(repeats <= 2_500 * kills, "{repeats} repeats");
         Ok(history)
@@ -128,7 +128,7 @@ async fn kill_9_of_the_broker_loses_and_doubles_nothing() -> Outcome {
         system.world.broker.restart().await?;
     }
     let answers = load.finish().await?;
-    assert_eq!(answers.unanswered, 0, "the API answers while Kafka is away");
+    assert_eq!(answers.unanswered, 0, "the API answers while Kafka is unreachable");
     system.check(answers).await?;
     Ok(())
 }
@@ -141,7 +141,7 @@ async fn kill_9_of_the_audit_service_loses_and_doubles_nothing() -> Outcome {
     for tasks in [TASKS / 4, TASKS / 2, TASKS * 3 / 4] {
         load.reached(tasks).await?;
         system.audit.kill9();
-        // What it committed stands in its log: it never commits ahead of its work.
+        // What it committed is in its log: it never commits ahead of its work.
         let position = system.world.offsets("audit-service").await?.position().unwrap_or(0);
         let lines = i64::try_from(system.world.audit_log()?.len()).unwrap();
         assert!(lines >= position, "{lines} lines, committed {position}");
@@ -161,7 +161,7 @@ async fn kill_9_of_the_notification_service_loses_nothing() -> Outcome {
     for tasks in [TASKS / 4, TASKS / 2, TASKS * 3 / 4] {
         load.reached(tasks).await?;
         system.notification.kill9();
-        // What it committed was told: it never commits ahead of its work.
+        // What it committed was notified: it never commits ahead of its work.
         let position = system.world.offsets("notification-service").await?.position().unwrap_or(0);
         system.notification.has_ended()?;
         let told = told(&system.notification.history());
@@ -200,7 +200,7 @@ async fn kill_9_of_the_dlq_processor_loses_nothing() -> Outcome {
     let answers = load.finish().await?;
     system.check(answers).await?;
 
-    // Each poison is there once for each group, and was told of at least once.
+    // Each poison is there once for each group, and was logged at least once.
     let dead = system.world.topic(DLQ).await?;
     assert_eq!(dead.len(), 2 * poisoned.len());
     let end = dead.last().unwrap().offset + 1;

@@ -143,7 +143,7 @@ async fn a_relay_that_cannot_put_on_disk_what_it_found_says_so_once() -> Outcome
     let (service, api) = world.start_api_as(program).await?;
     api.create("delivered").await?;
     api.delivered().await?;
-    // Events wait, then the disk is full, then Kafka is there again: they are sent, and that cannot be put on disk.
+    // Events wait, then the disk is full, then Kafka is reachable again: they are sent, and that cannot be put on disk.
     world.broker.kill9();
     for n in 0..3 {
         api.create(&n.to_string()).await?;

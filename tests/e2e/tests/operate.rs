@@ -47,7 +47,7 @@ async fn a_redriven_event_is_handled_once_and_by_the_group_that_failed_it_alone(
     }
     assert_eq!(dead_letters(&world, "audit-service").await?.len(), 2);
 
-    // Found by its kind, not redriven until told.
+    // Found by its kind, not redriven without --execute.
     let plan = answers(&world, &["dlq", "redrive", "--kind", "audit_log"]).await?;
     assert_eq!(plan.matches("would be redriven").count(), 2, "{plan}");
     assert_eq!(world.topic(EVENTS).await?.len(), 1);

@@ -1,5 +1,5 @@
 //! What an operator may get wrong, and what the machine may run out of: one clear line each, nothing lost,
-//! and it goes on by itself where that is possible.
+//! and it goes on automatically where that is possible.
 
 use harness::{
     Api, CONSUMERS, DLQ, EVENTS, Event, Method, OFFSETS, Outcome, Program, Ran, Result, SOON, Service,
@@ -300,7 +300,7 @@ async fn an_audit_log_on_a_full_disk_waits_for_room_and_loses_nothing() -> Outco
     let (status, report) = readiness(&mut audit).await?;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(report.to_string().contains("No space left"), "{report}");
-    // It is not committed what is not written, and a stop does not wait for room.
+    // It is not committed what is not written, and a stop does not wait for free space.
     let written = harness::read_audit_log(&log)?.len();
     let position = world.offsets("audit-service").await?.position().unwrap();
     assert!(usize::try_from(position).unwrap() <= written, "committed {position}, {written} lines");

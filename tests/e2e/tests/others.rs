@@ -1,5 +1,5 @@
 //! SC-10: what other producers, administrators and backup tools do beside the system. Nothing is lost, nothing
-//! stands still, and what is wrong is said.
+//! is held up, and what is wrong is reported.
 
 use chrono::DateTime;
 use harness::{

@@ -151,7 +151,7 @@ async fn no_log_level_hides_a_notification() -> Outcome {
             assert_eq!(line["message"].as_str(), Some(text.as_str()));
         }
         assert_eq!(notification.terminate(SOON).await?.code(), Some(0));
-        // A warning may stand beside it: of a topic that the broker just made, and does not yet name.
+        // A warning may come beside it: of a topic that the broker just made, and does not yet name.
         let lines = notification.lines();
         let infos = lines.iter().filter(|line| line.contains("INFO")).count();
         assert_eq!(infos, 1, "{lines:?}");
@@ -423,7 +423,7 @@ async fn a_terminal_that_is_closed_asks_for_an_orderly_stop() -> Outcome {
     Ok(())
 }
 
-/// Closed outputs at the start, and an error that has to be told to an stderr that takes nothing.
+/// Closed outputs at the start, and an error that has to be written to an stderr that takes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_that_are_closed_or_stalled_at_the_start_change_no_exit_code() -> Outcome {
     let world = World::start().await?;

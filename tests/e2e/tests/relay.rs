@@ -1,4 +1,4 @@
-//! Publishing against the world: quotas, a cluster that is away, and what the log says meanwhile.
+//! Publishing against the world: quotas, a cluster that is unreachable, and what is logged meanwhile.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! SIGTERM: what is in hand is finished, what waits is said, and nothing is lost.
+//! SIGTERM: what is in flight is finished, what waits is reported, and nothing is lost.
 
 use harness::{CONSUMERS, DLQ, EVENTS, Event, Load, Outcome, Result, SOON, Signal, World, alone, eventually};
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use devbroker::properties::Frames;
 use tempfile::TempDir;
 
-/// Frames until the broker is made anew, with nothing of what they left in it.
+/// Frames until the broker is recreated, with nothing of what they left in it.
 const FRAMES: u32 = 2_000;
 
 thread_local! {

@@ -36,7 +36,7 @@ impl Kind {
 pub struct Broker {
     kind: Kind,
     port: u16,
-    /// The port that clients are told, where it is another one: a proxy's.
+    /// The port that clients connect to, where it is another one: a proxy's.
     advertised: u16,
     // Before the folder, so that it is dead when the folder goes.
     process: Process,
@@ -195,7 +195,7 @@ async fn format_storage(folder: &Path, port: u16, advertised: u16, settings: &[(
 pub(crate) struct Node {
     pub(crate) id: i32,
     pub(crate) port: u16,
-    /// The port that clients are told.
+    /// The port that clients connect to.
     pub(crate) advertised: u16,
     pub(crate) controller: u16,
 }

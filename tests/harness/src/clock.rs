@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 /// The wall clock of the programs that are started with it. Their monotonic clock is the machine's.
 ///
-/// It is libfaketime, which stands between a program and the C library: so it works with the dynamically
+/// It is libfaketime, which is between a program and the C library: so it works with the dynamically
 /// linked builds of development, and not with the static ones.
 pub struct SteppedClock {
     library: PathBuf,

@@ -37,7 +37,7 @@ pub enum Script {
     Tasks(usize),
     /// What the seed decides, until the load is finished. Where a request is not answered, one in two is repeated
     /// under its idempotency key until it is; after the others the client leaves the task alone, as it does not
-    /// know how it stands. The rate is that of requests.
+    /// know its state. The rate is that of requests.
     Random {
         /// Decides what is asked for.
         seed: u64,

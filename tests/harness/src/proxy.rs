@@ -1,4 +1,4 @@
-//! A TCP proxy between the services and the broker, that can be told to misbehave.
+//! A TCP proxy between the services and the broker, that misbehaves on request.
 //!
 //! What it swallows is gone: a connection of which it dropped a byte stays silent for good, as one whose
 //! peer has lost its state, until a side closes it.
@@ -36,7 +36,7 @@ pub enum Mode {
     Trickle,
     /// Connections are broken, and new ones at once.
     Cut,
-    /// Nothing comes through, and no side is told.
+    /// Nothing comes through, and no side is notified.
     HalfOpen,
     /// Requests come through, replies do not.
     DropReplies,

@@ -102,7 +102,7 @@ impl Subject for Byte {
 
     fn open(&self, disk: &SimDisk) -> Result<SimFile, String> {
         let file = disk.file(Path::new(FILE));
-        if self.is_rewritten {
+        if self.is_rewritten && file.read_at(&mut [0], 0) == 1 {
             file.set_len(0).unwrap();
             file.write(0, b"x").unwrap();
         }
@@ -140,7 +140,7 @@ fn a_subject_that_keeps_its_promise_holds_also_after_kills() {
         killed.cut_everywhere(&Byte { safe: usize::MAX, is_rewritten: false })
     });
     assert_eq!(moments, [0, 2]);
-    assert!(tried.states > 2, "{tried}");
+    assert!(tried.states >= 2, "{tried}");
 }
 
 #[test]

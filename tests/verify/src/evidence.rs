@@ -1,4 +1,4 @@
-//! All that the checks look at, as plain data: what was asked, and what stands in Kafka, in files and in
+//! All that the checks look at, as plain data: what was asked, and what is in Kafka, in files and in
 //! the services' logs. The events are those of one partition.
 
 use std::fs;
@@ -51,13 +51,13 @@ pub struct Evidence {
     pub tasks: Option<Vec<Task>>,
     /// What was still to be done, after all faults were over; none where it was not asked.
     pub not_drained: Option<Vec<String>>,
-    /// The group of the audit logs, as it stands in the offsets topic.
+    /// The group of the audit logs, as it is in the offsets topic.
     pub audit_group: String,
     /// The group of the notifications.
     pub notification_group: String,
 }
 
-/// An event as it stands somewhere.
+/// An event as it is stored somewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// Where in the topic.
@@ -108,7 +108,7 @@ pub struct Snapshot {
 /// A record of the offsets topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffsetsEntry {
-    /// Where it stands.
+    /// Where it is.
     pub at: i64,
     /// Whose it is.
     pub group: String,
@@ -120,7 +120,7 @@ pub struct OffsetsEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OffsetsSaid {
-    /// An instance takes over; its token is where this stands.
+    /// An instance takes over; its token is the offset of this.
     Claim {
         /// The instance.
         instance_id: String,

@@ -1,7 +1,7 @@
 //! Nothing is lost: load, faults, and a check of what came of it.
 //!
 //! The check works as Jepsen's queue workload does. Clients write down what they asked for and what they
-//! were answered ([`requests`](harness::requests)). Afterwards that is compared with what stands in the topic, in the audit log,
+//! were answered ([`requests`](harness::requests)). Afterwards that is compared with what is in the topic, in the audit log,
 //! in the offsets topic and in the services' logs ([`evidence`], [`check`]). Faults are chosen by a seed
 //! ([`plan`]), so that a round can be repeated ([`round`]).
 //!

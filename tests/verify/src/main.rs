@@ -22,7 +22,7 @@ use verify::{round, soak, system};
 const UNSHARED: &str = "VERIFY_UNSHARED";
 
 /// Proves that nothing is lost: puts a system under load, hurts it, and compares what was answered with
-/// what stands in Kafka and in the audit log. Exit code 1: something is wrong.
+/// what is in Kafka and in the audit log. Exit code 1: something is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "verify", version)]
 struct Cli {
@@ -79,7 +79,7 @@ struct RunArgs {
 
 #[derive(Debug, Args)]
 struct OutageArgs {
-    /// How long the broker is away
+    /// How long the broker is unreachable
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Requests a second

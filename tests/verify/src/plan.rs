@@ -19,13 +19,13 @@ pub enum Fault {
     KillDlq,
     /// kill -9 of the broker
     KillBroker,
-    /// The API stands still (SIGSTOP)
+    /// The API is paused (SIGSTOP)
     PauseApi,
-    /// The notification instance that owns stands still past its lease
+    /// The notification instance that owns is paused past its lease
     PauseNotification,
-    /// The audit instance that owns stands still past its lease; another waits, with a log of its own
+    /// The audit instance that owns is paused past its lease; another waits, with a log of its own
     PauseAudit,
-    /// The broker stands still
+    /// The broker is paused
     PauseBroker,
     /// Everything between services and broker comes late
     NetDelay,
@@ -39,11 +39,11 @@ pub enum Fault {
     NetTrickle,
     /// The broker gets every request, and its replies are lost
     NetDropReplies,
-    /// No room for the audit log (needs root, for a file system of its own)
+    /// No free space for the audit log (needs root, for a file system of its own)
     FullAudit,
-    /// No room for the API's store (needs root)
+    /// No free space for the API's store (needs root)
     FullStore,
-    /// The disk of the audit log fails: nothing reaches it, and each sync says so (needs root)
+    /// The disk of the audit log fails: nothing reaches it, and each sync fails (needs root)
     EioAudit,
     /// The disk of the API's store fails (needs root)
     EioStore,
@@ -108,7 +108,7 @@ impl Fault {
     /// A service that starts on a disk that fails ends at once: so where a disk fails, its service is not
     /// killed. Other producers and administrators of these rounds are no heroes: they need a broker. Where the
     /// topic is deleted, what it held is known only while the API writes nothing; and what an audit log held
-    /// when it was killed is told by its offsets, which then begin again.
+    /// when it was killed is known by its offsets, which then begin again.
     fn targets(self) -> &'static [Target] {
         match self {
             Self::KillApi | Self::PauseApi => &[Target::Api],

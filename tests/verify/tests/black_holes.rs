@@ -1,4 +1,4 @@
-//! The network swallows what is sent, and no side is told: not by a reset, not by a closed connection.
+//! The network swallows what is sent, and no side is notified: not by a reset, not by a closed connection.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `verify load` and `verify check` as they are run against a system that stands: a sound one, and one that
+//! `verify load` and `verify check` as they are run against a running system: a sound one, and one that
 //! was hurt by hand.
 
 use std::fs;
@@ -23,7 +23,7 @@ async fn verify(args: &[&str]) -> Ran {
 }
 
 impl Ran {
-    /// What stands in the row of a check: how much it examined, and found.
+    /// What is in the row of a check: how much it examined, and found.
     fn row(&self, name: &str) -> Result<(&str, usize)> {
         let row = self.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let mut columns = row.unwrap_or_else(|| panic!("no row {name}: {self:?}")).split_whitespace();

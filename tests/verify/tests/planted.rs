@@ -49,7 +49,7 @@ async fn load(url: &str, time: Duration) -> Result<Vec<Request>> {
     Ok(requests)
 }
 
-/// The events that stand in the topic, once they stand there.
+/// The events of the topic, once they are there.
 async fn delivered(world: &World, requests: &[Request]) -> Result<i64> {
     let expected: usize =
         requests.iter().filter(|one| one.done().is_some()).map(|one| one.kind.events().len()).sum();
@@ -424,7 +424,7 @@ async fn a_zombie_that_goes_on_is_reported() -> Outcome {
         }
         let position = Position::at(batch.last().map_or(0, |taken| taken.record.offset + 1));
         audit.flush(&Done { position, ids: &[] }).await.unwrap();
-        // Times are told apart by microseconds.
+        // Times are distinguished by microseconds.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 

@@ -9,7 +9,7 @@ use verify::evidence::{Evidence, OffsetsSaid};
 use verify::plan::{Fault, Plan, Planned};
 use verify::round::{self, Round};
 
-/// How long the broker is away; `verify outage` does it for a minute.
+/// How long the broker is unreachable; `verify outage` does it for a minute.
 const OUTAGE: Duration = Duration::from_secs(15);
 const LOAD: Duration = Duration::from_secs(6);
 
@@ -111,7 +111,7 @@ async fn a_bad_network_loses_nothing() -> Outcome {
     Ok(())
 }
 
-/// The requests of a produce come through, its replies do not: the relay finds what stands in the topic.
+/// The requests of a produce come through, its replies do not: the relay finds what is in the topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_replies_double_nothing() -> Outcome {
     let _alone = alone().await;
@@ -119,7 +119,7 @@ async fn lost_replies_double_nothing() -> Outcome {
     let round = sound(&plan(8, LOAD, 400, vec![lost])).await;
     let topic = round.evidence.topic.unwrap();
     let ids: HashSet<_> = topic.iter().map(|seen| &seen.event_id).collect();
-    assert_eq!(ids.len(), topic.len(), "each event stands once in the topic");
+    assert_eq!(ids.len(), topic.len(), "each event is once in the topic");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use harness::{EVENTS, Event, LEASE, Outcome, Result, SOON, Service, World, produce, record};
 use std::time::Duration;
 
-/// Events that an owner takes in hand at once. What is fetched are whole batches as they were produced.
+/// Events that an owner takes at once. What is fetched are whole batches as they were produced.
 const BATCH: usize = 500;
 const BACKLOG: usize = 40 * BATCH;
 const TOLD: &str = "NOTIFICATION: ";
@@ -17,7 +17,7 @@ async fn pause_in_a_batch(service: &mut Service) -> Result<()> {
         // What it had written before is read by then.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let told = service.count(TOLD);
-        assert!(told < BACKLOG, "all was told before it could be paused");
+        assert!(told < BACKLOG, "all was notified before it could be paused");
         if !told.is_multiple_of(BATCH) {
             return Ok(());
         }
@@ -36,8 +36,8 @@ async fn with_backlog() -> Result<World> {
     Ok(world)
 }
 
-/// The first version finished the batch in hand, and so told up to 500 notifications that the new owner
-/// told as well: the lease was looked at between batches only.
+/// The first version finished the batch in flight, and so wrote up to 500 notifications that the new owner
+/// wrote as well: the lease was looked at between batches only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_owner_tells_no_more_than_what_is_being_written() -> Outcome {
     let world = with_backlog().await?;
@@ -52,7 +52,7 @@ async fn a_paused_owner_tells_no_more_than_what_is_being_written() -> Outcome {
     zombie.wait_for_line("standby for", SOON).await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let after = zombie.count(TOLD);
-    assert!(after <= before + WRITE, "{} notifications told by a zombie", after - before);
+    assert!(after <= before + WRITE, "{} notifications of a zombie", after - before);
     Ok(())
 }
 
@@ -66,6 +66,6 @@ async fn an_owner_that_was_paused_with_no_other_there_goes_on_where_it_was() -> 
     tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
     only.resume()?;
     world.committed("notification-service", BACKLOG as i64).await?;
-    assert_eq!(only.count(TOLD), BACKLOG, "each was told once");
+    assert_eq!(only.count(TOLD), BACKLOG, "each was notified once");
     Ok(())
 }

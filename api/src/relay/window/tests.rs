@@ -128,13 +128,13 @@ async fn a_backlog_is_sent_without_a_pause() {
 #[test]
 fn it_is_loaded_to_the_brim_and_then_refilled_in_large_parts() {
     let window = window(4, &[1, 1, 1]);
-    assert_eq!(window.room(), 1, "what was sent before has to be in it");
+    assert_eq!(window.free(), 1, "what was sent before has to be in it");
     window.set_loaded(false);
-    assert_eq!(window.room(), 1, "it is not full yet");
+    assert_eq!(window.free(), 1, "it is not full yet");
     window.push(entry(4, 1));
     window.set_loaded(false);
     window.remove(&[1]);
-    assert_eq!(window.room(), 0);
+    assert_eq!(window.free(), 0);
     window.remove(&[2]);
-    assert_eq!(window.room(), 2);
+    assert_eq!(window.free(), 2);
 }

@@ -73,7 +73,7 @@ impl BatchBuilder {
     }
 
     /// A batch with other records in place of its own. Its offsets, producer and flags stay, as when Kafka
-    /// compacts; the delete horizon is set anew.
+    /// compacts; the delete horizon is set again.
     pub fn replacing(header: &BatchHeader, delete_horizon: Option<i64>) -> Result<Self, EncodeError> {
         let codec = header.codec().map_err(EncodeError::UnknownCodec)?;
         let last_offset = Some(header.last_offset());

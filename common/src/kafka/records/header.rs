@@ -12,7 +12,7 @@ pub const HEADER_BYTES: usize = 61;
 pub const PREFIX_BYTES: usize = 12;
 /// The format that this module reads.
 pub(super) const MAGIC: i8 = 2;
-/// Where the CRC stands, and what it covers.
+/// Where the CRC is, and what it covers.
 pub(super) const CRC_AT: usize = 17;
 pub(super) const CRC_FROM: usize = 21;
 

@@ -111,7 +111,7 @@ enum Step {
     Passed,
 }
 
-/// What stands at the current place of the chunk.
+/// What is at the current place of the chunk.
 enum Frame {
     /// A record between two places.
     Whole { start: usize, end: usize },

@@ -10,7 +10,7 @@ use super::varint;
 /// A record as a consumer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerRecord {
-    /// Where it stands in its partition.
+    /// Where it is in its partition.
     pub offset: i64,
     /// Milliseconds since 1970, -1 for none.
     pub timestamp: i64,

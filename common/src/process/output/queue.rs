@@ -20,7 +20,7 @@ const MAX_LOG: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_millis(2);
 /// Log lines that wait no longer, in bytes.
 const FULL: usize = 16 * 1024;
-/// The writer does not wait: it looks by itself.
+/// The writer does not wait: it looks at its own times.
 const AWAKE: usize = usize::MAX;
 
 /// What waits, and for whom.

@@ -20,7 +20,7 @@ pub(crate) struct Join {
     pub needs_known_id: bool,
 }
 
-/// What a member that joined is told.
+/// The answer to a member that joined.
 #[derive(Debug, Clone)]
 pub(crate) struct Joined {
     pub generation: i32,

@@ -43,7 +43,7 @@ pub(crate) struct CommittedOffsets {
 }
 
 impl CommittedOffsets {
-    /// Reads the file, drops a torn last line, and writes it anew without stale lines. Blocking.
+    /// Reads the file, drops a torn last line, and rewrites it without stale lines. Blocking.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut groups = BTreeMap::new();
         for line in journal::read(path)? {

@@ -8,7 +8,7 @@
 //! Transactions: only what lies below the last stable offset is compacted. Records of aborted
 //! transactions go in the first run. A marker stays as long as a record of its transaction does,
 //! and then for `delete.retention.ms` as a tombstone does; with an abort marker goes the note of
-//! its transaction, so that a reader is never told of an abort whose end it cannot see.
+//! its transaction, so that a reader never learns of an abort whose end it cannot see.
 //!
 //! Crash safety: the new segment is written and synced in a folder of its own, then renamed over
 //! the first segment it replaces; the others are deleted after that. On start the folder is

@@ -10,7 +10,7 @@ use crate::durable;
 
 const STATE_FILE: &str = "compaction.json";
 
-/// How far compaction came, kept on disk so that a restart does not begin anew.
+/// How far compaction came, kept on disk so that a restart does not begin from the start.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CompactionState {
     /// The first offset that no run has mapped yet.

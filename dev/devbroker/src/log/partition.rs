@@ -24,7 +24,7 @@ use crate::durable;
 /// How soon a partition that a fault made hang notices that this is over.
 const HANG_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 const LOG_START_FILE: &str = "log-start-offset";
-/// Segments being written by compaction stand here until they replace their originals.
+/// Segments being written by compaction are kept here until they replace their originals.
 pub(crate) const COMPACTING_DIR: &str = "compacting";
 
 /// What a waiting fetch watches.

@@ -250,7 +250,7 @@ impl Segment {
     }
 
     /// Moves a freshly written, closed segment to the name `base_offset` has in `dir`, replacing
-    /// what stands there. The old index goes first, durably: a crash in between leaves a log
+    /// what is there. The old index goes first, durably: a crash in between leaves a log
     /// without index, which is rebuilt, never an index that belongs to another log.
     pub fn rename_into(mut self, dir: &Path) -> io::Result<Self> {
         let target = dir.join(log_name(self.base_offset));

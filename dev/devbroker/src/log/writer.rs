@@ -125,7 +125,7 @@ fn write_group(group: impl Iterator<Item = Command>) -> bool {
             Some(true) => Ok(appended),
             _ => Err(ResponseError::KafkaStorageError),
         };
-        // Nobody waits when the connection is gone; the record stands all the same.
+        // Nobody waits when the connection is gone; the record is stored all the same.
         let _ = reply.send(answer);
     }
     stop

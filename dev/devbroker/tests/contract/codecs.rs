@@ -1,4 +1,4 @@
-//! Codecs: what a topic stores, and who is told that it cannot read it.
+//! Codecs: what a topic stores, and which clients learn that they cannot read it.
 
 use kafka_protocol::messages::alter_configs_request as alter;
 

@@ -1,7 +1,7 @@
 //! The contract: every advertised API at every advertised version, as a client sees it.
 //!
 //! With `CONTRACT_BOOTSTRAP=host:port` the same suite runs against that broker, so that it says
-//! what Kafka does and not what we think it does. That broker must not create topics by itself.
+//! what Kafka does and not what we think it does. That broker must not create topics automatically.
 //! `CONTRACT_RESTART` is then a command that restarts it and returns once it answers again; tests
 //! that need one are left out without it.
 

@@ -121,7 +121,7 @@ async fn a_committed_reader_stops_at_an_open_transaction_and_passes_an_aborted_o
     let aborted = data.aborted_transactions.unwrap();
     assert_eq!(aborted.len(), 1);
     assert_eq!((aborted[0].producer_id.0, aborted[0].first_offset), (other.producer_id, 3));
-    // Behind the marker it is no longer told of; between record and marker it is.
+    // Behind the marker it is no longer reported; between record and marker it is.
     let aborted_from = async |wire: &mut Wire, offset| {
         fetch_committed(wire, &topic, offset).await.0.aborted_transactions.unwrap().len()
     };

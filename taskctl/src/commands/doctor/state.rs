@@ -1,4 +1,4 @@
-//! State folders: whether two of them share an identity, what file system they are on, and how much room is left.
+//! State folders: whether two of them share an identity, what file system they are on, and how much space is free.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -20,8 +20,8 @@ pub(super) fn check(evidence: &Evidence, operations: &Operations<'_>, report: &m
     });
 }
 
-/// Each event of what was answered 2xx stands in the audit log and in the topic; what was not answered
-/// stands there whole or not at all. Events of other producers are audited as ours are. What was deleted with
+/// Each event of what was answered 2xx is in the audit log and in the topic; what was not answered
+/// is there whole or not at all. Events of other producers are audited as ours are. What was deleted with
 /// its topic may be missing in the audit log.
 fn lost(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     // What is still on its way is not lost: that it did not arrive is a finding of its own.
@@ -173,7 +173,7 @@ fn refused(evidence: &Evidence) -> Check {
     Check::new(names::REFUSED, evidence.requests.len(), failed.collect())
 }
 
-/// Every created and every completed task was told of, but for what was deleted with its topic.
+/// Every created and every completed task was notified, but for what was deleted with its topic.
 fn not_told(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     let told = evidence.told.as_ref().filter(|_| evidence.is_drained());
     let Some(told) = told else { return Check::without_evidence(names::NOT_TOLD) };

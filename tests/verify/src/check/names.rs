@@ -10,7 +10,7 @@ pub const UNEXPECTED: &str = "unexpected";
 pub const ALTERED: &str = "altered";
 /// An answer of 500 or above.
 pub const REFUSED: &str = "refused (5xx)";
-/// A created or completed task of which nobody was told.
+/// A created or completed task without a notification.
 pub const NOT_TOLD: &str = "notification missing";
 /// Twice in the audit log.
 pub const TWICE_AUDITED: &str = "duplicate in the audit log";

@@ -1,4 +1,4 @@
-//! The changes of a task stand in the order in which they were made; the audit log in the topic's.
+//! The changes of a task are in the order in which they were made; the audit log in the topic's.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -4,8 +4,8 @@
 //! - Once a newer token has committed, an older one makes no progress. A commit that was made before and
 //!   came in late tells of work that was done, and counts for nothing; nor does one that moves nothing.
 //! - An audit log's lines were taken while its instance owned: not after another owner's first commit. What
-//!   a paused owner had in hand it must not write when it wakes up.
-//! - A notification cannot be taken back: a paused owner may tell the one in hand, and no more.
+//!   a paused owner had in flight it must not write when it wakes up.
+//! - A notification cannot be taken back: a paused owner may write the one in flight, and no more.
 //!
 //! All but the first go by times, and are not asked where the clock was stepped.
 
@@ -20,7 +20,7 @@ struct Claim<'a> {
     token: i64,
     instance: &'a str,
     at: Micros,
-    /// When its owner first committed. By then the claim stood in the topic; when it came to stand there
+    /// When its owner first committed. By then the claim was in the topic; since when it was there
     /// is not known, as a claim may come in long after it was sent.
     first_commit: Option<Micros>,
 }
@@ -86,7 +86,7 @@ fn tokens(group: &str, entries: &[&OffsetsEntry], by_time: bool, violations: &mu
     let mut position: Option<(i64, i64)> = None;
     for entry in entries {
         let OffsetsSaid::Commit { token, offset, instance_id, committed_at, .. } = &entry.said else {
-            // Its owner starts where the group stands.
+            // Its owner starts at the group's position.
             reached.extend(position.map(|(_, start)| (entry.at, start)));
             continue;
         };
@@ -171,7 +171,7 @@ fn notifications(
         for (since, until) in intervals_of_others(claims, instance) {
             let late = times.iter().filter(|at| **at > since && **at < until).count();
             all += late;
-            // That which it had in hand.
+            // The one in flight.
             if late > 1 {
                 violations.push(format!(
                     "instance {instance} wrote {late} notifications after another had taken over"

@@ -120,7 +120,7 @@ fn ahead(
     taken: impl Fn(&Seen) -> Option<Micros>,
     violations: &mut Vec<String>,
 ) {
-    // For each event the latest time up to it, and where that one stands.
+    // For each event the latest time up to it, and where that one is.
     let mut latest: Option<(Micros, i64)> = None;
     let mut up_to: Vec<(i64, (Micros, i64))> = Vec::with_capacity(events.len());
     for seen in events {

@@ -1,4 +1,4 @@
-//! Nothing stands twice: in an audit log never, in the topic only after an unclear produce.
+//! Nothing is there twice: in an audit log never, in the topic only after an unclear produce.
 //!
 //! A copy in the topic is explained when the relay could not have seen it: it sent a batch, got no answer,
 //! read the topic's tail, did not find the batch, sent it again, and then the first one came in. So the
@@ -80,7 +80,7 @@ fn twice_in_topic(evidence: &Evidence, notes: &mut Vec<String>) -> Check {
     Check::new(names::TWICE_IN_TOPIC, topic.len(), violations)
 }
 
-/// Settlements that could not have seen what stands at `offset`, and after which it was soon sent.
+/// Settlements that could not have seen what is at `offset`, and after which it was soon sent.
 fn settlements_before(relay: &[RelaySaid], offset: i64) -> usize {
     let beyond = |said: &RelaySaid| match said {
         RelaySaid::Delivered { last, .. } => *last >= offset,
