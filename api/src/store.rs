@@ -19,6 +19,7 @@
 //! | `startup` | opening: what the log has is read back, what a former version left is brought up to date |
 //! | `mutation`, `delivery` | the types of a caller's change and its outcome; those that store and relay exchange |
 //! | `job`, `shared` | work for the writer; what the threads share |
+//! | `placement` | whether the files are where they were |
 //! | `query`, `order`, `failure` | pages, and their order; what cannot be done, and why |
 //!
 //! # Invariants
@@ -51,6 +52,7 @@ mod operation;
 mod order;
 mod outbox;
 mod overlay;
+mod placement;
 #[cfg(test)]
 mod power_cut;
 mod query;

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
-use task_events::disk::{Disk, FileIdentity};
+use task_events::disk::Disk;
 use task_events::error_code::Code;
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,8 +18,9 @@ use crate::reply::Group;
 use super::applier::{RETRY_EVERY, Work};
 use super::apply::{TaskIds, View};
 use super::draft::Draft;
-use super::failure::{ChangeError, Part, StoreError, WriteFailure, has_room};
+use super::failure::{ChangeError, Part, StoreError, has_room};
 use super::job::{Job, LazyDelivery, MutationResult};
+use super::placement::Placement;
 use super::schema;
 use super::shared::Shared;
 use super::wal::appender::Appender;
@@ -42,9 +43,9 @@ enum GroupError {
 }
 
 pub(super) struct Writer {
-    disk: Arc<dyn Disk>,
     path: PathBuf,
     shared: Arc<Shared>,
+    placement: Placement,
     appender: Appender,
     limits: Limits,
     /// Behind the last frame that was published.
@@ -54,8 +55,6 @@ pub(super) struct Writer {
     /// For the next generation's position.
     meta: schema::Meta,
     draft: Draft,
-    /// The segment that is written to, and what its file is; `None` where the disk did not say.
-    segment: Option<(u64, Option<FileIdentity>)>,
     /// The segment after which the next one was asked for.
     prepared_after: Option<u64>,
     work: Sender<Work>,
@@ -77,19 +76,18 @@ impl Writer {
         let limits = shared.limits;
         let draft = Draft::default();
         let frozen = meta.applied;
-        let (segment, prepared_after) = (None, None);
+        let placement = Placement::new(disk, path.clone(), Arc::clone(&shared));
         Self {
-            disk,
             path,
             shared,
+            placement,
             appender,
             limits,
             position,
             frozen,
             meta,
             draft,
-            segment,
-            prepared_after,
+            prepared_after: None,
             work,
             applier,
         }
@@ -134,45 +132,13 @@ impl Writer {
     /// still noted in them: the events in them are not lost, too.
     fn refuse_if_misplaced(&mut self, batch: &mut Vec<Job>) {
         self.shared.is_looked_for.store(false, Ordering::Relaxed);
-        let failure = self.misplaced();
-        let before = {
-            let mut misplaced = self.shared.misplaced.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *misplaced, failure.clone())
-        };
-        match (&before, &failure) {
-            (None, Some(failure)) => log::error!("{failure} {}", Code::StoreUnwritable),
-            (Some(_), None) => log::info!("{} is back: changes are taken again", self.path.display()),
-            _ => {}
-        }
-        if let Some(failure) = failure {
+        if let Some(failure) = self.placement.look(self.appender.segment()) {
             let is_change = |job: &mut Job| matches!(job, Job::Mutate(..));
             for job in batch.extract_if(.., is_change) {
                 job.refuse(StoreError::Refused(failure.clone()));
             }
         }
         batch.retain(|job| !matches!(job, Job::Look));
-    }
-
-    fn misplaced(&mut self) -> Option<WriteFailure> {
-        let is_in_place = |own: Option<FileIdentity>, found: io::Result<FileIdentity>| match found {
-            Ok(file) => own.is_none_or(|own| own == file),
-            // What the disk does not say, the next write shows.
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-        };
-        if !is_in_place(self.shared.identity(), self.disk.identity(&self.path)) {
-            return Some(WriteFailure::misplaced(&self.path));
-        }
-        let number = self.appender.segment()?;
-        let found = self.shared.files.identity(number);
-        let own = match self.segment {
-            Some((known, own)) if known == number => own,
-            _ => {
-                let own = found.as_ref().ok().copied();
-                self.segment = Some((number, own));
-                own
-            }
-        };
-        (!is_in_place(own, found)).then(|| WriteFailure::misplaced(&self.shared.files.path(number)))
     }
 
     /// Has the database looked at for those who met an I/O error in it.
