@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use task_events::disk::Disk;
@@ -28,10 +28,6 @@ use super::wal::{Limits, Position};
 
 /// Jobs that are taken from the queue at once.
 const BATCH: usize = 1_024;
-/// After a group of so many jobs the writer waits for more of them, where fewer are there.
-const MANY: usize = 8;
-/// How long it waits then: about as long as an fdatasync takes. Under load groups are larger, and fewer.
-const LINGER: Duration = Duration::from_micros(250);
 
 /// Why a group was not made.
 #[derive(Debug, thiserror::Error)]
@@ -98,13 +94,8 @@ impl Writer {
         let mut ids = self.task_ids();
         let mut batch = Vec::with_capacity(BATCH);
         let mut group = Vec::with_capacity(BATCH);
-        let mut last = 0;
         self.prepare();
         while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-            if last >= MANY && batch.len() < last {
-                wait_for_more(&mut jobs, &mut batch);
-            }
-            last = batch.len();
             self.shared.set_writing_since(Some(Instant::now()));
             self.refuse_if_misplaced(&mut batch);
             self.check_database(&mut batch);
@@ -368,17 +359,6 @@ impl Writer {
         if applier.join().is_err() {
             log::error!("the store's second thread panicked; what was answered is on disk {}", Code::Panic);
         }
-    }
-}
-
-fn wait_for_more(jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) {
-    // The writer's own thread: nothing else runs here.
-    #[allow(clippy::disallowed_methods)]
-    thread::sleep(LINGER);
-    while batch.len() < BATCH
-        && let Ok(job) = jobs.try_recv()
-    {
-        batch.push(job);
     }
 }
 
