@@ -10,8 +10,10 @@
 )]
 
 pub mod args;
+pub mod event_format;
 pub mod http;
 pub mod live;
+mod registration;
 pub mod relay;
 pub mod reply;
 pub mod service;

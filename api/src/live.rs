@@ -36,6 +36,7 @@ use actix_web::web::Bytes;
 use task_events::config::TopicArgs;
 use task_events::error_code::{Code, Coded};
 use task_events::kafka::{Kafka, KafkaError};
+use task_events::schemas::EventReader;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::timeout;
 
@@ -114,6 +115,11 @@ impl Live {
             state: Mutex::default(),
             users: watch::Sender::new(0),
         }))
+    }
+
+    /// Reads events of either format.
+    pub fn events(&self) -> EventReader {
+        self.0.sources.events.clone()
     }
 
     /// A new watcher: what is known now, and what comes.

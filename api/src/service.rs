@@ -1,16 +1,20 @@
 //! The process: opens the store, starts the relay and the HTTP server, and stops them in order.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_events::error_code::{Code, Coded};
+use task_events::registry::{RegistryError, subject_of};
 use task_events::shutdown;
 use task_events::state_dir::{StateDir, StateDirError};
 
-use crate::args::Args;
+use crate::args::{Args, EventFormatName};
+use crate::event_format::EventFormat;
 use crate::http;
 use crate::live::{Live, Sources};
+use crate::registration::Registration;
 use crate::relay::Relay;
 use crate::store::{Store, StoreError};
 
@@ -42,6 +46,9 @@ pub enum ServiceError {
         /// What the system reported.
         source: std::io::Error,
     },
+    /// The registry does not take our schema.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
     /// The HTTP server ended without being asked to.
     #[error("the HTTP server failed: {0}; what was answered is stored, start it again")]
     Server(std::io::Error),
@@ -56,6 +63,7 @@ impl Coded for ServiceError {
             Self::StateDir(_) => Code::StateFolder,
             Self::Store(_) => Code::Store,
             Self::Listen { .. } => Code::Listen,
+            Self::Registry(error) => error.code(),
             Self::Server(_) => Code::Http,
             Self::Io(_) => Code::System,
         }
@@ -70,7 +78,7 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
     let (store, writer) = Store::open(state_dir.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(serve(args, listener, store))?;
+    runtime.block_on(serve(args, listener, store, state_dir.path()))?;
     // All clones of the store are gone: the writer ends after its last transaction.
     drop(runtime);
     if writer.join().is_err() {
@@ -79,8 +87,17 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     Ok(())
 }
 
-async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), ServiceError> {
+async fn serve(
+    args: Args,
+    listener: TcpListener,
+    store: Store,
+    state_dir: &Path,
+) -> Result<(), ServiceError> {
     let signals = shutdown::on_signals()?;
+    match signals.or(event_format(&args, state_dir)).await {
+        Some(format) => store.encode_events_as(format?),
+        None => return Ok(()),
+    }
     let waiting = store.outbox().borrow().waiting;
     if waiting > 0 {
         log::info!("{waiting} events wait in the outbox");
@@ -96,6 +113,7 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
     let live = Live::new(Sources {
         kafka: Box::new(move || kafka_args.kafka(NAME).with_missing_topic_hint(MISSING_TOPIC_HINT)),
         topics: args.topics.clone(),
+        events: args.registry.reader(Some(state_dir)),
         store: store.clone(),
         relay: relay_state.clone(),
     });
@@ -130,6 +148,23 @@ async fn serve(args: Args, listener: TcpListener, store: Store) -> Result<(), Se
         );
     }
     served
+}
+
+/// How events are encoded from now on. As Avro, once the id of the schema is known.
+async fn event_format(args: &Args, state_dir: &Path) -> Result<EventFormat, RegistryError> {
+    match (args.event_format, args.registry.registry()) {
+        (EventFormatName::Avro, Some(registry)) => {
+            let registration = Registration {
+                registry,
+                cache: args.registry.cache(state_dir),
+                subject: subject_of(&args.topics.task_events_topic),
+                registers: args.schema_auto_register,
+            };
+            Ok(EventFormat::Avro { schema_id: registration.schema_id().await? })
+        }
+        // Avro without a registry is refused with the arguments.
+        _ => Ok(EventFormat::Json),
+    }
 }
 
 /// Files that the process may have open, after it has asked for all it can get.

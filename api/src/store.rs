@@ -75,6 +75,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::event_format::EventFormat;
 use crate::reply::Desk;
 pub use delivery::{Delivered, OutboxEntry, OutboxState, PublishedTopic};
 pub use failure::{StoreError, Unreadable, WriteFailure};
@@ -130,6 +131,12 @@ impl Store {
         let Opened { shared, queue, writer } = startup::open(disk, dir, limits)?;
         let (reads, pages) = (Arc::new(Semaphore::new(MAX_READS)), Arc::new(Semaphore::new(MAX_PAGE_READS)));
         Ok((Self { shared, queue, reads, pages, disk_timeout: DISK_TIMEOUT }, writer))
+    }
+
+    /// Has the events of later changes encoded so: as JSON, unless this is called before the first of them.
+    pub fn encode_events_as(&self, format: EventFormat) {
+        // The first call counts.
+        let _ = self.shared.event_format.set(format);
     }
 
     /// Makes a change. When this returns [`Outcome::Done`], change and events are on disk.

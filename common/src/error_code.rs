@@ -83,6 +83,11 @@ codes! {
     NotSeen = "TE0515",
     OffsetsTopicForgets = "TE0516",
     Selection = "TE0517",
+    RegistryUnreachable = "TE0601",
+    RegistryRefused = "TE0602",
+    SchemaNotFound = "TE0603",
+    SchemaIncompatible = "TE0604",
+    SchemaUnusable = "TE0605",
 }
 
 impl Code {

@@ -3,6 +3,7 @@
 //! Writers make a [`TaskEvent`]. Readers decode an [`Event`], which keeps `data` and `metadata` as they
 //! came, so that fields of a newer writer are not lost on the way to the audit log.
 
+mod malformed;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -13,11 +14,18 @@ use uuid::Uuid;
 
 use crate::time::{Rfc3339, serialize_time};
 
-pub use reader::{Event, MAX_EVENT_BYTES, Malformed, Task, correlation_id};
+pub use malformed::{MAX_EVENT_BYTES, Malformed};
+pub use reader::{Event, JsonText, Task, correlation_id};
 
 /// The value of `metadata.source` and, with a slash before it, of the header `ce_source`.
 pub const SOURCE: &str = "task-api";
 const CE_SOURCE: &str = "/task-api";
+/// The `content-type` header of a JSON event.
+pub const JSON_CONTENT_TYPE: &str = "application/json";
+/// The header that names an event, whatever its value is.
+pub const ID_HEADER: &str = "ce_id";
+/// The header that names its type.
+pub const TYPE_HEADER: &str = "ce_type";
 
 /// What happened to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,18 +130,18 @@ impl TaskEvent {
     }
 
     /// The Kafka headers: CloudEvents 1.0 in binary mode, and the W3C trace context if there is one.
-    pub fn headers(&self, traceparent: Option<&str>) -> BTreeMap<String, Vec<u8>> {
+    pub fn headers(&self, content_type: &str, traceparent: Option<&str>) -> BTreeMap<String, Vec<u8>> {
         let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
         let mut id = Uuid::encode_buffer();
         let mut subject = Uuid::encode_buffer();
         let mut headers = BTreeMap::from([
-            header("ce_id", self.event_id.hyphenated().encode_lower(&mut id)),
+            header(ID_HEADER, self.event_id.hyphenated().encode_lower(&mut id)),
             header("ce_source", CE_SOURCE),
             header("ce_specversion", "1.0"),
             header("ce_subject", self.data.task_id.hyphenated().encode_lower(&mut subject)),
             header("ce_time", Rfc3339::new(self.occurred_at).as_str()),
-            header("ce_type", self.event_type.as_str()),
-            header("content-type", "application/json"),
+            header(TYPE_HEADER, self.event_type.as_str()),
+            header("content-type", content_type),
         ]);
         headers.extend(traceparent.map(|traceparent| header("traceparent", traceparent)));
         headers

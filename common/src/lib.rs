@@ -3,6 +3,9 @@
 //! The parts, in the order in which an event meets them:
 //!
 //! - [`event`]: the events of a task, as JSON on the wire.
+//! - [`avro`]: the same events as Avro, by the schema of whoever wrote them.
+//! - [`registry`], [`schemas`]: the Schema Registry, what is known of its schemas, and the reader of both formats.
+//! - [`compatibility`]: why a schema cannot follow those of its subject, in words.
 //! - [`kafka`]: a reader and admin client of our own, and rskafka for producing; every call is bounded in time.
 //! - [`offsets`]: consumer offsets, ownership and leases in a compacted Kafka topic.
 //! - [`dedup`]: the ids of handled events, on disk.
@@ -15,8 +18,8 @@
 //! - [`error_code`]: the codes of error lines.
 //! - [`segments`]: the names of the parts of a log that was rotated.
 //! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
-//! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`shutdown`], [`state_dir`],
-//!   [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
+//! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`registry_args`], [`shutdown`],
+//!   [`state_dir`], [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
 //!
 //! No crate below this one compiles or links C.
 //!
@@ -62,7 +65,9 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod avro;
 pub mod backoff;
+pub mod compatibility;
 pub mod dedup;
 pub mod disk;
 pub mod dlq;
@@ -77,11 +82,14 @@ mod process;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod redrive;
+pub mod registry;
 pub mod runtime;
+pub mod schemas;
 pub mod segments;
 pub mod time;
 pub mod topics;
 
 pub use process::{
-    command_line, config, exit, logging, metrics, output, shutdown, state_dir, stderr, terminal,
+    command_line, config, exit, logging, metrics, output, registry_args, shutdown, state_dir, stderr,
+    terminal,
 };

@@ -9,6 +9,7 @@ mod log_line;
 pub mod logging;
 pub mod metrics;
 pub mod output;
+pub mod registry_args;
 pub mod shutdown;
 pub mod state_dir;
 pub mod stderr;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 use task_events::config::{KafkaArgs, LeaseArgs, LogArgs, StateArgs, TopicArgs, group_name};
+use task_events::registry_args::RegistryArgs;
 
 /// What all three take.
 #[derive(Debug, Clone, Args)]
@@ -12,6 +13,9 @@ pub struct ConsumerArgs {
     /// How to reach Kafka.
     #[command(flatten)]
     pub kafka: KafkaArgs,
+    /// How to reach the Schema Registry.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// The names of the topics.
     #[command(flatten)]
     pub topics: TopicArgs,

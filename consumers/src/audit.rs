@@ -71,9 +71,10 @@ use std::time::Duration;
 
 use task_events::disk::FileSystem;
 use task_events::error_code::Code;
-use task_events::event::{Event, Malformed};
+use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
+use task_events::schemas::EventReader;
 use task_events::terminal::Terminal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
@@ -88,7 +89,7 @@ pub use line::{At, Line, parse, render};
 pub use pending::Entry;
 
 /// Opens log and index, and brings them together. Blocks.
-pub fn open(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, AuditError> {
+pub fn open(log: &Path, state_dir: &Path, reader: EventReader) -> Result<Opened<Audit>, AuditError> {
     let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"))?;
     ::log::info!("Loaded {} previously seen events", writer.index().len()?);
     let at_end = {
@@ -99,7 +100,8 @@ pub fn open(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, AuditError> {
             }
         }
     };
-    Ok(Opened { service: Audit(writer), at_end: Box::new(at_end), metrics: Box::new(file::render_metrics) })
+    let service = Audit { writer, reader };
+    Ok(Opened { service, at_end: Box::new(at_end), metrics: Box::new(file::render_metrics) })
 }
 
 /// A terminal that closes sends SIGHUP first, and is gone a moment later.
@@ -107,12 +109,16 @@ const TERMINAL_CLOSES_WITHIN: Duration = Duration::from_millis(200);
 
 /// As [`open`], and rotates the log at each SIGHUP that is not that of a terminal that was closed. Within an
 /// async runtime.
-pub fn open_and_rotate(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, AuditError> {
+pub fn open_and_rotate(
+    log: &Path,
+    state_dir: &Path,
+    reader: EventReader,
+) -> Result<Opened<Audit>, AuditError> {
     // Before the log is read, which may take a while: a SIGHUP that nobody listens for ends the process.
     let terminal = Terminal::at_start();
     let mut hangups = signal(SignalKind::hangup()).map_err(|source| AuditError::Signal { source })?;
-    let opened = open(log, state_dir)?;
-    let writer = opened.service.0.clone();
+    let opened = open(log, state_dir, reader)?;
+    let writer = opened.service.writer.clone();
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
             // A closed terminal asks for a stop, not for this; it may close a moment after its signal.
@@ -130,15 +136,19 @@ pub fn open_and_rotate(log: &Path, state_dir: &Path) -> Result<Opened<Audit>, Au
 
 /// The audit service. All its partitions share one log.
 #[derive(Debug)]
-pub struct Audit(Writer);
+pub struct Audit {
+    writer: Writer,
+    reader: EventReader,
+}
 
 impl Service for Audit {
     type Handler = PartitionAudit;
 
     async fn open(&self, topic: &str, partition: i32) -> Result<PartitionAudit, HandlerError> {
-        let opened = self.0.open(topic, partition).await.map_err(failed)?;
+        let opened = self.writer.open(topic, partition).await.map_err(failed)?;
         Ok(PartitionAudit {
-            writer: self.0.clone(),
+            writer: self.writer.clone(),
+            reader: self.reader.clone(),
             topic: topic.to_owned(),
             partition,
             own: opened.position.map_or(OwnPosition::Empty, OwnPosition::At),
@@ -152,6 +162,7 @@ impl Service for Audit {
 #[derive(Debug)]
 pub struct PartitionAudit {
     writer: Writer,
+    reader: EventReader,
     topic: String,
     partition: i32,
     /// How far the log is in this partition.
@@ -162,14 +173,22 @@ pub struct PartitionAudit {
 }
 
 /// Makes lines of events.
-#[derive(Debug)]
-pub struct EntryDecoder;
+#[derive(Debug, Default)]
+pub struct EntryDecoder(EventReader);
 
 impl Decoder for EntryDecoder {
     type Message = Entry;
 
+    fn needs(&self, record: &ConsumerRecord) -> bool {
+        self.0.wants(record.value.as_deref()).is_some()
+    }
+
+    async fn prepare(&self, record: &ConsumerRecord) -> Result<(), HandlerError> {
+        self.0.prepare(record.value.as_deref()).await
+    }
+
     fn decode(&self, record: &ConsumerRecord) -> Result<Entry, Malformed> {
-        let event = Event::decode(record.value.as_deref())?;
+        let event = self.0.read(record.value.as_deref())?;
         Entry::new(&event, record.key.as_deref()).map_err(|error| Malformed::from_json(&error))
     }
 
@@ -184,7 +203,7 @@ impl Handler for PartitionAudit {
     type Decoder = EntryDecoder;
 
     fn decoder(&self) -> EntryDecoder {
-        EntryDecoder
+        EntryDecoder(self.reader.clone())
     }
 
     fn trouble(&self) -> Option<String> {

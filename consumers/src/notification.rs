@@ -18,6 +18,7 @@ use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
 use task_events::logging::{CORRELATION_ID, Field};
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Service};
+use task_events::schemas::EventReader;
 use uuid::Uuid;
 
 use crate::lines::{Lines, NoStdout, Sink};
@@ -47,15 +48,17 @@ impl Coded for OpenError {
 }
 
 /// Opens the service with its state in that folder. Blocks.
-pub fn open(state_dir: &Path, sink: Sink) -> Result<Opened<Notifications>, OpenError> {
+pub fn open(state_dir: &Path, sink: Sink, reader: EventReader) -> Result<Opened<Notifications>, OpenError> {
     let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
-    Ok(Opened { service: Notifications { dedup, sink }, at_end: Box::new(|| {}), metrics: Box::new(|_| {}) })
+    let service = Notifications { dedup, reader, sink };
+    Ok(Opened { service, at_end: Box::new(|| {}), metrics: Box::new(|_| {}) })
 }
 
 /// Writes notifications.
 #[derive(Debug)]
 pub struct Notifications {
     dedup: Dedup,
+    reader: EventReader,
     sink: Sink,
 }
 
@@ -63,12 +66,16 @@ pub struct Notifications {
 #[derive(Debug)]
 pub struct PartitionNotifications {
     dedup: Dedup,
+    reader: EventReader,
     lines: Lines,
 }
 
 /// Makes notifications of events.
 #[derive(Debug)]
-pub struct EventDecoder(Dedup);
+pub struct EventDecoder {
+    dedup: Dedup,
+    reader: EventReader,
+}
 
 /// An event, and what is to be written of it.
 #[derive(Debug)]
@@ -92,15 +99,23 @@ impl Service for Notifications {
 
     async fn open(&self, _: &str, _: i32) -> Result<PartitionNotifications, HandlerError> {
         let lines = Lines::new(self.sink.clone(), Level::Info, module_path!());
-        Ok(PartitionNotifications { dedup: self.dedup.clone(), lines })
+        Ok(PartitionNotifications { dedup: self.dedup.clone(), reader: self.reader.clone(), lines })
     }
 }
 
 impl Decoder for EventDecoder {
     type Message = Notification;
 
+    fn needs(&self, record: &ConsumerRecord) -> bool {
+        self.reader.wants(record.value.as_deref()).is_some()
+    }
+
+    async fn prepare(&self, record: &ConsumerRecord) -> Result<(), HandlerError> {
+        self.reader.prepare(record.value.as_deref()).await
+    }
+
     fn decode(&self, record: &ConsumerRecord) -> Result<Notification, Malformed> {
-        let event = Event::decode(record.value.as_deref())?;
+        let event = self.reader.read(record.value.as_deref())?;
         let Event { event_id, correlation_id, .. } = event;
         Ok(Notification { event_id, correlation_id, line: line(&event) })
     }
@@ -114,7 +129,7 @@ impl Decoder for EventDecoder {
     }
 
     async fn known(&self, ids: &[Uuid]) -> Result<Vec<bool>, HandlerError> {
-        self.0.known(ids.to_vec()).await.map_err(|error| HandlerError::new("dedup", error))
+        self.dedup.known(ids.to_vec()).await.map_err(|error| HandlerError::new("dedup", error))
     }
 }
 
@@ -122,7 +137,7 @@ impl Handler for PartitionNotifications {
     type Decoder = EventDecoder;
 
     fn decoder(&self) -> EventDecoder {
-        EventDecoder(self.dedup.clone())
+        EventDecoder { dedup: self.dedup.clone(), reader: self.reader.clone() }
     }
 
     async fn handle(&mut self, delivery: &Delivery<'_, Notification>) -> Result<(), HandlerError> {

@@ -81,7 +81,8 @@ fn an_event_and_its_headers_are_as_documented() {
     is_documented("event.json", &masked(&serde_json::to_vec(&event).unwrap()));
     let deleted = TaskEvent { event_type: EventType::Deleted, ..event.clone() };
     is_documented("event-deleted.json", &masked(&serde_json::to_vec(&deleted).unwrap()));
-    let headers = event.headers(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+    let headers =
+        event.headers("application/json", Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
     let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
     is_documented("event-headers.txt", &shown(headers));
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use consumers::{audit, dead_letters, notification};
 use task_events::dlq::DlqRecord;
 use task_events::kafka::Compression;
+use task_events::schemas::EventReader;
 use world::{DLQ, LEASE, Running, World, created, said, value, wait_for};
 
 /// Returns once the notification is read, and checks that it is there once.
@@ -186,7 +187,10 @@ async fn a_second_process_on_a_log_is_refused() {
     let world = World::start(1).await;
     let process = world.audit_process("one");
     wait_for("the first process", || world.log("one").exists()).await;
-    wait_for("the lock", || audit::open(&world.log("one"), &world.state("other")).is_err()).await;
+    wait_for("the lock", || {
+        audit::open(&world.log("one"), &world.state("other"), EventReader::json()).is_err()
+    })
+    .await;
     let refused = world.audit_command("two").env("AUDIT_LOG_PATH", world.log("one")).output().unwrap();
     let line = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1));
@@ -197,6 +201,6 @@ async fn a_second_process_on_a_log_is_refused() {
 #[test]
 fn notifications_need_a_folder() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let line = notification::open(file.path(), world::sink()).err().unwrap().to_string();
+    let line = notification::open(file.path(), world::sink(), EventReader::json()).err().unwrap().to_string();
     assert!(line.contains("dedup") && !line.contains('\n'), "{line}");
 }

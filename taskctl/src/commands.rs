@@ -7,6 +7,7 @@ pub mod explain;
 pub mod groups;
 pub mod manual;
 pub mod offsets;
+pub mod schema;
 pub mod status;
 pub mod tail;
 pub mod topics;

@@ -4,6 +4,9 @@ use task_events::config::TopicArgs;
 use task_events::error_code::Code;
 use task_events::kafka::{Kafka, KafkaError};
 use task_events::offsets::OffsetsLog;
+use task_events::registry::Registry;
+use task_events::registry_args::RegistryArgs;
+use task_events::schemas::EventReader;
 
 use crate::{Error, Format};
 
@@ -14,14 +17,18 @@ pub struct Context {
     pub kafka: Kafka,
     /// The names of the topics.
     pub topics: TopicArgs,
+    /// The Schema Registry, if one is configured.
+    pub registry: Option<Registry>,
+    /// Reads events of either format.
+    pub events: EventReader,
     /// Form of the answer.
     pub format: Format,
 }
 
 impl Context {
     /// A context for one command.
-    pub fn new(kafka: Kafka, topics: TopicArgs, format: Format) -> Self {
-        Self { kafka, topics, format }
+    pub fn new(kafka: Kafka, topics: TopicArgs, registry: &RegistryArgs, format: Format) -> Self {
+        Self { kafka, topics, registry: registry.registry(), events: registry.reader(None), format }
     }
 
     /// The offsets topic, followed from its start. A topic that is missing is an error at once.

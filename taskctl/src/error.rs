@@ -2,6 +2,7 @@
 
 use task_events::error_code::{Code, Coded};
 use task_events::kafka::KafkaError;
+use task_events::registry::RegistryError;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +10,9 @@ pub enum Error {
     /// A call to Kafka failed.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
+    /// A call to the Schema Registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// What was asked for cannot be done, or must not be; the line says why and what to do.
     #[error("{1}")]
     Refused(Code, String),
@@ -21,6 +25,7 @@ impl Coded for Error {
     fn code(&self) -> Code {
         match self {
             Self::Kafka(error) => error.code(),
+            Self::Registry(error) => error.code(),
             Self::Refused(code, _) => *code,
             Self::Output(_) => Code::Answer,
         }

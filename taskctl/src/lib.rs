@@ -20,6 +20,7 @@ mod progress;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use task_events::config::{KafkaArgs, TopicArgs};
+use task_events::registry_args::RegistryArgs;
 
 pub use context::Context;
 pub use error::Error;
@@ -35,6 +36,8 @@ pub struct Cli {
     kafka: KafkaArgs,
     #[command(flatten)]
     topics: TopicArgs,
+    #[command(flatten)]
+    registry: RegistryArgs,
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text", ignore_case = true)]
     format: Format,
@@ -56,6 +59,9 @@ enum Command {
     /// The events that a group could not handle
     #[command(subcommand, arg_required_else_help = false)]
     Dlq(commands::dlq::Command),
+    /// The schemas of events in a Schema Registry
+    #[command(subcommand, arg_required_else_help = false)]
+    Schema(commands::schema::Command),
     /// An audit log
     #[command(subcommand, arg_required_else_help = false)]
     Audit(commands::audit::Command),
@@ -82,6 +88,7 @@ impl Cli {
         let context = Context::new(
             self.kafka.kafka("taskctl").with_missing_topic_hint(MISSING_TOPIC_HINT),
             self.topics,
+            &self.registry,
             self.format,
         );
         match self.command {
@@ -90,6 +97,7 @@ impl Cli {
             Command::Groups(command) => commands::groups::run(&context, command).await,
             Command::Offsets(command) => commands::offsets::run(&context, command).await,
             Command::Dlq(command) => commands::dlq::run(&context, command).await,
+            Command::Schema(command) => commands::schema::run(&context, command).await,
             Command::Audit(command) => commands::audit::run(&context, command),
             Command::Tail(args) => commands::tail::run(&context, args).await,
             Command::Trace(args) => commands::trace::run(&context, args).await,

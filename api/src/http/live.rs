@@ -17,7 +17,6 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use task_events::error_code::Coded;
 use task_events::operate::letters::{LetterId, LetterName, read_one};
 use task_events::operate::plan::{Filter, Plan, PlanError, Selection, Topics};
@@ -94,8 +93,9 @@ pub(super) async fn trace(request: HttpRequest, state: Data<State>, id: Path<Str
     ours(&request)?;
     query::none(request.query_string())?;
     let id: Uuid = id.parse().map_err(|_| Problem::field("id", "is not a uuid"))?;
-    let collecting = state.live.call(TRACE_TIMEOUT, |kafka, topics| async move {
-        collect(&kafka, &topics, id, None, &mut ()).await
+    let events = state.live.events();
+    let collecting = state.live.call(TRACE_TIMEOUT, move |kafka, topics| async move {
+        collect(&kafka, &topics, &events, id, None, &mut ()).await
     });
     let found = collecting.await?;
     let (events, is_complete) = waiting(&state, id).await?;
@@ -155,15 +155,19 @@ pub(super) async fn letter(request: HttpRequest, state: Data<State>, at: Path<(S
     });
     let (_, letter) = reading.await?.map_err(LiveError::from)?.ok_or_else(unknown)?;
     let LetterId { partition, offset } = id;
-    let value = match (&letter.original_event, letter.original_value()) {
-        (Some(event), _) => serde_json::json!({"json": shown(event)}),
-        (None, Ok(Some(Some(bytes)))) => {
-            let text = String::from_utf8_lossy(&bytes);
+    let original = letter.original_value();
+    let bytes = original.as_ref().ok().and_then(|value| value.as_ref()?.as_deref());
+    let avro = state.live.events().read_now(bytes).await.ok().filter(|event| event.schema_id.is_some());
+    let value = match (&letter.original_event, avro, &original) {
+        (Some(event), _, _) => serde_json::json!({"json": shown(event.get())}),
+        (None, Some(event), _) => serde_json::json!({"json": shown(&event.to_json())}),
+        (None, None, Ok(Some(Some(bytes)))) => {
+            let text = String::from_utf8_lossy(bytes);
             let start: String = text.chars().take(MAX_VALUE).collect();
             serde_json::json!({"text": start, "bytes": bytes.len()})
         }
-        (None, Ok(Some(None))) => serde_json::json!({"none": "the record has no value"}),
-        (None, _) => serde_json::json!({"none": "the value is only at its source"}),
+        (None, None, Ok(Some(None))) => serde_json::json!({"none": "the record has no value"}),
+        (None, None, _) => serde_json::json!({"none": "the value is only at its source"}),
     };
     Ok(HttpResponse::Ok().json(serde_json::json!({
         "id": format!("{partition}/{offset}"),
@@ -178,8 +182,8 @@ pub(super) async fn letter(request: HttpRequest, state: Data<State>, at: Path<(S
 }
 
 /// A value as it is shown: not more of it than fits.
-fn shown(event: &RawValue) -> String {
-    event.get().chars().take(MAX_VALUE).collect()
+fn shown(event: &str) -> String {
+    event.chars().take(MAX_VALUE).collect()
 }
 
 /// What is to be redriven.

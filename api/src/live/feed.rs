@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use task_events::kafka::{Fetched, Kafka, KafkaError, OffsetAt, Position, ReadEvent, TopicReader};
 use task_events::operate::scan::LogRange;
+use task_events::schemas::EventReader;
 use tokio::time::sleep;
 
 use super::board::Board;
@@ -22,7 +23,13 @@ const PACE: Duration = Duration::from_millis(400);
 /// Time until a partition is asked again that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 /// Follows a partition of the events, for ever.
-pub(super) async fn partition(kafka: Kafka, topic: String, partition: i32, board: Arc<Board>) {
+pub(super) async fn partition(
+    kafka: Kafka,
+    topic: String,
+    partition: i32,
+    board: Arc<Board>,
+    events: EventReader,
+) {
     let topic_reader = TopicReader::new(&kafka, &topic);
     loop {
         let start = match near_end(&kafka, &topic, partition).await {
@@ -44,7 +51,7 @@ pub(super) async fn partition(kafka: Kafka, topic: String, partition: i32, board
                         LogRange { start: fetched.log_start, end: fetched.high_watermark },
                     );
                     let behind = fetched.last_stable_offset - fetched.next_offset;
-                    let rows = rows(&fetched, partition, next);
+                    let rows = rows(&fetched, partition, next, &events).await;
                     next = fetched.next_offset;
                     let came = !rows.is_empty();
                     board.events(rows, 0);
@@ -66,19 +73,24 @@ pub(super) async fn partition(kafka: Kafka, topic: String, partition: i32, board
 }
 
 /// The newest of what was fetched, from `next` on.
-fn rows(fetched: &Fetched, partition: i32, next: i64) -> Vec<EventRow> {
+async fn rows(fetched: &Fetched, partition: i32, next: i64, events: &EventReader) -> Vec<EventRow> {
     // As many as there may be to show: older ones of a large fetch are not even decoded.
     let first = next.max(fetched.next_offset - MAX_BEHIND);
     let batches = fetched.batches.iter().filter(|batch| batch.last_offset() >= first);
     let records = batches.flat_map(|batch| batch.records());
-    let rows = records.filter_map(|record| match record {
-        Ok(record) if record.offset >= first => Some(EventRow::new(partition, &record)),
-        Ok(_) => None,
-        Err(unreadable) => {
-            Some(EventRow::unreadable(partition, unreadable.first_offset, &unreadable.to_string()))
+    let mut rows = Vec::new();
+    for record in records {
+        match record {
+            Ok(record) if record.offset >= first => {
+                rows.push(EventRow::new(partition, &record, events).await)
+            }
+            Ok(_) => {}
+            Err(unreadable) => {
+                rows.push(EventRow::unreadable(partition, unreadable.first_offset, &unreadable.to_string()));
+            }
         }
-    });
-    rows.collect()
+    }
+    rows
 }
 
 /// Where the newest events begin.

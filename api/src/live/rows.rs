@@ -6,12 +6,12 @@ use chrono::DateTime;
 use serde::Serialize;
 use task_events::error_code::Code;
 use task_events::escape::cut;
-use task_events::event::Event;
 use task_events::kafka::ConsumerRecord;
 use task_events::operate::groups::Life;
 use task_events::operate::letters::{Letter, LetterRow, Letters};
 use task_events::operate::partitions::PartitionRow;
 use task_events::redrive::GROUP_HEADER;
+use task_events::schemas::EventReader;
 use task_events::time::format_time;
 use uuid::Uuid;
 
@@ -47,23 +47,9 @@ pub(super) struct EventRow {
 }
 
 impl EventRow {
-    pub(super) fn new(partition: i32, record: &ConsumerRecord) -> Self {
-        let only_for = record.headers.last(GROUP_HEADER).and_then(|header| header.value);
-        let at = DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default();
-        let row = Self {
-            partition,
-            offset: record.offset,
-            at: format_time(at),
-            event_id: None,
-            event_type: None,
-            task_id: None,
-            title: None,
-            status: None,
-            owner_id: None,
-            only_for: only_for.map(|group| cut(&String::from_utf8_lossy(group), MAX_TEXT)),
-            error: None,
-        };
-        let event = match Event::decode(record.value.as_deref()) {
+    pub(super) async fn new(partition: i32, record: &ConsumerRecord, reader: &EventReader) -> Self {
+        let row = Self::without_event(partition, record);
+        let event = match reader.read_now(record.value.as_deref()).await {
             Ok(event) => event,
             Err(malformed) => return Self { error: Some(cut(&malformed.to_string(), MAX_TEXT)), ..row },
         };
@@ -79,6 +65,24 @@ impl EventRow {
         }
     }
 
+    fn without_event(partition: i32, record: &ConsumerRecord) -> Self {
+        let only_for = record.headers.last(GROUP_HEADER).and_then(|header| header.value);
+        let at = DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default();
+        Self {
+            partition,
+            offset: record.offset,
+            at: format_time(at),
+            event_id: None,
+            event_type: None,
+            task_id: None,
+            title: None,
+            status: None,
+            owner_id: None,
+            only_for: only_for.map(|group| cut(&String::from_utf8_lossy(group), MAX_TEXT)),
+            error: None,
+        }
+    }
+
     pub(super) fn unreadable(partition: i32, offset: i64, why: &str) -> Self {
         let record = ConsumerRecord {
             offset,
@@ -88,7 +92,7 @@ impl EventRow {
             value: None,
             headers: Default::default(),
         };
-        Self { error: Some(cut(why, MAX_TEXT)), ..Self::new(partition, &record) }
+        Self { error: Some(cut(why, MAX_TEXT)), ..Self::without_event(partition, &record) }
     }
 }
 
@@ -243,8 +247,8 @@ impl GroupRow {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_no_event_is_shown_with_its_reason_and_cut() {
+    #[tokio::test]
+    async fn what_is_no_event_is_shown_with_its_reason_and_cut() {
         let record = |value: &[u8]| ConsumerRecord {
             offset: 7,
             timestamp: 0,
@@ -253,9 +257,9 @@ mod tests {
             value: Some(value.to_vec().into()),
             headers: Default::default(),
         };
-        let row = EventRow::new(1, &record(b"{\"event_id\": "));
+        let row = EventRow::new(1, &record(b"{\"event_id\": "), &EventReader::json()).await;
         assert!(row.error.unwrap().starts_with("Invalid JSON in message: "));
-        let row = EventRow::new(1, &record(&vec![b' '; 300 * 1024]));
+        let row = EventRow::new(1, &record(&vec![b' '; 300 * 1024]), &EventReader::json()).await;
         assert!(row.error.unwrap().contains("the limit is"));
         assert_eq!(cut("größer", 3), "grö…");
         assert_eq!(cut("größer", 6), "größer");

@@ -73,7 +73,9 @@ async fn read(kafka: Kafka, sources: Arc<Sources>, board: Arc<Board>) {
     tokio::join!(
         ask_for_others(kafka.clone(), topics.clone(), groups.view(), Arc::clone(&board)),
         publish(groups, &sources, &board),
-        follow(&kafka, &topics.task_events_topic, &board, feed::partition),
+        follow(&kafka, &topics.task_events_topic, &board, |kafka, topic, partition, board| {
+            feed::partition(kafka, topic, partition, board, sources.events.clone())
+        }),
         follow(&kafka, &topics.dlq_topic, &board, dead::partition),
     );
 }

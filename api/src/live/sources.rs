@@ -4,6 +4,7 @@ use std::fmt;
 
 use task_events::config::TopicArgs;
 use task_events::kafka::Kafka;
+use task_events::schemas::EventReader;
 use tokio::sync::watch;
 
 use crate::relay::RelayState;
@@ -15,6 +16,8 @@ pub struct Sources {
     pub kafka: Box<dyn Fn() -> Kafka + Send + Sync>,
     /// The names of the topics.
     pub topics: TopicArgs,
+    /// Reads events of either format.
+    pub events: EventReader,
     /// Counters of the store and its outbox.
     pub store: Store,
     /// The relay's state: whether Kafka is reachable.

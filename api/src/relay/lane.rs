@@ -373,8 +373,8 @@ fn records(entries: &[Arc<OutboxEntry>]) -> Vec<ProducerRecord> {
     let timestamp = Utc::now();
     let record = |entry: &Arc<OutboxEntry>| ProducerRecord {
         key: Some(entry.event.data.task_id.to_string().into_bytes()),
-        value: Some(entry.json.clone()),
-        headers: entry.event.headers(entry.traceparent.as_deref()),
+        value: Some(entry.payload.clone()),
+        headers: entry.event.headers(entry.encoding.content_type(), entry.traceparent.as_deref()),
         timestamp,
     };
     entries.iter().map(record).collect()

@@ -12,7 +12,11 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde::Deserialize;
-use task_events::kafka::{Fetched, Isolation, Kafka, KafkaError, OffsetAt, Position, ReadEvent, TopicReader};
+use task_events::avro::Wire;
+use task_events::event::ID_HEADER;
+use task_events::kafka::{
+    Fetched, Headers, Isolation, Kafka, KafkaError, OffsetAt, Position, ReadEvent, TopicReader,
+};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -50,6 +54,15 @@ pub(super) struct Found {
 #[derive(Deserialize)]
 struct Identified {
     event_id: Uuid,
+}
+
+/// The id of an event: in JSON it is a field. Avro has it where its schema says, so there the header counts, which each
+/// event of ours has.
+fn event_id(value: &[u8], headers: &Headers) -> Option<Uuid> {
+    match Wire::of(value) {
+        Wire::Other => serde_json::from_slice(value).ok().map(|Identified { event_id }| event_id),
+        _ => Uuid::try_parse_ascii(headers.last(ID_HEADER)?.value?).ok(),
+    }
 }
 
 pub(super) struct Reconcile<'a> {
@@ -150,9 +163,11 @@ impl Reconcile<'_> {
     /// Takes the pending events out of what was read. What is no event of ours is none that is pending.
     fn take(&self, fetched: &Fetched, found: &mut Found) {
         for record in fetched.batches.iter().flat_map(|batch| batch.records()).flatten() {
-            let Some(value) = &record.value else { continue };
-            let Ok(event) = serde_json::from_slice::<Identified>(value) else { continue };
-            if let Some(seq) = self.pending.get(&event.event_id) {
+            let Some(event_id) = record.value.as_deref().and_then(|value| event_id(value, &record.headers))
+            else {
+                continue;
+            };
+            if let Some(seq) = self.pending.get(&event_id) {
                 found.seqs.insert(*seq);
                 let (first, _) = found.offsets.unwrap_or((record.offset, record.offset));
                 found.offsets = Some((first, record.offset));

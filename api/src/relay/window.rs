@@ -20,7 +20,7 @@ use crate::store::OutboxEntry;
 
 /// Largest request, in bytes, unless a single event is larger: half of Kafka's default max.message.bytes.
 pub(super) const REQUEST_BYTES: usize = 512 * 1024;
-/// What a record costs beside its JSON, about: key, headers, framing.
+/// What a record costs beside its value, about: key, headers, framing.
 const RECORD_OVERHEAD: usize = 500;
 
 #[derive(Debug)]
@@ -248,7 +248,7 @@ pub(super) fn request_size(entries: &[Arc<OutboxEntry>]) -> usize {
 }
 
 fn size(entry: &OutboxEntry) -> usize {
-    entry.json.len() + RECORD_OVERHEAD
+    entry.payload.len() + RECORD_OVERHEAD
 }
 
 #[cfg(test)]

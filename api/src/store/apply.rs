@@ -14,7 +14,7 @@ use super::failure::ChangeError;
 use super::mutation::{Answer, Mutation, Outcome, Preconditions};
 use super::operation::{Change as ChangeFrame, EventBytes, Operation, TaskWrite};
 use super::overlay::Overlay;
-use super::schema::{TASKS, fingerprint, read_task, to_json};
+use super::schema::{TASKS, fingerprint, read_task};
 use super::shared::Shared;
 use crate::task::{Change, Task, TaskPatch, TaskStatus};
 
@@ -131,16 +131,15 @@ impl<'a> View<'a> {
             return Ok(());
         }
         let first_event = self.last_seq + 1;
+        let format = self.shared.event_format();
         let mut entries = Vec::with_capacity(events.len());
         for (seq, event) in (first_event..).zip(events) {
-            let json = to_json(&event)?;
+            let encoded = format.encode(&event);
+            let (payload, encoding) = encoded.map_err(|why| redb::Error::Io(std::io::Error::other(why)))?;
             let traceparent = mutation.traceparent.clone();
-            entries.push(Arc::new(OutboxEntry { seq, event, json, traceparent }));
+            entries.push(Arc::new(OutboxEntry { seq, event, payload, encoding, traceparent }));
         }
-        let events = entries
-            .iter()
-            .map(|entry| EventBytes { json: &entry.json, traceparent: entry.traceparent.as_deref() })
-            .collect();
+        let events = entries.iter().map(|entry| EventBytes::of(entry)).collect();
         let change = ChangeFrame { task, write, answer, first_event, events };
         let operation = Operation::Change(change);
         let at = self.draft.frames.add(|out| operation.write(out));

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use task_events::event::TaskEvent;
 use uuid::Uuid;
 
+use crate::event_format::Encoding;
+
 /// An event that waits for Kafka.
 #[derive(Debug, Clone)]
 pub struct OutboxEntry {
@@ -11,8 +13,10 @@ pub struct OutboxEntry {
     pub seq: u64,
     /// The event.
     pub event: TaskEvent,
-    /// The event as JSON, as it goes to Kafka.
-    pub json: Vec<u8>,
+    /// The value of its record, as it was made when the event was stored.
+    pub payload: Vec<u8>,
+    /// What that is.
+    pub encoding: Encoding,
     /// W3C trace context to pass on.
     pub traceparent: Option<String>,
 }

@@ -71,7 +71,7 @@ impl Draft {
     }
 
     pub(super) fn moved(&mut self, entry: &OutboxEntry) {
-        let event = EventBytes { json: &entry.json, traceparent: entry.traceparent.as_deref() };
+        let event = EventBytes::of(entry);
         let operation = Operation::Moved { seq: entry.seq, task: entry.event.data.task_id, event };
         let at = self.frames.add(|out| operation.write(out));
         self.effects.push((at, Effect::Moved(entry.seq)));

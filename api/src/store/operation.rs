@@ -1,7 +1,8 @@
 //! What a frame of the log says, as bytes.
 //!
 //! Numbers are little-endian; a text or a value is preceded by its length as a u32. An optional one has a byte
-//! before it, 0 or 1.
+//! before it, 0 or 1. An event is its bytes, flags (a trace context; how it is encoded), and the trace context. A
+//! version that knows JSON alone refuses a log with events in Avro, or keeps them as unreadable.
 //!
 //! | kind | what |
 //! | --- | --- |
@@ -17,8 +18,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::delivery::{Delivered, PublishedTopic};
+use super::delivery::{Delivered, OutboxEntry, PublishedTopic};
 use super::mutation::Answer;
+use crate::event_format::Encoding;
 use crate::task::{Task, TaskStatus};
 
 const NOTHING: u8 = 0;
@@ -31,6 +33,9 @@ const DELETION: u8 = 5;
 /// The task has this version now.
 const IS_STORED: u8 = 1;
 const HAS_ANSWER: u8 = 2;
+
+/// Of an event. The bits above are the number of its encoding, 0 for JSON.
+const HAS_TRACEPARENT: u8 = 1;
 
 /// What a frame says.
 #[derive(Debug, PartialEq)]
@@ -66,7 +71,8 @@ pub(super) struct Change<'a> {
 /// An event as it goes to Kafka.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct EventBytes<'a> {
-    pub(super) json: &'a [u8],
+    pub(super) payload: &'a [u8],
+    pub(super) encoding: Encoding,
     pub(super) traceparent: Option<&'a str>,
 }
 
@@ -152,18 +158,24 @@ impl<'a> Change<'a> {
 }
 
 impl<'a> EventBytes<'a> {
+    pub(super) fn of(entry: &'a OutboxEntry) -> Self {
+        let OutboxEntry { payload, encoding, traceparent, .. } = entry;
+        Self { payload, encoding: *encoding, traceparent: traceparent.as_deref() }
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
-        write_bytes(out, self.json);
-        out.push(u8::from(self.traceparent.is_some()));
+        write_bytes(out, self.payload);
+        out.push(self.encoding.number() << 1 | u8::from(self.traceparent.is_some()));
         if let Some(traceparent) = self.traceparent {
             write_bytes(out, traceparent.as_bytes());
         }
     }
 
     fn read(bytes: &mut Bytes<'a>) -> Option<Self> {
-        let json = bytes.bytes()?;
-        let traceparent = if bytes.u8()? == 0 { None } else { Some(bytes.text()?) };
-        Some(Self { json, traceparent })
+        let payload = bytes.bytes()?;
+        let flags = bytes.u8()?;
+        let traceparent = if flags & HAS_TRACEPARENT == 0 { None } else { Some(bytes.text()?) };
+        Some(Self { payload, encoding: Encoding::from_number(flags >> 1), traceparent })
     }
 }
 

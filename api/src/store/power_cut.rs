@@ -163,7 +163,7 @@ impl Run {
             self.note(answer);
         }
         let waiting = store.outbox_after(0, usize::MAX).await.unwrap();
-        self.events.extend(waiting.iter().map(|entry| (entry.seq, entry.json.clone())));
+        self.events.extend(waiting.iter().map(|entry| (entry.seq, entry.payload.clone())));
         let deleted = waiting.iter().filter(|entry| entry.event.event_type == EventType::Deleted);
         self.deletions.extend(deleted.map(|entry| (entry.event.data.task_id, entry.seq)));
         for partition in 0..topic.partitions {

@@ -16,6 +16,7 @@ use super::failure::Unreadable;
 use super::operation::EventBytes;
 use super::outbox::Stored;
 use super::wal::Position;
+use crate::event_format::Encoding;
 use crate::task::Task;
 
 /// Memory that redb may use for pages, in bytes. Half of it takes what a transaction changes; four times as
@@ -217,14 +218,15 @@ pub(super) fn read_task(id: Uuid, json: &[u8]) -> Result<Task, Unreadable> {
 /// An event of a former version's table: itself as JSON, and its trace context.
 pub(super) fn read_former_event(seq: u64, json: &[u8]) -> Result<OutboxEntry, Unreadable> {
     let value: OutboxValue = decode(|| event_name(seq), json)?;
-    let event = EventBytes { json: value.event.get().as_bytes(), traceparent: value.traceparent.as_deref() };
-    read_event(seq, event)
+    let (payload, traceparent) = (value.event.get().as_bytes(), value.traceparent.as_deref());
+    read_event(seq, EventBytes { payload, encoding: Encoding::Json, traceparent })
 }
 
 pub(super) fn read_event(seq: u64, event: EventBytes<'_>) -> Result<OutboxEntry, Unreadable> {
-    let EventBytes { json, traceparent } = event;
-    let event = decode(|| event_name(seq), json)?;
-    Ok(OutboxEntry { seq, event, json: json.to_vec(), traceparent: traceparent.map(str::to_owned) })
+    let EventBytes { payload, encoding, traceparent } = event;
+    let event = encoding.decode(payload).map_err(|why| Unreadable::new(event_name(seq), why))?;
+    let (payload, traceparent) = (payload.to_vec(), traceparent.map(str::to_owned));
+    Ok(OutboxEntry { seq, event, payload, encoding, traceparent })
 }
 
 fn event_name(seq: u64) -> String {

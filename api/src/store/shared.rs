@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use redb::Database;
@@ -24,6 +24,7 @@ use super::overlay::{Frozen, Overlay};
 use super::schema;
 use super::wal::files::Files;
 use super::wal::{Limits, Place, Position};
+use crate::event_format::EventFormat;
 
 /// What threads share.
 #[derive(Debug)]
@@ -57,11 +58,17 @@ pub(super) struct Shared {
     pub(super) outbox: watch::Sender<OutboxState>,
     /// Groups of the writer since the start.
     pub(super) commits: AtomicU64,
+    /// How events are encoded from now on.
+    pub(super) event_format: OnceLock<EventFormat>,
     /// Groups appended to the log: one write and one fdatasync each.
     pub(super) appends: Histogram,
 }
 
 impl Shared {
+    pub(super) fn event_format(&self) -> EventFormat {
+        self.event_format.get().copied().unwrap_or_default()
+    }
+
     pub(super) fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
         self.overlay.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex, RwLock, mpsc as std_mpsc};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock, mpsc as std_mpsc};
 use std::thread::{self, JoinHandle};
 
 use redb::{Database, ReadableDatabase};
@@ -89,6 +89,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, limits: Limits) -> Result<Op
         writing_since: Mutex::default(),
         reported: Mutex::default(),
         commits: AtomicU64::new(0),
+        event_format: OnceLock::new(),
         appends: Histogram::default(),
     });
     unreadable.iter().for_each(|unreadable| shared.report(unreadable));

@@ -31,7 +31,7 @@ async fn a_created_task_is_answered_stored_and_told() {
 
     let events = app.events().await;
     assert_eq!(events.len(), 1);
-    let event: Value = serde_json::from_slice(&events[0].json).unwrap();
+    let event: Value = serde_json::from_slice(&events[0].payload).unwrap();
     assert_eq!(event["event_type"], "task.created");
     assert_eq!(
         event["data"],

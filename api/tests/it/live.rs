@@ -61,6 +61,7 @@ async fn one_reader_serves_all_watchers_and_ends_when_nobody_looks() {
             offsets_topic: topics("b"),
             dlq_topic: topics("c"),
         },
+        events: task_events::schemas::EventReader::json(),
         store: app.store.clone(),
         relay,
     });

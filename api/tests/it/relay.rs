@@ -319,8 +319,8 @@ async fn under_load_no_fault_makes_an_event_stand_twice() {
 fn as_record(entry: &OutboxEntry) -> Record {
     Record {
         key: Some(entry.event.data.task_id.to_string().into_bytes()),
-        value: Some(entry.json.clone()),
-        headers: entry.event.headers(None),
+        value: Some(entry.payload.clone()),
+        headers: entry.event.headers(entry.encoding.content_type(), None),
         timestamp: entry.event.occurred_at,
     }
 }

@@ -142,7 +142,7 @@ async fn a_restart_keeps_everything() {
             store.positions(),
             *store.outbox().borrow(),
             waiting
-                .map(|entry| (entry.seq, entry.json.clone(), entry.traceparent.clone()))
+                .map(|entry| (entry.seq, entry.payload.clone(), entry.traceparent.clone()))
                 .collect::<Vec<_>>(),
         )
     };

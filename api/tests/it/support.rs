@@ -38,6 +38,7 @@ pub fn live(store: Store, relay: watch::Receiver<RelayState>, kafka: &str) -> Li
     Live::new(Sources {
         kafka: Box::new(move || Kafka::new(vec![kafka.clone()], "test")),
         topics: TopicArgs { task_events_topic, offsets_topic, dlq_topic },
+        events: task_events::schemas::EventReader::json(),
         store,
         relay,
     })

@@ -1,16 +1,15 @@
 //! How a reader takes an event: borrowed from the record, and no field of a newer writer lost.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{EventType, TaskData};
-
-/// The largest event that a reader takes, in bytes. The API writes at most some 4 KiB.
-pub const MAX_EVENT_BYTES: usize = 256 * 1024;
+use super::malformed::{MAX_EVENT_BYTES, Malformed};
+use super::{EventType, TaskData, TaskEvent};
 
 /// An event as a reader takes it: a view of the record's value, of which nothing is copied that need not be.
 #[derive(Debug, Clone)]
@@ -21,14 +20,44 @@ pub struct Event<'a> {
     pub event_type: Cow<'a, str>,
     /// RFC 3339, as it came.
     pub occurred_at: Cow<'a, str>,
-    /// As it came, on one line.
-    pub data: Cow<'a, RawValue>,
-    /// As it came, on one line.
-    pub metadata: Cow<'a, RawValue>,
+    /// As it came, on one line; of an Avro event as `avro/value.rs` maps it.
+    pub data: JsonText<'a>,
+    /// The same.
+    pub metadata: JsonText<'a>,
     /// The request that it comes from, as its metadata says.
     pub correlation_id: Uuid,
     /// `data`, decoded, where this version knows the type.
     pub task: Option<Task<'a>>,
+    /// Of an Avro event, the id of its writer's schema.
+    pub schema_id: Option<u32>,
+}
+
+/// The text of a JSON value, on one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonText<'a>(Cow<'a, str>);
+
+impl JsonText<'_> {
+    /// The text.
+    pub fn get(&self) -> &str {
+        &self.0
+    }
+
+    fn into_owned(self) -> JsonText<'static> {
+        JsonText(Cow::Owned(self.0.into_owned()))
+    }
+}
+
+impl From<String> for JsonText<'_> {
+    /// Of a text that is known to be JSON on one line.
+    fn from(json: String) -> Self {
+        Self(Cow::Owned(json))
+    }
+}
+
+impl fmt::Display for JsonText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.get())
+    }
 }
 
 /// The task of an event as a reader takes it; see [`TaskData`].
@@ -63,48 +92,6 @@ impl PartialEq<TaskData> for Task<'_> {
             && self.title == *title
             && self.status == *status
             && self.owner_id == *owner_id
-    }
-}
-
-/// Why a record is not an event. No retry can mend it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// The record has no value.
-    #[error("Invalid event: the record has no value")]
-    NoValue,
-    /// The value is not JSON.
-    #[error("Invalid JSON in message: {0}")]
-    Json(String),
-    /// The value is JSON, but a known field is missing or has another type.
-    #[error("Invalid event: {0}")]
-    Field(String),
-    /// The value is larger than [`MAX_EVENT_BYTES`].
-    #[error("Invalid event: {size} bytes, the limit is {MAX_EVENT_BYTES}")]
-    TooLarge {
-        /// The size of the value in bytes.
-        size: usize,
-    },
-}
-
-impl Malformed {
-    /// The name of the kind, as a DLQ record stores it.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::NoValue => "no_value",
-            Self::Json(_) => "invalid_json",
-            Self::Field(_) => "invalid_event",
-            Self::TooLarge { .. } => "too_large",
-        }
-    }
-
-    /// Whether that is the name of a kind.
-    pub fn is_kind(name: &str) -> bool {
-        ["no_value", "invalid_json", "invalid_event", "too_large"].contains(&name)
-    }
-
-    /// Sorts a JSON error into syntax and shape.
-    pub fn from_json(error: &serde_json::Error) -> Self {
-        if error.is_data() { Self::Field(error.to_string()) } else { Self::Json(error.to_string()) }
     }
 }
 
@@ -178,10 +165,11 @@ impl<'a> Event<'a> {
             event_id: envelope.event_id,
             event_type: envelope.event_type,
             occurred_at: envelope.occurred_at,
-            data: one_line(envelope.data)?,
-            metadata: one_line(envelope.metadata)?,
+            data: one_line(envelope.data),
+            metadata: one_line(envelope.metadata),
             correlation_id: metadata.correlation_id,
             task,
+            schema_id: None,
         })
     }
 
@@ -190,16 +178,47 @@ impl<'a> Event<'a> {
         EventType::from_name(&self.event_type)
     }
 
+    /// The whole event as JSON on one line, by the names of its fields.
+    pub fn to_json(&self) -> String {
+        let text = |text: &str| serde_json::Value::from(text);
+        format!(
+            r#"{{"event_id":"{}","event_type":{},"occurred_at":{},"data":{},"metadata":{}}}"#,
+            self.event_id,
+            text(&self.event_type),
+            text(&self.occurred_at),
+            self.data,
+            self.metadata
+        )
+    }
+
+    /// The event as its writer made it. `None`: it is of a type that this version does not know.
+    pub fn to_task_event(&self) -> Option<TaskEvent> {
+        let task = self.task.as_ref()?;
+        Some(TaskEvent {
+            event_id: self.event_id,
+            event_type: self.known_type()?,
+            occurred_at: DateTime::parse_from_rfc3339(&self.occurred_at).ok()?.to_utc(),
+            data: TaskData {
+                task_id: task.task_id,
+                title: task.title.clone().into_owned(),
+                status: task.status.clone().into_owned(),
+                owner_id: task.owner_id,
+            },
+            metadata: serde_json::from_str(self.metadata.get()).ok()?,
+        })
+    }
+
     /// The same without what it borrows.
     pub fn into_owned(self) -> Event<'static> {
         Event {
             event_id: self.event_id,
             event_type: self.event_type.into_owned().into(),
             occurred_at: self.occurred_at.into_owned().into(),
-            data: Cow::Owned(self.data.into_owned()),
-            metadata: Cow::Owned(self.metadata.into_owned()),
+            data: self.data.into_owned(),
+            metadata: self.metadata.into_owned(),
             correlation_id: self.correlation_id,
             task: self.task.map(Task::into_owned),
+            schema_id: self.schema_id,
         }
     }
 }
@@ -219,19 +238,18 @@ pub fn correlation_id(value: Option<&[u8]>) -> Option<Uuid> {
 }
 
 /// A JSON value without line breaks between its tokens (inside a string JSON allows none).
-fn one_line(raw: &RawValue) -> Result<Cow<'_, RawValue>, Malformed> {
+fn one_line(raw: &RawValue) -> JsonText<'_> {
     // No early end: so the compiler looks at many bytes at once.
     let has_breaks = raw.get().bytes().fold(false, |found, byte| found | (byte == b'\n') | (byte == b'\r'));
-    if !has_breaks {
-        return Ok(Cow::Borrowed(raw));
-    }
-    let one_line = RawValue::from_string(raw.get().replace(['\n', '\r'], " "));
-    one_line.map(Cow::Owned).map_err(|error| Malformed::from_json(&error))
+    JsonText(if has_breaks {
+        Cow::Owned(raw.get().replace(['\n', '\r'], " "))
+    } else {
+        Cow::Borrowed(raw.get())
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::TaskEvent;
     use super::*;
 
     fn sample() -> TaskEvent {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Progress;
 use super::scan::{LogRange, readable, scan};
 use crate::dlq::{DlqRecord, ErrorInfo, Source};
-use crate::event::Malformed;
+use crate::event::{ID_HEADER, Malformed, TYPE_HEADER};
 use crate::kafka::{ConsumerRecord, Kafka, KafkaError};
 use crate::redrive::{DlqEntry, Place, RedriveNote};
 use crate::time::format_time;
@@ -169,6 +169,14 @@ impl Letter {
         }
         let head =
             letter.original_event.as_ref().and_then(|event| serde_json::from_str::<Head>(event.get()).ok());
+        // Of what is not JSON, the headers tell: each event of ours has them.
+        let header = |name: &str| {
+            let header = letter.original_headers.iter().rfind(|header| header.name == name);
+            header.and_then(|header| header.value.clone())
+        };
+        let by_headers =
+            || Some(Head { event_id: header(ID_HEADER)?.parse().ok()?, event_type: header(TYPE_HEADER) });
+        let head = head.or_else(by_headers);
         let (event_id, event_type) = head.map(|head| (head.event_id, head.event_type)).unzip();
         let mut letter = letter;
         let texts =

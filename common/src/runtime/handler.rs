@@ -11,7 +11,7 @@
 //!   call done or not done, but never half visible to another handler.
 //! - Calls must not block the thread: file work goes to `spawn_blocking`. A call may take as long as the
 //!   lease. One that hangs longer ends the renewals of the lease, and a standby takes over.
-//! - For a batch of records the order is: `decode`, `dedup_id` and `wants` for each and `known` once, all by
+//! - For a batch of records the order is: `needs` and, where it says so, `prepare` for each; then `decode`, `dedup_id` and `wants` for each and `known` once, all by
 //!   the [`Decoder`]; then `handle` for each event in the order of offsets, and `flush` once. Only then is the
 //!   position committed.
 //! - The decoder works ahead: on the next batch while the handler is at this one. So it has no effects, and
@@ -40,6 +40,17 @@ pub trait Service: Send + Sync + 'static {
 pub trait Decoder: Send + Sync + 'static {
     /// An event, decoded.
     type Message: Send + Sync + 'static;
+
+    /// Whether [`prepare`](Self::prepare) has to be called before the record can be decoded.
+    fn needs(&self, _record: &ConsumerRecord) -> bool {
+        false
+    }
+
+    /// Gets from elsewhere what decoding the record needs. While it fails, the partition waits before this record, and
+    /// the runtime calls it again.
+    fn prepare(&self, _record: &ConsumerRecord) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        async { Ok(()) }
+    }
 
     /// Decodes a record. What is malformed goes straight to the DLQ.
     fn decode(&self, record: &ConsumerRecord) -> Result<Self::Message, Malformed>;

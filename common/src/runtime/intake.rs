@@ -2,8 +2,8 @@
 //! known, while the handler is still at the batch before.
 //!
 //! ```text
-//! reader ──> intake: chunk → decode → known ──> owner: lease → handle → flush ──> committer
-//!               (one batch ahead)                     (one batch)
+//! reader ──> intake: chunk → prepare → decode → known ──> owner: lease → handle → flush ──> committer
+//!               (one batch ahead)                               (one batch)
 //! ```
 //!
 //! # Invariants
@@ -13,6 +13,9 @@
 //! - *In order, one batch ahead.* Its queue holds one batch, and nothing is decoded before that has space for
 //!   it. So memory is bounded, and what it asked `known` about lacks the ids of one batch at most: those of the
 //!   batch that the owner is at, which adds them ([`Recent`](super::recent::Recent)).
+//! - *What has to be had from elsewhere first holds up nothing before it*: where preparing a record fails, those before
+//!   it are passed on, and the partition waits, with a reason that is shown. Such a wait is not a hang: the lease is
+//!   renewed, since a standby would wait for the same.
 //! - *It is watched as the handler is*: a lookup that hangs ends the renewals of the lease.
 
 use std::sync::Arc;
@@ -25,7 +28,7 @@ use uuid::Uuid;
 
 use super::activity::{Activity, Stage};
 use super::chunks::{Chunks, Item};
-use super::handler::Decoder;
+use super::handler::{Decoder, HandlerError};
 use super::status::Status;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
@@ -82,7 +85,9 @@ impl<M: Send + Sync + 'static> Intake<M> {
     ) -> Self {
         let (sender, steps) = mpsc::channel(AHEAD);
         let trouble = Trouble::new(status, slot.partition, "lookup");
-        let worker = Worker { reader, decoder, slot: slot.clone(), activity, trouble, steps: sender };
+        let unprepared = Trouble::new(status, slot.partition, "prepare");
+        let slot = slot.clone();
+        let worker = Worker { reader, decoder, slot, activity, trouble, unprepared, steps: sender };
         Self { steps, task: tokio::spawn(worker.run()) }
     }
 
@@ -110,7 +115,10 @@ struct Worker<D: Decoder> {
     decoder: D,
     slot: Slot,
     activity: Arc<Activity>,
+    /// What lookups wait for.
     trouble: Trouble,
+    /// What a record waits for before it can be decoded.
+    unprepared: Trouble,
     steps: mpsc::Sender<Step<D::Message>>,
 }
 
@@ -134,10 +142,23 @@ impl<D: Decoder> Worker<D> {
         let batches = std::mem::take(&mut fetched.batches);
         let mut chunks = Chunks::new(batches, self.reader.answer_bytes());
         loop {
-            let place = self.steps.clone().reserve_owned().await.ok()?;
-            let (rest, items) = chunks.next().await;
+            let mut place = self.steps.clone().reserve_owned().await.ok()?;
+            let (rest, mut items) = chunks.next().await;
             chunks = rest;
             let is_last = chunks.is_at_end();
+            let mut backoff = Backoff::for_kafka();
+            while let Err((ready, error)) = self.prepare(&items).await {
+                self.unprepared.report(&format!("{} is blocked, will try again: {error}", self.slot));
+                if ready == 0 {
+                    sleep(backoff.next_delay()).await;
+                    continue;
+                }
+                let waiting = items.split_off(ready);
+                let events = self.make_ready(std::mem::replace(&mut items, waiting)).await;
+                place.send(Step::Batch(Batch { answer: fetched.clone(), events, is_last: false }));
+                place = self.steps.clone().reserve_owned().await.ok()?;
+            }
+            self.unprepared.over(&format!("{} continues", self.slot));
             let events = self.make_ready(items).await;
             let answer = fetched.clone();
             place.send(Step::Batch(Batch { answer, events, is_last }));
@@ -145,6 +166,18 @@ impl<D: Decoder> Worker<D> {
                 return Some(());
             }
         }
+    }
+
+    /// Has all of the records prepared that need it. An error: so many are, and the next one is not.
+    async fn prepare(&self, items: &[Item]) -> Result<(), (usize, HandlerError)> {
+        for (ready, item) in items.iter().enumerate() {
+            if let Ok(record) = item
+                && self.decoder.needs(record)
+            {
+                self.decoder.prepare(record).await.map_err(|error| (ready, error))?;
+            }
+        }
+        Ok(())
     }
 
     async fn make_ready(&mut self, items: Vec<Item>) -> Vec<Ready<D::Message>> {

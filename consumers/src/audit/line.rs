@@ -27,6 +27,9 @@ pub struct Line<'a> {
     /// As it came.
     #[serde(borrow)]
     pub metadata: &'a RawValue,
+    /// Of an Avro event, the id of its writer's schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_id: Option<u32>,
     /// When this service took it.
     #[serde(borrow)]
     pub audited_at: Cow<'a, str>,
@@ -76,6 +79,10 @@ pub(super) fn start(event: &Event<'_>, bytes: &mut Vec<u8>) -> serde_json::Resul
     for (name, json) in [(r#","data":"#, &event.data), (r#","metadata":"#, &event.metadata)] {
         bytes.extend_from_slice(name.as_bytes());
         bytes.extend_from_slice(json.get().as_bytes());
+    }
+    if let Some(id) = event.schema_id {
+        bytes.extend_from_slice(br#","schema_id":"#);
+        serde_json::to_writer(&mut *bytes, &id)?;
     }
     Ok(())
 }

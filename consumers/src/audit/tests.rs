@@ -14,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use task_events::event::Event;
 use task_events::kafka::Position;
 use tempfile::TempDir;
 use uuid::Uuid;

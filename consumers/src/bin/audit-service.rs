@@ -26,5 +26,8 @@ fn main() {
         topic: common.topics.task_events_topic.clone(),
         dlq_topic: Some(common.topics.dlq_topic.clone()),
     };
-    service::run(&common, reads, move |state_dir| audit::open_and_rotate(&audit_log_path, state_dir));
+    let registry = common.registry.clone();
+    service::run(&common, reads, move |state_dir| {
+        audit::open_and_rotate(&audit_log_path, state_dir, registry.reader(Some(state_dir)))
+    });
 }

@@ -28,7 +28,8 @@ fn main() {
         dlq_topic: Some(common.topics.dlq_topic.clone()),
     };
     let (format, lease) = (common.log.log_format, common.lease.lease());
+    let registry = common.registry.clone();
     service::run(&common, reads, move |state_dir| {
-        notification::open(state_dir, Sink::stdout(format, lease)?)
+        notification::open(state_dir, Sink::stdout(format, lease)?, registry.reader(Some(state_dir)))
     });
 }

@@ -18,6 +18,7 @@ use task_events::logging::LogFormat;
 use task_events::offsets::{OffsetsLog, Slot};
 use task_events::output::Output;
 use task_events::runtime::{self, ConsumerConfig, PartitionState, Service, Status};
+use task_events::schemas::EventReader;
 use task_events::shutdown::{self, Trigger};
 use task_events::state_dir::{Identity, StateDir};
 use tempfile::TempDir;
@@ -174,14 +175,20 @@ impl World {
         let state = StateDir::open(self.folder.path(), name).unwrap();
         let folder = state.path().to_owned();
         let opened =
-            tokio::task::spawn_blocking(move || notification::open(&folder, sink())).await.unwrap().unwrap();
+            tokio::task::spawn_blocking(move || notification::open(&folder, sink(), EventReader::json()))
+                .await
+                .unwrap()
+                .unwrap();
         Running::start(self.config(group, state.identity()), opened.service)
     }
 
     pub async fn auditor(&self, group: &str) -> Running {
         let state = StateDir::open(self.folder.path(), group).unwrap();
         let (log, folder) = (self.log(group), state.path().to_owned());
-        let opened = tokio::task::spawn_blocking(move || audit::open(&log, &folder)).await.unwrap().unwrap();
+        let opened = tokio::task::spawn_blocking(move || audit::open(&log, &folder, EventReader::json()))
+            .await
+            .unwrap()
+            .unwrap();
         Running::start(self.config(group, state.identity()), opened.service)
     }
 

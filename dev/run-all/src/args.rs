@@ -22,6 +22,10 @@ pub struct Args {
     /// Open the live page in the browser once everything is up
     #[arg(long, conflicts_with = "exit_after_tour")]
     pub open: bool,
+    /// Write events as Avro, with the Schema Registry that SCHEMA_REGISTRY_URL names, or with the one that
+    /// `cargo xtask registry` has fetched
+    #[arg(long)]
+    pub avro: bool,
     /// First delete what earlier runs left in ./data and ./audit.log
     #[arg(long)]
     pub fresh: bool,

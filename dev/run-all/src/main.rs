@@ -15,6 +15,8 @@ mod build;
 mod children;
 mod failure;
 mod fresh;
+mod port;
+mod registry;
 mod screen;
 mod services;
 mod signals;

@@ -2,6 +2,8 @@
 
 /// The dev broker.
 pub const BROKER: &str = "devbroker";
+/// The Schema Registry of `--avro`.
+pub const REGISTRY: &str = "registry";
 /// The operator's command.
 pub const TASKCTL: &str = "taskctl";
 /// The Task API.

@@ -1,20 +1,19 @@
 //! The system as a whole: what is started, in which order, and what it waits for.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use task_events::kafka::Kafka;
-use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use crate::args::Args;
 use crate::build::{Binaries, build};
 use crate::children::{Children, Program};
+use crate::port::free;
 use crate::screen::Screen;
 use crate::services::{API, AUDIT_LOG, BROKER, CONSUMERS, STATE_DIR, TASKCTL};
 use crate::taskctl::taskctl;
-use crate::{Failure, browser, fresh, tour};
+use crate::{Failure, browser, fresh, registry, tour};
 
 /// Time for the broker, and then for the API, to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -36,12 +35,19 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
         Some(folder) => Binaries::in_folder(folder),
         None => build().await?,
     };
-    let env = environment(args);
+    let mut env = environment(args);
+    if args.avro {
+        env.push(("SCHEMA_REGISTRY_URL", registry::start(children, screen).await?));
+        env.push(("EVENT_FORMAT", "avro".to_owned()));
+    }
     if args.starts_broker() {
         start_broker(args, &binaries, children)?;
     }
     wait_for_kafka(args, screen).await?;
-    create_topics(&binaries, &env, screen).await?;
+    operate(&binaries, &env, screen, &["topics", "create"]).await?;
+    if args.avro {
+        operate(&binaries, &env, screen, &["schema", "init"]).await?;
+    }
     start_services(&binaries, &env, children)?;
     let api = args.api_url();
     wait_for_api(&api).await?;
@@ -77,15 +83,6 @@ fn environment(args: &Args) -> Vec<(&'static str, String)> {
         ("HOST", args.host.to_string()),
         ("PORT", args.port.to_string()),
     ]
-}
-
-async fn free(address: SocketAddr, who: &str, setting: &str) -> Result<(), Failure> {
-    match TcpListener::bind(address).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Failure(format!(
-            "{who} cannot listen on {address}: {error}; stop what runs there, or set {setting}"
-        ))),
-    }
 }
 
 fn start_broker(args: &Args, binaries: &Binaries, children: &mut Children) -> Result<(), Failure> {
@@ -126,12 +123,13 @@ async fn wait_for_kafka(args: &Args, screen: &Screen) -> Result<(), Failure> {
     }
 }
 
-async fn create_topics(
+async fn operate(
     binaries: &Binaries,
     env: &[(&'static str, String)],
     screen: &Screen,
+    command: &[&str],
 ) -> Result<(), Failure> {
-    let answer = taskctl(binaries.path(TASKCTL)?, env, &["topics", "create"]).await?;
+    let answer = taskctl(binaries.path(TASKCTL)?, env, command).await?;
     for line in answer.lines() {
         screen.log("taskctl", 90, line.to_owned());
     }

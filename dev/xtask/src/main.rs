@@ -12,6 +12,7 @@ mod elf;
 mod flags;
 mod layers;
 mod no_c;
+mod registry;
 mod result;
 mod sbom;
 mod shipped;
@@ -39,6 +40,8 @@ enum Chore {
     Static,
     /// Build what is shipped into dist/: static binaries, their checksums, a bill of materials.
     Dist,
+    /// Fetch a Schema Registry into target/registry, for tests and for `cargo run-all --avro`.
+    Registry,
     /// Run all tests, several test binaries at a time.
     Test(side_by_side::Options),
     /// Fail if a document names a file, test or command that does not exist.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Chore::Layers => layers::run(),
         Chore::Static => static_build::run(),
         Chore::Dist => dist::run(),
+        Chore::Registry => registry::run(),
         Chore::Test(options) => side_by_side::run(&options),
         Chore::Docs(options) => docs::run(&options, &chores()),
     };

@@ -1,5 +1,6 @@
 //! `taskctl tail`: the events as they come.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use serde_json::value::RawValue;
 use task_events::backoff::Backoff;
 use task_events::config::topic_name;
 use task_events::escape::escape_control;
-use task_events::event::Event;
+use task_events::event::{Event, Malformed};
 use task_events::kafka::{
     Batch, ConsumerRecord, Kafka, KafkaError, OffsetAt, PartitionReader, Position, ReadEvent, TopicReader,
 };
@@ -54,8 +55,11 @@ struct Shown<'a> {
     offset: i64,
     timestamp: String,
     key: Option<String>,
-    /// The value, where it is JSON.
-    event: Option<&'a RawValue>,
+    /// The value, where it is JSON or an event in Avro.
+    event: Option<Cow<'a, RawValue>>,
+    /// Of an event in Avro, the id of its schema.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema_id: Option<u32>,
     /// Why the value is not an event, where it should be one.
     error: Option<String>,
 }
@@ -84,7 +88,8 @@ pub async fn run(context: &Context, args: Tail) -> Result<(), Error> {
             }
         };
         let Some(Some((partition, record))) = stop.or(next).await else { break };
-        write(context.format, is_events, partition, &record)?;
+        let event = context.events.read_now(record.value.as_deref()).await;
+        write(context.format, is_events, partition, &record, event)?;
         left -= 1;
         if let Some(bar) = &mut progress {
             if let Ok(backlog) = backlog_known.try_recv() {
@@ -194,7 +199,13 @@ fn warn_once(said: &mut Option<String>, error: &KafkaError) {
     }
 }
 
-fn write(format: Format, is_events: bool, partition: i32, record: &ConsumerRecord) -> io::Result<()> {
+fn write(
+    format: Format,
+    is_events: bool,
+    partition: i32,
+    record: &ConsumerRecord,
+    event: Result<Event<'_>, Malformed>,
+) -> io::Result<()> {
     let offset = record.offset;
     let value = record.value.as_deref();
     let time = || format_time(DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default());
@@ -203,23 +214,24 @@ fn write(format: Format, is_events: bool, partition: i32, record: &ConsumerRecor
     let mut stdout = io::stdout().lock();
     match format {
         Format::Json => {
+            let from_avro = event.as_ref().ok().filter(|event| event.schema_id.is_some());
+            let from_avro = from_avro.and_then(|event| RawValue::from_string(event.to_json()).ok());
+            let json = || value.and_then(|value| serde_json::from_slice(value).ok()).map(Cow::Borrowed);
             let shown = Shown {
                 partition,
                 offset,
                 timestamp: time(),
                 key,
-                event: value.and_then(|value| serde_json::from_slice(value).ok()),
-                error: Event::decode(value)
-                    .err()
-                    .filter(|_| is_events)
-                    .map(|malformed| malformed.to_string()),
+                event: from_avro.map(Cow::Owned).or_else(json),
+                schema_id: event.as_ref().ok().and_then(|event| event.schema_id),
+                error: event.err().filter(|_| is_events).map(|malformed| malformed.to_string()),
             };
             // A value on several lines would not be one line of answer.
             let line = serde_json::to_string(&shown)?.replace(['\n', '\r'], " ");
             writeln!(stdout, "{line}")?;
         }
         Format::Text if is_events => {
-            writeln!(stdout, "{partition}/{offset}  {}", escape_control(&text(Event::decode(value))))?;
+            writeln!(stdout, "{partition}/{offset}  {}", escape_control(&text(event)))?;
         }
         Format::Text => {
             let value = value.map(lossy);
@@ -235,7 +247,7 @@ fn write(format: Format, is_events: bool, partition: i32, record: &ConsumerRecor
     stdout.flush()
 }
 
-fn text(event: Result<Event<'_>, task_events::event::Malformed>) -> String {
+fn text(event: Result<Event<'_>, Malformed>) -> String {
     match event {
         Err(malformed) => malformed.to_string(),
         Ok(Event { occurred_at, event_type, task: Some(task), .. }) => {

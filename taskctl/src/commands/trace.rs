@@ -43,7 +43,8 @@ pub struct Trace {
 /// Runs the command.
 pub async fn run(context: &Context, args: Trace) -> Result<(), Error> {
     let mut progress = Progress::default();
-    let mut found = collect(&context.kafka, &context.topics, args.id, args.since, &mut progress).await;
+    let mut found =
+        collect(&context.kafka, &context.topics, &context.events, args.id, args.since, &mut progress).await;
     let (audit, is_denied) = audit(&args.audit_log_path, args.id).await;
     let address = args.api.address();
     let outbox = outbox(&address, args.id).await;

@@ -3,7 +3,8 @@
 //!
 //! `E2E_BROKER` chooses the broker: `dev` (the default, the `devbroker` binary) or `kafka` (a fresh
 //! Apache Kafka a test; `KAFKA_LIBS` is the folder that `tests/e2e/kafka/fetch` filled). With `KAFKA_LIBS` set,
-//! Kafka's own tools are asked too, with either broker.
+//! Kafka's own tools are asked too, with either broker. `E2E_REGISTRY` names the folder of a Schema Registry that
+//! `tests/e2e/registry/fetch` filled; without it, tests have a small one of the harness's own.
 //!
 //! Whatever fails here is an [`Error`] that says what happened, to what. A test returns an [`Outcome`] and uses `?`,
 //! which adds the place; when it fails, each process that it had prints its last lines.
@@ -30,6 +31,7 @@ mod offsets;
 mod outage;
 mod process;
 mod proxy;
+mod registry;
 pub mod requests;
 mod service;
 mod topic;
@@ -53,6 +55,7 @@ pub use offsets::GroupOffsets;
 pub use outage::{Outage, Recovered};
 pub use process::Process;
 pub use proxy::{Counts, Mode, Proxy};
+pub use registry::{Misbehaviour, Registry};
 pub use reqwest::{Method, StatusCode};
 pub use rustix::process::Signal;
 pub use service::{Program, Ran, Service};

@@ -20,6 +20,7 @@ use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use task_events::runtime::{
     self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, Service, Status,
 };
+use task_events::schemas::EventReader;
 use task_events::shutdown;
 use task_events::state_dir::Identity;
 use tokio::task::JoinHandle;
@@ -179,7 +180,7 @@ async fn a_consumer_that_commits_first_is_reported() -> Outcome {
     let world = World::start().await?;
     let (_service, api) = world.start_api().await?;
     let bootstrap = world.broker.bootstrap();
-    let opened = audit::open(&world.audit_log_path(), &folder(&world, "state")).unwrap();
+    let opened = audit::open(&world.audit_log_path(), &folder(&world, "state"), EventReader::json()).unwrap();
     let handler = CommitsFirst {
         audit: opened.service.open(EVENTS, 0).await.unwrap(),
         taken: Vec::new(),
@@ -229,7 +230,7 @@ async fn an_audit_log_that_skips_its_sync_is_reported_after_a_power_cut() -> Out
     let (_service, api) = world.start_api().await?;
     let bootstrap = world.broker.bootstrap();
     let log = world.audit_log_path();
-    let opened = audit::open(&log, &folder(&world, "state")).unwrap();
+    let opened = audit::open(&log, &folder(&world, "state"), EventReader::json()).unwrap();
     let synced = Arc::<AtomicU64>::default();
     let handler = SkipsSync {
         audit: opened.service.open(EVENTS, 0).await.unwrap(),
@@ -274,7 +275,7 @@ async fn relay_blindly(bootstrap: &str, events: &[TaskEvent], sent: &AtomicU64) 
         let record = |event: &TaskEvent| ProducerRecord {
             key: Some(event.data.task_id.to_string().into_bytes()),
             value: Some(serde_json::to_vec(event).unwrap()),
-            headers: event.headers(None),
+            headers: event.headers("application/json", None),
             timestamp: event.occurred_at,
         };
         let offsets = loop {
@@ -415,7 +416,8 @@ async fn a_zombie_that_goes_on_is_reported() -> Outcome {
             value: one.record.value.clone().map(Into::into),
             headers: Default::default(),
         });
-        let taken = records.map(|record| Taken { entry: EntryDecoder.decode(&record).unwrap(), record });
+        let taken =
+            records.map(|record| Taken { entry: EntryDecoder::default().decode(&record).unwrap(), record });
         taken.collect()
     };
     async fn write(audit: &mut PartitionAudit, batch: &[Taken]) {
@@ -433,10 +435,18 @@ async fn a_zombie_that_goes_on_is_reported() -> Outcome {
     let (zombie_id, owner_id) = (Uuid::new_v4(), Uuid::new_v4());
     let limit = Duration::from_secs(10);
     let (zombie_log, owner_log) = (world.path("zombie.log"), world.path("owner.log"));
-    let mut zombie =
-        audit::open(&zombie_log, &folder(&world, "zombie")).unwrap().service.open(EVENTS, 0).await.unwrap();
-    let mut owner =
-        audit::open(&owner_log, &folder(&world, "owner")).unwrap().service.open(EVENTS, 0).await.unwrap();
+    let mut zombie = audit::open(&zombie_log, &folder(&world, "zombie"), EventReader::json())
+        .unwrap()
+        .service
+        .open(EVENTS, 0)
+        .await
+        .unwrap();
+    let mut owner = audit::open(&owner_log, &folder(&world, "owner"), EventReader::json())
+        .unwrap()
+        .service
+        .open(EVENTS, 0)
+        .await
+        .unwrap();
 
     let old = offsets.claim(&slot, &Claim::new(zombie_id, "old", 10_000)).await.unwrap().token;
     write(&mut zombie, &taken(0..10)).await;

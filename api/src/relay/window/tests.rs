@@ -2,6 +2,7 @@
 
 use task_events::event::{TaskData, TaskEvent};
 
+use crate::event_format::Encoding;
 use crate::relay::pace::{FULL_REQUEST_BYTES, MAX_LINGER};
 
 use super::*;
@@ -10,7 +11,13 @@ fn entry(seq: u64, bytes: usize) -> Arc<OutboxEntry> {
     let data =
         TaskData { task_id: Uuid::nil(), title: String::new(), status: "pending".to_owned(), owner_id: None };
     let event = TaskEvent::task_created(data, Uuid::nil());
-    Arc::new(OutboxEntry { seq, event, json: vec![b' '; bytes], traceparent: None })
+    Arc::new(OutboxEntry {
+        seq,
+        event,
+        payload: vec![b' '; bytes],
+        encoding: Encoding::Json,
+        traceparent: None,
+    })
 }
 
 fn window(capacity: usize, sizes: &[usize]) -> Window {

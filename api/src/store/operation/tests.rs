@@ -28,7 +28,7 @@ fn a_frame_of_a_former_version_is_read_and_written_the_same() {
         \x07\0\0\0\0\0\0\0\x01\x02\0\0\0{}\x00";
     let read = Operation::read(FRAME).unwrap();
     let Operation::Change(change) = &read else { panic!("{read:?}") };
-    assert_eq!((change.write, change.first_event, change.events[0].json), (TaskWrite::Put, 7, &b"{}"[..]));
+    assert_eq!((change.write, change.first_event, change.events[0].payload), (TaskWrite::Put, 7, &b"{}"[..]));
     assert_eq!((change.task.version, change.task.title.as_str()), (2, "title"));
     let mut written = Vec::new();
     read.write(&mut written);
@@ -52,7 +52,7 @@ proptest! {
         task in task(),
         key in any::<Option<String>>(),
         fingerprint in proptest::collection::vec(any::<u8>(), 0..64),
-        events in proptest::collection::vec((".{0,60}", any::<Option<String>>()), 0..3),
+        events in proptest::collection::vec((".{0,60}", any::<Option<String>>(), 0..128_u8), 0..3),
         numbers in any::<(u64, u128, i32, Option<i64>)>(),
         seqs in proptest::collection::vec(any::<u64>(), 0..20),
     ) {
@@ -64,7 +64,11 @@ proptest! {
         };
         let events: Vec<_> = events
             .iter()
-            .map(|(json, traceparent)| EventBytes { json: json.as_bytes(), traceparent: traceparent.as_deref() })
+            .map(|(payload, traceparent, encoding)| EventBytes {
+                payload: payload.as_bytes(),
+                encoding: Encoding::from_number(*encoding),
+                traceparent: traceparent.as_deref(),
+            })
             .collect();
         let topic = PublishedTopic { topic_id: Uuid::from_u128(id), partitions: partition };
         if let Some(event) = events.first() {

@@ -252,5 +252,5 @@ impl Ledger {
 }
 
 fn size(entry: &OutboxEntry) -> usize {
-    entry.json.len() + EVENT_OVERHEAD
+    entry.payload.len() + EVENT_OVERHEAD
 }

@@ -52,7 +52,7 @@ impl Stored {
             tasks,
             by_status,
             by_owner,
-            outbox: outbox.iter().map(|entry| (entry.seq, entry.json.clone())).collect(),
+            outbox: outbox.iter().map(|entry| (entry.seq, entry.payload.clone())).collect(),
             outbox_state: *store.outbox().borrow(),
             positions: store.positions().into_iter().collect(),
             answers: answers(store).map_err(|error| error.to_string())?,

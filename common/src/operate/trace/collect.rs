@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
@@ -10,13 +11,13 @@ use uuid::Uuid;
 
 use crate::config::TopicArgs;
 use crate::error_code::{Code, Coded};
-use crate::event::Event;
 use crate::kafka::{ConsumerRecord, Kafka, KafkaError, OffsetAt};
 use crate::operate::Progress;
 use crate::operate::letters::{Letter, read_all};
 use crate::operate::positions::Positions;
 use crate::operate::scan::{LogRange, readable, scan};
 use crate::redrive::{GROUP_HEADER, Place};
+use crate::schemas::EventReader;
 
 /// Most records of the topic that are shown: a task has some ten events.
 const MAX_RECORDS: usize = 500;
@@ -118,14 +119,19 @@ pub struct EventHead {
 pub async fn collect(
     kafka: &Kafka,
     topics: &TopicArgs,
+    events: &EventReader,
     id: Uuid,
     since: Option<DateTime<Utc>>,
     progress: &mut dyn Progress,
 ) -> Found {
     let mut found = Found { id, ..Found::default() };
     let since = since.or_else(|| made_at(id));
-    match records(kafka, &topics.task_events_topic, id, since, progress).await {
-        Ok((mut records, ranges)) => {
+    match candidates(kafka, &topics.task_events_topic, id, since, progress).await {
+        Ok((candidates, ranges)) => {
+            let mut records = Vec::new();
+            for (record, place) in candidates {
+                records.extend(read(&record, place, events, id).await);
+            }
             found.more_records = records.len().saturating_sub(MAX_RECORDS);
             records.truncate(MAX_RECORDS);
             (found.records, found.ranges) = (records, ranges);
@@ -162,14 +168,15 @@ fn is_about(letter: &Letter, id: Uuid, records: &[Record]) -> bool {
         || records.iter().any(|record| record.place == letter.place())
 }
 
-/// The records that have to do with the id, and what each partition keeps.
-async fn records(
+/// The records that may have to do with the id, since they hold it as text, as Avro does too; and what each partition
+/// keeps.
+async fn candidates(
     kafka: &Kafka,
     topic: &str,
     id: Uuid,
     since: Option<DateTime<Utc>>,
     progress: &mut dyn Progress,
-) -> Result<(Vec<Record>, Vec<LogRange>), KafkaError> {
+) -> Result<(Vec<(ConsumerRecord, Place)>, Vec<LogRange>), KafkaError> {
     let text = id.to_string();
     let finder = Finder::new(&text);
     let (mut records, mut ranges) = (Vec::new(), Vec::new());
@@ -185,11 +192,13 @@ async fn records(
             range.start = if start < 0 { range.end } else { start.clamp(range.start, range.end) };
         }
         progress.add_total(range.len());
-        let each = |record: ConsumerRecord| {
+        let each = |mut record: ConsumerRecord| {
             let is_in = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| finder.find(bytes).is_some());
             if is_in(record.key.as_deref()) || is_in(record.value.as_deref()) {
                 let place = Place { topic: topic.to_owned(), partition, offset: record.offset };
-                records.extend(read(&record, place, id));
+                // Not with the whole fetch that it is a part of.
+                record.value = record.value.as_deref().map(Bytes::copy_from_slice);
+                records.push((record, place));
             }
         };
         scan(kafka, topic, partition, range, progress, each).await?;
@@ -198,8 +207,8 @@ async fn records(
 }
 
 /// The record, if it has to do with the id: another id may just have it in its title.
-fn read(record: &ConsumerRecord, place: Place, id: Uuid) -> Option<Record> {
-    let event = Event::decode(record.value.as_deref()).ok().map(|event| EventHead {
+async fn read(record: &ConsumerRecord, place: Place, events: &EventReader, id: Uuid) -> Option<Record> {
+    let event = events.read_now(record.value.as_deref()).await.ok().map(|event| EventHead {
         event_id: event.event_id,
         event_type: event.event_type.clone().into_owned(),
         occurred_at: event.occurred_at.clone().into_owned(),

@@ -203,18 +203,19 @@ async fn a_disk_that_hangs_holds_up_nobody_and_what_was_given_up_meanwhile_is_no
 #[tokio::test]
 async fn lines_that_are_gone_supersede_every_partition_also_while_idle() {
     let rig = Rig::new();
-    let service = Audit(Writer::start(FileSystem, &rig.log(), &rig.index()).unwrap());
+    let writer = Writer::start(FileSystem, &rig.log(), &rig.index()).unwrap();
+    let service = Audit { writer, reader: EventReader::json() };
     let handlers = [service.open(TOPIC, 0).await.unwrap(), service.open(TOPIC, 1).await.unwrap()];
-    flush(&service.0, (0, 0, 0)).await.unwrap().unwrap();
-    flush(&service.0, (1, 1, 0)).await.unwrap().unwrap();
+    flush(&service.writer, (0, 0, 0)).await.unwrap().unwrap();
+    flush(&service.writer, (1, 1, 0)).await.unwrap().unwrap();
     fs::write(rig.log(), b"").unwrap();
     for handler in &handlers {
         tokio::time::timeout(Duration::from_secs(30), handler.superseded()).await.unwrap();
     }
-    let stale = flush(&service.0, (2, 1, 1)).await.unwrap().unwrap_err();
+    let stale = flush(&service.writer, (2, 1, 1)).await.unwrap().unwrap_err();
     assert!(matches!(stale, FlushError::Reread), "{stale}");
     let handler = service.open(TOPIC, 1).await.unwrap();
     assert_eq!(handler.own_position(), OwnPosition::Empty);
-    service.0.close().await.unwrap();
+    service.writer.close().await.unwrap();
     assert_eq!(rig.bytes(), b"");
 }

@@ -30,8 +30,11 @@ pub struct Show {
 struct Shown {
     #[serde(flatten)]
     row: LetterRow,
-    /// The event, where it is JSON.
+    /// The event, where it is JSON, or Avro that can be read now.
     original_event: Option<Box<RawValue>>,
+    /// Of an event in Avro, the id of its schema.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema_id: Option<u32>,
     /// Its value otherwise; null where it has none, or where it is only at its source.
     original_value_base64: Option<String>,
     /// Its value, where the letter carries it; the inner `None`: it has none.
@@ -70,10 +73,15 @@ async fn show(context: &Context, positions: &Positions, letter: &Letter) -> Resu
         Original::Base64(text) => Some(text.clone()),
         Original::NoValue | Original::Elsewhere => None,
     });
+    let bytes = original.as_ref().and_then(|value| value.as_deref());
+    let avro = context.events.read_now(bytes).await.ok().filter(|event| event.schema_id.is_some());
+    let schema_id = avro.as_ref().and_then(|event| event.schema_id);
+    let from_avro = avro.and_then(|event| RawValue::from_string(event.to_json()).ok());
     let (event, headers) = record.map(|record| (record.original_event, record.original_headers)).unzip();
     Ok(Shown {
         row: LetterRow::new(letter),
-        original_event: event.flatten(),
+        original_event: event.flatten().or(from_avro),
+        schema_id,
         original_value_base64: base64,
         original,
         original_headers: headers.unwrap_or_default(),
@@ -119,6 +127,9 @@ fn text(shown: &Shown) -> String {
     for header in &shown.original_headers {
         let value = header.value.as_deref().or(header.value_base64.as_deref()).unwrap_or("null");
         line("HEADER", &format!("{}: {value}", header.name));
+    }
+    if let Some(id) = shown.schema_id {
+        line("SCHEMA", &format!("{id} (Avro, shown as JSON)"));
     }
     match (&shown.original_event, &shown.original) {
         (Some(event), _) => line("VALUE", event.get()),

@@ -5,7 +5,6 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use serde::Deserialize;
-use task_events::event::Event;
 use task_events::kafka::OffsetAt;
 use uuid::Uuid;
 
@@ -107,7 +106,8 @@ async fn event_at(context: &Context, topic: &str, partition: i32, offset: i64) -
     while let Some(Ok(fetched)) = range.next().await {
         for record in fetched.batches.into_iter().flat_map(|batch| batch.records()).flatten() {
             if record.offset == offset {
-                return Event::decode(record.value.as_deref()).ok().map(|event| event.event_id);
+                let event = context.events.read_now(record.value.as_deref()).await;
+                return event.ok().map(|event| event.event_id);
             }
         }
     }

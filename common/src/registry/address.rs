@@ -1,0 +1,89 @@
+//! One address of a registry.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::config::host_port;
+
+/// An address of a registry: `http://host:port`, perhaps with a path below which its API is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    host_port: String,
+    /// Without a slash at its end.
+    path: String,
+}
+
+impl Address {
+    pub(super) fn host_port(&self) -> &str {
+        &self.host_port
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let wrong = |why: &str| Err(format!("'{text}' is not an address of a Schema Registry: {why}"));
+        let rest = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
+                return wrong("https is not supported; put a proxy that ends TLS beside this process");
+            }
+            Some((scheme, _)) => return wrong(&format!("it begins with {scheme}://, not http://")),
+            None if text.is_empty() => return wrong("it is empty, perhaps by a comma too many"),
+            None => return wrong("it does not begin with http://"),
+        };
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        if authority.contains('@') {
+            // Not repeated: it may be a password.
+            return Err("an address of a Schema Registry has a user in it: use SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD".to_owned());
+        }
+        if path.contains(['?', '#']) || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return wrong("its path has a character that no path has");
+        }
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+        let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        Ok(Self { host_port: host_port(&authority)?, path: path.trim_end_matches('/').to_owned() })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.host_port, self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_a_port_and_perhaps_a_path() {
+        for (text, shown) in [
+            ("http://localhost:8081", "http://localhost:8081"),
+            (" http://r.example/apis/ccompat/v7/ ", "http://r.example:80/apis/ccompat/v7"),
+            ("HTTP://[::1]:8081", "http://[::1]:8081"),
+            ("http://[::1]", "http://[::1]:80"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
+        }
+        for (text, why) in [
+            ("", "comma too many"),
+            ("localhost:8081", "does not begin with http://"),
+            ("https://r:1", "https is not supported"),
+            ("kafka://r:1", "kafka://"),
+            ("http://r:0", "port"),
+            ("http://:1", "host is missing"),
+            ("http://r:1/a b", "path"),
+            ("http://me:hush@r:1", "SCHEMA_REGISTRY_USERNAME"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err();
+            assert!(error.contains(why) && !error.contains("hush"), "{text}: {error}");
+        }
+    }
+}
