@@ -83,6 +83,9 @@ pub(super) async fn around<B: MessageBody + 'static>(
         Ok(response) => {
             route = response.request().app_data().copied();
             let problem = response.response().error().and_then(Error::as_error::<Problem>).cloned();
+            if let Some(state) = state.as_ref().filter(|_| problem.as_ref().is_some_and(Problem::is_shed)) {
+                state.requests.shed();
+            }
             Ok(match problem {
                 Some(problem) => response.into_response(problem.respond(&path)),
                 None => response.map_into_boxed_body(),

@@ -17,6 +17,7 @@ pub struct Problem {
     errors: Vec<FieldError>,
     /// What else the answer says, for programs.
     header: Option<(HeaderName, &'static str)>,
+    is_shed: bool,
 }
 
 /// What is wrong with one field.
@@ -47,7 +48,7 @@ impl FieldError {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), header: None }
+        Self { status, detail: detail.into(), errors: Vec::new(), header: None, is_shed: false }
     }
 
     pub(super) fn with_header(self, name: HeaderName, value: &'static str) -> Self {
@@ -72,6 +73,11 @@ impl Problem {
     /// 503: what is under way already takes all that there is.
     pub(super) fn overloaded() -> Self {
         StoreError::Overloaded.into()
+    }
+
+    /// Whether it was refused because there was too much: load shedding.
+    pub(super) fn is_shed(&self) -> bool {
+        self.is_shed
     }
 
     /// The answer to a request for the path.
@@ -138,6 +144,7 @@ impl From<StoreError> for Problem {
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
             }
         };
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "1")
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "1");
+        Self { is_shed: matches!(error, StoreError::Overloaded), ..problem }
     }
 }

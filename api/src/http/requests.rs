@@ -1,6 +1,7 @@
 //! The requests that were answered, counted by route and status: each worker counts its own, and a scrape adds them up.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,12 +21,14 @@ type Counts = BTreeMap<Key, Durations>;
 pub(super) struct Requests {
     own: Arc<Mutex<Counts>>,
     all: Arc<Mutex<Vec<Arc<Mutex<Counts>>>>>,
+    /// Of all workers: they are few, or nothing else matters.
+    shed: Arc<AtomicU64>,
 }
 
 impl Default for Requests {
     fn default() -> Self {
         let own = Arc::default();
-        Self { all: Arc::new(Mutex::new(vec![Arc::clone(&own)])), own }
+        Self { all: Arc::new(Mutex::new(vec![Arc::clone(&own)])), own, shed: Arc::default() }
     }
 }
 
@@ -34,7 +37,7 @@ impl Clone for Requests {
     fn clone(&self) -> Self {
         let own = Arc::default();
         lock(&self.all).push(Arc::clone(&own));
-        Self { own, all: Arc::clone(&self.all) }
+        Self { own, all: Arc::clone(&self.all), shed: Arc::clone(&self.shed) }
     }
 }
 
@@ -55,6 +58,11 @@ impl Requests {
         };
         let key = (method, route.map_or("", |Route(pattern)| pattern), status.as_u16());
         lock(&self.own).entry(key).or_default().record(took);
+    }
+
+    /// One was refused because there was too much at once.
+    pub(super) fn shed(&self) {
+        self.shed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The sums over all workers.
@@ -83,15 +91,8 @@ impl Requests {
             text.durations(NAME, &labels, durations);
         }
         const SHED: &str = "task_api_shed_total";
-        text.family(
-            SHED,
-            "counter",
-            "What was refused with 503: too much at once, or a store that takes no changes.",
-        );
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
-        let shed = all.iter().filter(|((_, route, status), _)| *status == unavailable && *route != "/readyz");
-        let shed: u64 = shed.map(|(_, durations)| durations.count()).sum();
-        text.series(SHED, &[("what", "request")], shed);
+        text.family(SHED, "counter", "What was refused with 503 because there was too much at once.");
+        text.series(SHED, &[("what", "request")], self.shed.load(Ordering::Relaxed));
     }
 }
 

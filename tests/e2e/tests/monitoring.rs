@@ -5,16 +5,19 @@
 //! (`live.yaml`: see manifests/check/rules.py). Without it nothing is tried.
 
 use harness::{
-    CONSUMERS, EVENTS, Event, Outcome, Process, Program, Result, SOON, World, eventually, free_port, http,
-    produce, record,
+    Api, CONSUMERS, EVENTS, Event, FailingDisk, Outcome, Process, Program, Result, SOON, Service, World,
+    configure_topic, eventually, free_port, http, id_of, produce, record,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// The disk of the services that have one that hangs.
+const DISK_KIB: u32 = 128 * 1024;
 /// More log lines than a pipe, and the queue behind it, hold.
 const MANY_EVENTS: usize = 20_000;
 /// Time in which an alert that has no reason would fire: the longest `for`, and a range.
@@ -134,6 +137,107 @@ fn consumer(world: &World, name: &str) -> Result<Program> {
     Ok(world.program(name).env("HEALTH_ADDR", format!("127.0.0.1:{}", free_port()?)))
 }
 
+/// What the API has open beside connections, and connections that it may have: few, so that they are all taken soon.
+const FILES: usize = 200;
+const CONNECTIONS: usize = 40;
+/// For each step on a disk that hangs: beyond what an alert takes for slow, within the lease of the service.
+const SLOW: Duration = Duration::from_millis(1_200);
+/// How long a broker with a quota throttles each produce.
+const THROTTLE_MS: &str = "800";
+const DAMAGED: &str = "A title that will be damaged";
+
+/// Requests and flushes that take long, on a disk that hangs again and again, by way of a broker that throttles.
+async fn slow(world: &World, api: &Api, prometheus: &Prometheus, disk: Option<&FailingDisk>) -> Result<()> {
+    let throttle = async |value| {
+        configure_topic(&world.broker.bootstrap(), EVENTS, "devbroker.produce.throttle.ms", value).await
+    };
+    throttle(Some(THROTTLE_MS)).await?;
+    let alerts: &[&str] = match disk {
+        Some(_) => &["TaskEventsThrottled", "TaskApiSlow", "TaskEventsFlushSlow"],
+        None => &["TaskEventsThrottled"],
+    };
+    tokio::select! {
+        fired = prometheus.fires(alerts) => fired?,
+        ended = create_slowly(api, disk) => match ended {
+            Ok(never) => match never {},
+            Err(error) => return Err(error),
+        }
+    }
+    throttle(None).await
+}
+
+/// Creates tasks, for ever, while the disk hangs. The event of each is notified while it hangs for the next.
+async fn create_slowly(api: &Api, disk: Option<&FailingDisk>) -> Result<Infallible> {
+    loop {
+        let hang = disk.map(FailingDisk::hang_until_dropped).transpose()?;
+        let slow = async {
+            tokio::time::sleep(SLOW).await;
+            drop(hang);
+        };
+        let (created, ()) = tokio::join!(api.create("slow"), slow);
+        created?;
+    }
+}
+
+/// A service that ends again and again.
+async fn restarts(service: &mut Service, job: &str, prometheus: &Prometheus) -> Result<()> {
+    let started = async || {
+        let series = prometheus.query(&format!("process_start_time_seconds{{job=\"{job}\"}}")).await;
+        series.first().map(|one| one["value"][1].to_string())
+    };
+    for _ in 0..4 {
+        let before = started().await;
+        // Its start time has whole seconds on some systems.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        service.restart()?;
+        let scraped = async || Ok(started().await.filter(|now| Some(now) != before.as_ref()));
+        eventually("the new process to be scraped", SOON, scraped).await?;
+    }
+    prometheus.fires(&["TaskEventsRestarting"]).await
+}
+
+/// More connections than the API takes.
+async fn crowds(api: &Api, prometheus: &Prometheus) -> Result<()> {
+    let address = api.url().trim_start_matches("http://");
+    let crowd = async {
+        let mut open = VecDeque::new();
+        loop {
+            if let Ok(stream) = tokio::net::TcpStream::connect(address).await {
+                open.push_back(stream);
+            }
+            if open.len() > 2 * CONNECTIONS {
+                open.pop_front();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    };
+    tokio::select! {
+        fired = prometheus.fires(&["TaskApiShedding"]) => fired,
+        () = crowd => Ok(()),
+    }
+}
+
+/// A stored task of which the disk has changed a byte.
+async fn is_damaged(service: &mut Service, api: &Api, store: &Path, prometheus: &Prometheus) -> Result<()> {
+    let task = api.create(DAMAGED).await?;
+    api.delivered().await?;
+    service.terminate(SOON).await?;
+    let mut bytes = std::fs::read(store).unwrap();
+    let places: Vec<usize> =
+        (0..bytes.len()).filter(|at| bytes[*at..].starts_with(DAMAGED.as_bytes())).collect();
+    assert!(!places.is_empty(), "the store has the task when it is closed");
+    for at in places {
+        // No text any more.
+        bytes[at] = 0xff;
+    }
+    std::fs::write(store, bytes).unwrap();
+    service.restart()?;
+    service.url().await?;
+    let read = api.call(harness::Method::GET, &format!("/tasks/{}", id_of(&task)?), None).await?;
+    assert_eq!(read.0, harness::StatusCode::INTERNAL_SERVER_ERROR, "{read:?}");
+    prometheus.fires(&["TaskApiStoreDamaged"]).await
+}
+
 #[tokio::test]
 async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     let Some(folder) = std::env::var_os("E2E_MONITORING").map(PathBuf::from) else {
@@ -141,9 +245,24 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
         return Ok(());
     };
     let mut world = World::start().await?;
-    let (mut api_service, api) = world.start_api().await?;
-    let mut consumers =
-        CONSUMERS.iter().map(|name| consumer(&world, name)?.start()).collect::<Result<Vec<_>>>()?;
+    // The store of the API, and what the notifier remembers, are on a disk that can hang.
+    let disk = FailingDisk::mount(DISK_KIB);
+    let state = disk.as_ref().map_or_else(|| world.state_dir(), |disk| disk.path().to_owned());
+    let files = (FILES + CONNECTIONS).to_string();
+    let program = world.program("task-api").env("STATE_DIR", state.display());
+    let program = program.wrapped(&["prlimit", &format!("--nofile={files}:{files}"), "--"]);
+    let (mut api_service, api) = world.start_api_as(program).await?;
+    let start = |name: &&str| {
+        let program = consumer(&world, name)?;
+        let lease_ms = 5 * SLOW.as_millis();
+        match *name {
+            "notification-service" => {
+                program.env("STATE_DIR", state.display()).env("LEASE_MS", lease_ms).start()
+            }
+            _ => program.start(),
+        }
+    };
+    let mut consumers = CONSUMERS.iter().map(start).collect::<Result<Vec<_>>>()?;
     let mut targets = vec![("task-api".to_owned(), api.url().to_owned())];
     for (name, service) in CONSUMERS.iter().zip(&mut consumers) {
         targets.push(((*name).to_owned(), service.health_url().await?));
@@ -163,6 +282,10 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     // Before its first scrapes, everything is absent.
     let all_up = async || Ok((prometheus.query("up == 1").await.len() == targets.len()).then_some(()));
     eventually("all targets are up", SOON, all_up).await?;
+    // Of a process that has just started, every dead letter counts.
+    let young = "time() - process_start_time_seconds < 12";
+    let old = async || Ok(prometheus.query(young).await.is_empty().then_some(()));
+    eventually("all processes are old enough", SOON, old).await?;
     let quiet = async || Ok(prometheus.firing().await.is_empty().then_some(()));
     eventually("no alert fires", SOON, quiet).await?;
     let quiet_since = Instant::now();
@@ -183,6 +306,16 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     assert_eq!(prometheus.have_fired(quiet_since).await, BTreeSet::new(), "nothing is wrong");
 
     let [notification, audit, dlq] = consumers.as_mut_slice() else { panic!("three consumers") };
+    let (slow, restarts) = tokio::join!(
+        slow(&world, &api, &prometheus, disk.as_ref()),
+        restarts(dlq, "dlq-processor", &prometheus)
+    );
+    slow?;
+    restarts?;
+    crowds(&api, &prometheus).await?;
+    let store = state.join("task-api/tasks.redb");
+    is_damaged(&mut api_service, &api, &store, &prometheus).await?;
+
     // Nobody reads the notifications, nor the log of the audit service; a poison event; nobody looks after the DLQ.
     notification.stop_reading();
     audit.stop_reading();
@@ -207,14 +340,18 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     api.create("three").await?;
     prometheus.fires(&["TaskApiOutboxGrowing", "TaskApiKafkaUnreachable"]).await?;
 
-    let store = world.state_dir().join("task-api/tasks.redb");
     std::fs::rename(&store, store.with_extension("away")).unwrap();
     prometheus.fires(&["TaskApiStoreNotWritable"]).await?;
     std::fs::rename(store.with_extension("away"), &store).unwrap();
     api_service.kill9();
     prometheus.fires(&["TaskApiDown"]).await?;
 
+    let on_disk = ["TaskApiSlow", "TaskEventsFlushSlow"];
     let planted = [
+        "TaskEventsThrottled",
+        "TaskEventsRestarting",
+        "TaskApiShedding",
+        "TaskApiStoreDamaged",
         "TaskEventsDeadLetters",
         "TaskEventsLogLinesDropped",
         "TaskEventsPartitionBlocked",
@@ -226,6 +363,7 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
         "TaskApiStoreNotWritable",
         "TaskApiDown",
     ];
-    assert_eq!(prometheus.have_fired(quiet_since).await, BTreeSet::from(planted.map(str::to_owned)));
+    let planted = planted.into_iter().chain(on_disk.into_iter().filter(|_| disk.is_some()));
+    assert_eq!(prometheus.have_fired(quiet_since).await, planted.map(str::to_owned).collect());
     Ok(())
 }

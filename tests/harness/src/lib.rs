@@ -35,6 +35,7 @@ mod registry;
 pub mod requests;
 mod service;
 mod topic;
+mod topic_config;
 mod wire;
 mod world;
 
@@ -62,6 +63,7 @@ pub use service::{Program, Ran, Service};
 pub use topic::{
     TopicRecord, create_topic, delete_topic, keys, produce, produce_compressed, read_topic, record,
 };
+pub use topic_config::configure_topic;
 pub use world::{Bootstrap, CONSUMERS, DLQ, EVENTS, GROUPS, LEASE, OFFSETS, SOON, World};
 
 use topic::topic_names;

@@ -15,14 +15,14 @@ pub struct Program {
     args: Vec<String>,
     env: Vec<(String, String)>,
     folder: Option<PathBuf>,
-    is_unprivileged: bool,
+    wrapper: Vec<String>,
 }
 
 impl Program {
     /// A binary by its name.
     pub fn new(name: &str) -> Self {
-        let (args, env) = Default::default();
-        Self { name: name.to_owned(), args, env, folder: None, is_unprivileged: false }
+        let (args, env, wrapper) = Default::default();
+        Self { name: name.to_owned(), args, env, folder: None, wrapper }
     }
 
     /// Another build of it, in this folder.
@@ -32,8 +32,13 @@ impl Program {
     }
 
     /// Without root's right to read and write whatever it likes, which tests in a container have.
-    pub fn unprivileged(mut self) -> Self {
-        self.is_unprivileged = true;
+    pub fn unprivileged(self) -> Self {
+        self.wrapped(&["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--"])
+    }
+
+    /// Run by another program, which takes it as its last arguments.
+    pub fn wrapped(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -88,12 +93,13 @@ impl Program {
             None => binaries()?,
         };
         let program = folder.join(&self.name);
-        let mut command = if self.is_unprivileged {
-            let mut command = Command::new("setpriv");
-            command.args(["--inh-caps=-all", "--bounding-set=-all", "--"]).arg(program);
-            command
-        } else {
-            Command::new(program)
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, args)) => {
+                let mut command = Command::new(wrapper);
+                command.args(args).arg(program);
+                command
+            }
+            None => Command::new(program),
         };
         command.args(&self.args).env_clear().env("RUST_BACKTRACE", "1").envs(self.env.iter().cloned());
         Ok(command)
