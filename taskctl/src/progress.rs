@@ -48,6 +48,14 @@ impl Progress {
     }
 }
 
+/// A line in place of the last one. It is not wrapped: what a narrow terminal wraps, no later picture takes back.
+fn picture(line: &str) -> String {
+    const NO_WRAP: &str = "\x1b[?7l";
+    const WRAP: &str = "\x1b[?7h";
+    const CLEAR: &str = "\r\x1b[K";
+    format!("{CLEAR}{NO_WRAP}{line}{WRAP}")
+}
+
 impl operate::Progress for Progress {
     fn begin(&mut self, what: &'static str, unit: &'static str) {
         *self = Self::new(what, 0, unit);
@@ -64,7 +72,7 @@ impl operate::Progress for Progress {
         if self.is_shown && is_due {
             self.drawn = Some(now);
             // A picture that is not drawn is no loss.
-            let _ = write!(io::stderr(), "\r{}\x1b[K", self.line(now - self.start));
+            let _ = write!(io::stderr(), "{}", picture(&self.line(now - self.start)));
         }
     }
 }
@@ -82,6 +90,11 @@ mod tests {
     use task_events::operate::Progress as _;
 
     use super::*;
+
+    #[test]
+    fn a_narrow_terminal_wraps_no_bar() {
+        assert_eq!(picture("[#.]"), "\r\x1b[K\x1b[?7l[#.]\x1b[?7h");
+    }
 
     #[test]
     fn the_bar_fills_as_work_is_done_and_never_beyond_its_end() {

@@ -2,6 +2,7 @@
 
 use harness::{DLQ, EVENTS, Event, GROUPS, Outcome, Ran, Result, SOON, World, produce, record};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 async fn answers(world: &World, args: &[&str]) -> Result<String> {
     let Ran { code, stdout, stderr, .. } = world.taskctl(args).await?;
@@ -129,4 +130,89 @@ async fn a_task_is_traced_through_all_services_and_the_lagging_group_is_found() 
 fn title(event: &Event) -> String {
     let value: Value = serde_json::from_slice(&event.bytes()).unwrap();
     value["data"]["title"].as_str().unwrap().to_owned()
+}
+
+/// The cell of a table's row that begins so.
+fn cell<'a>(table: &'a str, row: &str, column: usize) -> &'a str {
+    let line = table.lines().find(|line| line.contains(row));
+    let line = line.unwrap_or_else(|| panic!("no row with {row}: {table}"));
+    line.split_whitespace().nth(column).unwrap()
+}
+
+#[tokio::test]
+async fn a_new_operator_finds_lag_and_poison_redrives_and_proves_the_audit_by_the_help_alone() -> Outcome {
+    let began = Instant::now();
+    let world = World::start().await?;
+    let (_service, api) = world.start_api().await?;
+    let address = api.url().trim_start_matches("http://").to_owned();
+    let _notification = world.program("notification-service").start()?;
+    let _dlq = world.program("dlq-processor").start()?;
+    let mut audit = world.program("audit-service").start()?;
+    api.create("audited").await?;
+    world.committed("audit-service", 1).await?;
+    // What went wrong meanwhile: a full disk, poison, and an auditor that was stopped.
+    let failed = Event::created("failed on a full disk");
+    fails(&world, "audit-service", &failed, 0).await?;
+    world.produce_values(&[Some(b"{\"event_id\": ")]).await?;
+    world.committed("audit-service", 2).await?;
+    audit.terminate(SOON).await?;
+    api.create("not audited").await?;
+    world.committed("notification-service", 3).await?;
+
+    // The help names what to look with.
+    let help = answers(&world, &["--help"]).await?;
+    for (command, what) in
+        [("status", "one screen"), ("dlq", "could not handle"), ("trace", "life of an event")]
+    {
+        assert!(help.lines().any(|line| line.contains(command) && line.contains(what)), "{command}: {help}");
+    }
+    // The group that lags.
+    let status = answers(&world, &["status", "--api", &address]).await?;
+    assert_eq!(
+        (cell(&status, "audit-service", 1), cell(&status, "audit-service", 4)),
+        ("released", "1"),
+        "{status}"
+    );
+    assert_eq!(cell(&status, "notification-service", 1), "active", "{status}");
+    assert!(status.contains("DLQ: 3 open dead letters"), "{status}");
+    audit.restart()?;
+    world.committed("audit-service", 3).await?;
+    let groups = answers(&world, &["groups", "describe", "audit-service"]).await?;
+    assert_eq!(cell(&groups, "task-events", 5), "0", "{groups}");
+
+    // The poison events, with their errors.
+    let list = answers(&world, &["dlq", "list", "--open", "--group", "audit-service"]).await?;
+    let (id, poison) = (cell(&list, "a disk was full", 0), cell(&list, "invalid_json", 0));
+    let shown = answers(&world, &["dlq", "show", id]).await?;
+    for line in ["ERROR     a disk was full", "STATE     open: not redriven yet", "failed on a full disk"] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    // Redriven, after a dry run; and the audit log proved to have it.
+    let plan = answers(&world, &["dlq", "redrive", id]).await?;
+    assert!(plan.contains("would be redriven") && plan.contains("Add --execute to do it"), "{plan}");
+    let done = answers(&world, &["dlq", "redrive", id, "--execute"]).await?;
+    assert!(done.contains("redriven to task-events/0/3"), "{done}");
+    world.committed("audit-service", 4).await?;
+    let trace = answers(&world, &["trace", failed.id(), "--api", &address]).await?;
+    for stage in
+        ["audit-service failed", "redriven for audit-service alone", "audit.log:3", "audited; committed"]
+    {
+        assert!(trace.contains(stage), "{stage}: {trace}");
+    }
+    let shown = answers(&world, &["dlq", "show", id]).await?;
+    assert!(shown.contains("which audit-service has passed"), "{shown}");
+    let verified =
+        answers(&world, &["audit", "verify", &world.audit_log_path().display().to_string()]).await?;
+    assert!(verified.contains("3 lines: 0 damaged, 0 repeated, 0 out of order"), "{verified}");
+    assert_eq!(world.audit_log()?.iter().filter(|line| line["event_id"] == failed.id()).count(), 1);
+
+    // What is malformed goes back to the DLQ, as was said before.
+    let plan = answers(&world, &["dlq", "redrive", poison]).await?;
+    assert!(plan.contains("malformed: only another version of the service can handle it"), "{plan}");
+    answers(&world, &["dlq", "redrive", poison, "--execute"]).await?;
+    world.committed("audit-service", 5).await?;
+    let list = answers(&world, &["dlq", "list", "--open", "--group", "audit-service"]).await?;
+    assert_eq!(cell(&list, "task-events/0/4", 3), "invalid_json", "{list}");
+    assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
+    Ok(())
 }
