@@ -1,4 +1,4 @@
-//! Clients that create, change and complete tasks, and record what they were answered.
+//! Clients that create, change, complete and delete tasks, and record what they were answered.
 //!
 //! A client owns its tasks. What it asks for is decided by a [`Script`].
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -226,29 +226,32 @@ impl Client {
             let title = format!("task {number}");
             let task = self.until_done(Kind::Create, None, Some(title.clone())).await?;
             if number.is_multiple_of(10) {
-                self.until_done(Kind::Start, Some(&task.id), Some(format!("{title}, changed"))).await?;
-                self.until_done(Kind::Complete, Some(&task.id), None).await?;
+                self.until_done(Kind::Start, Some(&task), Some(format!("{title}, changed"))).await?;
+                self.until_done(Kind::Complete, Some(&task), None).await?;
             } else if number % 10 == 5 {
-                self.until_done(Kind::PatchCompleted, Some(&task.id), None).await?;
+                self.until_done(Kind::PatchCompleted, Some(&task), None).await?;
+            } else if number % 10 == 7 {
+                self.until_done(Kind::Delete, Some(&task), None).await?;
             }
             self.shared.created.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Repeats a request under one key until it is answered 2xx.
-    async fn until_done(&mut self, kind: Kind, task_id: Option<&str>, title: Option<String>) -> Result<Task> {
+    async fn until_done(&mut self, kind: Kind, task: Option<&Task>, title: Option<String>) -> Result<Task> {
         let key = Uuid::new_v4().to_string();
+        let id = task.map(|task| task.id.as_str());
         let start = Instant::now();
         loop {
-            match self.ask(kind, task_id, title.clone(), Some(key.clone())).await {
+            match self.ask(kind, task, title.clone(), Some(key.clone())).await {
                 Answer::Done { task } => return Ok(task),
                 // 409: before the first request with this key is done; 429: too many at once.
                 Answer::Refused { status } if status != 409 && status != 429 => {
-                    return Err(Error::Failed(format!("{kind:?} of task {task_id:?}: answered {status}")));
+                    return Err(Error::Failed(format!("{kind:?} of task {id:?}: answered {status}")));
                 }
                 answer if start.elapsed() >= REPEAT_LIMIT => {
                     let why = format!("not answered 2xx within {REPEAT_LIMIT:?}, but {answer:?}");
-                    return Err(Error::Failed(format!("{kind:?} of task {task_id:?}: {why}")));
+                    return Err(Error::Failed(format!("{kind:?} of task {id:?}: {why}")));
                 }
                 _ => sleep(PAUSE).await,
             }
@@ -259,32 +262,35 @@ impl Client {
         *self.stop.borrow()
     }
 
-    /// One task's life: created, mostly changed, mostly completed. Ends early where it is unclear how the
+    /// One task's life: created, mostly changed, mostly completed, sometimes deleted. Ends early where it is unclear how the
     /// task stands.
     async fn random_task(&mut self, number: u64) -> Option<()> {
         let title = format!("task {number} of client {}", self.dice.between(0, 999_999));
-        let task = self.operation(Kind::Create, None, Some(title.clone())).await?;
+        let mut task = self.operation(Kind::Create, None, Some(title.clone())).await?;
         for change in 0..self.dice.between(0, 2) {
             let title = format!("{title}, change {change}");
-            self.operation(Kind::Retitle, Some(&task.id), Some(title)).await?;
+            task = self.operation(Kind::Retitle, Some(&task), Some(title)).await?;
         }
-        match self.dice.between(0, 2) {
-            0 => {}
-            1 => drop(self.operation(Kind::PatchCompleted, Some(&task.id), None).await?),
-            _ => drop(self.operation(Kind::Complete, Some(&task.id), None).await?),
+        task = match self.dice.between(0, 2) {
+            0 => task,
+            1 => self.operation(Kind::PatchCompleted, Some(&task), None).await?,
+            _ => self.operation(Kind::Complete, Some(&task), None).await?,
+        };
+        if self.dice.percent(20) {
+            self.operation(Kind::Delete, Some(&task), None).await?;
         }
         Some(())
     }
 
     /// `None`: it is unclear whether it was done.
-    async fn operation(&mut self, kind: Kind, task_id: Option<&str>, title: Option<String>) -> Option<Task> {
+    async fn operation(&mut self, kind: Kind, task: Option<&Task>, title: Option<String>) -> Option<Task> {
         let key = self.dice.percent(50).then(|| Uuid::new_v4().to_string());
         loop {
             self.pace().await;
             if self.stopped() {
                 return None;
             }
-            if let Answer::Done { task } = self.ask(kind, task_id, title.clone(), key.clone()).await {
+            if let Answer::Done { task } = self.ask(kind, task, title.clone(), key.clone()).await {
                 return Some(task);
             }
             sleep(PAUSE).await;
@@ -306,11 +312,11 @@ impl Client {
     async fn ask(
         &mut self,
         kind: Kind,
-        task_id: Option<&str>,
+        task: Option<&Task>,
         title: Option<String>,
         key: Option<String>,
     ) -> Answer {
-        let request = self.request(kind, task_id, title, key).await;
+        let request = self.request(kind, task, title, key).await;
         let answer = request.answer.clone();
         if self.shared.keep {
             self.history.push(request);
@@ -324,11 +330,11 @@ impl Client {
     async fn request(
         &self,
         kind: Kind,
-        task_id: Option<&str>,
+        task: Option<&Task>,
         title: Option<String>,
         key: Option<String>,
     ) -> Request {
-        let id = task_id.unwrap_or_default();
+        let id = task.map_or("", |task| task.id.as_str());
         let (method, path, body) = match kind {
             Kind::Create => (Method::POST, "/tasks".to_owned(), Some(json!({"title": title}))),
             Kind::Retitle => (Method::PATCH, format!("/tasks/{id}"), Some(json!({"title": title}))),
@@ -340,6 +346,7 @@ impl Client {
                 (Method::PATCH, format!("/tasks/{id}"), Some(json!({"status": "completed"})))
             }
             Kind::Complete => (Method::POST, format!("/tasks/{id}/complete"), None),
+            Kind::Delete => (Method::DELETE, format!("/tasks/{id}"), None),
         };
         let correlation_id = Uuid::new_v4().to_string();
         let url = format!("{}{path}", self.shared.config.url);
@@ -351,20 +358,26 @@ impl Client {
             call = call.json(body);
         }
         let sent = now();
-        let answer = timeout(ANSWER_LIMIT, answer(call)).await;
+        let answer = timeout(ANSWER_LIMIT, answer(call, task)).await;
         let answer = answer.unwrap_or_else(|_| Answer::None { why: "timeout".to_owned() });
         let ended = now();
-        Request { kind, task_id: task_id.map(str::to_owned), title, key, correlation_id, sent, ended, answer }
+        let task_id = task.map(|task| task.id.clone());
+        Request { kind, task_id, title, key, correlation_id, sent, ended, answer }
     }
 }
 
-async fn answer(call: reqwest::RequestBuilder) -> Answer {
+/// `before`: the task that is changed, as it was last answered. The answer to its deletion has none.
+async fn answer(call: reqwest::RequestBuilder, before: Option<&Task>) -> Answer {
     let answered = async {
         let response = call.send().await?;
         Ok::<_, reqwest::Error>((response.status(), response.text().await?))
     };
     match answered.await {
         Err(error) => Answer::None { why: innermost(&error) },
+        Ok((StatusCode::NO_CONTENT, _)) => match before {
+            Some(before) => Answer::Done { task: Task { version: before.version + 1, ..before.clone() } },
+            None => Answer::None { why: "204 and no task".to_owned() },
+        },
         Ok((status, text)) if status.is_success() => match serde_json::from_str(&text) {
             Ok(task) => Answer::Done { task },
             Err(error) => Answer::None { why: format!("{status} and no task: {error}") },

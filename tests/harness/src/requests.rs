@@ -29,6 +29,8 @@ pub enum Kind {
     PatchCompleted,
     /// `POST …/complete`.
     Complete,
+    /// `DELETE`.
+    Delete,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             Self::Retitle | Self::Start => &["task.updated"],
             Self::PatchCompleted => &["task.updated", "task.completed"],
             Self::Complete => &["task.completed"],
+            Self::Delete => &["task.deleted"],
         }
     }
 }
@@ -62,7 +65,7 @@ pub struct Task {
 pub enum Answer {
     /// 2xx: it is done.
     Done {
-        /// The task then.
+        /// The task then; of one that was deleted, as it was, with the version of its deletion.
         task: Task,
     },
     /// 4xx: it is not done.

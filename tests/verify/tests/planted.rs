@@ -516,6 +516,21 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() -> Outcome
     });
     finds(names::LOST_STATE, "does not have it", &|it| drop(it.tasks.as_mut().unwrap().remove(3)));
     finds(names::LOST_STATE, "and the API has", &|it| it.tasks.as_mut().unwrap()[3].title.push('!'));
+    finds(names::LOST_STATE, "deleted, and the API has it", &|it| {
+        let deletion = it.requests.iter().find(|one| one.kind == Kind::Delete && one.done().is_some());
+        let deleted = deletion.unwrap().done().unwrap().clone();
+        it.tasks.as_mut().unwrap().push(deleted);
+    });
+    finds(names::ORDER, "is behind the deletion of its task", &|it| {
+        let topic = it.topic.as_mut().unwrap();
+        let deletion = topic.iter().position(|seen| seen.event_type == "task.deleted").unwrap();
+        let task = topic[deletion].task_id.clone();
+        let before = topic[..deletion].iter().rposition(|seen| seen.task_id == task).unwrap();
+        let offset = topic[before].offset;
+        topic[before].offset = topic[deletion].offset;
+        topic[deletion].offset = offset;
+        topic.swap(before, deletion);
+    });
     finds(names::UNEXPECTED, "nobody asked for", &|it| drop(it.requests.remove(3)));
     finds(names::UNEXPECTED, "refused and done", &|it| {
         it.requests[3].answer = Answer::Refused { status: 422 }

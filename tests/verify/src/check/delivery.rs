@@ -67,7 +67,7 @@ fn lost(evidence: &Evidence, operations: &Operations<'_>) -> Check {
 }
 
 /// The API lists each task at least as new as it was answered, and as it was answered where nothing
-/// unclear came after.
+/// unclear came after; and none that was deleted.
 fn lost_state(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     let Some(tasks) = &evidence.tasks else { return Check::without_evidence(names::LOST_STATE) };
     let tasks: HashMap<&str, &Task> = tasks.iter().map(|task| (task.id.as_str(), task)).collect();
@@ -78,7 +78,19 @@ fn lost_state(evidence: &Evidence, operations: &Operations<'_>) -> Check {
             *known = task;
         }
     }
+    let deletions: HashMap<&str, bool> = operations
+        .all
+        .iter()
+        .filter_map(|operation| {
+            let is_done = operation.done().is_some() || !operation.events.is_empty();
+            operation.deletes().filter(|_| is_done || operation.is_unclear()).map(|id| (id, is_done))
+        })
+        .collect();
     let wrong = |task: &Task| match tasks.get(task.id.as_str()) {
+        Some(now) if deletions.get(task.id.as_str()) == Some(&true) => {
+            Some(format!("deleted, and the API has it: {now:?}"))
+        }
+        None if deletions.contains_key(task.id.as_str()) => None,
         None => Some(format!("answered 2xx, and the API does not have it: {task:?}")),
         Some(now) if now.version < task.version || (now.version == task.version && **now != *task) => {
             Some(format!("answered {task:?}, and the API has {now:?}"))
@@ -182,7 +194,7 @@ fn not_told(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     let wanted = operations.all.iter().flat_map(|operation| operation.events.values());
     let wanted = wanted.chain(&operations.foreign).copied();
     let wanted = wanted.filter(|seen| !operations.deleted.contains(seen.event_id.as_str()));
-    let wanted: Vec<_> = wanted.filter(|seen| seen.event_type != "task.updated").collect();
+    let wanted: Vec<_> = wanted.filter(|seen| super::is_told(&seen.event_type)).collect();
     let missing = wanted.iter().filter(|seen| {
         let completed = seen.event_type == "task.completed";
         !known.contains(&(seen.task_id.as_str(), completed))

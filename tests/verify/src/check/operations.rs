@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::evidence::{Evidence, Seen};
-use harness::requests::{Answer, Request, Task};
+use harness::requests::{Answer, Kind, Request, Task};
 
 /// All operations, and what belongs to none.
 pub(super) struct Operations<'a> {
@@ -37,6 +37,12 @@ impl<'a> Operation<'a> {
     pub(super) fn is_unclear(&self) -> bool {
         let unclear = |answer: &Answer| matches!(answer, Answer::None { .. } | Answer::Failed { .. });
         self.done().is_none() && self.requests.iter().any(|request| unclear(&request.answer))
+    }
+
+    /// The task that it deletes, if it does.
+    pub(super) fn deletes(&self) -> Option<&'a str> {
+        let request = self.requests.first().filter(|request| request.kind == Kind::Delete)?;
+        request.task_id.as_deref()
     }
 
     /// The event types that it makes, in their order.

@@ -33,6 +33,12 @@ fn of_a_task(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     let examined = tasks.len();
     for mut operations in tasks.into_values() {
         operations.sort_by_key(|operation| operation.events.keys().next().copied());
+        let deletion = operations.iter().find(|operation| operation.deletes().is_some());
+        let deleted_at = deletion.and_then(|deletion| deletion.events.keys().next().copied());
+        let is_behind =
+            |operation: &&&Operation<'_>| operation.events.keys().next_back().copied() > deleted_at;
+        let behind = operations.iter().filter(|operation| deleted_at.is_some() && is_behind(operation));
+        violations.extend(behind.map(|later| format!("{} is behind the deletion of its task", later.name())));
         for (place, later) in operations.iter().enumerate() {
             for earlier in operations.iter().take(place) {
                 if must_precede(later, earlier) {

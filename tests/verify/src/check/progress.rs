@@ -54,7 +54,7 @@ pub(super) fn check(evidence: &Evidence, report: &mut Report) {
             *at = told.at.min(*at);
         }
         let wanted: Vec<&Seen> =
-            events.iter().copied().filter(|seen| seen.event_type != "task.updated").collect();
+            events.iter().copied().filter(|seen| super::is_told(&seen.event_type)).collect();
         let commits = commits_of(evidence, &evidence.notification_group, &mut violations);
         examined += commits.len();
         let taken = |seen: &Seen| {
