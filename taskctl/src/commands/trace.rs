@@ -28,7 +28,7 @@ use crate::{Context, Error, audit_log, output};
 #[derive(Debug, Args)]
 pub struct Trace {
     /// The id of an event or a task, or a correlation id (X-Correlation-ID)
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = id)]
     id: Uuid,
     /// Read the topic from this time on (RFC 3339) [default: from when the id was made; of a correlation id, all]
     #[arg(long, value_name = "TIME", value_parser = crate::args::time)]
@@ -38,6 +38,10 @@ pub struct Trace {
     audit_log_path: PathBuf,
     #[command(flatten)]
     api: ApiArgs,
+}
+
+fn id(text: &str) -> Result<Uuid, &'static str> {
+    text.parse().map_err(|_| "not a uuid, such as 01a216b2-569b-7137-befb-bca62242f665")
 }
 
 /// Runs the command.
