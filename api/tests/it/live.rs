@@ -129,16 +129,20 @@ async fn a_page_of_another_origin_redrives_and_reads_nothing() {
     let many = serde_json::to_string(&json!({"ids": vec!["0/1"; 101]})).unwrap();
     assert_eq!(post(&[json], &many).await, 422);
     assert_eq!(post(&[json], &format!("{{\"ids\":[\"{}\"]}}", "9".repeat(70_000))).await, 413);
-    for path in ["/live/stream", "/live/trace/018f0000-0000-7000-8000-000000000000", "/live/dead-letters/0/1"]
-    {
+    let id = "018f0000-0000-7000-8000-000000000000";
+    let (trace, outbox) = (format!("/live/trace/{id}"), format!("/live/outbox/{id}"));
+    for path in ["/live/stream", &trace, &outbox, "/live/dead-letters/0/1"] {
         let (status, problem) = call(&app, "GET", path, &[("sec-fetch-site", "cross-site")], "").await;
         assert_eq!((status, &problem["status"]), (403, &json!(403)), "{path}");
         assert_eq!(call(&app, "HEAD", path, &[], "").await.0, 405, "{path} has no end");
         assert_eq!(call(&app, "GET", path, &[("host", "evil.example")], "").await.0, 421, "{path}");
     }
-    for (path, status) in
-        [("/live/trace/x", 422), ("/live/dead-letters/0/x", 404), ("/live/dead-letters/0/-1", 404)]
-    {
+    for (path, status) in [
+        ("/live/trace/x", 422),
+        ("/live/outbox/x", 422),
+        ("/live/dead-letters/0/x", 404),
+        ("/live/dead-letters/0/-1", 404),
+    ] {
         assert_eq!(call(&app, "GET", path, &[], "").await.0, status, "{path}");
     }
     assert!(!app.live.is_reading(), "nothing of this was worth reading Kafka");

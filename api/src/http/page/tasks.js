@@ -4,9 +4,11 @@
 const PAGE_SIZE = 50;
 // A search reads older and older tasks until it has found a page of them, or has looked at so many.
 const MAX_SEARCHED = 10000;
+// So many new tasks may come on top of the list before it is read again from the newest on.
+const MAX_ADDED = 500;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-const tasks = { items: [], cursor: null, request: 0, searched: 0 };
+const tasks = { items: [], cursor: null, request: 0, searched: 0, added: 0 };
 const taskList = byId("task-list");
 
 const wantedStatus = () => document.querySelector("input[name=status]:checked").value;
@@ -47,11 +49,7 @@ async function readTasks(isMore) {
     } else {
       const limit = searched + MAX_SEARCHED;
       do {
-        const page = (await call("GET", listPath(cursor, text ? 200 : PAGE_SIZE)).catch(error => {
-          // TEMPORARY until the API knows the order.
-          if (error.status === 422) return call("GET", listPath(cursor, text ? 200 : PAGE_SIZE).replace("&order=created_desc", ""));
-          throw error;
-        })).json;
+        const page = (await call("GET", listPath(cursor, text ? 200 : PAGE_SIZE))).json;
         if (isOld()) return;
         found.push(...page.items.filter(fits));
         searched += page.items.length;
@@ -59,7 +57,7 @@ async function readTasks(isMore) {
         if (text && cursor) setText(note, "Searched " + plural(searched, "task", "tasks") + " …");
       } while (text && cursor && found.length < wanted && searched < limit);
     }
-    Object.assign(tasks, { items: found, cursor, searched });
+    Object.assign(tasks, { items: found, cursor, searched, added: 0 });
     setText(note, text && cursor ? "Searched the newest " + number(searched) : "");
     showTasks();
     if (text) announce(plural(found.length, "task", "tasks") + " found");
@@ -121,6 +119,7 @@ function putTask(task) {
     // Ids sort by creation, newest first.
     const older = tasks.items.findIndex(known => known.id < task.id);
     tasks.items.splice(older < 0 ? tasks.items.length : older, 0, task);
+    tasks.added += 1;
   }
 }
 
@@ -140,6 +139,10 @@ function tasksFromEvents(events) {
       const isNew = event.type === "task.created" && !known;
       putTask({ id: event.task_id, title: event.title, status: event.status, owner_id: event.owner_id, isNew, ...(isNew && { created_at: event.at }) });
     }
+  }
+  if (tasks.added > MAX_ADDED) {
+    Object.assign(tasks, { items: tasks.items.slice(0, PAGE_SIZE), added: 0 });
+    readTasks(false);
   }
   showTasks();
 }
