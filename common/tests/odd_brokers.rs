@@ -210,7 +210,7 @@ async fn an_empty_answer_below_the_high_watermark_moves_nothing() {
 }
 
 #[tokio::test]
-async fn a_throttled_reader_waits_as_long_as_it_is_told() {
+async fn a_throttled_reader_waits_as_long_as_the_broker_says() {
     let answer = |_: usize, _: &FetchRequest| {
         PartitionData::default().with_high_watermark(1).with_records(Some(batch(0, b"x")))
     };

@@ -51,7 +51,7 @@ async fn what_was_lost_is_sent_again_when_kafka_is_back() {
 }
 
 #[tokio::test]
-async fn while_kafka_is_away_the_time_out_counts() {
+async fn while_kafka_is_unreachable_the_time_out_counts() {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
     let kafka =
         Kafka::new(vec![gate(nowhere, Arc::new(AtomicBool::new(true))).await.to_string()], "presence");

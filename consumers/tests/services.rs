@@ -8,7 +8,7 @@ use consumers::{audit, dead_letters, notification};
 use task_events::dlq::DlqRecord;
 use task_events::kafka::Compression;
 use task_events::schemas::EventReader;
-use world::{DLQ, LEASE, Running, World, created, said, value, wait_for};
+use world::{DLQ, LEASE, LIMIT, Running, World, created, said, value, wait_for};
 
 /// Returns once the notification is read, and checks that it is there once.
 async fn notified(text: &str) {
@@ -161,10 +161,10 @@ async fn the_log_holds_each_event_once_and_in_order_whatever_is_killed() {
         pause += Duration::from_millis(17);
         if round % 4 == 3 {
             let stopping = Instant::now();
-            assert!(process.terminate().await.success());
+            assert!(process.terminate(LIMIT).await.unwrap().success());
             assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
         } else {
-            process.kill();
+            process.kill9();
         }
         process = world.audit_process("p4");
     }
@@ -175,7 +175,7 @@ async fn the_log_holds_each_event_once_and_in_order_whatever_is_killed() {
     }
     let end = Some(12 * 800 + 1);
     wait_for("the whole topic", || (0..2).all(|partition| world.position("p4", partition) == end)).await;
-    assert!(process.terminate().await.success());
+    assert!(process.terminate(LIMIT).await.unwrap().success());
     for partition in 0..2 {
         assert_eq!(world.audited_of("p4", partition), expected[partition as usize], "partition {partition}");
     }

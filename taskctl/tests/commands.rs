@@ -198,7 +198,7 @@ async fn groups_show_who_is_active_who_released_and_who_fell_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn offsets_of_a_live_group_are_not_reset_and_of_a_stopped_one_only_when_told() {
+async fn offsets_of_a_live_group_are_not_reset_and_of_a_stopped_one_only_with_execute() {
     let world = World::start().await;
     let error = world.refuses("offsets reset new-group --to latest").await;
     assert!(error.contains("--topic"), "{error}");

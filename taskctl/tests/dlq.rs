@@ -77,6 +77,8 @@ async fn with_letters() -> (World, [TaskEvent; 3]) {
         letter("audit-service", "invalid_event", &events[2], 3, "2026-01-15T10:32:00Z"),
     ];
     produce(&world, DLQ, &letters).await;
+    // A group that has run, and has no dead letter.
+    world.owner("nobody", Duration::from_secs(10)).await;
     (world, events)
 }
 
@@ -119,6 +121,8 @@ async fn dead_letters_are_listed_filtered_and_shown_whole() {
     {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let error = world.refuses("dlq list --group never-ran").await;
+    assert!(error.contains("knows no group never-ran"), "{error}");
     for wrong in ["0/9", "9", "4a7b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10"] {
         let error = world.refuses(&format!("dlq show {wrong}")).await;
         assert!(error.contains("dlq list"), "{error}");
@@ -126,7 +130,7 @@ async fn dead_letters_are_listed_filtered_and_shown_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_is_meant_is_redriven_and_only_when_told() {
+async fn only_what_is_meant_is_redriven_and_only_with_execute() {
     let (world, events) = with_letters().await;
     let error = world.refuses("dlq redrive --execute").await;
     assert!(error.contains("--all"), "{error}");

@@ -8,7 +8,7 @@ use crate::support::App;
 const MAX_BODY: usize = 64 * 1024;
 
 #[tokio::test]
-async fn a_created_task_is_answered_stored_and_told() {
+async fn a_created_task_is_answered_stored_and_published() {
     let dir = tempfile::tempdir().unwrap();
     let app = App::start(dir.path()).await;
     let owner = Uuid::new_v4().to_string();

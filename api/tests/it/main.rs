@@ -17,7 +17,6 @@ mod log;
 mod metrics;
 mod misplaced;
 mod process;
-mod proxy;
 mod relay;
 mod relay_partitions;
 mod schema;

@@ -1,22 +1,22 @@
 //! The binary: its configuration, its end in order and by force, and a full disk.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use harness::{Process, Signal};
 use reqwest::{Client, StatusCode};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use task_api::store::{Filter, Store};
 use tokio::task::JoinSet;
 
 use crate::relay::Cluster;
 use crate::store::{create, done, load};
-use crate::support::{NO_KAFKA, eventually};
+use crate::support::{NO_KAFKA, SOON, eventually};
 
 fn command(state_dir: &Path) -> Command {
     let mut command = Command::new("sh");
@@ -29,9 +29,8 @@ fn command(state_dir: &Path) -> Command {
 
 /// A running `task-api` with its log. Killed when dropped.
 pub struct Service {
-    child: Child,
+    process: Process,
     pub url: String,
-    log: Arc<Mutex<Vec<String>>>,
     pub client: Client,
 }
 
@@ -57,50 +56,31 @@ impl Service {
 
     /// Resident memory in MiB.
     pub fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     }
 
     async fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let log: Arc<Mutex<Vec<String>>> = Arc::default();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let writing = Arc::clone(&log);
-        thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                writing.lock().unwrap().push(line);
-            }
-        });
-        let mut service = Self { child, url: String::new(), log, client: Client::new() };
-        eventually("it listens", || async { service.logged("listening on ").len() == 1 }).await;
-        let line = service.logged("listening on ").remove(0);
-        service.url = line.rsplit_once(' ').unwrap().1.to_owned();
-        service
+        let mut process = Process::spawn("task-api", command).unwrap();
+        let line = process.wait_for_line("listening on ", SOON).await.unwrap();
+        Self { process, url: line.rsplit_once(' ').unwrap().1.to_owned(), client: Client::new() }
     }
 
     /// The log lines that contain the text.
     pub fn logged(&self, text: &str) -> Vec<String> {
-        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
+        self.process.lines().into_iter().filter(|line| line.contains(text)).collect()
     }
 
-    pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    fn terminate(&self) {
-        kill_process(self.pid(), Signal::TERM).unwrap();
+    fn terminate(&mut self) {
+        self.process.signal(Signal::TERM).unwrap();
     }
 
     /// Waits for the end; returns the exit code and how long it took.
     async fn ended(&mut self) -> (Option<i32>, Duration) {
         let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return (status.code(), started.elapsed());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let status = self.process.wait_exit(SOON).await.unwrap();
+        (status.code(), started.elapsed())
     }
 
     pub fn post(&self, title: &str) -> reqwest::RequestBuilder {
@@ -131,13 +111,6 @@ impl Service {
     }
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Ids of the tasks in the store of a service that has ended; each has its event.
 async fn stored(state_dir: &Path) -> Vec<String> {
     let (store, writer) = Store::open(&state_dir.join("task-api")).unwrap();
@@ -163,8 +136,7 @@ async fn what_was_answered_201_survives_a_kill() {
         let running = service.creating(16);
         let already = acknowledged.len();
         eventually("it is busy", || async { service.logged(" 201 ").len() > 200 }).await;
-        service.child.kill().unwrap();
-        service.ended().await;
+        service.process.kill9();
         acknowledged.extend(running.join_all().await.into_iter().flatten());
         assert!(acknowledged.len() - already >= 200, "round {round}");
         let stored = stored(dir.path()).await;
@@ -213,7 +185,8 @@ async fn a_stop_waits_neither_for_idle_connections_nor_for_kafka_when_nothing_wa
 /// The limit of one file's size acts as a full disk: a write fails, and succeeds again later.
 fn limit_files(service: &Service, bytes: Option<u64>) {
     let limit = Rlimit { current: bytes, maximum: None };
-    prlimit(Some(service.pid()), Resource::Fsize, limit).unwrap();
+    let pid = Pid::from_raw(service.process.id().cast_signed());
+    prlimit(pid, Resource::Fsize, limit).unwrap();
 }
 
 /// How much space is needed, and how much there is.
@@ -222,7 +195,7 @@ fn says_what_is_needed(text: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_room_changes_are_refused_and_reads_go_on_until_there_is_room() {
+async fn without_free_space_changes_are_refused_and_reads_go_on_until_there_is_some() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(dir.path()).await;
     let title = "x".repeat(500);

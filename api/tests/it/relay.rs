@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use devbroker::{Broker, Config};
+use harness::{Fault, Listener, ProduceProxy};
 use rskafka::client::ClientBuilder;
 use rskafka::record::RecordAndOffset;
 use serde_json::{Value, json};
@@ -19,7 +20,6 @@ use task_events::shutdown;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::proxy::{Fault, Proxy, State};
 use crate::store::{create, done};
 use crate::support::{App, TOPIC, eventually};
 
@@ -28,7 +28,7 @@ pub struct Cluster {
     pub broker: Broker,
     address: SocketAddr,
     pub kafka: Kafka,
-    pub proxy: Option<Arc<State>>,
+    pub proxy: Option<Arc<ProduceProxy>>,
     pub dir: TempDir,
 }
 
@@ -47,10 +47,10 @@ impl Cluster {
     /// The application's and the test's connections all go through the proxy.
     pub async fn behind_proxy() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let proxy = Proxy::bind().await;
-        let address = proxy.address();
+        let listener = Listener::bind(0).await.unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], listener.port()));
         let broker = start_broker(SocketAddr::from(([127, 0, 0, 1], 0)), dir.path(), Some(address)).await;
-        let proxy = Some(proxy.before(broker.addr()));
+        let proxy = Some(Arc::new(ProduceProxy::start(listener, broker.addr().port())));
         Self { broker, address, kafka: Kafka::new(vec![address.to_string()], "test"), proxy, dir }
     }
 
@@ -176,7 +176,7 @@ async fn a_missing_topic_is_named_and_never_made() {
 }
 
 #[tokio::test]
-async fn readiness_tells_that_kafka_went_away_also_while_nothing_is_sent() {
+async fn readiness_reports_an_unreachable_kafka_also_while_nothing_is_sent() {
     let cluster = Cluster::start().await;
     cluster.create_topic(1, &[]).await;
     let app = cluster.app().await;
@@ -191,7 +191,7 @@ async fn readiness_tells_that_kafka_went_away_also_while_nothing_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_task_has_its_partition_and_its_events_stand_there_in_order() {
+async fn each_task_has_its_partition_and_its_events_are_there_in_order() {
     const PARTITIONS: i32 = 3;
     let cluster = Cluster::start().await;
     cluster.create_topic(PARTITIONS, &[]).await;
@@ -284,7 +284,7 @@ async fn a_request_whose_answer_never_comes_is_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_load_no_fault_makes_an_event_stand_twice() {
+async fn under_load_no_fault_duplicates_an_event() {
     let cluster = Cluster::behind_proxy().await;
     cluster.create_topic(2, &[]).await;
     let app = cluster.app().await;
@@ -328,7 +328,7 @@ fn as_record(entry: &OutboxEntry) -> Record {
 /// A process that was killed between the broker's acknowledgement and its own commit finds at its next
 /// start events in the outbox that are in the topic already.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_the_start_what_stands_in_the_topic_is_not_sent_again() {
+async fn at_the_start_what_is_in_the_topic_is_not_sent_again() {
     let cluster = Cluster::start().await;
     cluster.create_topic(1, &[]).await;
     let (store, writer) = Store::open(cluster.dir.path()).unwrap();
@@ -443,7 +443,7 @@ async fn a_topic_that_takes_only_small_batches_gets_small_ones() {
 }
 
 #[tokio::test]
-async fn a_topic_that_is_deleted_and_made_anew_goes_on() {
+async fn a_topic_that_is_deleted_and_recreated_goes_on() {
     let cluster = Cluster::start().await;
     cluster.create_topic(1, &[]).await;
     let app = cluster.app().await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SubsecRound, Utc};
+use harness::Fault;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::{CreatePartitionsRequest, RequestHeader, TopicName};
 use kafka_protocol::protocol::{Encodable, StrBytes, encode_request_header_into_buffer};
@@ -11,7 +12,6 @@ use task_api::relay::WINDOW;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::proxy::Fault;
 use crate::relay::{Cluster, all_delivered, create_numbered, ready, value};
 use crate::store::{create, done, load};
 use crate::support::{App, TOPIC, eventually};

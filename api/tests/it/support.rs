@@ -211,18 +211,6 @@ impl Answer {
 }
 
 /// Waits until the condition holds.
-#[track_caller]
-pub fn eventually<F: Future<Output = bool>>(
-    what: &str,
-    condition: impl Fn() -> F,
-) -> impl Future<Output = ()> {
-    let message = format!("not within {SOON:?}: {what}");
-    async move {
-        let poll = async {
-            while !condition().await {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(timeout(SOON, poll).await.is_ok(), "{message}");
-    }
+pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    harness::until(what, SOON, async || condition().await).await.unwrap();
 }

@@ -319,9 +319,5 @@ impl Handler for Scripted {
 }
 
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    harness::until(what, LIMIT, async || holds()).await.unwrap();
 }

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::{LazyLock, Mutex, Once};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use consumers::lines::Sink;
 use consumers::{audit, notification};
-use rustix::process::{Pid, Signal, kill_process};
+use harness::Process;
 use task_events::event::{TaskData, TaskEvent};
 use task_events::kafka::{Batch, Compression, ConsumerRecord, Kafka, NewTopic, ProducerRecord};
 use task_events::logging::LogFormat;
@@ -29,7 +29,8 @@ pub const EVENTS: &str = "task-events";
 pub const OFFSETS: &str = "task-events-offsets";
 pub const DLQ: &str = "task-events-dlq";
 pub const LEASE: Duration = Duration::from_secs(2);
-const LIMIT: Duration = Duration::from_secs(60);
+/// What is waited for comes well before this, or never.
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct World {
     folder: TempDir,
@@ -206,7 +207,7 @@ impl World {
     }
 
     pub fn audit_process(&self, group: &str) -> Process {
-        Process(self.audit_command(group).stdout(Stdio::inherit()).spawn().unwrap())
+        Process::spawn("audit-service", &mut self.audit_command(group)).unwrap()
     }
 }
 
@@ -215,36 +216,6 @@ fn audited(log: &Path, wanted: impl Fn(&audit::At<'_>) -> bool) -> Vec<Uuid> {
     let lines = bytes.split_inclusive(|byte| *byte == b'\n');
     let lines = lines.map(|line| audit::parse(line).expect("a whole line"));
     lines.filter(|line| wanted(&line.kafka)).map(|line| line.event_id).collect()
-}
-
-/// A process, killed when it is dropped.
-pub struct Process(Child);
-
-impl Process {
-    /// kill -9.
-    pub fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    /// SIGTERM, and what it ended with.
-    pub async fn terminate(&mut self) -> ExitStatus {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
-        let mut status = None;
-        wait_for("the process to end", || {
-            status = self.0.try_wait().unwrap();
-            status.is_some()
-        })
-        .await;
-        status.unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A consumer in this process.
@@ -312,11 +283,7 @@ pub fn value(event: &TaskEvent) -> Option<Vec<u8>> {
 }
 
 pub async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LIMIT, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    harness::until(what, LIMIT, async || holds()).await.unwrap();
 }
 
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -30,10 +30,12 @@ mod net;
 mod offsets;
 mod outage;
 mod process;
+mod produce_proxy;
 mod proxy;
 mod registry;
 pub mod requests;
 mod service;
+mod tcp;
 mod topic;
 mod topic_config;
 mod wire;
@@ -55,11 +57,13 @@ pub use net::{DroppingPort, free_port, http};
 pub use offsets::GroupOffsets;
 pub use outage::{Outage, Recovered};
 pub use process::Process;
+pub use produce_proxy::{Fault, ProduceProxy};
 pub use proxy::{Counts, Mode, Proxy};
 pub use registry::{Misbehaviour, Registry};
 pub use reqwest::{Method, StatusCode};
 pub use rustix::process::Signal;
 pub use service::{Program, Ran, Service};
+pub use tcp::Listener;
 pub use topic::{
     TopicRecord, create_topic, delete_topic, keys, produce, produce_compressed, read_topic, record,
 };
@@ -71,6 +75,10 @@ use topic::topic_names;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
+
+/// Time between two questions to a process or a broker, and between two looks at what is in this process.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Lets one test at a time go on: for tests that load the machine, or measure.
 pub async fn alone() -> MutexGuard<'static, ()> {
@@ -92,8 +100,20 @@ pub async fn eventually<T>(
         if start.elapsed() >= limit {
             return Err(Error::timeout(what, limit));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// Waits until it holds. `what` is what is waited for.
+pub async fn until(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) -> Result<()> {
+    let start = Instant::now();
+    while !holds().await {
+        if start.elapsed() >= limit {
+            return Err(Error::timeout(what, limit));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 /// The lines of an audit log. A last line that is still being written is left out; no file is no lines.

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use crate::dice::Dice;
+use crate::tcp::{Listener, Server};
 
 const CHUNK: usize = 16 * 1024;
 /// A trickle: this much at a time, then a pause.
@@ -62,10 +62,9 @@ pub struct Counts {
 
 /// The proxy. It ends with the value, and its connections with it.
 pub struct Proxy {
-    port: u16,
+    server: Server,
     order: watch::Sender<Order>,
     counts: Arc<Counts>,
-    accepting: AbortHandle,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,17 +77,20 @@ impl Proxy {
     /// Starts to pass connections on to that port of 127.0.0.1. The seed decides which connections a mode
     /// hits that does not hit all.
     pub async fn start(port: u16, broker: u16, seed: u64) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-        let order = watch::Sender::default();
+        let order = watch::Sender::<Order>::default();
         let counts = Arc::<Counts>::default();
-        let dice = Arc::new(Mutex::new(Dice::new(seed)));
-        let accepting = tokio::spawn(accept(listener, broker, order.clone(), Arc::clone(&counts), dice));
-        Ok(Self { port, order, counts, accepting: accepting.abort_handle() })
+        let connection =
+            Connection { counts: Arc::clone(&counts), dice: Arc::new(Mutex::new(Dice::new(seed))) };
+        let orders = order.clone();
+        let server = Listener::bind(port)
+            .await?
+            .serve(move |client| connection.clone().run(client, broker, orders.subscribe()));
+        Ok(Self { server, order, counts })
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
-        self.port
+        self.server.port()
     }
 
     /// Treats connections like that from now on: those that are there, and those that come.
@@ -102,31 +104,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    broker: u16,
-    order: watch::Sender<Order>,
-    counts: Arc<Counts>,
-    dice: Arc<Mutex<Dice>>,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok((client, _)) = listener.accept().await else {
-            sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let connection = Connection { counts: Arc::clone(&counts), dice: Arc::clone(&dice) };
-        connections.spawn(connection.run(client, broker, order.subscribe()));
-        while connections.try_join_next().is_some() {}
-    }
-}
-
+#[derive(Clone)]
 struct Connection {
     counts: Arc<Counts>,
     dice: Arc<Mutex<Dice>>,
@@ -226,6 +204,7 @@ async fn trickle(to: &mut OwnedWriteHalf, bytes: &[u8], modes: &watch::Receiver<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpListener;
     use tokio::time::{Instant, timeout};
 
     /// A server that sends back what it gets, and tells how much that was.

@@ -1,17 +1,22 @@
-//! A TCP proxy before a broker, which loses produce requests or their answers.
+//! A TCP proxy before a broker that knows requests, and loses produce requests or their answers. What treats all
+//! bytes alike is the [`Proxy`](crate::Proxy).
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use crate::tcp::{Listener, Server};
 
 /// Kafka's number of the produce request.
 const PRODUCE: [u8; 2] = [0, 0];
+/// How long after its connection broke a request lands late.
+const LATE: Duration = Duration::from_millis(100);
 
 /// What becomes of a produce request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,69 +31,66 @@ pub enum Fault {
     AnswerHangs,
 }
 
-pub struct Proxy {
-    listener: TcpListener,
+/// The proxy. It ends with the value, and its connections with it.
+pub struct ProduceProxy {
+    _server: Server,
     state: Arc<State>,
 }
 
 #[derive(Default)]
-pub struct State {
+struct State {
     faults: Mutex<VecDeque<Fault>>,
     /// The partition whose produce requests are all lost.
     down: Mutex<Option<i32>>,
     produces: AtomicUsize,
 }
 
-impl State {
+impl ProduceProxy {
+    /// Passes on what comes there to that port of 127.0.0.1.
+    pub fn start(listener: Listener, broker: u16) -> Self {
+        let state = Arc::<State>::default();
+        let shared = Arc::clone(&state);
+        let server = listener.serve(move |client| {
+            let state = Arc::clone(&shared);
+            async move {
+                // The end of a connection, by whomever, ends what passes on.
+                let _ = pass_on(client, broker, &state).await;
+            }
+        });
+        Self { _server: server, state }
+    }
+
     /// What becomes of the next produce requests; those after them go through.
     pub fn next(&self, faults: &[Fault]) {
-        self.faults.lock().unwrap().extend(faults);
+        locked(&self.state.faults).extend(faults);
     }
 
     /// From now on all produce requests to this partition are lost, or none.
     pub fn take_down(&self, partition: Option<i32>) {
-        *self.down.lock().unwrap() = partition;
+        *locked(&self.state.down) = partition;
     }
 
     /// How many produce requests came.
     pub fn produces(&self) -> usize {
-        self.produces.load(Ordering::SeqCst)
+        self.state.produces.load(Ordering::SeqCst)
     }
 }
 
-impl Proxy {
-    pub async fn bind() -> Self {
-        Self { listener: TcpListener::bind(("127.0.0.1", 0)).await.unwrap(), state: Arc::default() }
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.listener.local_addr().unwrap()
-    }
-
-    /// Passes on what comes, until the runtime ends.
-    pub fn before(self, broker: SocketAddr) -> Arc<State> {
-        let state = Arc::clone(&self.state);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = self.listener.accept().await {
-                tokio::spawn(pass_on(client, broker, Arc::clone(&self.state)));
-            }
-        });
-        state
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection, request by request. Ends where either side closes, or a fault has it so.
-async fn pass_on(mut client: TcpStream, broker: SocketAddr, state: Arc<State>) -> io::Result<()> {
-    let mut broker = TcpStream::connect(broker).await?;
+async fn pass_on(mut client: TcpStream, broker: u16, state: &State) -> io::Result<()> {
+    let mut broker = TcpStream::connect(("127.0.0.1", broker)).await?;
     loop {
         let request = frame(&mut client).await?;
         let mut fault = None;
         if request.get(4..6) == Some(&PRODUCE) {
             state.produces.fetch_add(1, Ordering::SeqCst);
-            fault = match *state.down.lock().unwrap() {
-                Some(down) if partition_of(&request) == down => Some(Fault::Lost),
-                _ => state.faults.lock().unwrap().pop_front(),
-            };
+            let down = *locked(&state.down);
+            let is_down = down.is_some() && partition_of(&request) == down;
+            fault = if is_down { Some(Fault::Lost) } else { locked(&state.faults).pop_front() };
         }
         match fault {
             None => {
@@ -104,7 +106,7 @@ async fn pass_on(mut client: TcpStream, broker: SocketAddr, state: Arc<State>) -
             }
             Some(Fault::LandsLate) => {
                 drop(client);
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(LATE).await;
                 broker.write_all(&request).await?;
                 frame(&mut broker).await?;
                 return Ok(());
@@ -124,16 +126,21 @@ async fn frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let length = stream.read_u32().await?;
     let mut frame = length.to_be_bytes().to_vec();
     frame.resize(4 + length as usize, 0);
-    stream.read_exact(&mut frame[4..]).await?;
+    if let Some(rest) = frame.get_mut(4..) {
+        stream.read_exact(rest).await?;
+    }
     Ok(frame)
 }
 
 /// The first partition of a produce request in versions 3 to 7: behind the client id come a transactional id
 /// of none, acks, the timeout, and one topic.
-fn partition_of(request: &[u8]) -> i32 {
-    let at = |from: usize| i16::from_be_bytes(request[from..from + 2].try_into().unwrap()) as usize;
+fn partition_of(request: &[u8]) -> Option<i32> {
+    let length = |from: usize| {
+        let bytes = request.get(from..from + 2)?.try_into().ok()?;
+        usize::try_from(i16::from_be_bytes(bytes)).ok()
+    };
     let client_id = 4 + 2 + 2 + 4;
-    let topic = client_id + 2 + at(client_id) + 2 + 2 + 4 + 4;
-    let partition = topic + 2 + at(topic) + 4;
-    i32::from_be_bytes(request[partition..partition + 4].try_into().unwrap())
+    let topic = client_id + 2 + length(client_id)? + 2 + 2 + 4 + 4;
+    let partition = topic + 2 + length(topic)? + 4;
+    Some(i32::from_be_bytes(request.get(partition..partition + 4)?.try_into().ok()?))
 }
