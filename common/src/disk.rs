@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_whose_making_was_cut_short_is_made_anew_and_one_that_is_there_is_kept() {
+    fn a_database_whose_making_was_cut_short_is_recreated_and_one_that_is_there_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let cut_short = path.with_extension("new");

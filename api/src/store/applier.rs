@@ -151,7 +151,7 @@ impl Applier {
     fn recover(&mut self) -> bool {
         let why = format!("{} cannot be opened", self.path.display());
         if self.is_open() || self.reopen(&why) {
-            let works = super::failure::has_room(&self.path) && self.works();
+            let works = super::failure::has_free_space(&self.path) && self.works();
             if works {
                 self.is_failing = false;
                 self.shared.works(Part::Database, &self.path);

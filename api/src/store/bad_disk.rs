@@ -189,7 +189,7 @@ async fn a_read_that_failed_does_not_end_all_reading() {
 /// A disk that hangs: every caller is refused in time, what hangs is bounded, and it goes on afterwards.
 #[tokio::test]
 #[allow(clippy::await_holding_lock, reason = "the disk hangs while it is held")]
-async fn with_a_disk_that_hangs_callers_are_told_and_nothing_piles_up() {
+async fn with_a_disk_that_hangs_callers_get_an_answer_and_nothing_piles_up() {
     let dir = tempfile::tempdir().unwrap();
     let disk = BadDisk::default();
     let (store, writer) = disk.open_store(dir.path());

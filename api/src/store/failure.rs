@@ -196,7 +196,7 @@ impl Failures {
 }
 
 /// Whether there is free space for a batch beside the file. Asks by writing: quotas and limits count, too.
-pub(super) fn has_room(path: &Path) -> bool {
+pub(super) fn has_free_space(path: &Path) -> bool {
     let scratch = path.with_extension("space");
     let fill = || -> io::Result<()> {
         let mut file = File::create(&scratch)?;

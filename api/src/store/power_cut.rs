@@ -287,7 +287,7 @@ async fn goes_on(store: &Store, stored: &Stored, promised: &[&Answer]) -> Result
 }
 
 #[test]
-fn after_a_power_cut_what_was_answered_is_there_with_its_events_and_nothing_by_half() {
+fn after_a_power_cut_what_was_answered_is_there_with_its_events_and_nothing_partially() {
     let disk = SimDisk::new();
     let run = Run::on(&disk, 18, None);
     let tried = disk.cut_everywhere(&run);

@@ -18,7 +18,7 @@ use crate::reply::Group;
 use super::applier::{RETRY_EVERY, Work};
 use super::apply::{TaskIds, View};
 use super::draft::Draft;
-use super::failure::{ChangeError, Part, StoreError, has_room};
+use super::failure::{ChangeError, Part, StoreError, has_free_space};
 use super::job::{Job, LazyDelivery, MutationResult};
 use super::placement::Placement;
 use super::schema;
@@ -313,7 +313,7 @@ impl Writer {
     }
 
     fn wait_for_log(&mut self, jobs: &mut mpsc::Receiver<Job>) {
-        while !has_room(&self.path) || !self.log_works() {
+        while !has_free_space(&self.path) || !self.log_works() {
             // The writer's own thread: nothing else runs here.
             #[allow(clippy::disallowed_methods)]
             thread::sleep(RETRY_EVERY);

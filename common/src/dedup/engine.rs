@@ -203,7 +203,7 @@ impl Engine {
         mark: Option<&[u8]>,
         now: u64,
     ) -> Result<u64, Failure> {
-        self.make_room(log, keys.len(), now)?;
+        self.make_space(log, keys.len(), now)?;
         let first = lock(&self.view).total;
         log.append(first, keys, mark)?;
         log.sync()?;
@@ -234,7 +234,7 @@ impl Engine {
         durable: bool,
         mark: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<u64, Failure> {
-        self.make_room(log, keys.len(), 0)?;
+        self.make_space(log, keys.len(), 0)?;
         let first = lock(&self.view).total;
         let total = first + keys.len() as u64;
         let mark = mark(total);
@@ -259,7 +259,7 @@ impl Engine {
     /// Begins a new log, and has the ids of the one before put into a run, if there are too many of them, or if
     /// a new bucket begins. Waits only where that came twice before the background had done it once, or had
     /// left too many runs.
-    fn make_room(self: &Arc<Self>, log: &mut IdLog, adding: usize, now: u64) -> Result<(), Failure> {
+    fn make_space(self: &Arc<Self>, log: &mut IdLog, adding: usize, now: u64) -> Result<(), Failure> {
         let until = self.config.bucket(now);
         let mut view = lock(&self.view);
         view.now = now;

@@ -179,7 +179,7 @@ mod tests {
     use crate::disk::FileSystem;
 
     #[test]
-    fn a_torn_end_is_cut_off_and_what_is_damaged_in_front_of_whole_frames_is_told_apart() {
+    fn a_torn_end_is_cut_off_and_what_is_damaged_in_front_of_whole_frames_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dedup");
         let mut log = IdLog::make(&FileSystem, &path, 7, 99).unwrap();

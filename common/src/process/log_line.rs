@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_json_fields_and_in_text_the_correlation_id_stands_before_the_message() {
+    fn fields_are_json_fields_and_in_text_the_correlation_id_comes_before_the_message() {
         let id = Uuid::from_u128(0xabc);
         let fields = [Field::new(CORRELATION_ID, id), Field::new("topic", "a\n"), Field::new("offset", 7)];
         let line = |format: LogFormat| {

@@ -90,7 +90,7 @@ pub(super) fn recover<F: Files>(
                 None if ids == 0 => None,
                 _ => Some("it is not one of this log and this version"),
             };
-            let made = make_anew(current, index, why).map_err(|error| error.at_start(current.path))?;
+            let made = rebuild(current, index, why).map_err(|error| error.at_start(current.path))?;
             (made, if current.length == 0 { Tail::Unsynced } else { Tail::Foreign }, None)
         }
     };
@@ -98,11 +98,7 @@ pub(super) fn recover<F: Files>(
 }
 
 /// Makes the index from the segments. Returns what is known before the first line of the file.
-fn make_anew<F: Files>(
-    current: &Current<'_, F>,
-    index: &Dedup,
-    why: Option<&str>,
-) -> Result<Mark, ScanError> {
+fn rebuild<F: Files>(current: &Current<'_, F>, index: &Dedup, why: Option<&str>) -> Result<Mark, ScanError> {
     let segments = segments::beside(current.files, current.real)?;
     if let Some(why) = why {
         ::log::warn!(

@@ -130,7 +130,7 @@ fn an_index_of_any_age_or_none_ends_level_with_the_log() {
 }
 
 #[test]
-fn an_index_of_the_version_before_is_made_anew() {
+fn an_index_of_the_version_before_is_rebuilt() {
     let written = written(BATCHES);
     let rig = Rig::with(&written.log, Some(&written.index));
     let index = recovery::open_index(&FileSystem, &rig.log(), &rig.index()).unwrap();

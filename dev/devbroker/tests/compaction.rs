@@ -284,7 +284,7 @@ async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn compaction_runs_by_itself_when_enough_is_dirty() {
+async fn compaction_runs_automatically_when_enough_is_dirty() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start_eager(dir.path()).await;
     let mut wire = wire(&broker).await;

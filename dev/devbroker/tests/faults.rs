@@ -202,7 +202,7 @@ async fn errors_are_answered_as_asked_for() {
 }
 
 #[tokio::test]
-async fn a_throttled_client_is_told_at_once_and_not_read_for_that_time() {
+async fn a_throttled_client_is_answered_at_once_and_not_read_for_that_time() {
     let mut world = World::start().await;
     world.set("produce.throttle.ms", "300").await;
     world.set("fetch.throttle.ms", "300").await;

@@ -169,7 +169,7 @@ async fn a_broker_that_is_down_takes_only_its_own_partitions_with_it() -> Outcom
 
 /// The services know one broker. It is gone for good; the leaders are elsewhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_address_that_was_configured_may_go_away() -> Outcome {
+async fn the_address_that_was_configured_may_become_unreachable() -> Outcome {
     let _alone = alone().await;
     let Some(cluster) = Cluster::start().await? else { return Ok(()) };
     cluster.create_topic(EVENTS, &[&[2, 3]], &[]).await?;

@@ -118,7 +118,7 @@ async fn each_line_about_an_event_has_the_correlation_id_and_in_json_its_fields(
 }
 
 #[tokio::test]
-async fn in_text_the_correlation_id_stands_before_the_line_that_the_contract_fixes() -> Outcome {
+async fn in_text_the_correlation_id_comes_before_the_line_that_the_contract_fixes() -> Outcome {
     let mut logged = Logged::start("text").await?;
     let task = logged.task.clone();
     let all = logged.lines(REQUEST).await?;

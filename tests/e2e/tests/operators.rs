@@ -285,7 +285,7 @@ async fn produce(world: &World, events: &[Vec<u8>]) -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_audit_log_on_a_full_disk_waits_for_room_and_loses_nothing() -> Outcome {
+async fn an_audit_log_on_a_full_disk_waits_for_free_space_and_loses_nothing() -> Outcome {
     let Some(disk) = SmallDisk::mount(2048) else { return Ok(()) };
     let world = World::start().await?;
     let log = disk.path().join("audit.log");
@@ -345,7 +345,8 @@ async fn a_notifier_whose_state_is_on_a_full_disk_commits_nothing_that_it_cannot
 }
 
 #[tokio::test]
-async fn a_task_store_on_a_full_disk_refuses_changes_until_there_is_room_and_loses_nothing() -> Outcome {
+async fn a_task_store_on_a_full_disk_refuses_changes_until_there_is_free_space_and_loses_nothing() -> Outcome
+{
     let Some(disk) = SmallDisk::mount(64 * 1024) else { return Ok(()) };
     let world = World::start().await?;
     let program = world.program("task-api").env("STATE_DIR", disk.path().display());

@@ -236,7 +236,7 @@ async fn a_notifier_whose_output_is_closed_or_full_waits_and_commits_nothing() -
 /// What the DLQ processor tells is written before the commit, at each log level; a reader that has gone away
 /// stops it as little as it stops log lines.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_is_told_before_it_is_committed_whatever_the_log_level() -> Outcome {
+async fn a_dead_letter_is_logged_before_it_is_committed_whatever_the_log_level() -> Outcome {
     let world = World::start().await?;
     let program = || world.program("dlq-processor").env("LOG_LEVEL", "off");
     produce(&world.broker.bootstrap(), DLQ, vec![record(None, Some(b"no dead letter"))]).await?;

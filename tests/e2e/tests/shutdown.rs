@@ -63,7 +63,7 @@ async fn the_dlq_processor_commits_what_it_has_done_and_releases() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_consumer_stops_in_time_also_when_kafka_is_away_or_hangs() -> Outcome {
+async fn a_consumer_stops_in_time_also_when_kafka_is_unreachable_or_hangs() -> Outcome {
     let _alone = alone().await;
     let mut world = World::start().await?;
     produce(&world, 10).await?;

@@ -62,7 +62,7 @@ fn owners(evidence: &Evidence, group: &str) -> HashSet<String> {
 
 /// SC-5
 #[tokio::test(flavor = "multi_thread")]
-async fn with_kafka_away_no_request_fails_and_nothing_is_lost() -> Outcome {
+async fn with_kafka_unreachable_no_request_fails_and_nothing_is_lost() -> Outcome {
     let _alone = alone().await;
     let away = planned(Fault::KillBroker, 2_000, OUTAGE.as_millis() as u64);
     let plan = plan(5, OUTAGE + Duration::from_secs(5), 500, vec![away]);

@@ -170,7 +170,7 @@ fn a_segment_that_is_missing_damaged_or_foreign_refuses() {
 
 /// After a write that failed the log goes on elsewhere from the same number: what the failed one left never counts.
 #[test]
-fn a_segment_begins_anew_what_the_one_before_could_not_write() {
+fn a_segment_repeats_what_the_one_before_could_not_write() {
     let disk = SimDisk::new();
     let files = files(&disk);
     let mut appender = Appender::after(Arc::clone(&files), limits(), 0).unwrap();

@@ -128,7 +128,7 @@ fn a_file_that_is_missing_cut_or_another_is_named() {
 }
 
 #[test]
-fn a_state_whose_manifest_was_moved_away_begins_anew_and_leaves_nothing() {
+fn a_state_whose_manifest_was_moved_away_begins_empty_and_leaves_nothing() {
     let rig = Rig::new();
     fs::rename(rig.dir.path().join("dedup"), rig.dir.path().join("moved")).unwrap();
     assert!(!rig.known().unwrap().iter().any(|known| *known));

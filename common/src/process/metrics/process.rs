@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_told_of() {
+    fn this_process_is_described() {
         let mut text = Text::default();
         render(&mut text);
         let text = text.finish();

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn series_stand_below_their_family_with_their_labels_escaped() {
+    fn series_are_below_their_family_with_their_labels_escaped() {
         let mut text = Text::default();
         text.family("a_total", "counter", "Things");
         text.series("a_total", &[("b", "x\"y\\z\n"), ("c", "")], 3);

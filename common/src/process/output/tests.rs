@@ -65,7 +65,7 @@ fn read_all(reader: &mut impl BufRead, logged: u64) -> Vec<String> {
 }
 
 #[test]
-fn a_reader_that_stalls_blocks_nobody_and_is_told_what_it_missed_in_its_place() {
+fn a_reader_that_stalls_blocks_nobody_and_reads_in_its_place_what_it_missed() {
     let (output, mut reader) = piped();
     let start = Instant::now();
     let logged = log_until_dropped(&output, 0);
@@ -129,7 +129,7 @@ fn a_reader_that_is_gone_or_a_full_disk_harms_nobody() {
 }
 
 #[test]
-fn what_was_dropped_is_told_to_the_next_reader_of_a_named_pipe() {
+fn what_was_dropped_is_reported_to_the_next_reader_of_a_named_pipe() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
     make_fifo(&path);

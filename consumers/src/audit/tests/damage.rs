@@ -119,7 +119,7 @@ fn what_was_synced_is_no_torn_line() {
 }
 
 #[test]
-fn ids_that_stand_twice_in_a_foreign_log_do_not_make_the_index_new_each_time() {
+fn ids_that_are_twice_in_a_foreign_log_do_not_rebuild_the_index_each_time() {
     let written = written(BATCHES);
     let rig = Rig::with(&written.log.repeat(2), None);
     let mut journal = rig.open();

@@ -118,7 +118,7 @@ fn flush(writer: &Writer, record: Record) -> tokio::task::JoinHandle<Result<u64,
 }
 
 #[tokio::test]
-async fn partitions_that_wait_share_one_sync_and_all_are_told() {
+async fn partitions_that_wait_share_one_sync_and_all_get_its_result() {
     let rig = Rig::new();
     let (writer, gate) = start(&rig);
     for fails in [false, true] {

@@ -68,7 +68,7 @@ async fn a_sequence_survives_recompression() {
 }
 
 #[tokio::test]
-async fn who_cannot_know_zstd_is_told_so() {
+async fn a_client_that_cannot_know_zstd_gets_an_error() {
     let target = Target::start().await;
     let mut wire = target.wire().await;
     let topic = unique("zstd");

@@ -81,7 +81,7 @@ async fn list_as(wire: &mut Wire, topic: &str, timestamp: i64, believed: i32) ->
 }
 
 #[tokio::test]
-async fn a_restart_begins_an_epoch_and_what_was_read_before_is_told_apart() {
+async fn a_restart_begins_an_epoch_and_what_was_read_before_is_distinguished() {
     let target = Target::start().await;
     let mut wire = target.wire().await;
     let (topic, idle) = (unique("epochs"), unique("epochs"));
