@@ -85,10 +85,8 @@ pub struct Registered {
 impl Registry {
     /// A registry that is reached at any of these addresses. With a user, it is asked with basic authentication.
     pub fn new(addresses: Vec<Address>, user: Option<(&str, &str)>) -> Self {
-        let basic = |(name, password): (&str, &str)| {
-            Authorization(format!("Basic {}", STANDARD.encode(format!("{name}:{password}"))))
-        };
-        Self(Arc::new(Inner { addresses, authorization: user.map(basic), first: AtomicUsize::new(0) }))
+        let authorization = user.map(|(name, password)| Authorization(basic(&format!("{name}:{password}"))));
+        Self(Arc::new(Inner { addresses, authorization, first: AtomicUsize::new(0) }))
     }
 
     /// Its addresses, as a person reads them.
@@ -185,12 +183,10 @@ impl Registry {
         for n in 0..addresses.len() {
             let at = (start + n) % addresses.len();
             let Some(address) = addresses.get(at) else { continue };
-            let request = Request {
-                method,
-                path,
-                body: body.as_deref(),
-                authorization: authorization.as_ref().map(|Authorization(text)| text.as_str()),
-            };
+            let own = address.user().map(basic);
+            let common = authorization.as_ref().map(|Authorization(text)| text.as_str());
+            let request =
+                Request { method, path, body: body.as_deref(), authorization: own.as_deref().or(common) };
             let call = || format!("{method} {address}{path}");
             let failure = match http::exchange(address, &request, limit).await {
                 Err(why) => format!("{address}: {why}"),
@@ -264,6 +260,11 @@ fn read<T: for<'de> Deserialize<'de>>(
 /// The subject of a topic's values: Confluent's TopicNameStrategy.
 pub fn subject_of(topic: &str) -> String {
     format!("{topic}-value")
+}
+
+/// Basic authentication.
+fn basic(user: &str) -> String {
+    format!("Basic {}", STANDARD.encode(user))
 }
 
 /// A subject as a part of a path.

@@ -30,7 +30,7 @@ async fn drain(build: &Build, service: &str, events: usize, ordered_ids: bool) -
         let batch = (first..events.min(first + BATCH)).map(|number| {
             let id = if ordered_ids { Uuid::now_v7() } else { Uuid::new_v4() };
             let event = Event::created(&format!("task {number}")).with("/event_id", id.to_string())?;
-            Ok(record(Some(event.task_id().as_bytes()), Some(&event.bytes())))
+            Ok(record(Some(event.task_id().as_bytes()), Some(&build.encoded(event.bytes()))))
         });
         produce(&bootstrap, EVENTS, batch.collect::<Result<_>>()?).await?;
     }

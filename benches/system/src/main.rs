@@ -7,6 +7,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | `avro` | events in Avro, with `--avro`: in turn with JSON, in one run |
 //! | `post` | POST /tasks: a closed loop, and a fixed rate up to the audit line |
 //! | `drain` | how fast a consumer works off a topic |
 //! | `history` | one change, and a start after kill -9, with much in the store |
@@ -15,6 +16,7 @@
 //! | `build`, `figures` | which binaries are measured, and what came out |
 //! | `usage` | what a process used, by the kernel's count |
 
+mod avro;
 mod build;
 mod drain;
 mod figures;
@@ -59,6 +61,9 @@ struct Args {
     /// A folder of other binaries to measure in the same run
     #[arg(long, value_name = "FOLDER")]
     against: Vec<PathBuf>,
+    /// Measure this build with events in Avro, too, in the same run; the ratios are those of Avro to the others
+    #[arg(long)]
+    avro: bool,
     /// How often; the medians count
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -82,10 +87,15 @@ struct Args {
 #[tokio::main]
 async fn main() -> Outcome {
     let args = Args::parse();
-    let mut builds = vec![Build { label: "this".to_owned(), folder: None }];
+    let mut builds = vec![Build { label: "this".to_owned(), folder: None, avro: None }];
+    if args.avro {
+        let avro = Some(avro::Avro::start().await?);
+        builds.insert(0, Build { label: "this, with Avro".to_owned(), folder: None, avro });
+    }
     builds.extend(args.against.iter().map(|folder| Build {
         label: folder.display().to_string(),
         folder: Some(std::path::absolute(folder).expect("a path")),
+        avro: None,
     }));
     let mut all = BTreeMap::new();
     for what in &args.what {

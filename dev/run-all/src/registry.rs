@@ -73,7 +73,7 @@ async fn start_apicurio(children: &mut Children) -> Result<(), Failure> {
         path: &java,
         args: vec![
             "-Xmx256m".to_owned(),
-            "-Dquarkus.log.level=WARN".to_owned(),
+            "-Dquarkus.log.console.level=WARN".to_owned(),
             "-Dquarkus.banner.enabled=false".to_owned(),
             format!("-Dquarkus.http.host={}", ADDRESS.ip()),
             format!("-Dquarkus.http.port={}", ADDRESS.port()),
