@@ -341,6 +341,31 @@ const steps = {
     await add(page, "After ten thousand");
   },
 
+  async "markup in each field of events and dead letters is text"(page) {
+    const markup = name => "<img src=x onerror=alert('" + name + "')><b>" + name + "</b>";
+    const event = {
+      event_id: randomUUID(), event_type: markup("type"), occurred_at: new Date().toISOString(),
+      data: { task_id: markup("task"), title: markup("title"), status: markup("status"), owner_id: null }, metadata: { correlation_id: randomUUID(), source: markup("source") },
+    };
+    const letter = {
+      original_event: event, error: { kind: markup("kind"), message: markup("message") }, retry_count: 4, group: markup("group"), failed_at: new Date().toISOString(),
+      source: { topic: markup("topic"), partition: 0, offset: 0, timestamp: event.occurred_at }, original_headers: [{ name: markup("name"), value: markup("value") }],
+    };
+    await system.produce("task-events", { key: markup("key"), value: JSON.stringify(event) });
+    await system.produce("task-events-dlq", { key: markup("key"), value: JSON.stringify(letter) });
+    await shows(page, "#event-list", markup("type"));
+    for (const field of ["kind", "message", "group"]) await shows(page, "#dead-list", markup(field));
+    const id = await page.$$eval("#dead-list > li", rows => rows.find(row => row.innerText.includes("<b>kind</b>")).dataset.key);
+    await page.locator(`::-p-aria([name="Details of dead letter ${id}"])`).click();
+    await shows(page, "#letter-value", "<b>title</b>");
+    assert.equal(await page.$("main img, main b, dialog img, dialog b"), null);
+    await press(page, "Escape");
+    await page.locator(`::-p-aria([name="Redrive dead letter ${id}"])`).click();
+    await page.waitForSelector("#redrive[open]");
+    assert.equal(await page.$("main img, main b, dialog img, dialog b"), null);
+    await press(page, "Escape");
+  },
+
   async "what is not there is named: a topic"() {
     for (const [name, topic] of [["DLQ_TOPIC", "no-dlq"], ["OFFSETS_TOPIC", "no-offsets"], ["TASK_EVENTS_TOPIC", "no-events"]]) {
       const url = await system.startAnotherApi({ [name]: topic });
