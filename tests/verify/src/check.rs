@@ -14,11 +14,6 @@ pub use report::{Check, Report};
 
 use crate::evidence::Evidence;
 
-/// Whether events of that type are notified.
-fn is_told(event_type: &str) -> bool {
-    ["task.created", "task.completed"].contains(&event_type)
-}
-
 /// Runs all checks.
 pub fn check(evidence: &Evidence) -> Report {
     let mut report = Report::default();

@@ -180,6 +180,11 @@ impl Seen {
         Self::read(&serde_json::from_slice(value?).ok()?, offset)
     }
 
+    /// Whether it is notified.
+    pub fn is_told(&self) -> bool {
+        ["task.created", "task.completed"].contains(&self.event_type.as_str())
+    }
+
     /// Whether another producer wrote it.
     pub fn is_foreign(&self) -> bool {
         self.title.starts_with(FOREIGN)

@@ -194,7 +194,7 @@ fn not_told(evidence: &Evidence, operations: &Operations<'_>) -> Check {
     let wanted = operations.all.iter().flat_map(|operation| operation.events.values());
     let wanted = wanted.chain(&operations.foreign).copied();
     let wanted = wanted.filter(|seen| !operations.deleted.contains(seen.event_id.as_str()));
-    let wanted: Vec<_> = wanted.filter(|seen| super::is_told(&seen.event_type)).collect();
+    let wanted: Vec<_> = wanted.filter(|seen| seen.is_told()).collect();
     let missing = wanted.iter().filter(|seen| {
         let completed = seen.event_type == "task.completed";
         !known.contains(&(seen.task_id.as_str(), completed))

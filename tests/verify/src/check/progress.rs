@@ -53,8 +53,7 @@ pub(super) fn check(evidence: &Evidence, report: &mut Report) {
             let at = first.entry((&told.task_id, told.completed)).or_insert(told.at);
             *at = told.at.min(*at);
         }
-        let wanted: Vec<&Seen> =
-            events.iter().copied().filter(|seen| super::is_told(&seen.event_type)).collect();
+        let wanted: Vec<&Seen> = events.iter().copied().filter(|seen| seen.is_told()).collect();
         let commits = commits_of(evidence, &evidence.notification_group, &mut violations);
         examined += commits.len();
         let taken = |seen: &Seen| {
