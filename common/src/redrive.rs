@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::config::topic_name;
 use crate::dlq::{DlqRecord, OriginalHeader, Source};
 use crate::event::{self, Malformed};
 use crate::kafka::{
@@ -140,7 +141,13 @@ impl Redriver {
         let place = Place { topic: self.dlq_topic.clone(), partition, offset: stored.offset };
         let original = self.original(&place, stored, letter).await?;
         let topic = letter.source.topic.clone();
-        let count = self.kafka.partition_count(&topic).await?;
+        let no_topic = |why| RedriveError::NoEvent { letter: place.clone(), why };
+        // Anybody may have written the letter: a name that no topic can have ends nothing but this letter.
+        topic_name(&topic).map_err(no_topic)?;
+        let count = match self.kafka.partition_count(&topic).await {
+            Err(error @ KafkaError::UnknownTopic { .. }) => return Err(no_topic(error.to_string())),
+            count => count?,
+        };
         let source = letter.source.partition;
         let target = match original.key.as_deref() {
             // Where the task's events are now.

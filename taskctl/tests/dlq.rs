@@ -224,3 +224,22 @@ async fn a_letter_with_its_source_alone_is_redriven_from_there() {
     assert_eq!(events[11].value, events[10].value);
     assert_eq!(header(&events[11], GROUP_HEADER).as_deref(), Some("g"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_of_a_topic_that_is_not_there_or_cannot_be_holds_up_no_other() {
+    let world = World::start().await;
+    let of_topic = |topic: &str| {
+        let mut value = letter("g", "output", &event(), 1, "2026-01-15T10:30:00Z");
+        value["source"]["topic"] = json!(topic);
+        value
+    };
+    produce(&world, DLQ, &[of_topic("<b>none</b>"), of_topic("deleted"), of_topic(EVENTS)]).await;
+    let output = world.taskctl("dlq redrive --all --execute --format json").await;
+    assert_eq!(output.status.code(), Some(1));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["redriven"], &answer["failed"]), (&1.into(), &2.into()), "{answer}");
+    let detail = |index: usize| answer["letters"][index]["outcome"]["detail"].as_str().unwrap().to_owned();
+    assert!(detail(0).contains("is not a topic name"), "{}", detail(0));
+    assert!(detail(1).contains("topic deleted does not exist"), "{}", detail(1));
+    assert_eq!(detail(2), "task-events/0/10");
+}

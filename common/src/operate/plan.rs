@@ -13,6 +13,7 @@ use super::Progress;
 use super::letters::{Letter, LetterName, read_named, read_one};
 use super::positions::Positions;
 use super::scan::{LogRange, readable, scan};
+use crate::config::topic_name;
 use crate::kafka::{ConsumerRecord, Kafka, KafkaError};
 use crate::redrive::{GROUP_HEADER, RedriveError, Redriver};
 use crate::time::format_time;
@@ -270,6 +271,10 @@ async fn count_later_events(
     }
     progress.begin("looking for later events", "records");
     for ((topic, partition), by_key) in of_partition {
+        // No broker has it: redriving it says so.
+        if topic_name(&topic).is_err() {
+            continue;
+        }
         let range = match readable(kafka, &topic, partition).await {
             Ok(range) => range,
             // Redriving it says so.
