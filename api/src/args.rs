@@ -3,12 +3,13 @@
 use clap::{ArgAction, Parser, ValueEnum};
 use task_events::config::{KafkaArgs, LogArgs, StateArgs, TopicArgs};
 use task_events::registry_args::RegistryArgs;
+use task_events::services;
 
 use crate::http::AllowedHosts;
 
 /// The Task API: stores tasks and publishes their lifecycle events to Kafka
 #[derive(Debug, Clone, Parser)]
-#[command(name = "task-api", version)]
+#[command(name = services::API, version)]
 pub struct Args {
     /// Address to listen on
     #[arg(long, env = "HOST", default_value = "127.0.0.1")]

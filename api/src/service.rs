@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_events::error_code::{Code, Coded};
 use task_events::registry::{RegistryError, subject_of};
+use task_events::services;
 use task_events::shutdown;
 use task_events::state_dir::{StateDir, StateDirError};
 
@@ -19,7 +20,7 @@ use crate::relay::Relay;
 use crate::store::{Store, StoreError};
 
 /// The folder below STATE_DIR, and how this process calls itself to Kafka.
-const NAME: &str = "task-api";
+const NAME: &str = services::API;
 /// Time for requests under way when the process stops.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
 

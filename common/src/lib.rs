@@ -16,6 +16,7 @@
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
 //! - [`error_code`]: the codes of error lines.
+//! - [`services`]: the names of the programs.
 //! - [`segments`]: the names of the parts of a log that was rotated.
 //! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
 //! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`registry_args`], [`shutdown`],
@@ -86,6 +87,7 @@ pub mod registry;
 pub mod runtime;
 pub mod schemas;
 pub mod segments;
+pub mod services;
 pub mod time;
 pub mod topics;
 

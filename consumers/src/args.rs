@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 use task_events::config::{KafkaArgs, LeaseArgs, LogArgs, StateArgs, TopicArgs, group_name};
 use task_events::registry_args::RegistryArgs;
+use task_events::services::{AUDIT, DLQ_PROCESSOR, NOTIFICATION};
 
 /// What all three take.
 #[derive(Debug, Clone, Args)]
@@ -37,10 +38,10 @@ pub struct ConsumerArgs {
 ///
 /// Consumer of task events, with a consumer group and a state folder of its own.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "notification-service", version)]
+#[command(name = NOTIFICATION, version)]
 pub struct NotificationArgs {
     /// Consumer group
-    #[arg(long, env = "GROUP", default_value = "notification-service", value_parser = group_name)]
+    #[arg(long, env = "GROUP", default_value = NOTIFICATION, value_parser = group_name)]
     pub group: String,
     /// What all services take.
     #[command(flatten)]
@@ -51,10 +52,10 @@ pub struct NotificationArgs {
 ///
 /// The log is the truth: offsets and dedup state follow it.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "audit-service", version)]
+#[command(name = AUDIT, version)]
 pub struct AuditArgs {
     /// Consumer group; a second audit log is a second group
-    #[arg(long, env = "GROUP", default_value = "audit-service", value_parser = group_name)]
+    #[arg(long, env = "GROUP", default_value = AUDIT, value_parser = group_name)]
     pub group: String,
     /// The audit log, one JSON object a line; its folder must exist
     #[arg(long, env = "AUDIT_LOG_PATH", default_value = "audit.log")]
@@ -66,10 +67,10 @@ pub struct AuditArgs {
 
 /// Logs the events that a consumer could not handle, and counts them by group and error.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "dlq-processor", version)]
+#[command(name = DLQ_PROCESSOR, version)]
 pub struct DlqArgs {
     /// Consumer group
-    #[arg(long, env = "GROUP", default_value = "dlq-processor", value_parser = group_name)]
+    #[arg(long, env = "GROUP", default_value = DLQ_PROCESSOR, value_parser = group_name)]
     pub group: String,
     /// What all services take.
     #[command(flatten)]

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::web::{Data, block};
 use task_events::metrics::{CONTENT_TYPE, Text};
-use task_events::{kafka, logging};
+use task_events::{kafka, logging, services};
 
 use super::state::State;
 use crate::relay;
@@ -12,7 +12,7 @@ use crate::relay;
 pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
     let process = || {
         let mut text = Text::default();
-        text.process("task-api", env!("CARGO_PKG_VERSION"));
+        text.process(services::API, env!("CARGO_PKG_VERSION"));
         text
     };
     let Ok(mut text) = block(process).await else {

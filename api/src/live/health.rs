@@ -8,6 +8,7 @@ use std::time::Duration;
 use task_events::error_code::{Code, Coded};
 use task_events::kafka::KafkaError;
 use task_events::operate::groups::Life;
+use task_events::services;
 use tokio::time::Instant;
 
 use super::board::Known;
@@ -21,9 +22,9 @@ const LONG: Duration = Duration::from_secs(10);
 const MUCH_LAG: i64 = 1_000;
 /// The services that a system has, each by the name of its group, and what waits without it.
 const SERVICES: [(&str, &str); 3] = [
-    ("notification-service", "no notification is sent"),
-    ("audit-service", "nothing is written to the audit log"),
-    ("dlq-processor", "dead letters are not counted"),
+    (services::NOTIFICATION, "no notification is sent"),
+    (services::AUDIT, "nothing is written to the audit log"),
+    (services::DLQ_PROCESSOR, "dead letters are not counted"),
 ];
 
 /// What findings are made of, beside the board.

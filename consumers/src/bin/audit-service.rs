@@ -8,6 +8,7 @@
 use consumers::args::AuditArgs;
 use consumers::audit;
 use consumers::service::{self, Reads};
+use task_events::services::AUDIT;
 
 // musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
 #[cfg(target_env = "musl")]
@@ -21,7 +22,7 @@ static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 fn main() {
     let AuditArgs { group, audit_log_path, common } = task_events::command_line::parse();
     let reads = Reads {
-        name: "audit-service",
+        name: AUDIT,
         group,
         topic: common.topics.task_events_topic.clone(),
         dlq_topic: Some(common.topics.dlq_topic.clone()),

@@ -9,6 +9,7 @@ use consumers::args::DlqArgs;
 use consumers::dead_letters;
 use consumers::lines::Sink;
 use consumers::service::{self, Reads};
+use task_events::services::DLQ_PROCESSOR;
 
 // musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
 #[cfg(target_env = "musl")]
@@ -21,8 +22,7 @@ static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
     let DlqArgs { group, common } = task_events::command_line::parse();
-    let reads =
-        Reads { name: "dlq-processor", group, topic: common.topics.dlq_topic.clone(), dlq_topic: None };
+    let reads = Reads { name: DLQ_PROCESSOR, group, topic: common.topics.dlq_topic.clone(), dlq_topic: None };
     let (format, lease) = (common.log.log_format, common.lease.lease());
     service::run(&common, reads, move |_| Sink::stdout(format, lease).map(dead_letters::open));
 }

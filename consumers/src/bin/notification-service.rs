@@ -9,6 +9,7 @@ use consumers::args::NotificationArgs;
 use consumers::lines::Sink;
 use consumers::notification;
 use consumers::service::{self, Reads};
+use task_events::services::NOTIFICATION;
 
 // musl is slow at copying and comparing: these take the place of its memcpy and memcmp.
 #[cfg(target_env = "musl")]
@@ -22,7 +23,7 @@ static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 fn main() {
     let NotificationArgs { group, common } = task_events::command_line::parse();
     let reads = Reads {
-        name: "notification-service",
+        name: NOTIFICATION,
         group,
         topic: common.topics.task_events_topic.clone(),
         dlq_topic: Some(common.topics.dlq_topic.clone()),

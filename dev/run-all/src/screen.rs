@@ -8,10 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use task_events::escape::escape_control;
 use task_events::logging::{self, LogFormat};
 use task_events::output::Output;
+use task_events::services::NOTIFICATION;
 use task_events::stderr::to_stderr;
 
 /// Width of the names in front of the lines.
-const NAME_WIDTH: usize = "notification-service".len();
+const NAME_WIDTH: usize = NOTIFICATION.len();
 
 /// A colour of a name: its number among the foreground colours of a terminal.
 pub type Colour = u8;

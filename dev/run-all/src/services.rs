@@ -1,15 +1,13 @@
 //! What the system is made of, and where it keeps its state: each name once.
 
+pub use task_events::services::{API, CONSUMERS};
+
 /// The dev broker.
 pub const BROKER: &str = "devbroker";
 /// The Schema Registry of `--avro`.
 pub const REGISTRY: &str = "registry";
 /// The operator's command.
 pub const TASKCTL: &str = "taskctl";
-/// The Task API.
-pub const API: &str = "task-api";
-/// The consumers, each by the name of its group.
-pub const CONSUMERS: [&str; 3] = ["notification-service", "audit-service", "dlq-processor"];
 
 /// The folder of all state, below the current one. Each service has a folder of its own in it.
 pub const STATE_DIR: &str = "data";

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use task_events::services::NOTIFICATION;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
@@ -109,7 +110,7 @@ impl Tour<'_> {
     }
 
     fn notifications(&self, id: &str) -> Vec<String> {
-        let lines = self.screen.held_lines("notification-service");
+        let lines = self.screen.held_lines(NOTIFICATION);
         let about = lines.iter().filter(|line| line.contains(id));
         about.filter_map(|line| Some(line.split_at(line.find("NOTIFICATION: ")?).1.to_owned())).collect()
     }

@@ -6,11 +6,8 @@ use super::collect::{EventHead, Found, Part, Record};
 use super::{Audit, Others, Outbox};
 use crate::event::EventType;
 use crate::operate::letters::Letter;
+use crate::services::{API, AUDIT, NOTIFICATION};
 use crate::time::format_time;
-
-/// The services whose work on an event is known here.
-const NOTIFICATION: &str = "notification-service";
-const AUDIT: &str = "audit-service";
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -133,7 +130,7 @@ fn add_waiting(report: &mut Report, found: &Found, outbox: &Outbox) {
         let (id, kind) = (event.event_id.to_string(), &event.event_type);
         add_change(report, event);
         let detail = format!("waits to be published; Kafka is {kafka} from the API");
-        report.add(event.occurred_at.clone(), 1, "outbox", "task-api".to_owned(), Some(id.clone()), detail);
+        report.add(event.occurred_at.clone(), 1, "outbox", API.to_owned(), Some(id.clone()), detail);
         let doubt = if found.has_events() { "is not in the topic" } else { "may not be in the topic" };
         report.missing.push(format!(
             "{kind} {id} {doubt}: it is one of {} events in the API's outbox; Kafka is {kafka} from there",
