@@ -5,8 +5,10 @@ mod world;
 use std::time::{Duration, Instant};
 
 use consumers::{audit, dead_letters, notification};
+use task_events::avro::{self, Schema};
 use task_events::dlq::DlqRecord;
 use task_events::kafka::Compression;
+use task_events::registry::Registry;
 use task_events::schemas::EventReader;
 use world::{DLQ, LEASE, LIMIT, Running, World, created, said, value, wait_for};
 
@@ -51,6 +53,40 @@ async fn each_service_handles_what_is_its_own_and_commits_it() {
     assert_eq!(said("Loaded 3 previously seen events"), 1);
     assert_eq!(world.audited("sc3").len(), 4);
     notified(&format!("NOTIFICATION: New task created - 'Buy\\u{{7}}milk' (ID: {task})")).await;
+    notifier.stop().await;
+    auditor.stop().await;
+}
+
+/// Consumers are upgraded first: they read by a later schema than the API writes by.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_of_a_later_schema_read_what_an_earlier_one_wrote() {
+    const LATER: &str = include_str!("../../common/tests/schemas/task-event-v2.avsc");
+    let (world, registry) = (World::start(1).await, harness::Registry::small().await.unwrap());
+    let id = registry.register("task-events-value", avro::TASK_EVENT).await.unwrap();
+    let changes = world::three_changes("Read me later");
+    let values = changes.iter().map(|event| Some(avro::encode(event, id).unwrap())).collect();
+    world.produce(0, values).await;
+
+    let client = Registry::new(vec![registry.url().parse().unwrap()], None);
+    let reader = EventReader::with_schema(client, None, Schema::parse(LATER).unwrap());
+    let notifier = world.notifier_reading("later-notifier", "later-notifier", reader.clone()).await;
+    let auditor = world.auditor_reading("later-auditor", reader).await;
+    let both_at_the_end =
+        || world.position("later-notifier", 0) == Some(3) && world.position("later-auditor", 0) == Some(3);
+    wait_for("both groups at the end", both_at_the_end).await;
+    let task = changes[0].data.task_id;
+    notified(&format!("NOTIFICATION: New task created - 'Read me later' (ID: {task})")).await;
+    notified(&format!("NOTIFICATION: Task completed - 'Read me later' (ID: {task})")).await;
+    let ids: Vec<_> = changes.iter().map(|event| event.event_id).collect();
+    assert_eq!(world.audited("later-auditor"), ids);
+    // With the later schema's field at its default.
+    let log = std::fs::read_to_string(world.log("later-auditor")).unwrap();
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["data"]["priority"], serde_json::Value::Null);
+        assert!(line["data"].get("priority").is_some(), "{line}");
+        assert_eq!(line["schema_id"], id);
+    }
     notifier.stop().await;
     auditor.stop().await;
 }

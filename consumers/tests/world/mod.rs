@@ -173,23 +173,28 @@ impl World {
 
     /// An instance of the notification service with a state folder of its own.
     pub async fn instance(&self, group: &str, name: &str) -> Running {
+        self.notifier_reading(group, name, EventReader::json()).await
+    }
+
+    pub async fn notifier_reading(&self, group: &str, name: &str, reader: EventReader) -> Running {
         let state = StateDir::open(self.folder.path(), name).unwrap();
         let folder = state.path().to_owned();
-        let opened =
-            tokio::task::spawn_blocking(move || notification::open(&folder, sink(), EventReader::json()))
-                .await
-                .unwrap()
-                .unwrap();
+        let opened = tokio::task::spawn_blocking(move || notification::open(&folder, sink(), reader))
+            .await
+            .unwrap()
+            .unwrap();
         Running::start(self.config(group, state.identity()), opened.service)
     }
 
     pub async fn auditor(&self, group: &str) -> Running {
+        self.auditor_reading(group, EventReader::json()).await
+    }
+
+    pub async fn auditor_reading(&self, group: &str, reader: EventReader) -> Running {
         let state = StateDir::open(self.folder.path(), group).unwrap();
         let (log, folder) = (self.log(group), state.path().to_owned());
-        let opened = tokio::task::spawn_blocking(move || audit::open(&log, &folder, EventReader::json()))
-            .await
-            .unwrap()
-            .unwrap();
+        let opened =
+            tokio::task::spawn_blocking(move || audit::open(&log, &folder, reader)).await.unwrap().unwrap();
         Running::start(self.config(group, state.identity()), opened.service)
     }
 
