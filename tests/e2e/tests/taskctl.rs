@@ -76,21 +76,32 @@ const UNKNOWN: [Case; 7] = [
     case("trace 01a216b2-569b-7137-befb-bca62242f665", "TE0512"),
 ];
 
-const NO_FILE: [Case; 3] = [
+const NO_REGISTRY: [Case; 4] = [
+    case("schema show", "TE0601"),
+    case("schema check SCHEMA", "TE0601"),
+    case("schema register", "TE0601"),
+    case("schema init", "TE0601"),
+];
+
+const NO_FILE: [Case; 5] = [
     case("audit verify NONE", "TE0511"),
     case("audit verify FOLDER", "TE0511"),
     case("man --dir NONE", "TE0511"),
+    case("schema check NONE", "TE0511"),
+    case("schema register NONE", "TE0511"),
 ];
 
-const NO_PERMISSION: [Case; 4] = [
+const NO_PERMISSION: [Case; 6] = [
     case("audit verify FILE", "TE0511"),
     case("man --dir FOLDER", "TE0511"),
+    case("schema check FILE", "TE0511"),
+    case("schema register FILE", "TE0511"),
     // A task that is known, so that there is an answer.
     case("trace TASK --audit-log-path FILE", "TE0511"),
     case("doctor --audit-log-path FILE", "TE0513"),
 ];
 
-/// Commands that neither Kafka nor a file can be away from.
+/// Commands that neither Kafka, nor a registry, nor a file can be away from.
 const ALWAYS: [&str; 2] = ["completions", "explain"];
 
 /// Runs the command, which has to fail with that code in one line.
@@ -119,6 +130,18 @@ async fn each_command_says_what_is_missing_in_one_line_with_its_code() -> Outcom
     all_fail(|| world.program("taskctl").env("KAFKA_BOOTSTRAP_SERVERS", &dead), &KAFKA_DOWN).await?;
     all_fail(|| world.program("taskctl"), &WRONG_TOPIC).await?;
     all_fail(|| world.program("taskctl"), &UNKNOWN).await?;
+    let schema = world.path("schema.avsc");
+    std::fs::write(&schema, r#"{"type": "record", "name": "Task", "fields": []}"#).unwrap();
+    for registry in [None, Some(format!("http://127.0.0.1:{}", free_port()?))] {
+        for Case { args, code, .. } in &NO_REGISTRY {
+            let program = world.program("taskctl");
+            let program = match &registry {
+                Some(registry) => program.env("SCHEMA_REGISTRY_URL", registry),
+                None => program,
+            };
+            fails(program, &args.replace("SCHEMA", &schema.display().to_string()), code).await?;
+        }
+    }
     Ok(())
 }
 
@@ -135,7 +158,8 @@ async fn each_command_says_which_file_it_may_not_use() -> Outcome {
     for (path, mode) in [(&file, 0), (&folder, 0o555)] {
         std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
-    let taskctl = || world.program("taskctl").unprivileged();
+    let registry = format!("http://127.0.0.1:{}", free_port()?);
+    let taskctl = || world.program("taskctl").env("SCHEMA_REGISTRY_URL", &registry).unprivileged();
     let fill = |args: &str| {
         let paths = [("FILE", &file), ("FOLDER", &folder), ("NONE", &world.path("none"))];
         let filled = paths
@@ -177,10 +201,14 @@ async fn the_tables_have_every_command() -> Outcome {
     for page in pages.iter().filter(is_command) {
         let command = page.trim_start_matches("taskctl-").replace('-', " ");
         let is_of_files = has(&NO_FILE, &command) && has(&NO_PERMISSION, &command);
+        let is_of_registry = has(&NO_REGISTRY, &command);
         let is_of_kafka = has(&KAFKA_DOWN, &command)
             // It creates the topic that is not there.
             && (has(&WRONG_TOPIC, &command) || command == "topics create");
-        assert!(is_of_files || is_of_kafka || ALWAYS.contains(&command.as_str()), "{command}");
+        assert!(
+            is_of_files || is_of_registry || is_of_kafka || ALWAYS.contains(&command.as_str()),
+            "{command}"
+        );
     }
     Ok(())
 }
