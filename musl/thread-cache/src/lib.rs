@@ -4,8 +4,8 @@
 //! A size up to [`LARGEST`] is rounded up to a class. A thread takes blocks of a class from its own list and
 //! gives freed ones to its own list, without a lock. Where one thread allocates and another frees, full
 //! lists travel as batches through the [`DEPOT`], with one lock a class. New blocks are cut from slabs of the
-//! system's, which are never given back: what a class once needed at its peak stays with it. Larger sizes
-//! and alignments go to the system as they are.
+//! system's, which are never given back: what a class once needed at its peak stays with it. Of larger sizes a
+//! few blocks are kept for all threads ([`large`]); larger alignments go to the system as they are.
 //!
 //! # Invariants
 //!
@@ -20,6 +20,8 @@
 //!    that goes there directly.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod large;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
@@ -260,8 +262,8 @@ unsafe impl GlobalAlloc for ThreadCache {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match class_of(layout) {
             Some(class) => Self::take(class),
-            // SAFETY: the caller's promises are those of System.
-            None => unsafe { System.alloc(layout) },
+            // SAFETY: the caller's promises are the same.
+            None => unsafe { large::alloc(layout) },
         }
     }
 
@@ -270,14 +272,14 @@ unsafe impl GlobalAlloc for ThreadCache {
             // SAFETY: the caller had it from here with this layout, and is done with it (invariant 1).
             (Some(class), Some(block)) => unsafe { Self::give(class, block) },
             // SAFETY: as in alloc.
-            _ => unsafe { System.dealloc(ptr, layout) },
+            _ => unsafe { large::dealloc(ptr, layout) },
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let Some(class) = class_of(layout) else {
-            // SAFETY: as in alloc. The system knows which memory is zero already.
-            return unsafe { System.alloc_zeroed(layout) };
+            // SAFETY: as in alloc.
+            return unsafe { large::alloc_zeroed(layout) };
         };
         let block = Self::take(class);
         if !block.is_null() {
@@ -293,7 +295,7 @@ unsafe impl GlobalAlloc for ThreadCache {
         match (class_of(layout), class_of(new)) {
             (Some(old), Some(wanted)) if old == wanted => ptr,
             // SAFETY: as in alloc.
-            (None, None) => unsafe { System.realloc(ptr, layout, new_size) },
+            (None, None) => unsafe { large::realloc(ptr, layout, new) },
             // SAFETY: both blocks are at least as large as the smaller size, and are two.
             _ => unsafe {
                 let moved = self.alloc(new);

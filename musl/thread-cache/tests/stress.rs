@@ -188,3 +188,31 @@ fn what_a_thread_leaves_at_its_end_is_used_again() {
     // The other tests take some of the same blocks meanwhile; lost ones would be new each time.
     assert!(cfg!(miri) || seen.len() < ROUNDS / 5, "{} places for two blocks at a time", seen.len());
 }
+
+#[test]
+fn large_blocks_are_used_again_by_all_threads_and_by_one_at_a_time() {
+    const ROUNDS: u64 = if cfg!(miri) { 20 } else { 400 };
+    const MOST: usize = if cfg!(miri) { 3 * LARGEST } else { 5 << 20 };
+    let threads: Vec<_> = (1..=3_u8)
+        .map(|seed| {
+            thread::spawn(move || {
+                let mut numbers = Numbers(u64::from(seed) * 7_919);
+                let mut held: Vec<Watched> = Vec::new();
+                for round in 0..ROUNDS {
+                    let size = 1 + numbers.below(MOST);
+                    held.push(Watched::new(size, 8, seed, round % 4 == 0));
+                    if round % 3 == 0 {
+                        let index = numbers.below(held.len());
+                        held[index].resize(1 + numbers.below(MOST));
+                    }
+                    if held.len() > 4 {
+                        held.swap_remove(numbers.below(held.len()));
+                    }
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
