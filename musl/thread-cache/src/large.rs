@@ -17,8 +17,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::ALIGN;
-
+/// The alignment of every block.
+pub(crate) const ALIGN: usize = 16;
 /// The largest size that is kept.
 const LARGEST: usize = 4 << 20;
 const SLOTS: usize = 16;
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_size_is_rounded_up_by_a_fourth_at_most_and_once() {
         let sizes = (1..40).map(|n| n * 104_729).filter(|size| *size <= LARGEST);
-        for size in sizes.chain([crate::LARGEST + 1, 1 << 20, (1 << 20) + 1, LARGEST]) {
+        for size in sizes.chain([32 * 1024 + 1, 1 << 20, (1 << 20) + 1, LARGEST]) {
             let rounded_to = rounded(layout(size)).unwrap();
             assert!(
                 rounded_to.size() >= size && rounded_to.size() - size <= size / 4,

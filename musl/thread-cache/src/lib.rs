@@ -28,10 +28,10 @@ use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use large::ALIGN;
+
 /// The largest size that is kept.
 pub const LARGEST: usize = 32 * 1024;
-/// The alignment of every block.
-const ALIGN: usize = 16;
 /// Up to here there is a class for each multiple of [`ALIGN`], above there are four for each doubling.
 const FINE: usize = 1024;
 const FINE_CLASSES: usize = FINE / ALIGN;
