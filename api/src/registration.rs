@@ -84,7 +84,7 @@ impl Registration {
         }
         if let Some(before) = known {
             log::warn!(
-                "the id of the schema was {before}: the Schema Registry is another one, or was set up anew"
+                "the id of the schema was {before}: the Schema Registry is another one, or was set up again"
             );
         }
         self.cache.keep_schema(id, TASK_EVENT).await;
