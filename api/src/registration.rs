@@ -4,7 +4,7 @@
 //!
 //! - *Without the id nothing is accepted*: an event's bytes are fixed when it is stored, and the id is among them.
 //! - *Once it was known, no start waits for the registry*: the id is on disk. It is compared where the registry answers,
-//!   since one that was set up anew may give another.
+//!   since one that was set up again may give another.
 //! - *A refusal ends the start*: a schema that cannot follow the others would be written to nobody's use.
 
 use std::time::Duration;
