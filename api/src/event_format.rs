@@ -1,6 +1,8 @@
 //! How events are encoded: what the process is configured to, and what each stored event is.
 
-use task_events::avro::{self, REVISION, Schema, TASK_EVENT, Wire, revision_schema};
+use std::sync::OnceLock;
+
+use task_events::avro::{self, Plan, REVISION, Schema, TASK_EVENT, Wire, revision_schema};
 use task_events::event::{JSON_CONTENT_TYPE, TaskEvent};
 
 /// How events are encoded that are made from now on.
@@ -74,14 +76,23 @@ impl Encoding {
         let Self::Avro { revision } = self else {
             return serde_json::from_slice(payload).map_err(|error| error.to_string());
         };
-        let writer = revision_schema(revision).ok_or_else(|| {
-            format!("it is of revision {revision} of the schema: start the version that wrote it")
-        })?;
-        let schema = |text| Schema::parse(text).map_err(|error| error.to_string());
-        let plan = avro::Plan::new(&schema(writer)?, &schema(TASK_EVENT)?)?;
+        let plan = plan(revision)?;
         let Wire::Avro(id, data) = Wire::of(payload) else { return Err("it is not Avro".to_owned()) };
         plan.read(id, data)?.to_task_event().ok_or_else(|| "it is not an event of a task".to_owned())
     }
+}
+
+/// How events of a revision of our schema are read: made once, since a whole outbox may be read back.
+fn plan(revision: u8) -> Result<&'static Plan, String> {
+    static PLANS: [OnceLock<Result<Plan, String>>; REVISION as usize] =
+        [const { OnceLock::new() }; REVISION as usize];
+    let made = usize::from(revision).checked_sub(1).and_then(|index| PLANS.get(index));
+    let (Some(made), Some(writer)) = (made, revision_schema(revision)) else {
+        return Err(format!("it is of revision {revision} of the schema: start the version that wrote it"));
+    };
+    let schema = |text| Schema::parse(text).map_err(|error| error.to_string());
+    let plan = made.get_or_init(|| Plan::new(&schema(writer)?, &schema(TASK_EVENT)?));
+    plan.as_ref().map_err(String::clone)
 }
 
 #[cfg(test)]

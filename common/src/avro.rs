@@ -23,8 +23,8 @@
 //! - *As Avro resolves schemas*: unknown fields are ignored, missing ones defaulted. One exception: a symbol that the
 //!   reader's enum lacks is kept as text, so that the audit log says what the writer said.
 //!
-//! The tests hold reader and writer against the `apache-avro` crate, which is not shipped: it resolves each record
-//! anew, allocates each field, and takes memory by the lengths that it reads.
+//! The tests hold reader and writer against the `apache-avro` crate, which is not shipped: it resolves the
+//! schemas for each record, allocates each field, and takes memory by the lengths that it reads.
 
 mod encode;
 mod input;

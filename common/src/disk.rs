@@ -127,6 +127,19 @@ pub fn open_or_create(disk: &dyn Disk, path: &Path, builder: &Builder) -> Result
     Ok(database)
 }
 
+/// Gives a file its content at once: a power cut leaves the old content or the new one. It is made under the second
+/// name first.
+pub fn replace(disk: &dyn Disk, path: &Path, new: &Path, content: &[u8]) -> io::Result<()> {
+    if disk.exists(new)? {
+        // For good, or a power cut might give the file's name to this one, which may be torn.
+        disk.remove(new)?;
+        disk.sync_folder(new)?;
+    }
+    disk.write_new(new, &mut &*content)?;
+    disk.rename(new, path)?;
+    disk.sync_folder(path)
+}
+
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct FileSystem;

@@ -1,4 +1,4 @@
-//! Text from elsewhere, made safe to be shown on one line.
+//! Text and bytes from elsewhere, made safe to be shown on one line.
 
 use std::borrow::Cow;
 
@@ -16,6 +16,11 @@ pub fn escape_control(text: &str) -> Cow<'_, str> {
         }
     }
     escaped.into()
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> String {
+    bytes.into_iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Escapes what was appended to a line.

@@ -17,6 +17,7 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
+use task_events::escape::hex;
 
 use super::conditional;
 
@@ -75,7 +76,7 @@ impl Asset {
     pub(super) fn new(media_type: &'static str, text: &'static str) -> Self {
         let plain = text.as_bytes();
         let hash = Sha256::digest(plain);
-        let tag = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let tag = hex(hash.iter().take(8));
         Self { media_type, content_policy: None, plain, gzip: gzip(plain, Compression::best()), tag }
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use sha2::{Digest, Sha256};
+use task_events::escape::hex;
 
 use super::problem::Problem;
 use crate::store::{IdempotencyKey, Preconditions};
@@ -41,7 +42,7 @@ pub(super) fn key(
     if let Some(versions) = &preconditions.if_none_match {
         digest.update(format!("not {versions:?}"));
     }
-    let fingerprint = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = hex(&digest.finalize());
     Ok(Some(IdempotencyKey { key: key.to_owned(), fingerprint }))
 }
 

@@ -15,6 +15,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use flate2::Compression;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use task_events::escape::hex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
@@ -173,7 +174,7 @@ fn place(cursor: &str, query: &Query) -> Result<Uuid, &'static str> {
 
 /// Tells queries apart: 64 bits of a hash.
 fn mark(query: &Query) -> String {
-    Sha256::digest(parameters(query)).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(Sha256::digest(parameters(query)).iter().take(8))
 }
 
 /// The query as parameters, each with `&` behind it: the same for queries that ask for the same.

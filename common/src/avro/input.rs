@@ -73,7 +73,7 @@ impl<'a> Input<'a> {
     pub(super) fn block(&mut self) -> Result<u64, Mismatch> {
         let count = self.long()?;
         if count < 0 {
-            // A block whose size in bytes is told, for those who pass it over.
+            // Its size in bytes follows, for readers that skip the block.
             self.long()?;
         }
         Ok(count.unsigned_abs())

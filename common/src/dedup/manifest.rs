@@ -11,14 +11,14 @@
 //! - Logs of its number and higher are part of the store. Runs and logs together hold the ids numbered from 0,
 //!   in the order in which they are named, each its own part.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, files};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 
 /// The version that this code writes and reads.
 const VERSION: u32 = 1;
@@ -97,15 +97,7 @@ impl Manifest {
     pub(super) fn save(&self, disk: &dyn Disk, path: &Path) -> Result<(), Failure> {
         let json = serde_json::to_string(self).map_err(std::io::Error::from)?;
         let text = format!("{json}\n{}\n", checksum_of(&json));
-        let new: PathBuf = files::new_manifest(path);
-        if disk.exists(&new)? {
-            // For good, or a power cut might give the manifest's name to this one, which may be torn.
-            disk.remove(&new)?;
-            disk.sync_folder(&new)?;
-        }
-        disk.write_new(&new, &mut text.as_bytes())?;
-        disk.rename(&new, path)?;
-        disk.sync_folder(path)?;
+        disk::replace(disk, path, &files::new_manifest(path), text.as_bytes())?;
         Ok(())
     }
 }

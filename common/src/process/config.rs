@@ -179,7 +179,8 @@ pub fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
-fn password(text: &str) -> Result<Password, std::convert::Infallible> {
+/// A value parser for a password, which no output shows.
+pub(crate) fn password(text: &str) -> Result<Password, std::convert::Infallible> {
     Ok(Password(text.to_owned()))
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::Args;
 
+use crate::config::password;
 use crate::kafka::Password;
 use crate::registry::{Address, Registry, SchemaCache};
 use crate::schemas::EventReader;
@@ -49,10 +50,6 @@ impl RegistryArgs {
         let cache = state_dir.map(|state_dir| self.cache(state_dir));
         self.registry().map_or_else(EventReader::json, |registry| EventReader::new(registry, cache))
     }
-}
-
-fn password(text: &str) -> Result<Password, std::convert::Infallible> {
-    Ok(Password(text.to_owned()))
 }
 
 /// The first line of a file, which an editor may have ended.

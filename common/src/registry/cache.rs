@@ -3,12 +3,12 @@
 //! # Invariants
 //!
 //! - *Ids of one registry alone.* Another registry gives the same ids to other schemas. So each set of addresses has a
-//!   folder of its own, and one that was changed starts anew.
+//!   folder of its own, and one that was changed starts empty.
 //! - *A file has its name once it is whole.* What cannot be read is asked for again, and never taken for a schema.
 //! - *It is a cache.* A disk that fails costs a warning; what needs it goes on with the registry alone.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::address::Address;
-use crate::disk::{Disk, FileSystem};
+use crate::disk::{self, FileSystem};
+use crate::escape::hex;
 
 /// The folder within a service's state.
 const FOLDER: &str = "schemas";
@@ -46,9 +47,7 @@ impl SchemaCache {
     pub fn new(state_dir: &Path, addresses: &[Address]) -> Self {
         let mut addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
         addresses.sort();
-        let digest = Sha256::digest(addresses.join(","));
-        let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Self { folder: state_dir.join(FOLDER).join(name).into() }
+        Self { folder: state_dir.join(FOLDER).join(short_name(&addresses.join(","))).into() }
     }
 
     /// The schema of that id, if it was ever seen.
@@ -104,11 +103,13 @@ impl SchemaCache {
     }
 }
 
-/// A subject may have any character.
 fn registration_file(subject: &str) -> String {
-    let digest = Sha256::digest(subject);
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("subject-{name}.json")
+    format!("subject-{}.json", short_name(subject))
+}
+
+/// A name for a text that may have any character: 64 bits of a hash.
+fn short_name(text: &str) -> String {
+    hex(Sha256::digest(text).iter().take(8))
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
@@ -121,13 +122,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     // By process: two of one state folder exclude each other, and a name that was left is replaced.
-    let new: PathBuf = path.with_extension("new");
-    if FileSystem.exists(&new)? {
-        FileSystem.remove(&new)?;
-    }
-    FileSystem.write_new(&new, &mut &*bytes)?;
-    FileSystem.rename(&new, path)?;
-    FileSystem.sync_folder(path)
+    disk::replace(&FileSystem, path, &path.with_extension("new"), bytes)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! What the log says of one request and its events, in each service, as text and as JSON; and that what lasts is
-//! said once.
+//! logged once.
 
 use harness::{
     CONSUMERS, DLQ, EVENTS, Event, Method, Outcome, Program, Result, SOON, Service, SmallDisk, World,

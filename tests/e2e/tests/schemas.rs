@@ -264,7 +264,7 @@ async fn a_registry_that_is_away_stops_no_request_and_no_known_schema_and_a_new_
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(typed.world.audit_log()?.len(), 3);
     for consumer in &consumers {
-        assert_eq!(consumer.count("is blocked, will try again: schema"), 1, "said once");
+        assert_eq!(consumer.count("is blocked, will try again: schema"), 1, "logged once");
     }
 
     let back = Instant::now();
