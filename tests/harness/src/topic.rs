@@ -1,11 +1,10 @@
 //! Topics seen through a plain Kafka client that has nothing to do with the system's own.
 
-use crate::wire::{Wire, check_code, name};
+use crate::wire::{EARLIEST, Wire, check_code, name};
 use crate::{Error, Result, eventually};
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{BrokerId, FetchRequest, ListOffsetsRequest};
+use kafka_protocol::messages::{BrokerId, FetchRequest};
 use kafka_protocol::records::{Compression as Codec, RecordBatchDecoder};
 use rskafka::BackoffConfig;
 use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
@@ -13,21 +12,13 @@ use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// For one call. The client itself would wait for ever on a broker that is paused.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// For a broker to learn that it leads a new partition.
-const NEW_LEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// NOT_LEADER_OR_FOLLOWER
-const NOT_LEADER: i16 = 6;
-
 const FETCH_BYTES: i32 = 10_000_000;
 const FETCH: i16 = 11;
-const LIST_OFFSETS: i16 = 3;
-/// How ListOffsets is asked for the start of the log.
-const EARLIEST: i64 = -2;
 
 /// A record as it is in a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +84,9 @@ async fn read_partition(
     all: &mut Vec<TopicRecord>,
 ) -> Result<()> {
     let mut leader = Wire::connect_leader(bootstrap, topic, partition).await?;
-    let mut next = first_offset(&mut leader, topic, partition).await?;
+    let start = leader.list_offsets(topic, partition, EARLIEST).await?;
+    check_code("the first offset", start.error_code)?;
+    let mut next = start.offset;
     // Of producers whose transaction has not ended, so far as the log was read.
     let mut open: HashMap<i64, Vec<(i64, Record)>> = HashMap::new();
     let mut found: Vec<(i64, Record)> = Vec::new();
@@ -181,25 +174,6 @@ fn plain(record: &kafka_protocol::records::Record, stamped: Option<i64>) -> Reco
         headers: headers.collect(),
         timestamp: chrono::DateTime::from_timestamp_millis(stamped.unwrap_or(record.timestamp))
             .unwrap_or_default(),
-    }
-}
-
-async fn first_offset(leader: &mut Wire, topic: &str, partition: i32) -> Result<i64> {
-    let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(EARLIEST);
-    let topics = vec![ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked])];
-    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
-    let began = Instant::now();
-    loop {
-        let answer = leader.call(LIST_OFFSETS, &request).await?;
-        let answer = answer.topics.iter().flat_map(|topic| &topic.partitions).next();
-        let answer = answer.ok_or_else(|| Error::kafka("the first offset", "no answer for the partition"))?;
-        // Metadata may name the leader of a new partition before that broker knows of it.
-        if answer.error_code == NOT_LEADER && began.elapsed() < NEW_LEADER_TIMEOUT {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        }
-        check_code("the first offset", answer.error_code)?;
-        return Ok(answer.offset);
     }
 }
 

@@ -1,10 +1,12 @@
 //! Kafka's wire messages, for what the harness's plain client cannot write or read: transactions, batches of any
 //! form, configs. One call at a time, in versions that Kafka 3 and 4 and the dev broker speak.
 
-use crate::{Error, Result};
+use crate::{Error, Result, eventually};
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::list_offsets_response::ListOffsetsPartitionResponse;
 use kafka_protocol::messages::{
-    BrokerId, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, TopicName,
+    BrokerId, ListOffsetsRequest, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{
     Decodable, HeaderVersion, Request, StrBytes, encode_request_header_into_buffer,
@@ -17,6 +19,11 @@ use tokio::net::TcpStream;
 /// For one call.
 const LIMIT: Duration = Duration::from_secs(20);
 const METADATA: i16 = 9;
+const LIST_OFFSETS: i16 = 3;
+/// How ListOffsets is asked for the start of the log.
+pub(crate) const EARLIEST: i64 = -2;
+/// NOT_LEADER_OR_FOLLOWER
+const NOT_LEADER: i16 = 6;
 
 /// A connection to one broker.
 pub(crate) struct Wire {
@@ -46,14 +53,34 @@ impl Wire {
         Err(Error::kafka(format!("connect to {bootstrap}"), "none accepts a connection"))
     }
 
-    /// Connects to the leader of a partition.
+    /// Connects to the leader of a partition. A topic that was just made may be unknown, without a leader, or
+    /// not yet known to the broker that metadata names: each is waited for.
     pub(crate) async fn connect_leader(bootstrap: &str, topic: &str, partition: i32) -> Result<Self> {
-        let metadata = Self::connect_any(bootstrap).await?.metadata(topic).await?;
-        let rows = metadata.topics.iter().flat_map(|topic| &topic.partitions);
-        let leader = rows.into_iter().find(|row| row.partition_index == partition).map(|row| row.leader_id);
-        let leader =
-            leader.ok_or_else(|| Error::failed(format!("there is no partition {topic}/{partition}")))?;
-        Self::connect(&address_of(&metadata, leader)?).await
+        eventually(&format!("a leader of {topic}/{partition}"), LIMIT, async || {
+            let metadata = Self::connect_any(bootstrap).await?.metadata(topic).await?;
+            let mut rows = metadata.topics.iter().flat_map(|topic| &topic.partitions);
+            let leader = rows.find(|row| row.partition_index == partition).map(|row| row.leader_id);
+            let Some(leader) = leader.filter(|leader| leader.0 >= 0) else { return Ok(None) };
+            let mut leader = Self::connect(&address_of(&metadata, leader)?).await?;
+            let answer = leader.list_offsets(topic, partition, EARLIEST).await?;
+            Ok((answer.error_code != NOT_LEADER).then_some(leader))
+        })
+        .await
+    }
+
+    /// The broker's answer to ListOffsets for one partition: its first offset of that time, or later.
+    pub(crate) async fn list_offsets(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        timestamp: i64,
+    ) -> Result<ListOffsetsPartitionResponse> {
+        let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp);
+        let topics = vec![ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked])];
+        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
+        let answer = self.call(LIST_OFFSETS, &request).await?;
+        let answer = answer.topics.into_iter().flat_map(|topic| topic.partitions).next();
+        answer.ok_or_else(|| Error::kafka("ListOffsets", "no answer for the partition"))
     }
 
     /// What is known of a topic. It is not created.
