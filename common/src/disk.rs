@@ -4,10 +4,14 @@
 //! Services use [`FileSystem`]. Tests put a recording in its place, which brings back every state that a
 //! power cut may leave.
 
+mod identity;
+
+pub use identity::FileIdentity;
+
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, DatabaseError};
@@ -99,13 +103,6 @@ impl DiskFile for File {
     }
 }
 
-/// A device and a file on it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FileIdentity {
-    device: u64,
-    inode: u64,
-}
-
 /// Opens a database, or makes it. Its name is durable when this returns, also where the process that made
 /// it died before that.
 ///
@@ -162,8 +159,7 @@ impl Disk for FileSystem {
     }
 
     fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        let metadata = fs::metadata(path)?;
-        Ok(FileIdentity { device: metadata.dev(), inode: metadata.ino() })
+        identity::of(path)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
