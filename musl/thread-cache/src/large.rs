@@ -14,14 +14,17 @@
 //! 3. *Nothing that runs under the lock allocates.*
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The alignment of every block.
 pub(crate) const ALIGN: usize = 16;
 /// The largest size that is kept.
 const LARGEST: usize = 4 << 20;
-const SLOTS: usize = 16;
+/// The largest size up to which a block that grows is copied into a kept one, which has its pages already. Of a
+/// larger one the system moves the pages, and only those of the new part are to be made.
+const LARGEST_COPY: usize = 1 << 20;
+const SLOTS: usize = 32;
 const KEPT_BYTES: usize = 12 << 20;
 
 #[derive(Clone, Copy)]
@@ -135,8 +138,19 @@ pub(crate) unsafe fn realloc(ptr: *mut u8, layout: Layout, new: Layout) -> *mut 
     if old == wanted {
         return ptr;
     }
-    // SAFETY: the system gave it with the old layout. The system moves pages, where a copy would touch them.
-    unsafe { System.realloc(ptr, old, wanted.size()) }
+    if old.size().max(wanted.size()) > LARGEST_COPY {
+        // SAFETY: the system gave it with the old layout.
+        return unsafe { System.realloc(ptr, old, wanted.size()) };
+    }
+    // SAFETY: both blocks are at least as large as the smaller size, and are two.
+    unsafe {
+        let moved = alloc(new);
+        if !moved.is_null() {
+            ptr::copy_nonoverlapping(ptr, moved, layout.size().min(new.size()));
+            dealloc(ptr, layout);
+        }
+        moved
+    }
 }
 
 #[cfg(test)]
