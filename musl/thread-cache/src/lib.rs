@@ -1,5 +1,6 @@
-//! An allocator for the static binaries: each thread keeps free blocks of its own, in front of the system's
-//! malloc. musl's has one lock, and threads that allocate at once wait for each other and for the kernel.
+//! An allocator for services: each thread keeps free blocks of its own, in front of the system's malloc. musl's
+//! has one lock, and threads that allocate at once wait for each other and for the kernel; glibc's takes a lock for
+//! each block that another thread frees.
 //!
 //! A size up to [`LARGEST`] is rounded up to a class. A thread takes blocks of a class from its own list and
 //! gives freed ones to its own list, without a lock. Where one thread allocates and another frees, full
