@@ -14,7 +14,7 @@ use task_events::services::AUDIT;
 #[cfg(target_env = "musl")]
 use mem_functions as _;
 
-// musl's malloc has one lock for all threads, and glibc's costs a seventh more processor time a request.
+// Events are allocated by one thread and freed by another, which the system's malloc is slow at.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;

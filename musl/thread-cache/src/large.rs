@@ -14,7 +14,7 @@
 //! 3. *Nothing that runs under the lock allocates.*
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The alignment of every block.
@@ -131,26 +131,18 @@ pub(crate) unsafe fn dealloc(ptr: *mut u8, layout: Layout) {
     }
 }
 
+/// The block with its new size, where that takes no copy by us. `None`: it is to be copied into another.
+///
 /// # Safety
 /// As of [`GlobalAlloc::realloc`], for a block from here; the new layout is not for the threads' lists either.
-pub(crate) unsafe fn realloc(ptr: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+pub(crate) unsafe fn resize(ptr: *mut u8, layout: Layout, new: Layout) -> Option<*mut u8> {
     let (old, wanted) = (rounded(layout).unwrap_or(layout), rounded(new).unwrap_or(new));
     if old == wanted {
-        return ptr;
+        return Some(ptr);
     }
-    if old.size().max(wanted.size()) > LARGEST_COPY {
-        // SAFETY: the system gave it with the old layout.
-        return unsafe { System.realloc(ptr, old, wanted.size()) };
-    }
-    // SAFETY: both blocks are at least as large as the smaller size, and are two.
-    unsafe {
-        let moved = alloc(new);
-        if !moved.is_null() {
-            ptr::copy_nonoverlapping(ptr, moved, layout.size().min(new.size()));
-            dealloc(ptr, layout);
-        }
-        moved
-    }
+    let moves_pages = old.size().max(wanted.size()) > LARGEST_COPY;
+    // SAFETY: the system gave it with the old layout.
+    moves_pages.then(|| unsafe { System.realloc(ptr, old, wanted.size()) })
 }
 
 #[cfg(test)]

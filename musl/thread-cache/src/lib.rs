@@ -293,20 +293,21 @@ unsafe impl GlobalAlloc for ThreadCache {
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that the size, rounded up to the alignment, does not overflow.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        match (class_of(layout), class_of(new)) {
-            (Some(old), Some(wanted)) if old == wanted => ptr,
+        let resized = match (class_of(layout), class_of(new)) {
+            (Some(old), Some(wanted)) if old == wanted => Some(ptr),
             // SAFETY: as in alloc.
-            (None, None) => unsafe { large::realloc(ptr, layout, new) },
-            // SAFETY: both blocks are at least as large as the smaller size, and are two.
-            _ => unsafe {
-                let moved = self.alloc(new);
-                if !moved.is_null() {
-                    ptr::copy_nonoverlapping(ptr, moved, layout.size().min(new_size));
-                    self.dealloc(ptr, layout);
-                }
-                moved
-            },
-        }
+            (None, None) => unsafe { large::resize(ptr, layout, new) },
+            _ => None,
+        };
+        // SAFETY: both blocks are at least as large as the smaller size, and are two.
+        resized.unwrap_or_else(|| unsafe {
+            let moved = self.alloc(new);
+            if !moved.is_null() {
+                ptr::copy_nonoverlapping(ptr, moved, layout.size().min(new_size));
+                self.dealloc(ptr, layout);
+            }
+            moved
+        })
     }
 }
 

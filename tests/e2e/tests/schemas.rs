@@ -373,7 +373,7 @@ async fn an_api_that_never_had_its_id_waits_for_the_registry_and_says_so() -> Ou
     let line = service.wait_for_line("events cannot be written as Avro yet", SOON).await?;
     assert!(line.contains("the Schema Registry cannot be reached: http://127.0.0.1:"), "{line}");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // Once for each reason: on a busy machine the first may be a time-out.
+    // Once for each reason: on a busy machine the first may be a timeout.
     let said = line.split_once("events cannot").map_or(line.as_str(), |(_, said)| said);
     assert_eq!(service.count(said), 1);
     let back = Instant::now();

@@ -1,6 +1,6 @@
 //! Topics seen through a plain Kafka client that has nothing to do with the system's own.
 
-use crate::wire::{EARLIEST, Wire, check_code, name};
+use crate::wire::{Wire, check_code, name};
 use crate::{Error, Result, eventually};
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -84,7 +84,7 @@ async fn read_partition(
     all: &mut Vec<TopicRecord>,
 ) -> Result<()> {
     let mut leader = Wire::connect_leader(bootstrap, topic, partition).await?;
-    let start = leader.list_offsets(topic, partition, EARLIEST).await?;
+    let start = leader.first_offset(topic, partition).await?;
     check_code("the first offset", start.error_code)?;
     let mut next = start.offset;
     // Of producers whose transaction has not ended, so far as the log was read.

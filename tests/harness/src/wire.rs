@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const METADATA: i16 = 9;
 const LIST_OFFSETS: i16 = 3;
 /// How ListOffsets is asked for the start of the log.
-pub(crate) const EARLIEST: i64 = -2;
+const EARLIEST: i64 = -2;
 /// NOT_LEADER_OR_FOLLOWER
 const NOT_LEADER: i16 = 6;
 
@@ -62,20 +62,19 @@ impl Wire {
             let leader = rows.find(|row| row.partition_index == partition).map(|row| row.leader_id);
             let Some(leader) = leader.filter(|leader| leader.0 >= 0) else { return Ok(None) };
             let mut leader = Self::connect(&address_of(&metadata, leader)?).await?;
-            let answer = leader.list_offsets(topic, partition, EARLIEST).await?;
+            let answer = leader.first_offset(topic, partition).await?;
             Ok((answer.error_code != NOT_LEADER).then_some(leader))
         })
         .await
     }
 
-    /// The broker's answer to ListOffsets for one partition: its first offset of that time, or later.
-    pub(crate) async fn list_offsets(
+    /// The broker's answer to what the first offset of a partition is.
+    pub(crate) async fn first_offset(
         &mut self,
         topic: &str,
         partition: i32,
-        timestamp: i64,
     ) -> Result<ListOffsetsPartitionResponse> {
-        let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp);
+        let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(EARLIEST);
         let topics = vec![ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![asked])];
         let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
         let answer = self.call(LIST_OFFSETS, &request).await?;
