@@ -3,8 +3,8 @@
 //!
 //! `cargo run --release -p task-events --example dedup [FOLDER] [MILLIONS] [REDB_MILLIONS]`
 //!
-//! Each row: 200,000 ids in batches of 500 (more ids where that many are stored already, so that merges are
-//! counted as they come; making ids, some 5 ns each, is counted too), looked up and then added, as the audit service does (synced every 64 batches), and,
+//! Each row: ids in batches of 500, as many as fill ten logs (more where that many are stored already, so that merges
+//! are counted as they come; making ids, some 5 ns each, is counted too), looked up and then added, as the audit service does (synced every 64 batches), and,
 //! in the last column, 20 batches of a new state as the notification service does (synced each). CPU is that of the process,
 //! with its background thread; memory is what the process has by then, also of the rows before.
 
@@ -13,10 +13,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTableMetadata, TableDefinition};
+use rustix::time::{ClockId, clock_gettime};
 use task_events::dedup::{Dedup, Retention};
 use uuid::Uuid;
 
 const BATCH: usize = 500;
+/// Ids of such batches in one log: each row writes whole ones into runs.
+const LOG: usize = 57_344 / BATCH * BATCH;
 /// Ids of a batch while a state is filled.
 const FILL: usize = 4_096;
 const DURABLE: usize = 20;
@@ -159,7 +162,7 @@ fn main() {
                     let count = FILL.min(usize::try_from(stored - set.len()).unwrap());
                     set.add(&ids.take(count));
                 }
-                let count = usize::try_from(stored / 5).unwrap().max(200_000);
+                let count = usize::try_from(stored / 5).unwrap().max(10 * LOG).next_multiple_of(LOG);
                 let measured = measure(&mut *set, count, &mut ids);
                 let durable = durable(state, &folder, &mut ids);
                 println!("| {kind} | {stored} | {state} | {measured} | {durable} |");
@@ -210,15 +213,8 @@ fn rss_mib() -> f64 {
     field("/proc/self/status", "VmRSS:") / 1024.0
 }
 
-/// User and system time of all threads; the kernel counts in steps of 10 ms.
+/// User and system time of all threads.
 fn cpu_ns() -> f64 {
-    let text = fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<f64> = text
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .map(|field| field.parse().unwrap_or(0.0))
-        .collect();
-    (fields[11] + fields[12]) * 1e7
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }

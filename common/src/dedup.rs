@@ -1,11 +1,12 @@
 //! The ids of handled events, on disk, in bounded memory, at a cost that hardly depends on their number.
 //!
 //! A log-structured merge tree made for one kind of key: new ids go to a log and into memory; when those are
-//! many, they are put into a sorted run, and runs are merged in the background. With them goes one mark, a few
+//! many, they are put into a sorted run, and runs are merged in the background. Ids that come sorted, as those of
+//! version 7 nearly do, are appended to a run as a piece of it, and never merged. With them goes one mark, a few
 //! bytes of the owner's that are written in the same frame as the ids they belong to.
 //!
 //! ```text
-//! record / append ──> log (synced) ──> newest ids in memory ──ended log──> run ──> merged runs
+//! record / append ──> log (synced) ──> newest ids in memory ──ended log──> piece of a run, or run ──> merged runs
 //! known / numbers <── newest ids, then runs: range, filter, page
 //! ```
 //!
@@ -13,7 +14,8 @@
 //! | --- | --- | --- |
 //! | [`manifest`] | `dedup` | which runs and logs there are; replaced whole |
 //! | [`id_log`] | `dedup.log-N` | batches in the order in which they came |
-//! | [`run`], [`mod@write`], [`filter`] | `dedup.run-N` | ids sorted, with their numbers |
+//! | [`run`], [`pieces`], [`mod@write`], [`filter`] | `dedup.run-N` | ids sorted, with their numbers |
+//! | [`placement`] | | which run sorted ids are appended to |
 //! | [`engine`], [`background`], [`merge`] | | callers' work, and what is done behind their backs |
 //! | [`recovery`], [`migrate`] | | what a start does |
 //! | [`config`], [`failure`] | | how a store is kept; why it fails |
@@ -22,13 +24,15 @@
 //!
 //! 1. *Exact*: a filter only says that an id is not in a run; that it is there, the id itself says.
 //! 2. *Ids and mark are one frame*: a crash leaves both or neither, and of the batches a prefix.
-//! 3. *A change of the set of runs is one switch of the manifest*, to files that are durable before it.
+//! 3. *A change of the set of runs, or of their pieces, is one switch of the manifest*, to what is durable before it.
+//!    What a manifest lists that a power cut may bring back is never written to.
 //! 4. *Bounded*: in memory are the ids of at most two logs ([`Tuning::ids_in_memory`] each), filters
 //!    ([`Tuning::filter_bytes`]; of ids that come sorted, as those of version 7 nearly do, none is ever read),
-//!    16 bytes for 16,320 ids of a run, and what a merge reads at once (4 MiB at most). Opening takes time with
-//!    the logs.
+//!    16 bytes for 16,320 ids of a run and some 60 for a piece, of up to 57,344 ids, and what a merge reads at once
+//!    (4 MiB at most). Opening takes time with the logs.
 //! 5. *Nobody waits for a merge* until there are 64 runs, nor for a run to be written until a second log is
-//!    full: then whoever records waits. With steady work there are a run for each doubling of the ids.
+//!    full: then whoever records waits. With steady work there are a run for each doubling of the ids; of sorted
+//!    ids one, and one for each doubling of those that came late.
 //! 6. *Whole buckets are forgotten*: with a window, an id belongs to the bucket of the time when it was recorded,
 //!    a quarter of the window long. Runs of different buckets are not mixed. A run is dropped once all of its
 //!    bucket is older than the window: so an id is known for the window at least, and for 1.25 of it at most.
@@ -50,6 +54,8 @@ mod merge;
 mod migrate;
 mod page;
 mod part;
+mod pieces;
+mod placement;
 mod recovery;
 mod run;
 mod worker;

@@ -1,12 +1,12 @@
 //! The dedup state after a power cut, whatever of the last writes the disk kept: ids that were recorded are
 //! known, and the mark tells exactly which. The power is cut at every write and sync, also of those that put
-//! ids into runs, merge runs, drop a bucket, cut the state off, or take over that of the version before.
+//! ids into runs, append to a run, merge runs, drop a bucket, cut the state off, or take over that of the version before.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use powercut::{Cut, SimDisk, Subject};
+use powercut::{Cut, SimDisk, Subject, Tried};
 use redb::{Database, TableDefinition};
 use task_events::dedup::{Dedup, DedupError, Retention, Tuning};
 use task_events::disk::Disk;
@@ -16,14 +16,32 @@ const FILE: &str = "/state/dedup";
 const DAY: u64 = 24 * 60 * 60 * 1_000;
 const WINDOW: Retention = Retention::Window(Duration::from_secs(8 * 24 * 60 * 60));
 const FOR_EVER: Retention = Retention::ForeverRebuildable;
+/// Operations from one kill to the next.
+const KILL_EVERY: usize = 17;
 /// Runs are made every few batches, and merged, by the caller: each time the same.
 const TUNING: Tuning = Tuning { ids_in_memory: 16, filter_bytes: 1 << 20, in_background: false };
 
-/// The ids of a batch; its number is the mark.
-fn batch(number: u64) -> Vec<Uuid> {
-    // Neither sorted nor far from each other.
-    let id = |n: u64| Uuid::from_u128(u128::from((number << 8 | n).reverse_bits() >> 40) << 64 | 7);
-    (0..1 + number % 7).map(id).collect()
+/// The order in which ids come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Neither sorted nor far from each other.
+    Scattered,
+    /// As those of version 7: each is near to the one before it, and one of five comes late.
+    NearlySorted,
+}
+
+impl Order {
+    /// The ids of a batch; its number is the mark.
+    fn batch(self, number: u64) -> Vec<Uuid> {
+        let scattered = |n: u64| (number << 8 | n).reverse_bits() >> 40;
+        let sorted = |n: u64| if n == 4 { (number + 4) << 8 | 200 } else { (number + 10) << 8 | n };
+        let id = |n| {
+            Uuid::from_u128(
+                u128::from(if self == Self::Scattered { scattered(n) } else { sorted(n) }) << 64 | 7,
+            )
+        };
+        (0..1 + number % 7).map(id).collect()
+    }
 }
 
 /// A state that is tried: how ids are kept, and how much time passes from batch to batch, in ms.
@@ -32,12 +50,22 @@ struct Case {
     retention: Retention,
     step: u64,
     start: u64,
+    order: Order,
 }
 
 impl Case {
     fn new(retention: Retention, step: u64) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        Self { retention, step, start: u64::try_from(now.as_millis()).unwrap() }
+        let (start, order) = (u64::try_from(now.as_millis()).unwrap(), Order::Scattered);
+        Self { retention, step, start, order }
+    }
+
+    fn sorted(self) -> Self {
+        Self { order: Order::NearlySorted, ..self }
+    }
+
+    fn batch(self, number: u64) -> Vec<Uuid> {
+        self.order.batch(number)
     }
 
     fn open(self, disk: &SimDisk) -> Result<Dedup, String> {
@@ -52,8 +80,10 @@ impl Case {
     fn add(self, dedup: &Dedup, number: u64) -> Result<(), String> {
         let mark = number.to_be_bytes().to_vec();
         let added = match self.retention {
-            Retention::Window(_) => dedup.record_at(&batch(number), Some(&mark), self.time(number)).map(drop),
-            FOR_EVER => dedup.append(&batch(number), false, |_| mark).map(|_| ()),
+            Retention::Window(_) => {
+                dedup.record_at(&self.batch(number), Some(&mark), self.time(number)).map(drop)
+            }
+            FOR_EVER => dedup.append(&self.batch(number), false, |_| mark).map(|_| ()),
         };
         added.map_err(text)
     }
@@ -79,12 +109,26 @@ impl Case {
         Recorded { case: self, safe, since: 0 }
     }
 
+    /// The next process after a kill: what it finds is on disk once it is open, and it records some batches more.
+    fn go_on(self, killed: &SimDisk) -> Tried {
+        let dedup = self.open(killed).unwrap();
+        let found = held(&dedup).unwrap();
+        let mut safe = vec![killed.now(); found as usize];
+        for number in found..found + 6 {
+            self.add(&dedup, number).unwrap();
+            dedup.checkpoint().unwrap();
+            safe.push(killed.now());
+        }
+        drop(dedup);
+        killed.cut_everywhere(&Recorded { case: self, safe, since: 0 })
+    }
+
     fn holds_the_first(self, dedup: &Dedup, held: u64) -> Result<(), String> {
         let mut count = 0;
         // The batch after them may have been begun, and with it what is older was forgotten.
         let oldest = self.time(held).saturating_sub(8 * DAY);
         for number in 0..held + 1 {
-            let known = dedup.numbers(&batch(number)).map_err(text)?;
+            let known = dedup.numbers(&self.batch(number)).map_err(text)?;
             let is_forgotten = number < held && self.time(number) < oldest;
             if !is_forgotten && known.iter().any(|known| known.is_some() != (number < held)) {
                 return Err(format!("batch {number} of {held} is known as {known:?}"));
@@ -190,6 +234,34 @@ fn after_a_power_cut_all_ids_that_were_recorded_are_known() {
     assert!(tried.states > 500, "{tried}");
 }
 
+/// Whether several pieces were appended to the first run.
+fn has_grown(disk: &SimDisk) -> bool {
+    disk.read(Path::new("/state/dedup.run-1")).is_some_and(|run| run.len() > 4 * 4_096)
+}
+
+#[test]
+fn after_a_power_cut_while_sorted_ids_are_appended_to_a_run_all_that_were_recorded_are_known() {
+    for (retention, least) in [(WINDOW, 500), (FOR_EVER, 300)] {
+        let (case, disk) = (Case::new(retention, 0).sorted(), SimDisk::new());
+        let recorded = case.record(&disk, 36);
+        assert!(has_grown(&disk), "{disk:?}");
+        let tried = disk.cut_everywhere(&recorded);
+        println!("dedup with sorted ids: {tried}");
+        assert!(tried.states > least, "{tried}");
+    }
+}
+
+#[test]
+fn after_kills_and_a_power_cut_while_the_next_process_appends_all_that_it_found_are_known() {
+    for retention in [WINDOW, FOR_EVER] {
+        let (case, disk) = (Case::new(retention, 0).sorted(), SimDisk::new());
+        case.record(&disk, 20);
+        let tried = disk.kill_everywhere(KILL_EVERY, |killed, _| case.go_on(killed));
+        println!("dedup with sorted ids after kills: {tried}");
+        assert!(tried.states > 500, "{tried}");
+    }
+}
+
 #[test]
 fn after_a_power_cut_while_buckets_are_dropped_all_ids_within_the_window_are_known() {
     let (case, disk) = (Case::new(WINDOW, DAY), SimDisk::new());
@@ -212,19 +284,25 @@ fn after_a_power_cut_a_rebuildable_state_is_that_of_some_batch_since_the_last_ch
 
 #[test]
 fn after_a_power_cut_while_it_is_cut_off_a_state_is_that_of_before_or_of_after() {
-    let (case, disk) = (Case::new(FOR_EVER, 0), SimDisk::new());
-    let dedup = case.open(&disk).unwrap();
-    (0..20).for_each(|number| case.add(&dedup, number).unwrap());
-    dedup.checkpoint().unwrap();
-    let before = disk.now();
-    // In the middle of a run.
-    let kept: u64 = (0..9).map(|number| batch(number).len() as u64).sum();
-    dedup.truncate(kept, &8_u64.to_be_bytes()).unwrap();
-    let after = disk.now();
-    case.holds_the_first(&dedup, 9).unwrap();
-    case.add(&dedup, 9).unwrap();
-    drop(dedup);
-    println!("dedup cut off: {}", disk.cut_everywhere(&CutOff { case, before, after }));
+    let scattered = Case::new(FOR_EVER, 0);
+    for case in [scattered, scattered.sorted()] {
+        let disk = SimDisk::new();
+        let dedup = case.open(&disk).unwrap();
+        (0..20).for_each(|number| case.add(&dedup, number).unwrap());
+        dedup.checkpoint().unwrap();
+        assert_eq!(has_grown(&disk), case.order == Order::NearlySorted);
+        let before = disk.now();
+        // In the middle of a run, and of a piece.
+        let kept: u64 = (0..9).map(|number| case.batch(number).len() as u64).sum();
+        dedup.truncate(kept, &8_u64.to_be_bytes()).unwrap();
+        let after = disk.now();
+        case.holds_the_first(&dedup, 9).unwrap();
+        case.add(&dedup, 9).unwrap();
+        drop(dedup);
+        println!("dedup cut off: {}", disk.cut_everywhere(&CutOff { case, before, after }));
+        let tried = disk.kill_everywhere(KILL_EVERY, |killed, _| case.go_on(killed));
+        println!("dedup cut off, after kills: {tried}");
+    }
 }
 
 #[test]
@@ -235,7 +313,7 @@ fn a_state_of_the_version_before_is_taken_over_whole_or_is_still_there() {
         let write = database.begin_write().unwrap();
         {
             let mut ids = write.open_table(TableDefinition::<[u8; 16], u64>::new("ids")).unwrap();
-            for (id, number) in (0..20).flat_map(batch).zip(0..) {
+            for (id, number) in (0..20).flat_map(|number| case.batch(number)).zip(0..) {
                 let value = if retention == FOR_EVER { number } else { case.start };
                 ids.insert(id.into_bytes(), value).unwrap();
             }
@@ -258,5 +336,16 @@ fn a_disk_that_does_not_sync_a_file_or_its_name_is_found_out() {
         let (case, disk) = (Case::new(WINDOW, 0), SimDisk::that_lies_about(lie));
         let recorded = case.record(&disk, 24);
         println!("{lie}: {}", disk.cut_until_found(&recorded));
+    }
+}
+
+#[test]
+fn a_piece_that_is_listed_before_it_is_on_disk_is_found_out() {
+    // The first sync is that of the run as it was made.
+    for honest_syncs in [1, 2] {
+        let disk = SimDisk::that_lies_later("dedup.run-1", honest_syncs);
+        let recorded = Case::new(WINDOW, 0).sorted().record(&disk, 36);
+        assert!(has_grown(&disk), "{disk:?}");
+        println!("dedup.run-1 after {honest_syncs} syncs: {}", disk.cut_until_found(&recorded));
     }
 }

@@ -7,16 +7,15 @@
 //!    content; after it, what is not named any more is removed.
 //! 2. Whatever fails leaves the old manifest or the new one, and the store is opened again: see
 //!    [`mark_broken`](Engine::mark_broken).
-//! 3. Ids of an ended log do not wait for a merge: it makes way at each chunk.
+//! 3. Ids of an ended log do not wait for a merge: it makes way at each chunk. They do not go to a run that is merged.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use super::engine::{Engine, Loaded, load};
-use super::manifest::{Listed, Manifest};
+use super::manifest::Manifest;
 use super::merge::{self, Merge};
-use super::page::Entry;
 use super::write::RunWriter;
 use super::{Failure, files, lock};
 
@@ -45,7 +44,7 @@ impl Engine {
 
     fn work(&self) -> Result<(), Failure> {
         while !self.worker.must_stop() {
-            if self.freeze()? {
+            if self.freeze(&[])? {
                 continue;
             }
             let (runs, now) = (lock(&self.manifest).runs.clone(), lock(&self.view).now);
@@ -70,11 +69,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts the ids of an ended log into a run. Returns whether there was one.
-    fn freeze(&self) -> Result<bool, Failure> {
-        let (frozen, now) = {
+    /// Puts the ids of an ended log into runs, but not those that are `busy`. Returns whether there was one.
+    fn freeze(&self, busy: &[u64]) -> Result<bool, Failure> {
+        let (frozen, now, runs) = {
             let view = lock(&self.view);
-            (view.frozen.clone(), view.now)
+            (view.frozen.clone(), view.now, Arc::clone(&view.runs))
         };
         let Some(frozen) = frozen else { return Ok(false) };
         let until = frozen.table.until;
@@ -83,9 +82,9 @@ impl Engine {
             false => frozen.table.sorted_below(u64::MAX),
         };
         let number = lock(&self.manifest).take_run();
-        let ids = self.config.write_run(number, entries)?;
+        let placement = self.config.put_into_runs(&runs, busy, number, until, entries)?;
         let list = |manifest: &mut Manifest| {
-            manifest.replace(&[], Listed { number, ids, until });
+            placement.list_in(manifest);
             (manifest.log, manifest.total) = (frozen.log + 1, frozen.total);
             manifest.set_mark(frozen.mark.as_deref());
         };
@@ -94,7 +93,8 @@ impl Engine {
         Ok(true)
     }
 
-    fn merge(&self, inputs: &[u64]) -> Result<(), Failure> {
+    /// Reads runs into one.
+    pub(super) fn merge(&self, inputs: &[u64]) -> Result<(), Failure> {
         let runs = Arc::clone(&lock(&self.view).runs);
         let is_input = |loaded: &&Loaded| inputs.contains(&loaded.run.number);
         let until =
@@ -110,12 +110,12 @@ impl Engine {
                 return Ok(());
             }
             if is_step {
-                self.freeze()?;
+                self.freeze(inputs)?;
             }
         }
-        let ids = run.finish()?;
+        let merged = run.finish()?.map(|written| written.listed(number, until));
         self.config.disk.sync_folder(&self.config.path)?;
-        self.switch(inputs, |manifest| manifest.replace(inputs, Listed { number, ids, until }), |_| {})
+        self.switch(inputs, |manifest| manifest.replace(inputs, merged), |_| {})
     }
 
     /// Changes the set of runs: those of `gone` are not in it any more.
@@ -145,21 +145,6 @@ impl Engine {
 }
 
 impl super::Config {
-    /// Writes a run of entries that are sorted, and makes it durable with its name. Returns their number; of
-    /// none there is no run.
-    pub(super) fn write_run(&self, number: u64, entries: Vec<Entry>) -> Result<u64, Failure> {
-        if entries.is_empty() {
-            return Ok(0);
-        }
-        let mut run = RunWriter::new(&*self.disk, &self.path, number)?;
-        for entry in entries {
-            run.push(entry)?;
-        }
-        let ids = run.finish()?;
-        self.disk.sync_folder(&self.path)?;
-        Ok(ids)
-    }
-
     /// Removes a file that is none of the store any more. The next start removes what cannot be removed now.
     pub(super) fn remove(&self, name: &Path) {
         if let Err(error) = self.disk.remove(name) {

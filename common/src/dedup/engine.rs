@@ -47,7 +47,6 @@ pub(super) struct View {
     pub(super) active: Table,
     /// Ids of the log before it, until they are in a run.
     pub(super) frozen: Option<Arc<Frozen>>,
-    /// The oldest first.
     pub(super) runs: Arc<[Loaded]>,
     pub(super) mark: Option<Vec<u8>>,
     /// Ids that were ever recorded and are not cut off; the number of the next.
@@ -81,6 +80,20 @@ pub(super) struct Loaded {
     pub(super) listed: Listed,
     pub(super) run: Arc<Run>,
     filters: Option<Arc<Filters>>,
+    /// Pieces of it are not listed any more, and somebody may still read them.
+    pub(super) is_cut_off: bool,
+}
+
+impl Loaded {
+    /// The run as it is listed now; `before` is what was listed of it.
+    fn open(config: &Config, listed: &Listed, before: Option<&Self>) -> Result<Self, Failure> {
+        let run = Run::open(&*config.disk, &config.path, listed)?;
+        let before_filters = before.and_then(|before| before.filters.as_deref());
+        let filters = before_filters.map(|filters| Arc::new(Filters::of(&run, Some(filters))));
+        let is_shorter = |before: &Self| before.listed.pieces.len() > listed.pieces.len();
+        let is_cut_off = before.is_some_and(|before| before.is_cut_off || is_shorter(before));
+        Ok(Self { listed: listed.clone(), run: Arc::new(run), filters, is_cut_off })
+    }
 }
 
 impl View {
@@ -113,7 +126,7 @@ impl Table {
     }
 }
 
-/// Opens the runs of the manifest that are not open yet. The smallest have their filters in memory, as many as
+/// Opens the runs of the manifest that are not open yet, or have other pieces. The smallest have their filters in memory, as many as
 /// there is memory for: there are the most of them.
 pub(super) fn load(
     config: &Config,
@@ -121,12 +134,8 @@ pub(super) fn load(
     before: &[Loaded],
 ) -> Result<Arc<[Loaded]>, Failure> {
     let open = |listed: &Listed| match before.iter().find(|loaded| loaded.run.number == listed.number) {
-        Some(loaded) => Ok(loaded.clone()),
-        None => Run::open(&*config.disk, &config.path, listed.number, listed.ids).map(|run| Loaded {
-            listed: listed.clone(),
-            run: Arc::new(run),
-            filters: None,
-        }),
+        Some(loaded) if loaded.listed.pieces.len() == listed.pieces.len() => Ok(loaded.clone()),
+        other => Loaded::open(config, listed, other),
     };
     let loaded = manifest.runs.iter().map(open);
     let mut loaded = loaded.collect::<Result<Vec<_>, Failure>>()?;
@@ -134,12 +143,11 @@ pub(super) fn load(
     smallest.sort_by_key(|loaded| loaded.run.ids);
     let mut left = config.tuning.filter_bytes;
     for loaded in smallest {
-        let bytes = Filters::bytes(loaded.run.ids);
-        left = left.saturating_sub(bytes);
+        left = left.saturating_sub(loaded.run.filter_bytes());
         if left == 0 {
             loaded.filters = None;
         } else if loaded.filters.is_none() {
-            loaded.filters = Some(Arc::new(Filters::of(&loaded.run)));
+            loaded.filters = Some(Arc::new(Filters::of(&loaded.run, None)));
         }
     }
     Ok(loaded.into())
@@ -189,8 +197,10 @@ impl Engine {
             open.filter_map(|place| Some((*keys.get(place)?, place))).collect();
         sorted.sort_unstable();
         // The newest first: repeats are mostly of the last ids.
-        for Loaded { run, filters, .. } in runs.iter().rev() {
-            run.find(&sorted, filters.as_deref(), &mut found)?;
+        for Loaded { listed, run, filters, .. } in runs.iter().rev() {
+            // Where all are kept, each is there once.
+            let end = if self.config.is_numbered() { 0 } else { listed.end() };
+            run.find(&sorted, filters.as_deref(), &mut found, end)?;
         }
         Ok(found)
     }

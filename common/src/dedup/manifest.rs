@@ -8,8 +8,9 @@
 //!
 //! - It is written under another name, synced, and then given its own; what it names is durable before that,
 //!   with its names, and what it does not name any more is removed after that.
-//! - Logs of its number and higher are part of the store. Runs and logs together hold the ids numbered from 0,
-//!   in the order in which they are named, each its own part.
+//! - Logs of its number and higher are part of the store. Where ids are kept for ever, runs and logs together hold
+//!   those numbered from 0, each once; those of a log are higher than those of runs.
+//! - That of an older version can be read, and means the same.
 
 use std::path::Path;
 
@@ -20,8 +21,10 @@ use serde::{Deserialize, Serialize};
 use super::{Failure, files};
 use crate::disk::{self, Disk};
 
-/// The version that this code writes and reads.
-const VERSION: u32 = 1;
+/// The version that this code writes.
+const VERSION: u32 = 2;
+/// One in which each run has one piece.
+const WITHOUT_PIECES: u32 = 1;
 
 /// The end of the only bucket where ids are kept for ever.
 pub(super) const FOR_EVER: u64 = u64::MAX;
@@ -30,9 +33,44 @@ pub(super) const FOR_EVER: u64 = u64::MAX;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Listed {
     pub(super) number: u64,
-    pub(super) ids: u64,
     /// All ids were recorded before, in ms since 1970.
     pub(super) until: u64,
+    /// No id has a lower number.
+    pub(super) first: u64,
+    /// In the order in which they were written; at least one.
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// Entries that were written to a run at once. In the file, two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
+pub(super) struct Piece {
+    pub(super) ids: u64,
+    /// All ids have lower numbers, and those of later pieces have not.
+    pub(super) end: u64,
+}
+
+impl From<(u64, u64)> for Piece {
+    fn from((ids, end): (u64, u64)) -> Self {
+        Self { ids, end }
+    }
+}
+
+impl From<Piece> for (u64, u64) {
+    fn from(piece: Piece) -> Self {
+        (piece.ids, piece.end)
+    }
+}
+
+impl Listed {
+    pub(super) fn ids(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.ids).sum()
+    }
+
+    /// All ids have lower numbers.
+    pub(super) fn end(&self) -> u64 {
+        self.pieces.last().map_or(self.first, |last| last.end)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +86,6 @@ pub(super) struct Manifest {
     pub(super) total: u64,
     /// The owner's mark when that log was begun, in base64.
     mark: Option<String>,
-    /// The oldest first.
     pub(super) runs: Vec<Listed>,
 }
 
@@ -71,12 +108,12 @@ impl Manifest {
         self.next_run - 1
     }
 
-    /// Puts a run in the place of others, where the first of them is; it may have no ids.
-    pub(super) fn replace(&mut self, inputs: &[u64], run: Listed) {
+    /// Puts a run in the place of others, where the first of them is.
+    pub(super) fn replace(&mut self, inputs: &[u64], run: Option<Listed>) {
         let is_input = |listed: &Listed| inputs.contains(&listed.number);
         let place = self.runs.iter().position(is_input).unwrap_or(self.runs.len());
         self.runs.retain(|listed| !is_input(listed));
-        if run.ids > 0 {
+        if let Some(run) = run {
             self.runs.insert(place.min(self.runs.len()), run);
         }
     }
@@ -89,8 +126,28 @@ impl Manifest {
         if checksum.trim_end() != checksum_of(json) {
             return Err(damaged("it has another checksum"));
         }
-        let manifest: Self = serde_json::from_str(json).map_err(|error| damaged(&error.to_string()))?;
-        if manifest.v == VERSION { Ok(manifest) } else { Err(damaged("it is of another version")) }
+        let another_form = |error: serde_json::Error| damaged(&error.to_string());
+        let Version { v } = serde_json::from_str(json).map_err(another_form)?;
+        match v {
+            VERSION => serde_json::from_str(json).map_err(another_form),
+            WITHOUT_PIECES => serde_json::from_str(json).map(Self::with_pieces).map_err(another_form),
+            _ => Err(damaged("it is of another version")),
+        }
+    }
+
+    /// As of this version. Of a window it is not known which numbers are where.
+    fn with_pieces(old: WithoutPieces) -> Self {
+        let WithoutPieces { is_numbered, next_run, log, total, mark, runs } = old;
+        let mut next = 0;
+        let list = |run: RunWithoutPieces| {
+            let first = next;
+            next += run.ids;
+            let (first, end) = if is_numbered { (first, next) } else { (0, u64::MAX) };
+            let pieces = vec![Piece { ids: run.ids, end }];
+            Listed { number: run.number, until: run.until, first, pieces }
+        };
+        let runs = runs.into_iter().map(list).collect();
+        Self { v: VERSION, is_numbered, next_run, log, total, mark, runs }
     }
 
     /// Makes this the manifest.
@@ -100,6 +157,29 @@ impl Manifest {
         disk::replace(disk, path, &files::new_manifest(path), text.as_bytes())?;
         Ok(())
     }
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+/// A manifest of the version before: its runs hold ids numbered from 0, in their order.
+#[derive(Deserialize)]
+struct WithoutPieces {
+    is_numbered: bool,
+    next_run: u64,
+    log: u64,
+    total: u64,
+    mark: Option<String>,
+    runs: Vec<RunWithoutPieces>,
+}
+
+#[derive(Deserialize)]
+struct RunWithoutPieces {
+    number: u64,
+    ids: u64,
+    until: u64,
 }
 
 fn checksum_of(json: &str) -> String {
@@ -114,7 +194,8 @@ mod tests {
     fn each_byte_of_the_manifest_counts() {
         let mut manifest = Manifest::new(true);
         manifest.set_mark(Some(b"mark"));
-        manifest.replace(&[], Listed { number: 1, ids: 5, until: FOR_EVER });
+        let pieces = vec![Piece { ids: 5, end: 5 }, Piece { ids: 2, end: 9 }];
+        manifest.replace(&[], Some(Listed { number: 1, until: FOR_EVER, first: 0, pieces }));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dedup");
         manifest.save(&crate::disk::FileSystem, &path).unwrap();
@@ -126,5 +207,21 @@ mod tests {
             changed[at] ^= 4;
             assert!(Manifest::from_bytes(&path, &changed).is_err(), "byte {at}");
         }
+    }
+    #[test]
+    fn a_manifest_of_the_version_before_is_read() {
+        let read = |is_numbered: bool| {
+            let json = format!(
+                r#"{{"v":1,"is_numbered":{is_numbered},"next_run":9,"log":4,"total":12,"mark":null,"runs":[{{"number":3,"ids":7,"until":99}},{{"number":8,"ids":5,"until":99}}]}}"#
+            );
+            let text = format!("{json}\n{}\n", checksum_of(&json));
+            Manifest::from_bytes(Path::new("dedup"), text.as_bytes()).unwrap()
+        };
+        let run =
+            |number, first, ids, end| Listed { number, until: 99, first, pieces: vec![Piece { ids, end }] };
+        let runs = vec![run(3, 0, 7, 7), run(8, 7, 5, 12)];
+        let expected = Manifest { next_run: 9, log: 4, total: 12, runs, ..Manifest::new(true) };
+        assert_eq!(read(true), expected);
+        assert_eq!(read(false).runs, [run(3, 0, 7, u64::MAX), run(8, 0, 5, u64::MAX)]);
     }
 }

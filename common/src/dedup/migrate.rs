@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::manifest::{Listed, Manifest};
+use super::manifest::Manifest;
 use super::write::RunWriter;
 use super::{Config, Failure};
 
@@ -56,8 +56,7 @@ pub(super) fn migrate(config: &Config, now: u64) -> Result<Manifest, Failure> {
         manifest.total += 1;
     }
     for (until, (number, run)) in runs {
-        let ids = run.finish()?;
-        manifest.replace(&[], Listed { number, ids, until });
+        manifest.replace(&[], run.finish()?.map(|written| written.listed(number, until)));
     }
     ::log::info!("dedup state {}: moved {} ids", path.display(), manifest.total);
     Ok(manifest)

@@ -10,20 +10,19 @@
 //! | anything else | damage: nothing is changed |
 //!
 //! Takes time with what the logs hold, which is bounded, and not with what the runs hold: of each only the
-//! index is read.
+//! index is read, or a few of them where it has several pieces.
 
 use std::sync::Arc;
 
-use super::engine::{Engine, View, load};
+use super::engine::{Engine, Loaded, View, load};
 use super::files::{self, Kind};
 use super::id_log::{self, IdLog};
-use super::manifest::{Listed, Manifest};
+use super::manifest::{Listed, Manifest, Piece};
 use super::page::Entry;
-use super::run::Run;
 use super::write::RunWriter;
 use super::{Config, Failure, lock, migrate};
 
-/// Bytes of a manifest up to which it is read; one with 64 runs has some 5 KB.
+/// Bytes of a manifest up to which it is read; one with 64 runs has some 6 KB, and 16 bytes more for each piece.
 const MAX_MANIFEST: u64 = 1 << 20;
 
 /// Opens the store, or makes it.
@@ -34,10 +33,13 @@ pub(super) fn open(config: &Arc<Config>, now: u64) -> Result<Engine, Failure> {
     let kinds: Vec<Kind> = beside.iter().filter_map(|name| files::kind(path, name)).collect();
     let last_log =
         kinds.iter().filter_map(|kind| if let Kind::Log(n) = kind { Some(*n) } else { None }).max();
-    if !is_new {
-        read_logs(config, &mut manifest, last_log.unwrap_or(0), now)?;
-    }
     manifest.runs.retain(|run| !config.is_expired(run.until, now));
+    let mut runs = load(config, &manifest, &[])?;
+    if !is_new {
+        // What is appended must not be over what a manifest lists that a power cut would bring back.
+        disk.sync_folder(path)?;
+        runs = read_logs(config, &mut manifest, runs, last_log.unwrap_or(0), now)?;
+    }
     let until = config.bucket(now);
     // Makes the names of new runs durable as well.
     let log = IdLog::make(&**disk, path, last_log.unwrap_or(0).max(manifest.log) + 1, until)?;
@@ -54,7 +56,6 @@ pub(super) fn open(config: &Arc<Config>, now: u64) -> Result<Engine, Failure> {
             config.remove(name);
         }
     }
-    let runs = load(config, &manifest, &[])?;
     let (mark, total) = (manifest.mark(), manifest.total);
     let view = View { active: config.table(until), frozen: None, runs, mark, total, now, failure: None };
     Ok(Engine::new(Arc::clone(config), log, manifest, view))
@@ -82,8 +83,14 @@ fn read_manifest(config: &Config, now: u64) -> Result<(Manifest, bool), Failure>
     Ok((manifest, false))
 }
 
-/// Puts the ids of the logs into runs.
-fn read_logs(config: &Config, manifest: &mut Manifest, last: u64, now: u64) -> Result<(), Failure> {
+/// Puts the ids of the logs into runs. Returns these.
+fn read_logs(
+    config: &Config,
+    manifest: &mut Manifest,
+    mut runs: Arc<[Loaded]>,
+    last: u64,
+    now: u64,
+) -> Result<Arc<[Loaded]>, Failure> {
     let Config { disk, path, .. } = config;
     // Where a log ends in what is not whole. Later ones were begun by a start that was cut short.
     let mut torn: Option<Failure> = None;
@@ -130,10 +137,10 @@ fn read_logs(config: &Config, manifest: &mut Manifest, last: u64, now: u64) -> R
         entries.sort_unstable_by_key(|(key, number)| (*key, std::cmp::Reverse(*number)));
         entries.dedup_by_key(|(key, _)| *key);
         let run = manifest.take_run();
-        let ids = config.write_run(run, entries)?;
-        manifest.replace(&[], Listed { number: run, ids, until: found.until });
+        config.put_into_runs(&runs, &[], run, found.until, entries)?.list_in(manifest);
+        runs = load(config, manifest, &runs)?;
     }
-    Ok(())
+    Ok(runs)
 }
 
 impl Engine {
@@ -154,22 +161,13 @@ impl Engine {
             (Arc::clone(&view.runs), newest, view.total)
         };
         next.runs.clear();
-        let mut first = 0;
-        for (listed, loaded) in manifest.runs.iter().zip(runs.iter()) {
-            let end = first + listed.ids;
-            if end <= kept {
-                next.runs.push(listed.clone());
-            } else if first < kept {
-                let number = next.take_run();
-                let ids = self.config.copy_below(&loaded.run, kept, number)?;
-                next.replace(&[], Listed { number, ids, ..listed.clone() });
-            }
-            first = end;
+        for loaded in runs.iter() {
+            let number = next.take_run();
+            next.runs.extend(self.config.cut_run(loaded, kept, number)?.into_iter().flatten());
         }
         let until = self.config.bucket(0);
         let number = next.take_run();
-        let ids = self.config.write_run(number, newest)?;
-        next.replace(&[], Listed { number, ids, until });
+        next.runs.extend(self.config.write_run(number, until, newest)?);
         let before = log.number;
         // Makes the names of new runs durable as well.
         *log = IdLog::make(&**disk, path, before + 1, until)?;
@@ -192,14 +190,28 @@ impl Engine {
 }
 
 impl Config {
-    /// Writes a run of the entries that are numbered below `kept`. Returns their number.
-    fn copy_below(&self, run: &Run, kept: u64, number: u64) -> Result<u64, Failure> {
-        let (mut entries, mut copy) = (run.entries(), RunWriter::new(&*self.disk, &self.path, number)?);
-        while let Some(entry) = entries.next()? {
+    /// What is left of a run of the entries that are numbered below `kept`: its first pieces, and a run of that
+    /// number with those of the piece that is cut.
+    fn cut_run(&self, loaded: &Loaded, kept: u64, number: u64) -> Result<[Option<Listed>; 2], Failure> {
+        let Loaded { listed, run, .. } = loaded;
+        let whole = listed.pieces.partition_point(|piece| piece.end <= kept);
+        let (left, cut) = listed.pieces.split_at_checked(whole).unwrap_or((&listed.pieces, &[]));
+        let left = Listed { pieces: left.to_vec(), ..listed.clone() };
+        let first = left.end();
+        let left = (!left.pieces.is_empty()).then_some(left);
+        let Some(Piece { ids, .. }) = cut.first().filter(|_| first < kept) else { return Ok([left, None]) };
+        let (mut entries, mut copy) =
+            (run.entries_from(whole), RunWriter::new(&*self.disk, &self.path, number)?);
+        for _ in 0..*ids {
+            let Some(entry) = entries.next()? else { break };
             if entry.1 < kept {
                 copy.push(entry)?;
             }
         }
-        copy.finish()
+        let copy = copy.finish()?.map(|written| written.listed(number, listed.until));
+        if copy.is_none() {
+            self.remove(&files::run(&self.path, number));
+        }
+        Ok([left, copy])
     }
 }

@@ -1,8 +1,9 @@
-//! A run: ids with their numbers, sorted by id, in a file that never changes.
+//! A run: ids with their numbers, sorted by id, in a file to which pieces are appended.
 //!
 //! # The file
 //!
-//! Chunks of 16,320 ids, the last one of those that are left, then the index. A chunk:
+//! Pieces, each with higher ids than those before it: chunks of 16,320 ids, the last one of those that are left,
+//! then the index. Most runs have one piece; see [`placement`](super::placement). A chunk:
 //!
 //! | part | bytes | content |
 //! | --- | --- | --- |
@@ -10,8 +11,9 @@
 //! | filter | 64 for each 48 ids | see [`filter`] |
 //! | fences | 16 for each page, and 16 | the first id of each page, zeros, checksum (4) |
 //!
-//! The index is the first id of each chunk, the last id of the run (16 each), zeros (12) and a checksum (4).
-//! How many ids there are is in the manifest; all places follow from that.
+//! The index is the first id of each chunk, the last id of the piece (16 each), zeros (12) and a checksum (4). Some
+//! have the chunks of earlier pieces, too: see [`pieces`]. How many ids each piece has is in the manifest; all
+//! places follow from that.
 //!
 //! # What a look-up reads
 //!
@@ -22,17 +24,21 @@
 //! # Invariants
 //!
 //! 1. What is read counts only if its checksum holds, which covers file and place as well.
-//! 2. In memory are 16 bytes for each chunk (10 KB for 10 million ids, 98 KB for 100 million), and of filters what
-//!    [`Filters`] were given for.
+//! 2. In memory are 16 bytes for each chunk (10 KB for 10 million ids, 98 KB for 100 million), 24 for each piece, and
+//!    of filters what [`Filters`] were given for.
+//! 3. What is read does not change while a [`Run`] is open: pieces are appended behind those that it knows, and
+//!    who wants to see them opens the run again.
 
 use std::hint::black_box;
 use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::filter::{self, Hash};
-use super::page::{CHUNK, Entry, KEY, PAGE, Place, entries, entry, keys, search, search_within};
+use super::manifest::Listed;
+use super::page::{Entry, KEY, PAGE, Place, entries, entry, keys, search, search_within};
 use super::part;
+use super::pieces::{self, Pieces};
 use super::{Failure, files};
 use crate::disk::{Disk, DiskFile};
 
@@ -44,16 +50,15 @@ const TOGETHER: usize = 32;
 
 /// The filters of a run, in memory once they were needed.
 #[derive(Debug)]
-pub(super) struct Filters(Box<[OnceLock<Vec<u8>>]>);
+pub(super) struct Filters(Box<[Arc<OnceLock<Vec<u8>>>]>);
 
 impl Filters {
-    pub(super) fn of(run: &Run) -> Self {
-        Self(run.firsts.iter().map(|_| OnceLock::new()).collect())
-    }
-
-    /// Bytes for so many ids.
-    pub(super) fn bytes(ids: u64) -> u64 {
-        ids.div_ceil(CHUNK as u64) * Place::with(0, CHUNK).blocks as u64 * filter::BLOCK as u64
+    /// Those of the run, and of them those that are there from when it had fewer pieces, or more.
+    pub(super) fn of(run: &Run, before: Option<&Self>) -> Self {
+        let there = before.map_or(&[][..], |before| &before.0);
+        let there = there.iter().take(run.firsts.len()).cloned();
+        let new = (there.len()..run.firsts.len()).map(|_| Arc::default());
+        Self(there.chain(new).collect())
     }
 }
 
@@ -80,17 +85,19 @@ struct Probe<'a> {
 /// An open run.
 #[derive(Debug)]
 pub(super) struct Run {
-    pub(super) file: Box<dyn DiskFile>,
+    pub(super) file: Arc<dyn DiskFile>,
     pub(super) number: u64,
     pub(super) ids: u64,
+    pieces: Pieces,
     /// The first id of each chunk.
     firsts: Box<[u128]>,
     last: u128,
 }
 
 impl Run {
-    /// Opens the run of that number, beside `path`.
-    pub(super) fn open(disk: &dyn Disk, path: &Path, number: u64, ids: u64) -> Result<Self, Failure> {
+    /// Opens the run that is listed, beside `path`.
+    pub(super) fn open(disk: &dyn Disk, path: &Path, listed: &Listed) -> Result<Self, Failure> {
+        let number = listed.number;
         let damaged = |why: String| Failure::damaged(&files::run(path, number), why);
         let file = match disk.open_file(&files::run(path, number)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -98,24 +105,52 @@ impl Run {
             }
             file => file?,
         };
-        let chunks = usize::try_from(ids.div_ceil(CHUNK as u64)).unwrap_or(usize::MAX);
-        let last_chunk = Place::of(chunks.saturating_sub(1), ids);
-        let at = last_chunk.at + last_chunk.length();
-        let length = (chunks as u64 + 2) * KEY as u64;
-        if chunks == 0 || file.length()? != at + length {
-            return Err(damaged(format!("it is not {} bytes long", at + length)));
+        let pieces = Pieces::of(&listed.pieces);
+        if file.length()? < pieces.end() {
+            return Err(damaged(format!("it is shorter than {} bytes", pieces.end())));
         }
-        let mut index = vec![0; (chunks + 2) * KEY];
-        file.read_exact_at(&mut index, at)?;
-        if !part::is_whole(&index, number, at) {
-            return Err(damaged(format!("the index at byte {at} has another checksum")));
+        if listed.pieces.is_empty() || listed.pieces.iter().any(|piece| piece.ids == 0) {
+            return Err(damaged("a piece of it is empty".to_owned()));
         }
-        let keys: Vec<u128> = keys(&index).take(chunks + 1).collect();
-        let Some((last, firsts)) = keys.split_last() else { return Err(damaged("it is empty".to_owned())) };
-        Ok(Self { file, number, ids, firsts: firsts.into(), last: *last })
+        let (mut firsts, mut last) = (vec![0; pieces.chunks()], None);
+        let mut left = pieces.count();
+        while let Some(piece) = left.checked_sub(1) {
+            let place = pieces.index(piece);
+            let mut index = vec![0; place.length()];
+            file.read_exact_at(&mut index, place.at)?;
+            if !part::is_whole(&index, number, place.at) {
+                return Err(damaged(another_checksum("the index", place.at, piece, &pieces)));
+            }
+            let covered = firsts.get_mut(place.chunks.clone()).unwrap_or_default();
+            covered.iter_mut().zip(keys(&index)).for_each(|(first, key)| *first = key);
+            last = last.or_else(|| keys(&index).nth(place.chunks.len()));
+            left = pieces::first_covered(piece);
+        }
+        let (ids, last) = (listed.ids(), last.unwrap_or(0));
+        Ok(Self { file: file.into(), number, ids, pieces, firsts: firsts.into(), last })
     }
 
-    /// The index of a run whose chunks begin with these ids, as stored from byte `at`.
+    /// Its highest id.
+    pub(super) fn last(&self) -> u128 {
+        self.last
+    }
+
+    /// Bytes of all its filters.
+    pub(super) fn filter_bytes(&self) -> u64 {
+        self.pieces.filter_bytes()
+    }
+
+    /// Where the next piece begins.
+    pub(super) fn next_at(&self) -> u64 {
+        self.pieces.next_at()
+    }
+
+    /// What the index of the next piece begins with.
+    pub(super) fn firsts_before_next(&self) -> &[u128] {
+        self.firsts.get(self.pieces.before_next()).unwrap_or_default()
+    }
+
+    /// The index for chunks that begin with these ids, as stored from byte `at`.
     pub(super) fn index(firsts: &[u128], last: u128, number: u64, at: u64) -> Vec<u8> {
         let keys = firsts.iter().chain([&last]);
         let mut index: Vec<u8> = keys.flat_map(|key| key.to_be_bytes()).collect();
@@ -125,12 +160,13 @@ impl Run {
     }
 
     /// Looks for ids, which come sorted, each with its place in `found`; sets the numbers of those that are
-    /// there.
+    /// there. Of one that was found, a number is looked for if it may be higher: below `end`.
     pub(super) fn find(
         &self,
         sorted: &[(u128, usize)],
         filters: Option<&Filters>,
         found: &mut [Option<u64>],
+        end: u64,
     ) -> Result<(), Failure> {
         let first = self.firsts.first().copied().unwrap_or(u128::MAX);
         let within = sorted.partition_point(|(key, _)| *key < first)..;
@@ -141,7 +177,7 @@ impl Run {
         for group in within.chunks(TOGETHER) {
             probes.clear();
             for (key, place) in group {
-                if found.get(*place).is_some_and(Option::is_none) {
+                if found.get(*place).is_some_and(|found| found.is_none_or(|number| number < end)) {
                     chunk = self.chunk_of(*key, chunk);
                     probes.push(self.probe(*key, *place, chunk, filters)?);
                 }
@@ -151,7 +187,7 @@ impl Run {
             black_box(first_bytes.fold(0, |all, byte| all ^ byte));
             for probe in &probes {
                 let number = self.find_one(probe, &mut recent)?;
-                found.get_mut(probe.found_at).into_iter().for_each(|found| *found = number);
+                found.get_mut(probe.found_at).into_iter().for_each(|found| *found = number.max(*found));
             }
         }
         Ok(())
@@ -175,7 +211,7 @@ impl Run {
         chunk: usize,
         filters: Option<&'a Filters>,
     ) -> Result<Probe<'a>, Failure> {
-        let place = Place::of(chunk, self.ids);
+        let place = self.pieces.place(chunk);
         let hash = Hash::of(key);
         let block = match filters.and_then(|filters| filters.0.get(chunk)) {
             None => None,
@@ -246,14 +282,23 @@ impl Run {
     fn damaged(&self, what: &str, at: u64) -> Failure {
         Failure::Damaged {
             file: format!("run {}", self.number),
-            why: format!("{what} at byte {at} has another checksum"),
+            why: another_checksum(what, at, self.pieces.at(at), &self.pieces),
         }
     }
 
     /// All entries, in order. Reads some pages at once.
     pub(super) fn entries(&self) -> Entries<'_> {
-        Entries { run: self, chunk: 0, page: 0, pages: Vec::new(), at: 0 }
+        self.entries_from(0)
     }
+
+    /// Those of the pieces from that one on.
+    pub(super) fn entries_from(&self, piece: usize) -> Entries<'_> {
+        Entries { run: self, chunk: self.pieces.chunks_from(piece).start, page: 0, pages: Vec::new(), at: 0 }
+    }
+}
+
+fn another_checksum(what: &str, at: u64, piece: usize, pieces: &Pieces) -> String {
+    format!("{what} at byte {at}, in piece {} of {}, has another checksum", piece + 1, pieces.count())
 }
 
 /// Bytes that are read at once while a run is read through.
@@ -282,10 +327,10 @@ impl Entries<'_> {
     }
 
     fn read(&mut self) -> Result<bool, Failure> {
-        let mut place = Place::of(self.chunk, self.run.ids);
+        let mut place = self.run.pieces.place(self.chunk);
         if self.page == place.pages {
             (self.chunk, self.page) = (self.chunk + 1, 0);
-            place = Place::of(self.chunk, self.run.ids);
+            place = self.run.pieces.place(self.chunk);
         }
         if self.chunk >= self.run.firsts.len() {
             return Ok(false);

@@ -3,6 +3,7 @@
 mod damage;
 mod faults;
 mod model;
+mod sorted;
 mod threads;
 
 use std::time::Duration;

@@ -1,8 +1,10 @@
-//! Writes a run: entries that come sorted, in memory for one chunk.
+//! Writes a piece of a run: entries that come sorted, in memory for one chunk.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::filter::{self, Hash};
+use super::manifest::{Listed, Piece};
 use super::page::{CHUNK, COUNT_AT, ENTRIES, ENTRY, Entry, PAGE, Place};
 use super::run::Run;
 use super::{Failure, files, part};
@@ -12,18 +14,39 @@ use crate::disk::{Disk, DiskFile};
 /// not wait for hundreds of megabytes.
 const SYNC_EVERY: u64 = 4 << 20;
 
-/// A run that is written. Nothing refers to it before the manifest does.
+/// A piece that is written. Nothing refers to it before the manifest does.
 #[derive(Debug)]
 pub(super) struct RunWriter {
-    file: Box<dyn DiskFile>,
+    file: Arc<dyn DiskFile>,
     number: u64,
     /// Where the chunk goes.
     at: u64,
     synced: u64,
     chunk: Vec<Entry>,
+    /// For the index: first ids of chunks of earlier pieces, and of its own.
     firsts: Vec<u128>,
     last: u128,
+    written: Written,
+}
+
+/// A piece that is written, and durable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Written {
     ids: u64,
+    /// Its entries' numbers: the lowest, and the one after the highest.
+    first: u64,
+    end: u64,
+}
+
+impl Written {
+    pub(super) fn piece(self) -> Piece {
+        Piece { ids: self.ids, end: self.end }
+    }
+
+    /// As the only piece of a run.
+    pub(super) fn listed(self, number: u64, until: u64) -> Listed {
+        Listed { number, until, first: self.first, pieces: vec![self.piece()] }
+    }
 }
 
 impl RunWriter {
@@ -33,9 +56,17 @@ impl RunWriter {
         if disk.exists(&name)? {
             disk.remove(&name)?;
         }
-        let file = disk.make_file(&name)?;
-        let chunk = Vec::with_capacity(CHUNK);
-        Ok(Self { file, number, at: 0, synced: 0, chunk, firsts: Vec::new(), last: 0, ids: 0 })
+        Ok(Self::at(disk.make_file(&name)?.into(), number, 0, Vec::new()))
+    }
+
+    /// Begins the next piece of a run, over what a crash left there.
+    pub(super) fn append(run: &Run) -> Self {
+        Self::at(Arc::clone(&run.file), run.number, run.next_at(), run.firsts_before_next().to_vec())
+    }
+
+    fn at(file: Arc<dyn DiskFile>, number: u64, at: u64, firsts: Vec<u128>) -> Self {
+        let written = Written { ids: 0, first: u64::MAX, end: 0 };
+        Self { file, number, at, synced: at, chunk: Vec::with_capacity(CHUNK), firsts, last: 0, written }
     }
 
     /// Adds an entry, whose id is higher than those before. Returns whether a chunk was written.
@@ -45,19 +76,21 @@ impl RunWriter {
             self.write_chunk()?;
         }
         self.chunk.push(entry);
+        let Written { first, end, .. } = &mut self.written;
+        (*first, *end) = ((*first).min(entry.1), (*end).max(entry.1.saturating_add(1)));
         Ok(is_full)
     }
 
-    /// Writes what is left, and syncs the file; its name is not durable yet. Returns the number of ids: where
-    /// it is 0, the run cannot be opened.
-    pub(super) fn finish(mut self) -> Result<u64, Failure> {
-        if !self.chunk.is_empty() {
-            self.write_chunk()?;
+    /// Writes what is left, and syncs the file; its name is not durable yet. A piece without ids cannot be listed.
+    pub(super) fn finish(mut self) -> Result<Option<Written>, Failure> {
+        if self.chunk.is_empty() {
+            return Ok(None);
         }
+        self.write_chunk()?;
         let index = Run::index(&self.firsts, self.last, self.number, self.at);
         self.file.write_all_at(&index, self.at)?;
         self.file.sync_data()?;
-        Ok(self.ids)
+        Ok(Some(self.written))
     }
 
     fn write_chunk(&mut self) -> Result<(), Failure> {
@@ -92,7 +125,7 @@ impl RunWriter {
         }
         self.firsts.extend(self.chunk.first().map(|(key, _)| *key));
         self.last = self.chunk.last().map_or(self.last, |(key, _)| *key);
-        self.ids += self.chunk.len() as u64;
+        self.written.ids += self.chunk.len() as u64;
         self.chunk.clear();
         Ok(())
     }

@@ -21,8 +21,9 @@ pub(crate) struct Recording {
     /// What programs see.
     now: Image,
     pub(crate) journal: Vec<Op>,
-    /// Syncs of such names do nothing.
+    /// Syncs of such names do nothing, once so many have been done.
     lies_about: Option<String>,
+    honest_syncs: usize,
 }
 
 impl SimDisk {
@@ -35,6 +36,13 @@ impl SimDisk {
     pub fn that_lies_about(name: &str) -> Self {
         let recording = Recording { lies_about: Some(name.to_owned()), ..Recording::default() };
         Self(Arc::new(Mutex::new(recording)))
+    }
+
+    /// As [`that_lies_about`](Self::that_lies_about), after so many syncs of that name that are done.
+    pub fn that_lies_later(name: &str, honest_syncs: usize) -> Self {
+        let disk = Self::that_lies_about(name);
+        disk.recording().honest_syncs = honest_syncs;
+        disk
     }
 
     pub(crate) fn found(image: Image) -> Self {
@@ -62,6 +70,7 @@ impl SimDisk {
             now,
             journal,
             lies_about: recording.lies_about.clone(),
+            honest_syncs: recording.honest_syncs,
         })))
     }
 
@@ -136,6 +145,9 @@ impl Recording {
     fn sync(&mut self, op: Op, name: Option<&Path>) {
         let name = name.and_then(Path::file_name).and_then(|name| name.to_str());
         if name.is_none() || name != self.lies_about.as_deref() {
+            self.change(op);
+        } else if let Some(left) = self.honest_syncs.checked_sub(1) {
+            self.honest_syncs = left;
             self.change(op);
         }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::super::manifest::{Listed, Piece};
 use super::super::run::Run;
 use super::*;
 
@@ -55,6 +56,7 @@ fn a_bit_that_is_lost_in_a_run_is_found_wherever_it_is() {
     let name = rig.file(".run-");
     let number: u64 = name.to_string_lossy().rsplit('-').next().unwrap().parse().unwrap();
     let path = rig.dir.path().join("dedup");
+    let listed = Listed { number, until: 0, first: 0, pieces: vec![Piece { ids: 300, end: 300 }] };
     let whole = fs::read(&name).unwrap();
     let mut sorted: Vec<(u128, usize)> = rig.ids.iter().map(Uuid::as_u128).zip(0..).collect();
     sorted.sort_unstable();
@@ -63,9 +65,9 @@ fn a_bit_that_is_lost_in_a_run_is_found_wherever_it_is() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 8);
         fs::write(&name, &bytes).unwrap();
-        let known = Run::open(&FileSystem, &path, number, 300).and_then(|run| {
+        let known = Run::open(&FileSystem, &path, &listed).and_then(|run| {
             let mut found = vec![None; sorted.len()];
-            run.find(&sorted, None, &mut found)?;
+            run.find(&sorted, None, &mut found, 0)?;
             Ok(found.iter().map(Option::is_some).collect())
         });
         match known {

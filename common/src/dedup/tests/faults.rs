@@ -115,14 +115,15 @@ impl Disk for Faulty {
 }
 
 /// Runs batches on a disk of which that operation fails. Returns whether it came to it.
-fn run(retention: Retention, fails: u64, in_background: bool) -> bool {
+fn run(retention: Retention, is_sorted: bool, fails: u64, in_background: bool) -> bool {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("dedup");
     let disk = Faulty { left: Arc::new(AtomicU64::new(0)) };
     let tuning = Tuning { in_background, filter_bytes: 0, ..small() };
     let dedup = Dedup::open_with(Arc::new(disk.clone()), &path, retention, tuning).unwrap();
     disk.left.store(fails, Ordering::Relaxed);
-    let id = |batch: u64, n: u64| Uuid::from_u64_pair((batch * 8 + n).reverse_bits(), n);
+    let place = |number: u64| if is_sorted { number } else { number.reverse_bits() };
+    let id = |batch: u64, n: u64| Uuid::from_u64_pair(place(batch * 8 + n), n);
     let batch = |batch: u64| (0..8).map(|n| id(batch, n)).collect::<Vec<_>>();
     let (mut errors, mut all) = (0, Vec::new());
     for number in 0..16 {
@@ -166,15 +167,21 @@ fn run(retention: Retention, fails: u64, in_background: bool) -> bool {
 
 #[test]
 fn after_any_fault_of_the_disk_the_store_goes_on_and_has_lost_nothing() {
-    for retention in [Retention::Window(Duration::from_secs(60)), Retention::ForeverRebuildable] {
+    let window = Retention::Window(Duration::from_secs(60));
+    for (retention, is_sorted) in [
+        (window, false),
+        (window, true),
+        (Retention::ForeverRebuildable, false),
+        (Retention::ForeverRebuildable, true),
+    ] {
         let mut fails = 1;
-        while run(retention, fails, false) {
+        while run(retention, is_sorted, fails, false) {
             fails += if retention == Retention::ForeverRebuildable { 3 } else { 1 };
         }
         assert!(fails > 100, "{fails}");
         println!("{retention:?}: {fails} operations");
         for fails in (1..fails).step_by(7) {
-            run(retention, fails, true);
+            run(retention, is_sorted, fails, true);
         }
     }
 }

@@ -6,12 +6,29 @@ use std::thread;
 use super::*;
 
 /// A value that spreads.
-fn id(n: u64) -> Uuid {
+fn scattered(n: u64) -> Uuid {
     Uuid::from_u64_pair(n.wrapping_mul(0x9e37_79b9_7f4a_7c15), n)
+}
+
+/// Nearly sorted; now and then there is one far above, so that runs that pieces were appended to are merged.
+fn nearly_sorted(n: u64) -> Uuid {
+    match n % 1_700 {
+        0 => Uuid::from_u64_pair(u64::MAX - n, n),
+        _ => Uuid::from_u64_pair((1 << 40) + (n ^ 5), n),
+    }
 }
 
 #[test]
 fn who_looks_up_while_others_record_and_runs_are_merged_finds_all_that_was_acknowledged() {
+    look_up_while_others_record(scattered);
+}
+
+#[test]
+fn who_looks_up_while_others_record_and_pieces_are_appended_finds_all_that_was_acknowledged() {
+    look_up_while_others_record(nearly_sorted);
+}
+
+fn look_up_while_others_record(id: fn(u64) -> Uuid) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("dedup");
     let tuning = Tuning { ids_in_memory: 500, filter_bytes: 60_000, in_background: true };
