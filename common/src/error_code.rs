@@ -58,6 +58,7 @@ codes! {
     EventsLost = "TE0304",
     WorkerPanic = "TE0305",
     HealthEnded = "TE0306",
+    OwnStateBehind = "TE0307",
     AuditLogOpen = "TE0401",
     AuditLogInUse = "TE0402",
     AuditLogDamaged = "TE0403",
