@@ -9,13 +9,16 @@
 //!
 //! # Invariants
 //!
-//! 1. *Only this process gets through.* The listener is on loopback and exists only while a client connects.
-//!    Each request has to carry the token, a random client id that only the client made for this hop knows;
-//!    on the way to the broker the real client id, by which quotas go, takes its place.
+//! 1. *Only this process gets through.* The listener is on loopback and exists only while a client connects. The
+//!    other end of a connection has to be a socket of this very process ([`peer`](super::peer)): a broker takes
+//!    whoever comes by for this process, logged in. And each request has to carry the token, a random client id that
+//!    only the client made for this hop knows; on the way to the broker the real client id, by which quotas go,
+//!    takes its place.
 //! 2. *Records pass unchanged and in order.* Of an answer, only the throttle time is cleared. It is kept for
 //!    the producer, which sends nothing more until it is over: until then the broker reads nothing either.
 //! 3. *Where one side ends, the other ends too.* rskafka never waits for an answer that cannot come.
 //! 4. *Memory is bounded*: a request is passed on in pieces.
+//! 5. *Renewed in time*: after its login has expired nothing more is to be sent ([`Hop::is_expired`]).
 
 use std::convert::Infallible;
 use std::io;
@@ -31,7 +34,7 @@ use kafka_protocol::messages::metadata_response::{
 use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, BrokerId, MetadataResponse, TopicName};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 use rustix::net::sockopt::set_tcp_quickack;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -39,7 +42,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::counts;
+use super::stream::Stream;
+use super::{counts, peer};
 
 /// What rskafka may use: each version that it knows and Kafka 2.1 and later speak.
 const VERSIONS: [(ApiKey, i16, i16); 3] =
@@ -75,6 +79,7 @@ pub(super) struct Hop {
     link: Arc<Link>,
     /// Dropped when no more connections are to be accepted.
     accepting: Option<oneshot::Sender<Infallible>>,
+    expires: Option<Instant>,
     task: AbortHandle,
 }
 
@@ -84,7 +89,7 @@ struct Link {
     token: String,
     address: SocketAddr,
     /// Taken by the first produce request.
-    leader: Mutex<Option<TcpStream>>,
+    leader: Mutex<Option<Stream>>,
     state: Mutex<State>,
 }
 
@@ -96,8 +101,8 @@ struct State {
 }
 
 impl Hop {
-    /// A hop to the leader at the other end of the connection.
-    pub(super) async fn open(leader: TcpStream, route: Route) -> io::Result<Self> {
+    /// A hop to the leader at the other end of the stream, whose login is to be renewed at that time.
+    pub(super) async fn open(leader: Stream, expires: Option<Instant>, route: Route) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let link = Arc::new(Link {
@@ -109,7 +114,7 @@ impl Hop {
         });
         let (accepting, sealed) = oneshot::channel();
         let task = tokio::spawn(run(listener, Arc::clone(&link), sealed)).abort_handle();
-        Ok(Self { address, link, accepting: Some(accepting), task })
+        Ok(Self { address, link, accepting: Some(accepting), expires, task })
     }
 
     /// What rskafka is to take for its bootstrap broker.
@@ -130,6 +135,11 @@ impl Hop {
     /// Until when the broker reads no more requests, if a quota was exceeded.
     pub(super) fn throttled_until(&self) -> Option<Instant> {
         self.link.state().throttled_until
+    }
+
+    /// Whether the broker is about to end the connection with its login.
+    pub(super) fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= Instant::now())
     }
 
     /// Why the connection to the leader ended, if it did.
@@ -153,7 +163,7 @@ async fn run(listener: TcpListener, link: Arc<Link>, mut sealed: oneshot::Receiv
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                 match accepted {
-                    Ok((client, _)) => drop(connections.spawn(converse(client, Arc::clone(&link)))),
+                    Ok((client, from)) => drop(connections.spawn(converse(client, from, Arc::clone(&link)))),
                     // The connection is gone, or no file is free: the client gives up in time.
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 }
@@ -165,7 +175,11 @@ async fn run(listener: TcpListener, link: Arc<Link>, mut sealed: oneshot::Receiv
 }
 
 /// Serves one connection until either side ends.
-async fn converse(client: TcpStream, link: Arc<Link>) {
+async fn converse(client: TcpStream, from: SocketAddr, link: Arc<Link>) {
+    if let Err(why) = peer::is_of_this_process(from, link.address).await {
+        log::warn!("the hop to {}/{} refuses a connection: {why}", link.route.topic, link.route.partition);
+        return;
+    }
     let (reads, mut writes) = client.into_split();
     let mut reads = BufReader::with_capacity(READ_BUFFER, reads);
     // A client that does not show the token is a stranger: it gets no answer.
@@ -292,11 +306,15 @@ impl Link {
     ) {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(leader) = leader else { return };
-        let (leader_reads, leader_writes) = leader.into_split();
-        let ended = tokio::select! {
-            Err(error) = self.pass_requests(first, client_reads, leader_writes) => error,
-            Err(error) = self.pass_answers(leader_reads, client_writes) => error,
-            else => return,
+        let ended = match leader {
+            Stream::Plain(leader) => {
+                let (reads, writes) = leader.into_split();
+                self.pass_both(first, client_reads, client_writes, reads, writes).await
+            }
+            Stream::Tls(leader) => {
+                let (reads, writes) = tokio::io::split(*leader);
+                self.pass_both(first, client_reads, client_writes, reads, writes).await
+            }
         };
         let why = match ended.kind() {
             io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
@@ -305,11 +323,27 @@ impl Link {
         self.state().ended = Some(why);
     }
 
+    async fn pass_both(
+        &self,
+        first: Request,
+        client_reads: BufReader<OwnedReadHalf>,
+        client_writes: OwnedWriteHalf,
+        leader_reads: impl AsyncRead + Unpin,
+        leader_writes: impl AsyncWrite + Unpin,
+    ) -> io::Error {
+        let ended = tokio::select! {
+            ended = self.pass_requests(first, client_reads, leader_writes) => ended,
+            ended = self.pass_answers(leader_reads, client_writes) => ended,
+        };
+        let Err(error) = ended;
+        error
+    }
+
     async fn pass_requests(
         &self,
         first: Request,
         mut client: BufReader<OwnedReadHalf>,
-        mut leader: OwnedWriteHalf,
+        mut leader: impl AsyncWrite + Unpin,
     ) -> io::Result<Infallible> {
         let mut request = first;
         loop {
@@ -331,6 +365,7 @@ impl Link {
                 leader.write_all(&piece).await?;
                 piece.clear();
             }
+            leader.flush().await?;
             request = Request::read(&mut client, &self.token).await?;
             if request.api_key != ApiKey::Produce as i16 {
                 return Err(invalid("a call that is no produce among produces"));
@@ -340,7 +375,7 @@ impl Link {
 
     async fn pass_answers(
         &self,
-        leader: OwnedReadHalf,
+        leader: impl AsyncRead + Unpin,
         mut client: OwnedWriteHalf,
     ) -> io::Result<Infallible> {
         let mut leader = BufReader::with_capacity(READ_BUFFER, leader);
