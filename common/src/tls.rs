@@ -13,10 +13,12 @@
 mod failure;
 mod files;
 mod processor;
+mod validity;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chrono::{DateTime, Utc};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -64,6 +66,16 @@ impl Tls {
     /// Whether this process shows a certificate of its own.
     pub fn has_identity(&self) -> bool {
         self.0.files.identity.is_some()
+    }
+
+    /// Until when the certificate of this process is valid, as its file has it now; none without one. Blocks.
+    pub fn identity_valid_until(&self) -> Option<Result<DateTime<Utc>, String>> {
+        let identity = self.0.files.identity.as_ref()?;
+        let chain = files::certificates(&identity.certificate);
+        Some(chain.and_then(|chain| {
+            let end = chain.first().and_then(|certificate| validity::not_after(certificate));
+            end.ok_or_else(|| format!("{} has no end of its validity", identity.certificate.display()))
+        }))
     }
 
     /// The variables by which it is configured, for messages.

@@ -66,6 +66,16 @@ impl Kafka {
         self.hinted(KafkaError::unknown_topic(topic))
     }
 
+    /// TLS, if connections use it.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Whether connections log in.
+    pub fn logs_in(&self) -> bool {
+        self.sasl.is_some()
+    }
+
     /// The brokers that are asked first, for messages.
     pub fn bootstrap(&self) -> String {
         self.bootstrap.join(",")

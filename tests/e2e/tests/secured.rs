@@ -186,6 +186,11 @@ async fn right_credentials_work_and_wrong_ones_are_one_clear_line() -> Outcome {
     let both = kafka.both();
     kafka.works("BOTH", &borrowed(&both)).await?;
     kafka.works("CERTIFICATE", &identity).await?;
+    let doctor = kafka.program("taskctl", "BOTH", &borrowed(&both)).arg("doctor").run(SOON).await?;
+    assert!(
+        doctor.stdout.contains("with TLS, with a login, with a certificate that is valid until 2045-01-01"),
+        "{doctor:?}"
+    );
     for name in ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] {
         kafka.works("LOGIN", &[&login[..], &[mechanism(name)]].concat()).await?;
         let clear = [user, ("KAFKA_SASL_PASSWORD", PASSWORD), mechanism(name)];
