@@ -63,9 +63,9 @@ impl Tls {
         Ok(Self(Arc::new(Inner { files, current, watch })))
     }
 
-    /// Whether this process shows a certificate of its own.
-    pub fn has_identity(&self) -> bool {
-        self.0.files.identity.is_some()
+    /// What a peer that does not accept this client's certificate was shown, and how that is configured.
+    pub fn identity_hint(&self) -> String {
+        failure::identity_hint(&self.0.files)
     }
 
     /// Until when the certificate of this process is valid, as its file has it now; none without one. Blocks.
@@ -76,11 +76,6 @@ impl Tls {
             let end = chain.first().and_then(|certificate| validity::not_after(certificate));
             end.ok_or_else(|| format!("{} has no end of its validity", identity.certificate.display()))
         }))
-    }
-
-    /// The variables by which it is configured, for messages.
-    pub fn variables(&self) -> &'static TlsVariables {
-        self.0.files.variables
     }
 
     /// The handshake, on a connection to the host. The caller bounds its time.

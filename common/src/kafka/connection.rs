@@ -33,7 +33,7 @@ use tokio::time::{Instant, timeout};
 use super::stream::Stream;
 use super::versions::{Versions, name};
 use super::{KafkaError, REQUEST_TIMEOUT};
-use crate::tls::{Tls, is_certificate_alert};
+use crate::tls::{Tls, TlsError, is_certificate_alert};
 
 /// Largest answer that is read, in bytes: above the 100 MiB that a broker takes as a request by default, so
 /// that whatever batch could be produced can be fetched.
@@ -78,8 +78,8 @@ impl Connection {
             Some(tls) => {
                 let host = address.rsplit_once(':').map_or(address.as_ref(), |(host, _)| host);
                 let handshake = tls.connect(stream, host).await;
-                let failed = |error: crate::tls::TlsError| tls_failed(&name, tls, error.0);
-                Stream::Tls(Box::new(handshake.map_err(failed)?))
+                let refused = |error: TlsError| KafkaError::Tls { call: name.clone(), reason: error.0 };
+                Stream::Tls(Box::new(handshake.map_err(refused)?))
             }
         };
         let mut connection = Self {
@@ -95,7 +95,9 @@ impl Connection {
         };
         match (connection.negotiate().await, tls) {
             (Ok(()), _) => Ok(connection),
-            (Err(why), Some(tls)) if connection.certificate_refused => Err(tls_failed(&name, tls, why)),
+            (Err(why), Some(tls)) if connection.certificate_refused => {
+                Err(KafkaError::Tls { call: name, reason: format!("{why} ({})", tls.identity_hint()) })
+            }
             (Err(why), _) => Err(KafkaError::failed(&name, why)),
         }
     }
@@ -286,21 +288,6 @@ fn decode<R: Request>(answer: &mut Bytes, version: i16) -> Result<R::Response, S
         0 => Ok(response),
         rest => Err(format!("{rest} bytes too many in the answer to {} version {version}", name::<R>())),
     }
-}
-
-/// A TLS connection that did not come about, with what can be configured about it.
-fn tls_failed(name: &str, tls: &Tls, mut reason: String) -> KafkaError {
-    let variables = tls.variables();
-    if reason.contains("certificate of this client") || reason.contains("this client's certificate") {
-        if let Some((certificate, key)) = variables.identity {
-            let hint = match tls.has_identity() {
-                true => format!(" (it was shown that of {certificate})"),
-                false => format!(" (set {certificate} and {key})"),
-            };
-            reason.push_str(&hint);
-        }
-    }
-    KafkaError::Tls { call: name.to_owned(), reason }
 }
 
 /// The length of an answer, from the four bytes before it; a peer that speaks something else is named.

@@ -24,7 +24,8 @@ pub(super) fn explain(error: &io::Error, host: &str, files: &TlsFiles) -> TlsErr
             format!("its certificate {}", certificate(refused, host, ca))
         }
         Some(Error::AlertReceived(alert)) if is_about_certificate(*alert) => {
-            format!("it refuses this client's certificate, with the TLS alert {alert:?}")
+            let hint = identity_hint(files);
+            format!("it refuses this client's certificate, with the TLS alert {alert:?} ({hint})")
         }
         Some(Error::AlertReceived(alert)) => format!("it ended the TLS handshake with the alert {alert:?}"),
         Some(Error::InvalidMessage(_)) => {
@@ -38,6 +39,17 @@ pub(super) fn explain(error: &io::Error, host: &str, files: &TlsFiles) -> TlsErr
         }
         None => format!("the TLS handshake failed: {error}"),
     })
+}
+
+/// What a peer was shown, and how that is configured.
+pub(super) fn identity_hint(files: &TlsFiles) -> String {
+    match (files.variables.identity, &files.identity) {
+        (Some((certificate, _)), Some(identity)) => {
+            format!("it was shown that of {certificate}, {}", identity.certificate.display())
+        }
+        (Some((certificate, key)), None) => format!("set {certificate} and {key}"),
+        (None, _) => "it was shown none".to_owned(),
+    }
 }
 
 fn certificate(refused: &CertificateError, host: &str, ca: &str) -> String {
