@@ -20,20 +20,21 @@
 //! 4. *Memory is bounded*: a request is passed on in pieces.
 //! 5. *Renewed in time*: after its login has expired nothing more is to be sent ([`Hop::is_expired`]).
 
+mod request;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, BrokerId, MetadataResponse, TopicName};
 use kafka_protocol::protocol::{Encodable, StrBytes};
-use rustix::net::sockopt::set_tcp_quickack;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -44,6 +45,7 @@ use uuid::Uuid;
 
 use super::stream::Stream;
 use super::{counts, peer};
+use request::{PIECE, Request, acknowledge, invalid};
 
 /// What rskafka may use: each version that it knows and Kafka 2.1 and later speak.
 const VERSIONS: [(ApiKey, i16, i16); 3] =
@@ -54,15 +56,10 @@ const MAX_CONNECTIONS: usize = 8;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Time for a new connection to show the token.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest piece of a request in memory, in bytes.
-const PIECE: usize = 64 * 1024;
 /// What is read at once of a header and what follows it, in bytes: a small request, or an answer, as a whole.
 const READ_BUFFER: usize = 4 * 1024;
 /// Largest answer to a produce request, in bytes. One of a single partition has less than 100.
 const MAX_ANSWER: usize = 64 * 1024;
-/// In a request before the client id: API key, version, correlation id, length of the client id.
-const HEADER: usize = 2 + 2 + 4 + 2;
-
 /// One partition, the broker that leads it, and who asks.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
@@ -188,53 +185,6 @@ async fn converse(client: TcpStream, from: SocketAddr, link: Arc<Link>) {
     // rskafka reports an end of its own connection itself; that of the leader's is kept for the producer.
     if let Ok(produce) = link.answer_questions(first, &mut reads, &mut writes).await {
         link.pass_on(produce, reads, writes).await;
-    }
-}
-
-/// The header of a request; what follows has not been read yet.
-#[derive(Debug)]
-struct Request {
-    api_key: i16,
-    version: i16,
-    correlation_id: i32,
-    /// Bytes behind the client id.
-    rest: u64,
-}
-
-impl Request {
-    /// Reads a header. One without the token is an error.
-    async fn read(client: &mut BufReader<OwnedReadHalf>, token: &str) -> io::Result<Self> {
-        let length = usize::try_from(client.read_i32().await?).map_err(io::Error::other)?;
-        acknowledge(client.get_ref());
-        let rest =
-            length.checked_sub(HEADER + token.len()).ok_or_else(|| invalid("a request is too short"))?;
-        let (api_key, version) = (client.read_i16().await?, client.read_i16().await?);
-        let correlation_id = client.read_i32().await?;
-        let client_id_length = client.read_i16().await?;
-        if usize::try_from(client_id_length) != Ok(token.len()) {
-            return Err(invalid("a request without the token"));
-        }
-        let mut client_id = vec![0; token.len()];
-        client.read_exact(&mut client_id).await?;
-        if client_id != token.as_bytes() {
-            return Err(invalid("a request without the token"));
-        }
-        Ok(Self { api_key, version, correlation_id, rest: rest as u64 })
-    }
-
-    /// The header as the broker gets it.
-    fn header(&self, client_id: &str) -> io::Result<BytesMut> {
-        let length = (HEADER + client_id.len()) as u64 + self.rest;
-        // No larger than what is to come: most requests are small.
-        let capacity = usize::try_from(length + 4).map_or(PIECE, |frame| frame.min(PIECE));
-        let mut header = BytesMut::with_capacity(capacity);
-        header.put_i32(i32::try_from(length).map_err(io::Error::other)?);
-        header.put_i16(self.api_key);
-        header.put_i16(self.version);
-        header.put_i32(self.correlation_id);
-        header.put_i16(i16::try_from(client_id.len()).map_err(io::Error::other)?);
-        header.put_slice(client_id.as_bytes());
-        Ok(header)
     }
 }
 
@@ -410,17 +360,6 @@ fn take_throttle_time(frame: &mut [u8]) -> Duration {
     let Some(field) = frame.last_chunk_mut::<4>() else { return Duration::ZERO };
     let millis = i32::from_be_bytes(std::mem::take(field));
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
-}
-
-/// Acknowledges what has come so far. rskafka's sockets have Nagle's algorithm on: what is left of a request
-/// is sent only then, and by default some 40 ms later.
-fn acknowledge(client: &OwnedReadHalf) {
-    // Only a delay is lost where the system refuses.
-    let _ = set_tcp_quickack(client.as_ref(), true);
-}
-
-fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

@@ -93,7 +93,10 @@ async fn exchange(tls: &Tls, server: std::net::SocketAddr, host: &str) -> Result
         stream.read_u8().await
     };
     match echoed.await {
-        Ok(byte) => Ok(assert_eq!(byte, 7)),
+        Ok(byte) => {
+            assert_eq!(byte, 7);
+            Ok(())
+        }
         Err(error) if is_certificate_alert(&error) => Err(format!("this client's certificate: {error}")),
         Err(error) => Err(error.to_string()),
     }
