@@ -228,6 +228,20 @@ mod tests {
         assert!(began.elapsed().as_secs() < 5);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_answer_or_an_error(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), cut in 0_usize..100) {
+            let near = SERVER_FIRST.get(..cut).unwrap_or(SERVER_FIRST);
+            let spliced = [near.as_bytes(), &bytes].concat();
+            for message in [&bytes, &spliced] {
+                let _ = Expected(vec![1]).verify(message);
+                if let Ok(message) = text(message) {
+                    let _ = Challenge::read(message, NONCE);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_name_with_commas_is_encoded() {
         let exchange = Exchange::with_nonce(Hash::Sha512, "a,b=c", "n".to_owned());

@@ -65,7 +65,7 @@ struct RegistryFlags {
 
 impl RegistryFlags {
     fn registry(self) -> Result<RegistryArgs, String> {
-        let addresses = addresses(self.schema_registry_url.as_deref().unwrap_or_default())?;
+        let addresses = self.schema_registry_url.as_deref().map(addresses).transpose()?.unwrap_or_default();
         let has_tls = addresses.iter().any(Address::has_tls);
         let tls = match (has_tls, self.schema_registry_ca_file) {
             (true, ca) => Some(Tls::load(TlsFiles { ca, identity: None, variables: &VARIABLES })?),
@@ -99,9 +99,6 @@ impl RegistryFlags {
 
 /// The addresses of a list. A list that may have a password in it is not shown.
 fn addresses(list: &str) -> Result<Vec<Address>, String> {
-    if list.is_empty() {
-        return Ok(Vec::new());
-    }
     let parsed: Result<Vec<Address>, String> = list.split(',').map(str::parse).collect();
     parsed.map_err(|why| match list.contains('@') {
         false => format!("SCHEMA_REGISTRY_URL: {why}"),
@@ -176,6 +173,7 @@ mod tests {
         let cli = parse(&["--schema-registry-url", "http://a:1,http://b:2/x"]).unwrap();
         assert_eq!(cli.registry.registry().unwrap().addresses(), "http://a:1,http://b:2/x");
         assert!(parse(&[]).unwrap().registry.registry().is_none());
+        assert!(parse(&["--schema-registry-url", ""]).is_err(), "set to nothing is a mistake");
         let wrong = parse(&["--schema-registry-url", "http://a:1,"]).unwrap_err().to_string();
         assert!(wrong.contains("comma too many"), "{wrong}");
     }
