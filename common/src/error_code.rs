@@ -84,6 +84,8 @@ codes! {
     NotSeen = "TE0515",
     OffsetsTopicForgets = "TE0516",
     Selection = "TE0517",
+    KafkaTls = "TE0520",
+    KafkaLogin = "TE0521",
     RegistryUnreachable = "TE0601",
     RegistryRefused = "TE0602",
     SchemaNotFound = "TE0603",
@@ -95,6 +97,15 @@ impl Code {
     /// The code of that name, in any case.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// A line with the code at its end, unless it has it already: an error that is logged as it is brings its own.
+    pub fn after(self, line: impl fmt::Display) -> String {
+        let line = line.to_string();
+        match line.contains(&self.to_string()) {
+            true => line,
+            false => format!("{line} {self}"),
+        }
     }
 
     /// What it means, in some words.
@@ -162,6 +173,13 @@ mod tests {
             });
         }
         assert!(without.is_empty(), "error lines without a code: {without:#?}");
+    }
+
+    #[test]
+    fn a_line_has_its_code_once() {
+        let code = Code::KafkaTls;
+        assert_eq!(code.after("no TLS"), "no TLS [TE0520]");
+        assert_eq!(code.after(code.after("no TLS")), "no TLS [TE0520]");
     }
 
     fn visit(folder: &Path, look: &mut impl FnMut(&Path, &str)) {

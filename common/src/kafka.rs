@@ -14,7 +14,8 @@
 //! | file | what |
 //! | --- | --- |
 //! | `client` | a cluster, as one process knows it |
-//! | `connection`, `versions`, `sasl`, `login` | one connection: frames, versions, login |
+//! | `connection`, `stream`, `versions` | one connection: frames, plain or under TLS, versions |
+//! | `login`, `sasl`, `scram` | logging in |
 //! | `cluster`, `ask`, `race` | which brokers there are; any of them answers |
 //! | `metadata`, `leader`, `list_offsets`, `epochs`, `admin` | one question each |
 //! | `inspect` | what an operator asks of a cluster |
@@ -23,7 +24,7 @@
 //! | `fetch`, `fetcher` | one Fetch; one broker's fetches |
 //! | `position`, `follow`, `reader`, `range` | one partition's life; what a caller sees of it |
 //! | `records` | record batches |
-//! | `producer`, `hop`, `partitioner` | producing |
+//! | `producer`, `hop`, `peer`, `partitioner` | producing |
 
 mod admin;
 mod ask;
@@ -47,6 +48,7 @@ mod liveness;
 mod login;
 mod metadata;
 mod partitioner;
+mod peer;
 mod position;
 mod presence;
 mod producer;
@@ -55,6 +57,8 @@ mod range;
 mod reader;
 pub mod records;
 mod sasl;
+mod scram;
+mod stream;
 mod topic;
 mod versions;
 
@@ -77,5 +81,5 @@ pub use reader::{PartitionReader, TopicReader};
 pub use records::{Batch, ConsumerRecord, Headers, Unreadable};
 pub use rskafka::client::partition::Compression;
 pub use rskafka::record::Record as ProducerRecord;
-pub use sasl::{Password, Sasl, SaslMechanism};
+pub use sasl::{Password, Sasl, SaslMechanism, Secret};
 pub use topic::{PartitionInfo, TopicInfo};

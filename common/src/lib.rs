@@ -13,14 +13,15 @@
 //! - [`dlq`]: the record of an event that could not be handled.
 //! - [`redrive`]: handing a dead letter to its group again.
 //! - [`operate`]: what an operator sees and does: groups, dead letters, traces.
+//! - [`tls`]: TLS without C, for whatever this crate connects to.
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
 //! - [`error_code`]: the codes of error lines.
 //! - [`services`]: the names of the programs.
 //! - [`segments`]: the names of the parts of a log that was rotated.
 //! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
-//! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`registry_args`], [`shutdown`],
-//!   [`state_dir`], [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
+//! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`registry_args`],
+//!   [`security_args`], [`shutdown`], [`state_dir`], [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
 //!
 //! No crate below this one compiles or links C.
 //!
@@ -89,9 +90,10 @@ pub mod schemas;
 pub mod segments;
 pub mod services;
 pub mod time;
+pub mod tls;
 pub mod topics;
 
 pub use process::{
-    command_line, config, exit, logging, metrics, output, registry_args, shutdown, state_dir, stderr,
-    terminal,
+    command_line, config, exit, logging, metrics, output, registry_args, security_args, shutdown, state_dir,
+    stderr, terminal,
 };

@@ -10,6 +10,7 @@ pub mod logging;
 pub mod metrics;
 pub mod output;
 pub mod registry_args;
+pub mod security_args;
 pub mod shutdown;
 pub mod state_dir;
 pub mod stderr;

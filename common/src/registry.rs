@@ -26,6 +26,7 @@ pub use address::Address;
 pub use cache::SchemaCache;
 pub use error::RegistryError;
 
+use crate::tls::Tls;
 use http::{Answer, Method, Request};
 
 /// Time for an address to answer a question about an id: a look into memory. Within it and the backoff, a partition
@@ -44,11 +45,13 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     addresses: Vec<Address>,
     authorization: Option<Authorization>,
+    tls: Option<Tls>,
     /// The address that answered last.
     first: AtomicUsize,
 }
 
 /// User and password as a header has them.
+#[derive(Clone)]
 struct Authorization(String);
 
 impl std::fmt::Debug for Authorization {
@@ -86,7 +89,15 @@ impl Registry {
     /// A registry that is reached at any of these addresses. With a user, it is asked with basic authentication.
     pub fn new(addresses: Vec<Address>, user: Option<(&str, &str)>) -> Self {
         let authorization = user.map(|(name, password)| Authorization(basic(&format!("{name}:{password}"))));
-        Self(Arc::new(Inner { addresses, authorization, first: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner { addresses, authorization, tls: None, first: AtomicUsize::new(0) }))
+    }
+
+    /// The same, with TLS for its https addresses.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        let Inner { addresses, authorization, first, .. } = &*self.0;
+        let (addresses, authorization) = (addresses.clone(), authorization.clone());
+        let first = AtomicUsize::new(first.load(Ordering::Relaxed));
+        Self(Arc::new(Inner { addresses, authorization, tls, first }))
     }
 
     /// Its addresses, as a person reads them.
@@ -176,7 +187,7 @@ impl Registry {
         body: Option<Value>,
         limit: Duration,
     ) -> Result<T, RegistryError> {
-        let Inner { addresses, authorization, first } = &*self.0;
+        let Inner { addresses, authorization, tls, first } = &*self.0;
         let body = body.map(|body| body.to_string());
         let start = first.load(Ordering::Relaxed);
         let (mut failures, mut refusal) = (Vec::new(), None);
@@ -188,7 +199,7 @@ impl Registry {
             let request =
                 Request { method, path, body: body.as_deref(), authorization: own.as_deref().or(common) };
             let call = || format!("{method} {address}{path}");
-            let failure = match http::exchange(address, &request, limit).await {
+            let failure = match http::exchange(address, tls.as_ref(), &request, limit).await {
                 Err(why) => format!("{address}: {why}"),
                 Ok(answer) => match read(&answer, call) {
                     Ok(value) => {

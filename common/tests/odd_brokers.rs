@@ -18,7 +18,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use task_events::kafka::records::{BatchBuilder, Codec};
 use task_events::kafka::{
-    ConsumerRecord, Headers, Kafka, KafkaError, Password, Position, ReadEvent, Sasl, SaslMechanism,
+    ConsumerRecord, Headers, Kafka, KafkaError, Password, Position, ReadEvent, Sasl, SaslMechanism, Secret,
     TopicReader,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -312,7 +312,7 @@ async fn a_listener_with_another_login_is_named() {
         Some(Sasl {
             mechanism: SaslMechanism::ScramSha512,
             username: "u".to_owned(),
-            password: Password("p".to_owned()),
+            secret: Secret::Value(Password("p".to_owned())),
         })
     };
     let asks = async |script: Script, sasl: Option<Sasl>| {

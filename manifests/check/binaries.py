@@ -9,6 +9,21 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+# What a mounted Secret has, by the name of its file: a CA, of which nobody has the key, and a password.
+SECRETS = {
+    "ca.crt": """-----BEGIN CERTIFICATE-----
+MIIBeDCCAR+gAwIBAgIUIR/MuykqyNedoVR+X8V91SqS3H8wCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGbm9ib2R5MCAXDTI2MTEyNjIxNTIwOVoYDzIxMjYxMTAyMjE1
+MjA5WjARMQ8wDQYDVQQDDAZub2JvZHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAQxNMsdrtWLB1KmlvDVA18OYSzKSEJO2YLUzmrvUPXyNwv1a1PdBaHiD+whOL9+
+fhU/izZCKip3kShTjD1I5fvXo1MwUTAdBgNVHQ4EFgQU6n6zKZrAppiy128gQmEk
+y0Uo4f8wHwYDVR0jBBgwFoAU6n6zKZrAppiy128gQmEky0Uo4f8wDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiAtnvpoIoXNkmUZWDN4xZa2g6BLGLbA
+GXQetefngotzTgIgURyL58BDfSnY8sClaSsUPucuo8LxYI4i0XKLmNNQAbI=
+-----END CERTIFICATE-----
+""",
+    "password": "secret",
+}
 # Ends all processes of a check, however it ends.
 TIME_LIMIT = 20
 
@@ -57,6 +72,8 @@ def probe_errors(container: dict, env: dict[str, str], binary: Path) -> list[str
         port = free.getsockname()[1]
         free.close()
         mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        for file, text in SECRETS.items():
+            Path(state, file).write_text(text)
         here = {key: moved(value, mounts, state) for key, value in env.items()}
         # No Kafka: health answers all the same.
         here |= {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}

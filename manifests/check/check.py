@@ -118,6 +118,12 @@ def references(objects: list[dict]) -> list[str]:
             secret = entry.get("valueFrom", {}).get("secretKeyRef")
             if secret and secret["name"] not in users:
                 found.append(f"{name}: no KafkaUser {secret['name']}, so no Secret of its name")
+    # Strimzi makes these: a user's password, and the certificates of a cluster's CA.
+    secrets = users | {f"{cluster}-cluster-ca-cert" for cluster in clusters}
+    for pod in pods(objects):
+        for volume in pod["spec"].get("volumes", []):
+            if "secret" in volume and volume["secret"]["secretName"] not in secrets:
+                found.append(f"nobody makes the Secret {volume['secret']['secretName']}")
     topics = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "KafkaTopic"}
     services = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Service"}
     for obj in objects:
@@ -197,6 +203,7 @@ MISMATCHES = [
     ("a StatefulSet that does not select its pods", "StatefulSet", set_field("spec", "selector", "matchLabels", "a", "b")),
     ("a StatefulSet without its Service", "StatefulSet", set_field("spec", "serviceName", "nobody")),
     ("a claim of another name than the mount's", "StatefulSet", set_field("spec", "volumeClaimTemplates", 0, "metadata", "name", "x")),
+    ("a Secret that nobody makes", "StatefulSet", set_field("spec", "template", "spec", "volumes", 0, "secret", "secretName", "x")),
     ("an ACL of a topic that is not there", "KafkaUser", set_field("spec", "authorization", "acls", 0, "resource", "name", "tasks")),
 ]
 

@@ -4,7 +4,8 @@
 
 FOLDER takes its data, KAFKA_LIBS is the folder of its jars. While COMMAND runs, Kafka listens on 127.0.0.1:
 at PORT for anybody, who may do everything, as the dev overlay has it; at the port after it for the users,
-whose passwords are their names. Ends with COMMAND's exit code.
+whose passwords are their names; and at PORT + 3 for the users over TLS, who have to show a certificate as well:
+ca.crt, user.crt and user.key in FOLDER/certificates. Ends with COMMAND's exit code.
 """
 
 import os
@@ -23,12 +24,18 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=OUTSIDE://127.0.0.1:{outside},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=OUTSIDE://127.0.0.1:{outside},INTERNAL://127.0.0.1:{internal}
-listener.security.protocol.map=OUTSIDE:PLAINTEXT,INTERNAL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=OUTSIDE://127.0.0.1:{outside},INTERNAL://127.0.0.1:{internal},TLS://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=OUTSIDE://127.0.0.1:{outside},INTERNAL://127.0.0.1:{internal},TLS://127.0.0.1:{tls}
+listener.security.protocol.map=OUTSIDE:PLAINTEXT,INTERNAL:SASL_PLAINTEXT,TLS:SASL_SSL,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=OUTSIDE
 sasl.enabled.mechanisms=SCRAM-SHA-512
 listener.name.internal.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.tls.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.tls.ssl.client.auth=required
+ssl.keystore.type=PEM
+ssl.keystore.location={certificates}/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={certificates}/ca.crt
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 log.dirs={data}
@@ -44,8 +51,9 @@ def main() -> None:
     folder, outside, objects = Path(folder).resolve(), int(outside), render(f"overlays/{overlay}")
     users = [obj for obj in objects if obj["kind"] == "KafkaUser"]
     settings = folder / "server.properties"
-    ports = {"outside": outside, "internal": outside + 1, "controller": outside + 2}
-    settings.write_text(PROPERTIES.format(data=folder / "kafka", **ports))
+    ports = {"outside": outside, "internal": outside + 1, "controller": outside + 2, "tls": outside + 3}
+    certificates(folder / "certificates")
+    settings.write_text(PROPERTIES.format(data=folder / "kafka", certificates=folder / "certificates", **ports))
 
     scram = [f"SCRAM-SHA-512=[name={name(user)},password={name(user)}]" for user in users]
     run("kafka.tools.StorageTool", "format", "-t", "dGFzay1ldmVudHMtZTJlLQ", "-c", str(settings),
@@ -54,6 +62,7 @@ def main() -> None:
         kafka = subprocess.Popen([*java("512m"), "kafka.Kafka", str(settings)], stdout=log, stderr=log)
     try:
         wait_for(kafka, ports["internal"], log.name)
+        wait_for(kafka, ports["tls"], log.name)
         calls = [*topics(objects), *acls(users)]
         server = ("--bootstrap-server", f"127.0.0.1:{outside}")
         with ThreadPoolExecutor(2) as pool:
@@ -66,6 +75,25 @@ def main() -> None:
             kafka.wait(30)
         except subprocess.TimeoutExpired:
             kafka.kill()
+
+
+def certificates(folder: Path) -> None:
+    """A CA, and what it signs: the broker's certificate, and one for all services."""
+    folder.mkdir()
+
+    def openssl(*args: str) -> None:
+        subprocess.run(["openssl", *args], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "30", "-subj", "/CN=ca")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    for owner in ("broker", "user"):
+        openssl("req", *key, "-keyout", f"{owner}.key", "-out", f"{owner}.csr", "-subj", f"/CN={owner}")
+        openssl("x509", "-req", "-in", f"{owner}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30",
+                "-extfile", "names", "-out", f"{owner}.crt")
+        # The container's user is another one.
+        (folder / f"{owner}.key").chmod(0o644)
+    (folder / "broker.pem").write_text((folder / "broker.key").read_text() + (folder / "broker.crt").read_text())
 
 
 def topics(objects: list[dict]):

@@ -250,7 +250,7 @@ fn ours(request: &HttpRequest) -> Result<(), Problem> {
 
 impl From<LiveError> for Problem {
     fn from(error: LiveError) -> Self {
-        let detail = format!("{error} {}", error.code());
+        let detail = error.code().after(&error);
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "5")
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use harness::{Program, World};
+use harness::{Program, Result, World};
 
 use crate::avro::Avro;
+use crate::tls::Tls;
 
 /// One build of the binaries.
 pub struct Build {
@@ -14,14 +15,28 @@ pub struct Build {
     pub folder: Option<PathBuf>,
     /// Events are Avro.
     pub avro: Option<Avro>,
+    /// Connections to Kafka use TLS.
+    pub tls: Option<Tls>,
 }
 
 impl Build {
+    /// A fresh broker with the topics, to which its programs connect as it does.
+    pub async fn world(&self) -> Result<World> {
+        match &self.tls {
+            Some(tls) => tls.world().await,
+            None => World::start().await,
+        }
+    }
+
     /// One of them.
     pub fn program(&self, world: &World, name: &str) -> Program {
         let program = world.program(name);
         let program = match &self.folder {
             Some(folder) => program.in_folder(folder),
+            None => program,
+        };
+        let program = match &self.tls {
+            Some(tls) => tls.program(program),
             None => program,
         };
         match &self.avro {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{EVENTS, Error, Event, Result, World, produce, record};
+use harness::{EVENTS, Error, Event, Result, produce, record};
 use uuid::Uuid;
 
 use crate::build::Build;
@@ -24,7 +24,7 @@ pub async fn notification(build: &Build, events: usize, ordered_ids: bool) -> Re
 }
 
 async fn drain(build: &Build, service: &str, events: usize, ordered_ids: bool) -> Result<Figures> {
-    let world = World::start().await?;
+    let world = build.world().await?;
     let bootstrap = world.broker.bootstrap();
     for first in (0..events).step_by(BATCH) {
         let batch = (first..events.min(first + BATCH)).map(|number| {

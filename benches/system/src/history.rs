@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Result, World};
+use harness::Result;
 
 use crate::build::Build;
 use crate::figures::{Figures, quantile};
@@ -14,7 +14,7 @@ const CHANGES: usize = 500;
 const STARTS: usize = 5;
 
 pub async fn run(build: &Build, tasks: usize) -> Result<Figures> {
-    let world = World::start().await?;
+    let world = build.world().await?;
     let (mut api, address) = start_api(build, &world).await?;
     let until = Instant::now() + Duration::from_secs(3_600);
     http::closed_loop(address, 64, until, tasks, false);

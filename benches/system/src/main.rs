@@ -8,6 +8,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `avro` | events in Avro, with `--avro`: in turn with JSON, in one run |
+//! | `tls` | TLS to Apache Kafka, with `--tls`: in turn with plain connections, in one run |
 //! | `post` | POST /tasks: a closed loop, and a fixed rate up to the audit line |
 //! | `drain` | how fast a consumer works off a topic |
 //! | `history` | one change, and a start after kill -9, with much in the store |
@@ -23,6 +24,7 @@ mod figures;
 mod history;
 mod http;
 mod post;
+mod tls;
 mod usage;
 mod watchers;
 
@@ -64,6 +66,10 @@ struct Args {
     /// Measure this build with events in Avro, too, in the same run; the ratios are those of Avro to the others
     #[arg(long)]
     avro: bool,
+    /// Measure this build with TLS to Kafka, too, in the same run; the ratios are those of TLS to the others. Needs
+    /// E2E_BROKER=kafka
+    #[arg(long)]
+    tls: bool,
     /// How often; the medians count
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -87,15 +93,20 @@ struct Args {
 #[tokio::main]
 async fn main() -> Outcome {
     let args = Args::parse();
-    let mut builds = vec![Build { label: "this".to_owned(), folder: None, avro: None }];
+    let mut builds = vec![Build { label: "this".to_owned(), folder: None, avro: None, tls: None }];
     if args.avro {
         let avro = Some(avro::Avro::start().await?);
-        builds.insert(0, Build { label: "this, with Avro".to_owned(), folder: None, avro });
+        builds.insert(0, Build { label: "this, with Avro".to_owned(), folder: None, avro, tls: None });
+    }
+    if args.tls {
+        let tls = Some(tls::Tls::new()?);
+        builds.insert(0, Build { label: "this, with TLS".to_owned(), folder: None, avro: None, tls });
     }
     builds.extend(args.against.iter().map(|folder| Build {
         label: folder.display().to_string(),
         folder: Some(std::path::absolute(folder).expect("a path")),
         avro: None,
+        tls: None,
     }));
     let mut all = BTreeMap::new();
     for what in &args.what {

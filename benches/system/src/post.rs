@@ -29,7 +29,7 @@ pub async fn start_api(build: &Build, world: &World) -> Result<(Service, SocketA
 
 /// Each connection has one request in flight.
 pub async fn closed_loop(build: &Build, seconds: u64, keyed: bool) -> Result<Figures> {
-    let world = World::start().await?;
+    let world = build.world().await?;
     let (api, address) = start_api(build, &world).await?;
     let broker = world.broker.process().id();
     let run = |time| http::closed_loop(address, CONNECTIONS, Instant::now() + time, usize::MAX, keyed);
@@ -51,7 +51,7 @@ pub async fn closed_loop(build: &Build, seconds: u64, keyed: bool) -> Result<Fig
 
 /// One request each 5 ms, whatever the answers do; from the moment of sending to the line in the audit log.
 pub async fn at_rate(build: &Build, seconds: u64) -> Result<Figures> {
-    let world = World::start().await?;
+    let world = build.world().await?;
     let (api, address) = start_api(build, &world).await?;
     let audit = build.program(&world, "audit-service").start()?;
     let log = world.audit_log_path();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Result, World};
+use harness::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_secs(7);
 
 /// Each pair is a turn without and one with watchers, in alternating order.
 pub async fn run(build: &Build, seconds: u64) -> Result<Figures> {
-    let world = World::start().await?;
+    let world = build.world().await?;
     let (api, address) = start_api(build, &world).await?;
     let load = |seconds| {
         let until = Instant::now() + Duration::from_secs(seconds);

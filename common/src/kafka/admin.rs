@@ -263,6 +263,9 @@ impl Coordinator {
                     .with_name(TopicName(text(topic)))
                     .with_partitions(partitions.collect()),
             ]);
+        if self.connection.is_expired() {
+            self.connection = self.kafka.admin().coordinator(&self.group).await?.connection;
+        }
         let response = self.commit_once(&name, &request).await?;
         if error_of(&response).is_some_and(is_moving) {
             sleep(COORDINATOR_RETRY).await;

@@ -176,7 +176,8 @@ impl Kafka {
     }
 }
 
-/// The one error where all are the same or there is one; else all of them, in one line.
+/// The one error where all are the same or there is one; else all of them, in one line. Where a certificate or a login
+/// is refused, that is why, and the others may be addresses on which nobody listens.
 fn first_of(errors: Vec<KafkaError>, name: impl Fn() -> String) -> KafkaError {
     let mut distinct: Vec<KafkaError> = Vec::new();
     for error in errors {
@@ -184,12 +185,13 @@ fn first_of(errors: Vec<KafkaError>, name: impl Fn() -> String) -> KafkaError {
             distinct.push(error);
         }
     }
-    match distinct.len() {
-        0 => KafkaError::failed(name(), "no broker is configured"),
-        1 => distinct.remove(0),
-        _ => {
-            let all: Vec<_> = distinct.iter().map(ToString::to_string).collect();
-            KafkaError::failed(name(), format!("no broker answers: {}", all.join("; ")))
-        }
+    if distinct.iter().any(KafkaError::is_of_security) {
+        distinct.retain(KafkaError::is_of_security);
+    }
+    let all = || distinct.iter().map(KafkaError::without_code).collect::<Vec<_>>().join("; ");
+    match distinct.as_slice() {
+        [] => KafkaError::failed(name(), "no broker is configured"),
+        [one] => one.clone(),
+        [first, ..] => first.with_reason(name(), format!("no broker answers: {}", all())),
     }
 }

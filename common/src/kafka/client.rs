@@ -7,6 +7,7 @@ use super::KafkaError;
 use super::cluster::Cluster;
 use super::presence::Presence;
 use super::sasl::Sasl;
+use crate::tls::Tls;
 
 /// A cluster, as one process knows it. Cheap to clone: all clones share what they have found out.
 #[derive(Debug, Clone)]
@@ -14,6 +15,7 @@ pub struct Kafka {
     pub(super) bootstrap: Arc<[Arc<str>]>,
     pub(super) client_id: Arc<str>,
     pub(super) sasl: Option<Arc<Sasl>>,
+    pub(super) tls: Option<Tls>,
     missing_topic_hint: Option<Arc<str>>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) presence: Arc<Presence>,
@@ -27,6 +29,7 @@ impl Kafka {
             bootstrap: bootstrap.into_iter().map(Arc::from).collect(),
             client_id: client_id.into(),
             sasl: None,
+            tls: None,
             missing_topic_hint: None,
             cluster: Arc::default(),
             presence: Arc::default(),
@@ -36,6 +39,11 @@ impl Kafka {
     /// The same, logging in at each connection.
     pub fn with_sasl(self, sasl: Option<Sasl>) -> Self {
         Self { sasl: sasl.map(Arc::new), ..self }
+    }
+
+    /// The same, with TLS on each connection.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// The same, with what to do about a topic that does not exist, in the words of the program's own tools:
@@ -56,6 +64,16 @@ impl Kafka {
 
     pub(crate) fn unknown_topic(&self, topic: &str) -> KafkaError {
         self.hinted(KafkaError::unknown_topic(topic))
+    }
+
+    /// TLS, if connections use it.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Whether connections log in.
+    pub fn logs_in(&self) -> bool {
+        self.sasl.is_some()
     }
 
     /// The brokers that are asked first, for messages.

@@ -53,7 +53,7 @@ impl Cluster {
     pub(super) fn take_idle(&self, address: &Arc<str>) -> Option<Connection> {
         let mut state = self.state();
         let idle = state.idle.get_mut(address)?;
-        idle.retain(|(_, since)| since.elapsed() < MAX_IDLE_TIME);
+        idle.retain(|(connection, since)| since.elapsed() < MAX_IDLE_TIME && !connection.is_expired());
         idle.pop().map(|(connection, _)| connection)
     }
 

@@ -8,8 +8,12 @@
 //!    more memory is taken for an answer than has arrived of it.
 //! 3. *In order.* After a call that failed or was cancelled the connection is of no further use: an answer
 //!    may still be on its way. Its owner drops it.
-//! 4. *Named.* A peer that is no Kafka broker, or whose listener expects another login, is distinguished from
-//!    one that failed.
+//! 4. *Named.* A peer that is no Kafka broker, or whose listener expects another login or another certificate, is
+//!    distinguished from one that failed.
+//! 5. *As configured.* With TLS, no byte is sent before the handshake has verified the broker ([`crate::tls`]).
+//! 6. *Renewed in time.* A connection whose login is about to expire is not used for another call ([`is_expired`]).
+//!
+//! [`is_expired`]: Connection::is_expired
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,10 +28,12 @@ use kafka_protocol::protocol::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::stream::Stream;
 use super::versions::{Versions, name};
 use super::{KafkaError, REQUEST_TIMEOUT};
+use crate::tls::{Tls, TlsError, is_certificate_alert};
 
 /// Largest answer that is read, in bytes: above the 100 MiB that a broker takes as a request by default, so
 /// that whatever batch could be produced can be fetched.
@@ -40,7 +46,7 @@ const API_VERSIONS: i16 = 3;
 /// A connection, logged in where that is configured.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     address: Arc<str>,
     client_id: Arc<str>,
     versions: Versions,
@@ -49,6 +55,10 @@ pub(super) struct Connection {
     /// two tell a listener that expects a login from one that failed.
     logged_in: bool,
     served: bool,
+    /// When the login is to be renewed, where the broker limits it.
+    expires: Option<Instant>,
+    /// Under TLS, the broker wanted another certificate of this client, or any.
+    certificate_refused: bool,
 }
 
 impl Connection {
@@ -57,26 +67,50 @@ impl Connection {
         ip: SocketAddr,
         address: &Arc<str>,
         client_id: &Arc<str>,
+        tls: Option<&Tls>,
     ) -> Result<Self, KafkaError> {
         let name = format!("connect to {address}");
         let connected = TcpStream::connect(ip).await;
         let stream = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let stream = stream.map_err(|error| KafkaError::failed(&name, error))?;
+        let stream = match tls {
+            None => Stream::Plain(stream),
+            Some(tls) => {
+                let host = address.rsplit_once(':').map_or(address.as_ref(), |(host, _)| host);
+                let handshake = tls.connect(stream, host).await;
+                let refused = |error: TlsError| KafkaError::Tls { call: name.clone(), reason: error.0 };
+                Stream::Tls(Box::new(handshake.map_err(refused)?))
+            }
+        };
         let mut connection = Self {
-            stream: stream.map_err(|error| KafkaError::failed(&name, error))?,
+            stream,
             address: Arc::clone(address),
             client_id: Arc::clone(client_id),
             versions: Versions::default(),
             correlation_id: 0,
             logged_in: false,
             served: false,
+            expires: None,
+            certificate_refused: false,
         };
-        connection.negotiate().await.map_err(|error| KafkaError::failed(&name, error))?;
-        Ok(connection)
+        match (connection.negotiate().await, tls) {
+            (Ok(()), _) => Ok(connection),
+            (Err(why), Some(tls)) if connection.certificate_refused => {
+                Err(KafkaError::Tls { call: name, reason: format!("{why} ({})", tls.identity_hint()) })
+            }
+            (Err(why), _) => Err(KafkaError::failed(&name, why)),
+        }
     }
 
-    /// Notes that a login took place.
-    pub(super) fn set_logged_in(&mut self) {
+    /// Notes that a login took place, and when it is to be renewed.
+    pub(super) fn set_logged_in(&mut self, expires: Option<Instant>) {
         self.logged_in = true;
+        self.expires = expires;
+    }
+
+    /// Whether the broker is about to end it with its login: another call needs another connection.
+    pub(super) fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= Instant::now())
     }
 
     /// The broker's host:port.
@@ -84,9 +118,9 @@ impl Connection {
         &self.address
     }
 
-    /// The stream, ready for requests, for whoever goes on with it alone.
-    pub(super) fn into_stream(self) -> TcpStream {
-        self.stream
+    /// The stream, ready for requests, for whoever goes on with it alone, and when its login is to be renewed.
+    pub(super) fn into_stream(self) -> (Stream, Option<Instant>) {
+        (self.stream, self.expires)
     }
 
     /// What the broker knows.
@@ -183,6 +217,8 @@ impl Connection {
 
     async fn exchange_frames(&mut self, frame: &[u8]) -> io::Result<Bytes> {
         self.stream.write_all(frame).await?;
+        // Under TLS, what is written may still be in a buffer.
+        self.stream.flush().await?;
         let mut length = [0; 4];
         self.stream.read_exact(&mut length).await?;
         let length = answer_length(length).map_err(io::Error::other)?;
@@ -199,14 +235,24 @@ impl Connection {
 
     /// A connection that ends at its first request after ApiVersions is how a listener that expects a login
     /// answers one who does not log in.
-    fn explain<R: Request>(&self, error: &io::Error) -> String {
+    fn explain<R: Request>(&mut self, error: &io::Error) -> String {
+        if is_certificate_alert(error) {
+            self.certificate_refused = true;
+            return format!("it refuses this client's certificate: {error}");
+        }
         let closed = matches!(
             error.kind(),
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
         );
+        let is_first = R::KEY == <ApiVersionsRequest as Request>::KEY;
         match closed {
             false => error.to_string(),
-            true if R::KEY == <ApiVersionsRequest as Request>::KEY => {
+            // The alert that says why may be lost with the connection.
+            true if is_first && matches!(self.stream, Stream::Tls(_)) => {
+                self.certificate_refused = true;
+                "it closed the connection after the TLS handshake: it wants a certificate of this client, or it is just stopping".to_owned()
+            }
+            true if is_first => {
                 "the peer closed the connection when asked for its versions: it is no Kafka broker of 0.10 or later, a listener with TLS, or a broker that is just stopping".to_owned()
             }
             true if !self.logged_in && !self.served => {
@@ -251,7 +297,7 @@ fn answer_length(bytes: [u8; 4]) -> Result<usize, String> {
         b"HTTP" => return Err("this is an HTTP server, no Kafka broker".to_owned()),
         // A TLS record: alert or handshake, then the version.
         [0x15 | 0x16, 3, ..] => {
-            return Err("this listener speaks TLS, which this client does not: use a plain or SASL listener"
+            return Err("this listener speaks TLS, for which this client is not configured: set KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL, or use the port of a listener without TLS"
                 .to_owned());
         }
         _ if bytes.iter().all(|byte| (0x20..0x7f).contains(byte)) => {

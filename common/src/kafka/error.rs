@@ -65,6 +65,23 @@ pub enum KafkaError {
         /// What the broker said.
         reason: String,
     },
+    /// No TLS connection: of the two certificates one is not accepted, or only one side speaks TLS. Nothing was sent.
+    // It has its code in its text: these are logged as warnings while a service waits.
+    #[error("{call}: {reason} {}", Code::KafkaTls)]
+    Tls {
+        /// The call and what it was about.
+        call: String,
+        /// Why.
+        reason: String,
+    },
+    /// The broker refused the login, or did not prove that it knows the password. Nothing else was sent.
+    #[error("{call}: {reason} {}", Code::KafkaLogin)]
+    LoginRefused {
+        /// The call and what it was about.
+        call: String,
+        /// Why.
+        reason: String,
+    },
     /// No answer in time. A produce may have landed all the same, or may land later.
     #[error("{call}: no answer within {} s", after.as_secs_f32())]
     Timeout {
@@ -91,6 +108,8 @@ impl Coded for KafkaError {
             Self::Jumped { .. } | Self::OffsetOutOfRange { .. } => Code::OffsetOutOfRange,
             Self::InvalidTimestamp { .. } | Self::MessageTooLarge { .. } => Code::RecordRefused,
             Self::Refused { .. } => Code::KafkaRefused,
+            Self::Tls { .. } => Code::KafkaTls,
+            Self::LoginRefused { .. } => Code::KafkaLogin,
             Self::Timeout { .. } | Self::Failed { .. } => Code::KafkaUnreachable,
         }
     }
@@ -149,6 +168,28 @@ impl KafkaError {
         Self::failed(call, innermost(error))
     }
 
+    /// Its text, for a list of several that ends with one code.
+    pub(super) fn without_code(&self) -> String {
+        match self {
+            Self::Tls { call, reason } | Self::LoginRefused { call, reason } => format!("{call}: {reason}"),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether a certificate or a login was refused.
+    pub(super) fn is_of_security(&self) -> bool {
+        matches!(self, Self::Tls { .. } | Self::LoginRefused { .. })
+    }
+
+    /// An error with another text, of the same kind where a certificate or a login was refused.
+    pub(super) fn with_reason(&self, call: String, reason: String) -> Self {
+        match self {
+            Self::Tls { .. } => Self::Tls { call, reason },
+            Self::LoginRefused { .. } => Self::LoginRefused { call, reason },
+            _ => Self::failed(call, reason),
+        }
+    }
+
     /// Whether a produce that failed so has certainly not landed, and will not.
     pub fn nothing_landed(&self) -> bool {
         matches!(
@@ -162,7 +203,10 @@ impl KafkaError {
 
     /// Whether a broker answered, be it with a refusal.
     pub fn is_answer(&self) -> bool {
-        !matches!(self, Self::Timeout { .. } | Self::Failed { .. })
+        !matches!(
+            self,
+            Self::Timeout { .. } | Self::Failed { .. } | Self::Tls { .. } | Self::LoginRefused { .. }
+        )
     }
 
     /// Whether the connection is still good: the broker answered in full and in order.

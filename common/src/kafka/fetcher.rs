@@ -284,7 +284,7 @@ impl Fetching {
     ) -> Result<(FetchResponse, bool), KafkaError> {
         let is_doubted = self.is_doubted.swap(false, Ordering::Relaxed);
         let mut connection = match self.connection.take() {
-            Some(connection) if !is_doubted => connection,
+            Some(connection) if !is_doubted && !connection.is_expired() => connection,
             _ => self.kafka.connect(&self.address).await?,
         };
         let wait = Duration::from_millis(u64::try_from(call.max_wait_ms).unwrap_or_default());

@@ -9,13 +9,18 @@
 //!
 //! # Invariants
 //!
-//! 1. *Only this process gets through.* The listener is on loopback and exists only while a client connects.
-//!    Each request has to carry the token, a random client id that only the client made for this hop knows;
-//!    on the way to the broker the real client id, by which quotas go, takes its place.
+//! 1. *Only this process gets through.* The listener is on loopback and exists only while a client connects. The
+//!    other end of a connection has to be a socket of this very process ([`peer`](super::peer)): a broker takes
+//!    whoever comes by for this process, logged in. And each request has to carry the token, a random client id that
+//!    only the client made for this hop knows; on the way to the broker the real client id, by which quotas go,
+//!    takes its place.
 //! 2. *Records pass unchanged and in order.* Of an answer, only the throttle time is cleared. It is kept for
 //!    the producer, which sends nothing more until it is over: until then the broker reads nothing either.
 //! 3. *Where one side ends, the other ends too.* rskafka never waits for an answer that cannot come.
 //! 4. *Memory is bounded*: a request is passed on in pieces.
+//! 5. *Renewed in time*: after its login has expired nothing more is to be sent ([`Hop::is_expired`]).
+
+mod request;
 
 use std::convert::Infallible;
 use std::io;
@@ -23,15 +28,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, BrokerId, MetadataResponse, TopicName};
 use kafka_protocol::protocol::{Encodable, StrBytes};
-use rustix::net::sockopt::set_tcp_quickack;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -39,7 +43,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::counts;
+use super::stream::Stream;
+use super::{counts, peer};
+use request::{PIECE, Request, acknowledge, invalid};
 
 /// What rskafka may use: each version that it knows and Kafka 2.1 and later speak.
 const VERSIONS: [(ApiKey, i16, i16); 3] =
@@ -50,15 +56,10 @@ const MAX_CONNECTIONS: usize = 8;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Time for a new connection to show the token.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest piece of a request in memory, in bytes.
-const PIECE: usize = 64 * 1024;
 /// What is read at once of a header and what follows it, in bytes: a small request, or an answer, as a whole.
 const READ_BUFFER: usize = 4 * 1024;
 /// Largest answer to a produce request, in bytes. One of a single partition has less than 100.
 const MAX_ANSWER: usize = 64 * 1024;
-/// In a request before the client id: API key, version, correlation id, length of the client id.
-const HEADER: usize = 2 + 2 + 4 + 2;
-
 /// One partition, the broker that leads it, and who asks.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
@@ -75,6 +76,7 @@ pub(super) struct Hop {
     link: Arc<Link>,
     /// Dropped when no more connections are to be accepted.
     accepting: Option<oneshot::Sender<Infallible>>,
+    expires: Option<Instant>,
     task: AbortHandle,
 }
 
@@ -84,7 +86,7 @@ struct Link {
     token: String,
     address: SocketAddr,
     /// Taken by the first produce request.
-    leader: Mutex<Option<TcpStream>>,
+    leader: Mutex<Option<Stream>>,
     state: Mutex<State>,
 }
 
@@ -96,8 +98,8 @@ struct State {
 }
 
 impl Hop {
-    /// A hop to the leader at the other end of the connection.
-    pub(super) async fn open(leader: TcpStream, route: Route) -> io::Result<Self> {
+    /// A hop to the leader at the other end of the stream, whose login is to be renewed at that time.
+    pub(super) async fn open(leader: Stream, expires: Option<Instant>, route: Route) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let link = Arc::new(Link {
@@ -109,7 +111,7 @@ impl Hop {
         });
         let (accepting, sealed) = oneshot::channel();
         let task = tokio::spawn(run(listener, Arc::clone(&link), sealed)).abort_handle();
-        Ok(Self { address, link, accepting: Some(accepting), task })
+        Ok(Self { address, link, accepting: Some(accepting), expires, task })
     }
 
     /// What rskafka is to take for its bootstrap broker.
@@ -130,6 +132,11 @@ impl Hop {
     /// Until when the broker reads no more requests, if a quota was exceeded.
     pub(super) fn throttled_until(&self) -> Option<Instant> {
         self.link.state().throttled_until
+    }
+
+    /// Whether the broker is about to end the connection with its login.
+    pub(super) fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= Instant::now())
     }
 
     /// Why the connection to the leader ended, if it did.
@@ -153,7 +160,7 @@ async fn run(listener: TcpListener, link: Arc<Link>, mut sealed: oneshot::Receiv
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                 match accepted {
-                    Ok((client, _)) => drop(connections.spawn(converse(client, Arc::clone(&link)))),
+                    Ok((client, from)) => drop(connections.spawn(converse(client, from, Arc::clone(&link)))),
                     // The connection is gone, or no file is free: the client gives up in time.
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 }
@@ -165,7 +172,11 @@ async fn run(listener: TcpListener, link: Arc<Link>, mut sealed: oneshot::Receiv
 }
 
 /// Serves one connection until either side ends.
-async fn converse(client: TcpStream, link: Arc<Link>) {
+async fn converse(client: TcpStream, from: SocketAddr, link: Arc<Link>) {
+    if let Err(why) = peer::is_of_this_process(from, link.address).await {
+        log::warn!("the hop to {}/{} refuses a connection: {why}", link.route.topic, link.route.partition);
+        return;
+    }
     let (reads, mut writes) = client.into_split();
     let mut reads = BufReader::with_capacity(READ_BUFFER, reads);
     // A client that does not show the token is a stranger: it gets no answer.
@@ -174,53 +185,6 @@ async fn converse(client: TcpStream, link: Arc<Link>) {
     // rskafka reports an end of its own connection itself; that of the leader's is kept for the producer.
     if let Ok(produce) = link.answer_questions(first, &mut reads, &mut writes).await {
         link.pass_on(produce, reads, writes).await;
-    }
-}
-
-/// The header of a request; what follows has not been read yet.
-#[derive(Debug)]
-struct Request {
-    api_key: i16,
-    version: i16,
-    correlation_id: i32,
-    /// Bytes behind the client id.
-    rest: u64,
-}
-
-impl Request {
-    /// Reads a header. One without the token is an error.
-    async fn read(client: &mut BufReader<OwnedReadHalf>, token: &str) -> io::Result<Self> {
-        let length = usize::try_from(client.read_i32().await?).map_err(io::Error::other)?;
-        acknowledge(client.get_ref());
-        let rest =
-            length.checked_sub(HEADER + token.len()).ok_or_else(|| invalid("a request is too short"))?;
-        let (api_key, version) = (client.read_i16().await?, client.read_i16().await?);
-        let correlation_id = client.read_i32().await?;
-        let client_id_length = client.read_i16().await?;
-        if usize::try_from(client_id_length) != Ok(token.len()) {
-            return Err(invalid("a request without the token"));
-        }
-        let mut client_id = vec![0; token.len()];
-        client.read_exact(&mut client_id).await?;
-        if client_id != token.as_bytes() {
-            return Err(invalid("a request without the token"));
-        }
-        Ok(Self { api_key, version, correlation_id, rest: rest as u64 })
-    }
-
-    /// The header as the broker gets it.
-    fn header(&self, client_id: &str) -> io::Result<BytesMut> {
-        let length = (HEADER + client_id.len()) as u64 + self.rest;
-        // No larger than what is to come: most requests are small.
-        let capacity = usize::try_from(length + 4).map_or(PIECE, |frame| frame.min(PIECE));
-        let mut header = BytesMut::with_capacity(capacity);
-        header.put_i32(i32::try_from(length).map_err(io::Error::other)?);
-        header.put_i16(self.api_key);
-        header.put_i16(self.version);
-        header.put_i32(self.correlation_id);
-        header.put_i16(i16::try_from(client_id.len()).map_err(io::Error::other)?);
-        header.put_slice(client_id.as_bytes());
-        Ok(header)
     }
 }
 
@@ -292,11 +256,15 @@ impl Link {
     ) {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(leader) = leader else { return };
-        let (leader_reads, leader_writes) = leader.into_split();
-        let ended = tokio::select! {
-            Err(error) = self.pass_requests(first, client_reads, leader_writes) => error,
-            Err(error) = self.pass_answers(leader_reads, client_writes) => error,
-            else => return,
+        let ended = match leader {
+            Stream::Plain(leader) => {
+                let (reads, writes) = leader.into_split();
+                self.pass_both(first, client_reads, client_writes, reads, writes).await
+            }
+            Stream::Tls(leader) => {
+                let (reads, writes) = tokio::io::split(*leader);
+                self.pass_both(first, client_reads, client_writes, reads, writes).await
+            }
         };
         let why = match ended.kind() {
             io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
@@ -305,11 +273,27 @@ impl Link {
         self.state().ended = Some(why);
     }
 
+    async fn pass_both(
+        &self,
+        first: Request,
+        client_reads: BufReader<OwnedReadHalf>,
+        client_writes: OwnedWriteHalf,
+        leader_reads: impl AsyncRead + Unpin,
+        leader_writes: impl AsyncWrite + Unpin,
+    ) -> io::Error {
+        let ended = tokio::select! {
+            ended = self.pass_requests(first, client_reads, leader_writes) => ended,
+            ended = self.pass_answers(leader_reads, client_writes) => ended,
+        };
+        let Err(error) = ended;
+        error
+    }
+
     async fn pass_requests(
         &self,
         first: Request,
         mut client: BufReader<OwnedReadHalf>,
-        mut leader: OwnedWriteHalf,
+        mut leader: impl AsyncWrite + Unpin,
     ) -> io::Result<Infallible> {
         let mut request = first;
         loop {
@@ -331,6 +315,7 @@ impl Link {
                 leader.write_all(&piece).await?;
                 piece.clear();
             }
+            leader.flush().await?;
             request = Request::read(&mut client, &self.token).await?;
             if request.api_key != ApiKey::Produce as i16 {
                 return Err(invalid("a call that is no produce among produces"));
@@ -340,7 +325,7 @@ impl Link {
 
     async fn pass_answers(
         &self,
-        leader: OwnedReadHalf,
+        leader: impl AsyncRead + Unpin,
         mut client: OwnedWriteHalf,
     ) -> io::Result<Infallible> {
         let mut leader = BufReader::with_capacity(READ_BUFFER, leader);
@@ -375,17 +360,6 @@ fn take_throttle_time(frame: &mut [u8]) -> Duration {
     let Some(field) = frame.last_chunk_mut::<4>() else { return Duration::ZERO };
     let millis = i32::from_be_bytes(std::mem::take(field));
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
-}
-
-/// Acknowledges what has come so far. rskafka's sockets have Nagle's algorithm on: what is left of a request
-/// is sent only then, and by default some 40 ms later.
-fn acknowledge(client: &OwnedReadHalf) {
-    // Only a delay is lost where the system refuses.
-    let _ = set_tcp_quickack(client.as_ref(), true);
-}
-
-fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@
 //!    [`KafkaError::nothing_landed`] the records may be in the log, or may still come to be there.
 //! 2. *No waiting for what cannot come.* A call that takes long is given up when another broker leads the
 //!    partition, when Kafka was unreachable and is back ([`presence`](super::presence)), and after its limit.
-//! 3. After doubt the connection is dropped: an answer that comes late meets nobody.
+//! 3. *No request on a login that expires*: the connection is replaced before.
+//! 4. After doubt the connection is dropped: an answer that comes late meets nobody.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -167,7 +168,7 @@ impl Producer {
         limit: Duration,
     ) -> Result<Vec<i64>, KafkaError> {
         let name = || format!("produce to {}/{}", self.topic, self.partition);
-        let connected = self.connected().await?;
+        let mut connected = self.connected().await?;
         if let Some(until) = connected.hop.throttled_until() {
             let wait = until.saturating_duration_since(Instant::now());
             if wait > limit {
@@ -175,6 +176,9 @@ impl Producer {
                 return Err(KafkaError::Refused { call: name(), reason });
             }
             sleep_until(until).await;
+            if connected.hop.is_expired() {
+                connected = self.connected().await?;
+            }
         }
         let produced = tokio::select! {
             biased;
@@ -208,7 +212,9 @@ impl Producer {
     async fn connected(&self) -> Result<Arc<Connected>, KafkaError> {
         let mut slot = self.connection.lock().await;
         // One that the broker closed while nothing was in flight is replaced without doubt about anything.
-        if let Some(connected) = slot.as_ref().filter(|connected| connected.hop.ended().is_none()) {
+        let is_good =
+            |connected: &&Arc<Connected>| connected.hop.ended().is_none() && !connected.hop.is_expired();
+        if let Some(connected) = slot.as_ref().filter(is_good) {
             return Ok(Arc::clone(connected));
         }
         *slot = None;
@@ -230,14 +236,15 @@ impl Producer {
             let reason = "the topic was deleted and created again".to_owned();
             return Err(KafkaError::Refused { call: name(), reason });
         }
-        let stream = self.kafka.connect(&leader.address).await?.into_stream();
+        let (stream, expires) = self.kafka.connect(&leader.address).await?.into_stream();
         let route = Route {
             topic: self.topic.clone(),
             partition: self.partition,
             leader: leader.broker,
             client_id: Arc::clone(&self.kafka.client_id),
         };
-        let mut hop = Hop::open(stream, route).await.map_err(|error| KafkaError::failed(name(), error))?;
+        let mut hop =
+            Hop::open(stream, expires, route).await.map_err(|error| KafkaError::failed(name(), error))?;
         let builder =
             ClientBuilder::new(vec![hop.bootstrap()]).client_id(hop.token()).backoff_config(no_retries());
         let client = async {

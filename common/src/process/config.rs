@@ -11,7 +11,8 @@ use clap::{ArgMatches, Args, FromArgMatches};
 
 use super::log_levels::LogLevels;
 use super::log_line::LogFormat;
-use crate::kafka::{Kafka, Password, Sasl, SaslMechanism};
+use super::security_args::KafkaSecurity;
+use crate::kafka::Kafka;
 use crate::offsets::MAX_LEASE_MS;
 
 /// How to reach Kafka.
@@ -20,35 +21,16 @@ pub struct KafkaArgs {
     /// Kafka brokers to ask first: host:port, several with commas
     #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "localhost:30092", value_delimiter = ',', value_parser = host_port)]
     pub kafka_bootstrap_servers: Vec<String>,
-    /// User to log in as at the brokers; without one, nobody logs in
-    #[arg(long, env = "KAFKA_SASL_USERNAME", requires = "kafka_sasl_password")]
-    pub kafka_sasl_username: Option<String>,
-    /// The user's password
-    #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true, requires = "kafka_sasl_username", value_parser = password)]
-    pub kafka_sasl_password: Option<Password>,
-    /// How the password is proven
-    #[arg(
-        long,
-        env = "KAFKA_SASL_MECHANISM",
-        default_value = "SCRAM-SHA-512",
-        ignore_case = true,
-        value_enum
-    )]
-    pub kafka_sasl_mechanism: SaslMechanism,
+    /// How connections to them are secured.
+    #[command(flatten)]
+    pub security: KafkaSecurity,
 }
 
 impl KafkaArgs {
     /// A connection factory that calls itself `client_id` to the broker.
     pub fn kafka(&self, client_id: &str) -> Kafka {
-        Kafka::new(self.kafka_bootstrap_servers.clone(), client_id).with_sasl(self.sasl())
-    }
-
-    fn sasl(&self) -> Option<Sasl> {
-        Some(Sasl {
-            mechanism: self.kafka_sasl_mechanism,
-            username: self.kafka_sasl_username.clone()?,
-            password: self.kafka_sasl_password.clone()?,
-        })
+        let KafkaSecurity { sasl, tls } = self.security.clone();
+        Kafka::new(self.kafka_bootstrap_servers.clone(), client_id).with_sasl(sasl).with_tls(tls)
     }
 }
 
@@ -179,11 +161,6 @@ pub fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// A value parser for a password, which no output shows.
-pub(crate) fn password(text: &str) -> Result<Password, std::convert::Infallible> {
-    Ok(Password(text.to_owned()))
-}
-
 /// A value parser for a topic's name.
 pub fn topic_name(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -255,18 +232,6 @@ mod tests {
             assert!(error.contains(why), "{bad}: {error}");
         }
         assert!(refused(&["--kafka-bootstrap-servers", "a:1,"]).contains("a comma too many"));
-    }
-
-    #[test]
-    fn a_user_needs_a_password_which_no_debug_output_shows() {
-        let args = All::try_parse_from(["x", "--kafka-sasl-username", "u", "--kafka-sasl-password", "hush"])
-            .unwrap();
-        let sasl = args.kafka.sasl().unwrap();
-        assert_eq!((sasl.username.as_str(), sasl.password.0.as_str()), ("u", "hush"));
-        assert!(!format!("{args:?} {sasl:?}").contains("hush"));
-        assert!(refused(&["--kafka-sasl-username", "u"]).contains("--kafka-sasl-password"));
-        assert!(refused(&["--kafka-sasl-mechanism", "PLAIN"]).contains("KAFKA_SASL_MECHANISM"));
-        assert!(All::try_parse_from(["x"]).unwrap().kafka.sasl().is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub fn exit_with(error: impl fmt::Display) -> ! {
 
 /// The same for an error that has a code in the catalogue.
 pub fn exit_with_code(code: Code, error: impl fmt::Display) -> ! {
-    exit_with(format_args!("{error} {code}"))
+    exit_with(code.after(error))
 }
 
 /// Ends the process with that line on stderr and that exit code, whoever reads stderr, or does not.

@@ -1,48 +1,146 @@
 //! Flags and environment variables of the Schema Registry.
+//!
+//! *A password is in no message and in no `--help`*, also where it is in an address, and none is sent in clear text
+//! unless that is asked for.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::builder::BoolishValueParser;
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, FromArgMatches};
 
-use crate::config::password;
-use crate::kafka::Password;
+use crate::kafka::{Password, Secret};
 use crate::registry::{Address, Registry, SchemaCache};
 use crate::schemas::EventReader;
+use crate::tls::{Tls, TlsFiles, TlsVariables};
+
+/// The variables of the certificates for the registry.
+const VARIABLES: TlsVariables = TlsVariables { ca: "SCHEMA_REGISTRY_CA_FILE", identity: None };
 
 /// How to reach the Schema Registry.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone)]
 pub struct RegistryArgs {
-    /// Schema Registry: http://host:port, with a path where its API has one; several addresses of one registry with
-    /// commas. Without one, only JSON events are read
-    #[arg(long, env = "SCHEMA_REGISTRY_URL", value_delimiter = ',', value_parser = clap::value_parser!(Address))]
-    pub schema_registry_url: Vec<Address>,
+    addresses: Vec<Address>,
+    /// User and password.
+    user: Option<(String, Password)>,
+    tls: Option<Tls>,
+}
+
+/// The same as flags, before they are compared and files are read.
+#[derive(Debug, Args)]
+struct RegistryFlags {
+    /// Schema Registry: https://host:port or http://host:port, with a path where its API has one; several addresses of one
+    /// registry with commas. Without one, only JSON events are read
+    // As text: clap would show a value that is wrong, with the password in it.
+    #[arg(long, env = "SCHEMA_REGISTRY_URL", hide_env_values = true)]
+    schema_registry_url: Option<String>,
     /// User to log in as at the Schema Registry; without one, nobody logs in
     #[arg(long, env = "SCHEMA_REGISTRY_USERNAME")]
-    pub schema_registry_username: Option<String>,
+    schema_registry_username: Option<String>,
     /// The user's password
-    #[arg(long, env = "SCHEMA_REGISTRY_PASSWORD", hide_env_values = true, requires = "schema_registry_username", value_parser = password)]
-    pub schema_registry_password: Option<Password>,
+    #[arg(
+        long,
+        env = "SCHEMA_REGISTRY_PASSWORD",
+        hide_env_values = true,
+        requires = "schema_registry_username"
+    )]
+    schema_registry_password: Option<Password>,
     /// File that holds the user's password
-    #[arg(long, env = "SCHEMA_REGISTRY_PASSWORD_FILE", value_name = "FILE", conflicts_with = "schema_registry_password", requires = "schema_registry_username", value_parser = password_in_file)]
-    pub schema_registry_password_file: Option<Password>,
+    #[arg(
+        long,
+        env = "SCHEMA_REGISTRY_PASSWORD_FILE",
+        value_name = "FILE",
+        conflicts_with = "schema_registry_password",
+        requires = "schema_registry_username"
+    )]
+    schema_registry_password_file: Option<PathBuf>,
+    /// CAs that may have signed the certificate of an https address, in PEM: a file, or a folder of *.crt and *.pem. By
+    /// default, the system's
+    #[arg(long, env = "SCHEMA_REGISTRY_CA_FILE", value_name = "FILE")]
+    schema_registry_ca_file: Option<PathBuf>,
+    /// Whether a password may be sent to an http address of another machine, where the network can read it
+    #[arg(long, env = "SCHEMA_REGISTRY_ALLOW_PLAINTEXT_LOGIN", value_name = "BOOL", action = clap::ArgAction::Set, default_value = "false", value_parser = BoolishValueParser::new())]
+    schema_registry_allow_plaintext_login: bool,
+}
+
+impl RegistryFlags {
+    fn registry(self) -> Result<RegistryArgs, String> {
+        let addresses = self.schema_registry_url.as_deref().map(addresses).transpose()?.unwrap_or_default();
+        let has_tls = addresses.iter().any(Address::has_tls);
+        let tls = match (has_tls, self.schema_registry_ca_file) {
+            (true, ca) => Some(Tls::load(TlsFiles { ca, identity: None, variables: &VARIABLES })?),
+            (false, Some(_)) => {
+                return Err(
+                    "SCHEMA_REGISTRY_CA_FILE needs an https address in SCHEMA_REGISTRY_URL".to_owned()
+                );
+            }
+            (false, None) => None,
+        };
+        let secret = match (self.schema_registry_password, self.schema_registry_password_file) {
+            (Some(password), _) => Some(Secret::Value(password)),
+            (None, Some(file)) => Some(Secret::File(file)),
+            (None, None) => None,
+        };
+        let password = secret.map(|secret| secret.read()).transpose();
+        let password = password.map_err(|why| format!("SCHEMA_REGISTRY_PASSWORD_FILE: {why}"))?;
+        let password = password.unwrap_or_else(|| Password(String::new()));
+        let user = self.schema_registry_username.map(|name| (name, password));
+        let in_clear_text = addresses
+            .iter()
+            .find(|address| (user.is_some() || address.user().is_some()) && address.shows_a_password());
+        match in_clear_text {
+            Some(address) if !self.schema_registry_allow_plaintext_login => Err(format!(
+                "SCHEMA_REGISTRY_URL: {address} is http, and the password would be sent in clear text: use https, or set SCHEMA_REGISTRY_ALLOW_PLAINTEXT_LOGIN=true"
+            )),
+            _ => Ok(RegistryArgs { addresses, user, tls }),
+        }
+    }
+}
+
+/// The addresses of a list. A list that may have a password in it is not shown.
+fn addresses(list: &str) -> Result<Vec<Address>, String> {
+    let parsed: Result<Vec<Address>, String> = list.split(',').map(str::parse).collect();
+    parsed.map_err(|why| match list.contains('@') {
+        false => format!("SCHEMA_REGISTRY_URL: {why}"),
+        true => "SCHEMA_REGISTRY_URL is not a list of addresses as https://user:password@host:port, in which special characters of a password are %XX (it is not shown, for it may have a password)".to_owned(),
+    })
+}
+
+impl FromArgMatches for RegistryArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let registry = RegistryFlags::from_arg_matches(matches)?.registry();
+        registry.map_err(|why| clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n")))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for RegistryArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        RegistryFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        RegistryFlags::augment_args_for_update(command)
+    }
 }
 
 impl RegistryArgs {
     /// The registry, if one is configured.
     pub fn registry(&self) -> Option<Registry> {
-        if self.schema_registry_url.is_empty() {
+        if self.addresses.is_empty() {
             return None;
         }
-        let password = self.schema_registry_password.as_ref().or(self.schema_registry_password_file.as_ref());
-        let password = password.map_or("", |Password(text)| text.as_str());
-        let user = self.schema_registry_username.as_deref().map(|name| (name, password));
-        Some(Registry::new(self.schema_registry_url.clone(), user))
+        let user = self.user.as_ref().map(|(name, Password(password))| (name.as_str(), password.as_str()));
+        Some(Registry::new(self.addresses.clone(), user).with_tls(self.tls.clone()))
     }
 
     /// The registry's schemas on disk, in a service's state folder.
     pub fn cache(&self, state_dir: &Path) -> SchemaCache {
-        SchemaCache::new(state_dir, &self.schema_registry_url)
+        SchemaCache::new(state_dir, &self.addresses)
     }
 
     /// A reader of events that keeps what it has seen in a service's state folder, if it has one.
@@ -52,15 +150,11 @@ impl RegistryArgs {
     }
 }
 
-/// The first line of a file, which an editor may have ended.
-fn password_in_file(path: &str) -> Result<Password, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("the file cannot be read: {error}"))?;
-    Ok(Password(text.trim_end_matches(['\r', '\n']).to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use std::fs;
+
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
@@ -79,6 +173,7 @@ mod tests {
         let cli = parse(&["--schema-registry-url", "http://a:1,http://b:2/x"]).unwrap();
         assert_eq!(cli.registry.registry().unwrap().addresses(), "http://a:1,http://b:2/x");
         assert!(parse(&[]).unwrap().registry.registry().is_none());
+        assert!(parse(&["--schema-registry-url", ""]).is_err(), "set to nothing is a mistake");
         let wrong = parse(&["--schema-registry-url", "http://a:1,"]).unwrap_err().to_string();
         assert!(wrong.contains("comma too many"), "{wrong}");
     }
@@ -88,15 +183,66 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "hush\n").unwrap();
         let path = file.path().to_str().unwrap();
-        let user = ["--schema-registry-url", "http://a:1", "--schema-registry-username", "me"];
+        let user = ["--schema-registry-url", "http://localhost:1", "--schema-registry-username", "me"];
         let in_file = [&user[..], &["--schema-registry-password-file", path]].concat();
         let cli = parse(&in_file).unwrap();
-        assert_eq!(cli.registry.schema_registry_password_file.as_ref().unwrap().0, "hush");
+        assert_eq!(cli.registry.user.as_ref().unwrap().1.0, "hush");
         assert!(!format!("{cli:?} {:?}", cli.registry.registry()).contains("hush"));
         let both = [&in_file[..], &["--schema-registry-password", "x"]].concat();
         assert!(parse(&both).is_err());
         assert!(parse(&["--schema-registry-password", "x"]).is_err(), "of nobody");
         let missing = [&user[..], &["--schema-registry-password-file", "/nowhere"]].concat();
-        assert!(parse(&missing).unwrap_err().to_string().contains("cannot be read"));
+        assert!(parse(&missing).unwrap_err().to_string().contains("No such file"));
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_shown_nowhere() {
+        for list in [
+            "http://me:hush@r:x",
+            "http://me:hu,sh@r:1",
+            "ftp://me:hush@r:1",
+            "http://a:1,me:hush@r:1",
+            "http://me:hush@r.example:1",
+        ] {
+            let error = parse(&["--schema-registry-url", list]).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("hu,sh") && !shown.contains("hush"), "{list}: {shown}");
+            assert!(shown.contains("SCHEMA_REGISTRY_URL"), "{shown}");
+        }
+        let command = Cli::command();
+        let url = command.get_arguments().find(|arg| arg.get_id() == "schema_registry_url").unwrap();
+        assert!(url.is_hide_env_values_set(), "--help shows the environment's value otherwise");
+    }
+
+    #[test]
+    fn no_password_is_sent_in_clear_text_unless_that_is_asked_for() {
+        let user = ["--schema-registry-username", "me", "--schema-registry-password", "hush"];
+        let with_user = |list| parse(&[&["--schema-registry-url", list], &user[..]].concat());
+        for list in ["http://r:1", "https://r:1,http://r:1", "http://127.0.0.1:1,http://10.0.0.1:1"] {
+            let error = with_user(list).unwrap_err().to_string();
+            assert!(
+                error.contains("clear text") && error.contains("ALLOW_PLAINTEXT_LOGIN"),
+                "{list}: {error}"
+            );
+        }
+        for list in ["https://r:1", "http://localhost:1", "http://127.0.0.1:1,http://[::1]:2"] {
+            assert!(with_user(list).is_ok(), "{list}");
+        }
+        assert!(parse(&["--schema-registry-url", "http://r:1"]).is_ok(), "no password, nothing to see");
+        let allowed = [
+            "--schema-registry-url",
+            "http://me:hush@r:1",
+            "--schema-registry-allow-plaintext-login",
+            "true",
+        ];
+        assert!(parse(&allowed).is_ok());
+    }
+
+    #[test]
+    fn certificates_without_https_are_refused() {
+        let files = ["--schema-registry-url", "http://r:1", "--schema-registry-ca-file", "/x"];
+        assert!(parse(&files).unwrap_err().to_string().contains("needs an https address"));
+        let missing = ["--schema-registry-url", "https://r:1", "--schema-registry-ca-file", "/nowhere"];
+        assert!(parse(&missing).unwrap_err().to_string().contains("SCHEMA_REGISTRY_CA_FILE: /nowhere"));
     }
 }

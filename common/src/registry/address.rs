@@ -1,13 +1,15 @@
 //! One address of a registry.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::config::host_port;
 
-/// An address of a registry: `http://host:port`, perhaps with a path below which its API is.
+/// An address of a registry: `https://host:port` or `http://host:port`, perhaps with a path below which its API is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
+    has_tls: bool,
     host_port: String,
     /// Without a slash at its end.
     path: String,
@@ -25,6 +27,24 @@ impl fmt::Debug for User {
 }
 
 impl Address {
+    /// Whether it begins with https.
+    pub fn has_tls(&self) -> bool {
+        self.has_tls
+    }
+
+    /// The host, an IPv6 address in brackets.
+    pub(super) fn host(&self) -> &str {
+        self.host_port.rsplit_once(':').map_or(self.host_port.as_str(), |(host, _)| host)
+    }
+
+    /// Whether others may see a password that is sent there: neither TLS nor this machine.
+    pub(crate) fn shows_a_password(&self) -> bool {
+        let bare = self.host().trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = bare.eq_ignore_ascii_case("localhost")
+            || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        !self.has_tls && !is_loopback
+    }
+
     pub(super) fn host_port(&self) -> &str {
         &self.host_port
     }
@@ -34,7 +54,7 @@ impl Address {
     }
 
     /// `user:password`, where the address names them: it then counts for this address.
-    pub(super) fn user(&self) -> Option<&str> {
+    pub(crate) fn user(&self) -> Option<&str> {
         self.user.as_ref().map(|User(text)| text.as_str())
     }
 }
@@ -45,14 +65,14 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let wrong = |why: &str| Err(format!("'{text}' is not an address of a Schema Registry: {why}"));
-        let rest = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-                return wrong("https is not supported; put a proxy that ends TLS beside this process");
+        let (has_tls, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some((scheme, _)) => {
+                return wrong(&format!("it begins with {scheme}://, not https:// or http://"));
             }
-            Some((scheme, _)) => return wrong(&format!("it begins with {scheme}://, not http://")),
             None if text.is_empty() => return wrong("it is empty, perhaps by a comma too many"),
-            None => return wrong("it does not begin with http://"),
+            None => return wrong("it does not begin with https:// or http://"),
         };
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         // Taken, since an error would show it.
@@ -64,8 +84,14 @@ impl FromStr for Address {
             return wrong("its path has a character that no path has");
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-        let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        Ok(Self { host_port: host_port(&authority)?, path: path.trim_end_matches('/').to_owned(), user })
+        let usual = if has_tls { 443 } else { 80 };
+        let authority = if has_port { authority.to_owned() } else { format!("{authority}:{usual}") };
+        Ok(Self {
+            has_tls,
+            host_port: host_port(&authority)?,
+            path: path.trim_end_matches('/').to_owned(),
+            user,
+        })
     }
 }
 
@@ -84,7 +110,8 @@ fn percent_decoded(text: &str) -> String {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.host_port, self.path)
+        let scheme = if self.has_tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.host_port, self.path)
     }
 }
 
@@ -99,13 +126,13 @@ mod tests {
             (" http://r.example/apis/ccompat/v7/ ", "http://r.example:80/apis/ccompat/v7"),
             ("HTTP://[::1]:8081", "http://[::1]:8081"),
             ("http://[::1]", "http://[::1]:80"),
+            ("HTTPS://r.example/x", "https://r.example:443/x"),
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
         }
         for (text, why) in [
             ("", "comma too many"),
-            ("localhost:8081", "does not begin with http://"),
-            ("https://r:1", "https is not supported"),
+            ("localhost:8081", "does not begin with https:// or http://"),
             ("kafka://r:1", "kafka://"),
             ("http://r:0", "port"),
             ("http://:1", "host is missing"),

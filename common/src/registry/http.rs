@@ -9,11 +9,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::address::Address;
+use crate::tls::Tls;
 
 /// Longest answer that is read, in bytes: a schema, and what is around it.
 const MAX_ANSWER: usize = 1 << 20;
@@ -65,20 +67,36 @@ fn failed(error: hyper::Error) -> String {
     why.to_owned()
 }
 
-/// Sends a request and reads the whole answer, within that time; otherwise why not.
+/// Sends a request and reads the whole answer, within that time; otherwise why not. An https address needs `tls`.
 pub(super) async fn exchange(
     address: &Address,
+    tls: Option<&Tls>,
     request: &Request<'_>,
     limit: Duration,
 ) -> Result<Answer, String> {
-    match timeout(limit, send(address, request)).await {
+    match timeout(limit, send(address, tls, request)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
     }
 }
 
-async fn send(address: &Address, request: &Request<'_>) -> Result<Answer, String> {
+async fn send(address: &Address, tls: Option<&Tls>, request: &Request<'_>) -> Result<Answer, String> {
     let stream = TcpStream::connect(address.host_port()).await.map_err(|error| error.to_string())?;
+    match (address.has_tls(), tls) {
+        (false, _) => send_over(stream, address, request).await,
+        (true, Some(tls)) => {
+            let stream = tls.connect(stream, address.host()).await.map_err(|error| error.to_string())?;
+            send_over(stream, address, request).await
+        }
+        (true, None) => Err("TLS is not configured".to_owned()),
+    }
+}
+
+async fn send_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: &Address,
+    request: &Request<'_>,
+) -> Result<Answer, String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     // Ends with this exchange, also where it is given up.
     let mut driver = JoinSet::new();

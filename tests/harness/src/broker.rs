@@ -32,6 +32,29 @@ impl Kind {
     }
 }
 
+/// A listener of an Apache Kafka beside the plain one of all tests. Clients are sent to `localhost`.
+#[derive(Debug, Clone)]
+pub struct SecureListener {
+    /// Its name, in capitals.
+    pub name: String,
+    /// `SSL`, `SASL_SSL` or another of Kafka's security protocols.
+    pub protocol: &'static str,
+    /// Where it listens.
+    pub port: u16,
+}
+
+impl SecureListener {
+    /// A listener on a free port.
+    pub fn new(name: &str, protocol: &'static str) -> Result<Self> {
+        Ok(Self { name: name.to_owned(), protocol, port: free_port()? })
+    }
+
+    /// Where clients reach it.
+    pub fn address(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+}
+
 /// A running broker with no topics. It and its data are gone when it is dropped.
 pub struct Broker {
     kind: Kind,
@@ -58,23 +81,39 @@ impl Broker {
     /// Starts an Apache Kafka with these settings. `None`, written to standard error, where `E2E_BROKER` does
     /// not ask for it: the dev broker has no such settings.
     pub async fn start_kafka_with(settings: &[(&str, &str)]) -> Result<Option<Self>> {
+        Self::start_kafka_listening(&[], settings).await
+    }
+
+    /// The same with further listeners.
+    pub async fn start_kafka_listening(
+        listeners: &[SecureListener],
+        settings: &[(&str, &str)],
+    ) -> Result<Option<Self>> {
         if Kind::from_env()? == Kind::Dev || kafka_tools::kafka_libs().is_none() {
             eprintln!("E2E_BROKER is not kafka: nothing is tried");
             return Ok(None);
         }
         let port = free_port()?;
-        Self::start_as(Kind::Kafka, port, port, settings).await.map(Some)
+        Self::start_as(Kind::Kafka, port, port, listeners, settings).await.map(Some)
     }
 
     /// Starts a broker on `port` that sends its clients to `advertised`, where a proxy listens already.
     pub async fn start_on(kind: Kind, port: u16, advertised: u16) -> Result<Self> {
-        Self::start_as(kind, port, advertised, &[]).await
+        Self::start_as(kind, port, advertised, &[], &[]).await
     }
 
-    async fn start_as(kind: Kind, port: u16, advertised: u16, settings: &[(&str, &str)]) -> Result<Self> {
+    async fn start_as(
+        kind: Kind,
+        port: u16,
+        advertised: u16,
+        listeners: &[SecureListener],
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let folder = temporary_folder()?;
         if kind == Kind::Kafka {
-            format_storage(folder.path(), port, advertised, settings).await?;
+            let node = Node { id: 1, port, advertised, controller: free_port()?, also: listeners };
+            let voters = format!("1@127.0.0.1:{}", node.controller);
+            node.format(folder.path(), &voters, 1, settings).await?;
         }
         let process = spawn(kind, folder.path(), port, advertised)?;
         let mut broker = Self { kind, port, advertised, process, folder };
@@ -184,23 +223,18 @@ fn properties_file(folder: &Path) -> PathBuf {
     folder.join("server.properties")
 }
 
-/// Writes Kafka's configuration and makes its log folder.
-async fn format_storage(folder: &Path, port: u16, advertised: u16, settings: &[(&str, &str)]) -> Result<()> {
-    let controller = free_port()?;
-    let place = Node { id: 1, port, advertised, controller };
-    place.format(folder, &format!("1@127.0.0.1:{controller}"), 1, settings).await
-}
-
 /// One Apache Kafka, broker and controller, of one or several.
-pub(crate) struct Node {
+pub(crate) struct Node<'a> {
     pub(crate) id: i32,
     pub(crate) port: u16,
     /// The port that clients connect to.
     pub(crate) advertised: u16,
     pub(crate) controller: u16,
+    /// Further listeners.
+    pub(crate) also: &'a [SecureListener],
 }
 
-impl Node {
+impl Node<'_> {
     /// Writes its configuration and makes its log folder. `replicas`: of each topic that says nothing else.
     pub(crate) async fn format(
         &self,
@@ -209,7 +243,13 @@ impl Node {
         replicas: usize,
         settings: &[(&str, &str)],
     ) -> Result<()> {
-        let Self { id, port, advertised, controller } = self;
+        let Self { id, port, advertised, controller, also } = self;
+        let (mut listens, mut advertises, mut protocols) = (String::new(), String::new(), String::new());
+        for SecureListener { name, protocol, port } in *also {
+            listens.push_str(&format!(",{name}://127.0.0.1:{port}"));
+            advertises.push_str(&format!(",{name}://localhost:{port}"));
+            protocols.push_str(&format!(",{name}:{protocol}"));
+        }
         let min_isr = replicas.div_ceil(2);
         let settings: String = settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         let properties = format!(
@@ -217,9 +257,9 @@ impl Node {
              node.id={id}\n\
              controller.quorum.voters={voters}\n\
              controller.listener.names=CONTROLLER\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listens}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}{advertises}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
              log.dirs={}\n\
              # Kafka's own default, so that a topic that is asked for by accident is noticed.\n\
              auto.create.topics.enable=true\n\

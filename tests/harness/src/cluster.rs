@@ -53,7 +53,7 @@ impl Cluster {
         let mut nodes = Vec::new();
         for id in [1, 2, 3] {
             let port = free_port()?;
-            nodes.push(Node { id, port, advertised: port, controller: free_port()? });
+            nodes.push(Node { id, port, advertised: port, controller: free_port()?, also: &[] });
         }
         let voters: Vec<_> =
             nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.id, node.controller)).collect();

@@ -16,6 +16,7 @@
 
 mod api;
 mod broker;
+mod certificates;
 mod clock;
 mod cluster;
 mod dice;
@@ -42,7 +43,8 @@ mod wire;
 mod world;
 
 pub use api::{Api, id_of};
-pub use broker::{Broker, Kind};
+pub use broker::{Broker, Kind, SecureListener};
+pub use certificates::{Authority, Certificate, Validity, replace};
 pub use clock::SteppedClock;
 pub use cluster::{Cluster, PartitionRow};
 pub use dice::Dice;

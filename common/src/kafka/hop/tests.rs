@@ -16,7 +16,7 @@ const CLIENT_ID: &str = "the real client id";
 async fn connected() -> (TcpStream, PartitionClient, Hop) {
     let (ours, leader) = stream_pair().await;
     let route = Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id: CLIENT_ID.into() };
-    let mut hop = Hop::open(ours, route).await.unwrap();
+    let mut hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
     let client = ClientBuilder::new(vec![hop.bootstrap()]).client_id(hop.token()).build().await.unwrap();
     let client = client.partition_client(TOPIC, 3, UnknownTopicHandling::Error).await.unwrap();
     hop.seal();
@@ -99,7 +99,7 @@ async fn requests_of_any_size_pass_unchanged() {
 async fn a_stranger_is_not_answered_and_reaches_nobody() {
     let (ours, mut leader) = stream_pair().await;
     let route = Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id: CLIENT_ID.into() };
-    let hop = Hop::open(ours, route).await.unwrap();
+    let hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
     for client_id in ["", "task-api", CLIENT_ID, &"0".repeat(32)] {
         let mut stranger = TcpStream::connect(hop.bootstrap()).await.unwrap();
         let request = Request { api_key: 0, version: 7, correlation_id: 1, rest: 64 };
@@ -110,6 +110,40 @@ async fn a_stranger_is_not_answered_and_reaches_nobody() {
     }
     drop(hop);
     assert!(leader.read_u8().await.is_err());
+}
+
+/// Sends a request with the right token from a process of another kind, and says whether anything came back.
+async fn is_answered(hop: &Hop, wrapper: &[&str]) -> bool {
+    let request = Request { api_key: 18, version: 0, correlation_id: 1, rest: 0 };
+    let header = request.header(hop.token()).unwrap();
+    let escaped: String = header.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let port = hop.address.port();
+    let script =
+        format!("exec 3<>/dev/tcp/127.0.0.1/{port} || exit 9; printf '{escaped}' >&3; head -c 1 <&3 | wc -c");
+    let mut words = wrapper.iter().copied().chain(["bash", "-c", &script]);
+    let output = tokio::process::Command::new(words.next().unwrap()).args(words).output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim() != "0"
+}
+
+/// Whoever knows the token, by reading this process's memory or by chance.
+#[tokio::test]
+async fn another_process_is_refused_even_with_the_token() {
+    let (ours, mut leader) = stream_pair().await;
+    let route = Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id: CLIENT_ID.into() };
+    let hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
+    assert!(!is_answered(&hop, &[]).await, "of the same user");
+    if rustix::process::geteuid().is_root() {
+        let other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        assert!(!is_answered(&hop, &other).await, "of another user");
+    }
+    // The same request from this process is answered.
+    let mut own = TcpStream::connect(hop.bootstrap()).await.unwrap();
+    let request = Request { api_key: 18, version: 0, correlation_id: 1, rest: 0 };
+    own.write_all(&request.header(hop.token()).unwrap()).await.unwrap();
+    assert!(own.read_u8().await.is_ok());
+    drop((hop, own));
+    assert!(leader.read_u8().await.is_err(), "nothing reached the leader");
 }
 
 #[tokio::test]

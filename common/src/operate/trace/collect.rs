@@ -79,7 +79,7 @@ impl Found {
 
     /// Notes what could not be read. False where nothing else can be read either.
     fn without(&mut self, part: Part, error: KafkaError) -> bool {
-        let is_down = error.code() == Code::KafkaUnreachable;
+        let is_down = matches!(error.code(), Code::KafkaUnreachable | Code::KafkaTls | Code::KafkaLogin);
         let part = if is_down && self.unseen.is_empty() { Part::All } else { part };
         self.unseen.push(Unseen { part, error });
         !is_down

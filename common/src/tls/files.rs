@@ -1,0 +1,183 @@
+//! The files of certificates and keys, in PEM, as Strimzi and cert-manager write them.
+
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::processor;
+
+/// Largest file that is read, in bytes: a system's bundle of all public CAs has 250 KB.
+const MAX_FILE: u64 = 4 << 20;
+/// Where systems keep the certificates of public CAs.
+const SYSTEM_CAS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// By which variables the files are configured, for messages.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TlsVariables {
+    /// That of the CAs.
+    pub ca: &'static str,
+    /// Those of the certificate and its key.
+    pub identity: Option<(&'static str, &'static str)>,
+}
+
+/// The certificate that this process shows, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, and below it those between it and its CA.
+    pub certificate: PathBuf,
+    /// The private key, not encrypted.
+    pub key: PathBuf,
+}
+
+/// Where certificates and keys are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The CAs that may have signed the peer's certificate: a file, or a folder of which each `*.crt` and `*.pem`
+    /// counts. Without one, the system's.
+    pub ca: Option<PathBuf>,
+    /// As whom this process presents itself, if the peer asks.
+    pub identity: Option<Identity>,
+    /// The variables.
+    pub variables: &'static TlsVariables,
+}
+
+impl fmt::Display for TlsFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.ca {
+            Some(ca) => write!(f, "CA {}", ca.display())?,
+            None => f.write_str("the system's CAs")?,
+        }
+        match &self.identity {
+            Some(identity) => write!(f, ", certificate {}", identity.certificate.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What tells a file from the one that was there before: its path, and what a replacement changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stamp(PathBuf, Option<[i64; 6]>);
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        let stamp = |found: Metadata| {
+            let (inode, size) = (found.ino().cast_signed(), found.size().cast_signed());
+            [inode, size, found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()]
+        };
+        Self(path.to_owned(), fs::metadata(path).ok().map(stamp))
+    }
+}
+
+impl TlsFiles {
+    /// The state of each file. One that is not there has one too: it may come.
+    pub(super) fn stamps(&self) -> Vec<Stamp> {
+        let mut paths = Vec::new();
+        if let Some(ca) = &self.ca {
+            paths.push(ca.clone());
+            paths.extend(certificates_in(ca).unwrap_or_default());
+        }
+        if let Some(Identity { certificate, key }) = &self.identity {
+            paths.extend([certificate.clone(), key.clone()]);
+        }
+        paths.iter().map(|path| Stamp::of(path)).collect()
+    }
+
+    /// Reads all of them. The error names the variable and the file.
+    pub(super) fn client_config(&self) -> Result<ClientConfig, String> {
+        let provider = processor::provider()?;
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(self.roots()?);
+        let Some(Identity { certificate, key }) = &self.identity else {
+            return Ok(builder.with_no_client_auth());
+        };
+        let (of_certificate, of_key) = self.variables.identity.unwrap_or_default();
+        let chain = certificates(certificate).map_err(|why| format!("{of_certificate}: {why}"))?;
+        let key = private_key(key).map_err(|why| format!("{of_key}: {why}"))?;
+        builder
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| format!("{of_certificate} and {of_key}: they cannot be used together: {error}"))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, String> {
+        let mut roots = RootCertStore::empty();
+        let variable = self.variables.ca;
+        let Some(ca) = &self.ca else {
+            let bundle = SYSTEM_CAS.iter().find_map(|path| certificates(Path::new(path)).ok());
+            // A bundle has certificates of any age: those that cannot be used are left out.
+            roots.add_parsable_certificates(bundle.unwrap_or_default());
+            return match roots.is_empty() {
+                true => Err(format!("this system has no CA certificates: set {variable}")),
+                false => Ok(roots),
+            };
+        };
+        let files = certificates_in(ca).map_err(|error| format!("{variable}: {}: {error}", ca.display()))?;
+        if files.is_empty() {
+            return Err(format!("{variable}: {} has no file *.crt or *.pem", ca.display()));
+        }
+        for file in files {
+            for certificate in certificates(&file).map_err(|why| format!("{variable}: {why}"))? {
+                let added = roots.add(certificate);
+                added.map_err(|error| format!("{variable}: {}: {error}", file.display()))?;
+            }
+        }
+        Ok(roots)
+    }
+}
+
+/// The file itself, or the files of certificates in a folder. While a CA is renewed, a secret of Strimzi's has
+/// several.
+fn certificates_in(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        let is_certificate = file.extension().is_some_and(|end| end == "crt" || end == "pem");
+        if is_certificate && !file.is_dir() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let shown = path.display();
+    let size = fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?.len();
+    if size > MAX_FILE {
+        return Err(format!("{shown} has {size} bytes, the limit is {MAX_FILE}"));
+    }
+    fs::read(path).map_err(|error| format!("{shown}: {error}"))
+}
+
+/// The certificates of a file, in its order.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(format!("{} has no certificate in PEM", path.display())),
+        Err(_) => Err(format!("{} has a certificate that is not whole", path.display())),
+    }
+}
+
+/// Nothing of the file is in the error.
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let text = read(path)?;
+    PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|_| format!("{} has no private key in PEM, or an encrypted one", path.display()))
+}
