@@ -66,6 +66,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod access;
 pub mod avro;
 pub mod backoff;
 pub mod compatibility;
@@ -92,6 +93,6 @@ pub mod time;
 pub mod topics;
 
 pub use process::{
-    command_line, config, exit, logging, metrics, output, registry_args, shutdown, state_dir, stderr,
-    terminal,
+    api_token, command_line, config, exit, logging, metrics, output, registry_args, shutdown, state_dir,
+    stderr, terminal,
 };
