@@ -71,6 +71,7 @@ fn mutation(change: Change, is_keyed: bool) -> Mutation {
         idempotency: is_keyed.then(key),
         correlation_id: Uuid::new_v4(),
         traceparent: None,
+        actor: None,
     }
 }
 

@@ -1,11 +1,16 @@
 //! Flags and environment variables of the Task API.
 
-use clap::{ArgAction, Parser, ValueEnum};
+use std::num::NonZero;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args as Group, Parser, ValueEnum};
 use task_events::config::{KafkaArgs, LogArgs, StateArgs, TopicArgs};
 use task_events::registry_args::RegistryArgs;
 use task_events::services;
 
-use crate::http::AllowedHosts;
+use crate::access::{Access, FileError, Issuer};
+use crate::http::{AllowedHosts, AllowedOrigins, Edge, TrustedProxies};
+use crate::rate_limit::RateLimiter;
 
 /// The Task API: stores tasks and publishes their lifecycle events to Kafka
 #[derive(Debug, Clone, Parser)]
@@ -21,6 +26,9 @@ pub struct Args {
     /// to loopback names and to these, bound elsewhere to any name unless this is set
     #[arg(long, env = "ALLOWED_HOSTS", default_value = "", hide_default_value = true, value_parser = AllowedHosts::parse)]
     pub allowed_hosts: AllowedHosts,
+    /// Who may call the API, and how often.
+    #[command(flatten)]
+    pub edge: EdgeArgs,
     /// How events are written: json, or avro by a schema in a Schema Registry
     #[arg(long, env = "EVENT_FORMAT", default_value = "json", ignore_case = true, value_enum,
           requires_ifs = ["avro", "AVRO", "Avro"].map(|avro| (avro, "schema_registry_url")))]
@@ -43,6 +51,60 @@ pub struct Args {
     /// What is logged.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What stands before the handlers.
+#[derive(Debug, Clone, Group)]
+pub struct EdgeArgs {
+    /// File of the tokens that callers have, a line each, as `taskctl token create` makes it; read again when it
+    /// changes. Without one, everybody may call
+    #[arg(long, env = "API_TOKENS_FILE", value_name = "FILE")]
+    pub api_tokens_file: Option<PathBuf>,
+    /// JWK set, in a file, of an issuer whose JWTs callers have (RS256, ES256, EdDSA); read again when it changes
+    #[arg(long, env = "API_JWKS_FILE", value_name = "FILE", requires_all = ["api_jwt_issuer", "api_jwt_audience"])]
+    pub api_jwks_file: Option<PathBuf>,
+    /// The issuer of the JWTs: their iss
+    #[arg(long, env = "API_JWT_ISSUER", value_name = "URL", requires = "api_jwks_file")]
+    pub api_jwt_issuer: Option<String>,
+    /// Whom the JWTs are for: one of their aud
+    #[arg(long, env = "API_JWT_AUDIENCE", value_name = "NAME", requires = "api_jwks_file")]
+    pub api_jwt_audience: Option<String>,
+    /// Requests a second of one caller, or of one address (IPv6: /64) where callers have no identity; what is more is
+    /// answered 429. Without it, there is no limit
+    #[arg(long, env = "RATE_LIMIT_PER_SECOND", value_name = "N")]
+    pub rate_limit_per_second: Option<NonZero<u32>>,
+    /// Requests of one caller at once, after a pause [default: RATE_LIMIT_PER_SECOND]
+    #[arg(long, env = "RATE_LIMIT_BURST", value_name = "N", requires = "rate_limit_per_second")]
+    pub rate_limit_burst: Option<NonZero<u32>>,
+    /// Proxies whose X-Forwarded-For names the client's address: addresses and networks such as 10.0.0.0/8, with commas
+    #[arg(long, env = "TRUSTED_PROXIES", default_value = "", hide_default_value = true, value_parser = TrustedProxies::parse)]
+    pub trusted_proxies: TrustedProxies,
+    /// Origins whose web pages may call the API, as https://app.example.org, with commas; without one, only its own
+    #[arg(long, env = "CORS_ALLOWED_ORIGINS", default_value = "", hide_default_value = true, value_parser = AllowedOrigins::parse)]
+    pub cors_allowed_origins: AllowedOrigins,
+}
+
+impl EdgeArgs {
+    /// What is configured.
+    pub fn edge(&self) -> Result<Edge, FileError> {
+        let limiter = |rate| RateLimiter::new(rate, self.rate_limit_burst.unwrap_or(rate));
+        let mut access = None;
+        if let Some(path) = &self.api_tokens_file {
+            access = Some(Access::default().with_tokens(path)?);
+        }
+        if let (Some(path), Some(issuer), Some(audience)) =
+            (&self.api_jwks_file, &self.api_jwt_issuer, &self.api_jwt_audience)
+        {
+            let issuer = Issuer { issuer: issuer.clone(), audience: audience.clone() };
+            access = Some(access.unwrap_or_default().with_keys(path, issuer)?);
+        }
+        Ok(Edge {
+            access,
+            rate_limiter: self.rate_limit_per_second.map(limiter),
+            origins: self.cors_allowed_origins.clone(),
+            proxies: self.trusted_proxies.clone(),
+        })
+    }
 }
 
 /// The name of a format.

@@ -5,6 +5,7 @@
 //! | `server`, `connection`, `bare` | sockets: workers, connections bounded in number, time and memory |
 //! | `routes` | which path and method has which handler |
 //! | `context`, `guard`, `authority` | what every request goes through: correlation id, log line, CSRF, DNS rebinding |
+//! | `edge`, `proxies`, `cors` | where it is configured: who calls, how often, and from which page |
 //! | `tasks`, `list`, `input`, `query`, `conditional`, `idempotency` | `/tasks`: from bytes to valid types, and back |
 //! | `page`, `live` | `/`, the live page, and what it asks for |
 //! | `docs`, `contract`, `encoding` | the documentation page; OpenAPI, AsyncAPI, JSON Schema; compression |
@@ -17,7 +18,9 @@ mod conditional;
 mod connection;
 mod context;
 mod contract;
+mod cors;
 mod docs;
+mod edge;
 mod encoding;
 mod guard;
 mod health;
@@ -28,6 +31,7 @@ mod live;
 mod metrics;
 mod page;
 mod problem;
+mod proxies;
 mod query;
 mod requests;
 mod routes;
@@ -35,8 +39,11 @@ mod server;
 mod state;
 mod tasks;
 
+pub use cors::AllowedOrigins;
+pub use edge::Edge;
 pub use guard::AllowedHosts;
 pub use problem::Problem;
+pub use proxies::TrustedProxies;
 pub use routes::app;
 pub use server::{MAX_CONNECTIONS, server};
 pub use state::State;
@@ -45,5 +52,4 @@ pub use state::State;
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// What a page of ours may do: its own script and style, and calls of this server.
-const CONTENT_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
+const CONTENT_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";

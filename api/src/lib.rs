@@ -9,10 +9,12 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod access;
 pub mod args;
 pub mod event_format;
 pub mod http;
 pub mod live;
+pub mod rate_limit;
 mod registration;
 pub mod relay;
 pub mod reply;

@@ -11,9 +11,10 @@ use task_events::services;
 use task_events::shutdown;
 use task_events::state_dir::{StateDir, StateDirError};
 
+use crate::access::FileError;
 use crate::args::{Args, EventFormatName};
 use crate::event_format::EventFormat;
-use crate::http;
+use crate::http::{self, Edge};
 use crate::live::{Live, Sources};
 use crate::registration::Registration;
 use crate::relay::Relay;
@@ -47,6 +48,9 @@ pub enum ServiceError {
         /// What the system reported.
         source: std::io::Error,
     },
+    /// Nobody could call, or everybody.
+    #[error(transparent)]
+    Access(#[from] FileError),
     /// The registry does not take our schema.
     #[error("{0}")]
     Registry(#[from] RegistryError),
@@ -64,6 +68,7 @@ impl Coded for ServiceError {
             Self::StateDir(_) => Code::StateFolder,
             Self::Store(_) => Code::Store,
             Self::Listen { .. } => Code::Listen,
+            Self::Access(_) => Code::AccessFile,
             Self::Registry(error) => error.code(),
             Self::Server(_) => Code::Http,
             Self::Io(_) => Code::System,
@@ -76,10 +81,17 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     let address = format!("{}:{}", args.host, args.port);
     let listener = TcpListener::bind((args.host.as_str(), args.port))
         .map_err(|source| ServiceError::Listen { address, source })?;
+    let edge = args.edge.edge()?;
+    if edge.access.is_none() && !listener.local_addr()?.ip().to_canonical().is_loopback() {
+        log::warn!(
+            "callers have no identity: whoever reaches {} may read and change every task; set API_TOKENS_FILE, or HOST=127.0.0.1",
+            listener.local_addr()?
+        );
+    }
     let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
     let (store, writer) = Store::open(state_dir.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(serve(args, listener, store, state_dir.path()))?;
+    runtime.block_on(serve(args, edge, listener, store, state_dir.path()))?;
     // All clones of the store are gone: the writer ends after its last transaction.
     drop(runtime);
     if writer.join().is_err() {
@@ -90,6 +102,7 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
 
 async fn serve(
     args: Args,
+    edge: Edge,
     listener: TcpListener,
     store: Store,
     state_dir: &Path,
@@ -120,7 +133,8 @@ async fn serve(
     });
     let allowed_hosts = args.allowed_hosts;
     let state =
-        http::State::new(store, relay_state, connections.max(1), local.ip(), allowed_hosts, live.clone());
+        http::State::new(store, relay_state, connections.max(1), local.ip(), allowed_hosts, live.clone())
+            .behind(edge);
     let server = http::server(listener, state, REQUESTS_TIMEOUT)?;
     log::info!("listening on http://{local}");
     let handle = server.handle();

@@ -46,6 +46,7 @@ codes! {
     DedupState = "TE0106",
     Stdout = "TE0107",
     Panic = "TE0108",
+    AccessFile = "TE0109",
     Store = "TE0201",
     Relay = "TE0202",
     StoreUnwritable = "TE0203",

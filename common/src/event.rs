@@ -9,7 +9,8 @@ mod reader;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::time::{Rfc3339, serialize_time};
@@ -85,6 +86,15 @@ pub struct Metadata {
     pub correlation_id: Uuid,
     /// The service that wrote it.
     pub source: String,
+    /// Who asked for the change, where callers have identities.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_none")]
+    pub actor: Option<String>,
+}
+
+/// Of another producer's `actor`, which may be anything, only a text is taken: no other one makes an event malformed.
+fn text_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value: Box<RawValue> = Deserialize::deserialize(deserializer)?;
+    Ok(serde_json::from_str(value.get()).ok())
 }
 
 /// An event as its writer makes it.
@@ -125,8 +135,14 @@ impl TaskEvent {
     }
 
     fn new(event_type: EventType, data: TaskData, correlation_id: Uuid) -> Self {
-        let metadata = Metadata { correlation_id, source: SOURCE.to_owned() };
+        let metadata = Metadata { correlation_id, source: SOURCE.to_owned(), actor: None };
         Self { event_id: Uuid::now_v7(), event_type, occurred_at: Utc::now(), data, metadata }
+    }
+
+    /// The same, asked for by that caller.
+    pub fn by(mut self, actor: Option<&str>) -> Self {
+        self.metadata.actor = actor.map(str::to_owned);
+        self
     }
 
     /// The Kafka headers: CloudEvents 1.0 in binary mode, and the W3C trace context if there is one.

@@ -67,6 +67,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod access;
 pub mod avro;
 pub mod backoff;
 pub mod compatibility;
@@ -94,6 +95,6 @@ pub mod tls;
 pub mod topics;
 
 pub use process::{
-    command_line, config, exit, logging, metrics, output, registry_args, security_args, shutdown, state_dir,
-    stderr, terminal,
+    api_token, command_line, config, exit, logging, metrics, output, registry_args, security_args, shutdown,
+    state_dir, stderr, terminal,
 };

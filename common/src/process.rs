@@ -1,5 +1,6 @@
 //! What every process needs, from its command line to its end.
 
+pub mod api_token;
 pub mod command_line;
 pub mod config;
 pub mod exit;

@@ -37,6 +37,12 @@ fn golden_event(name: &str) -> (Vec<u8>, Json) {
     (fs::read(golden(&format!("{name}.avro"))).unwrap(), serde_json::from_slice(&json).unwrap())
 }
 
+/// The golden events, each with the revision of the schema that it is of.
+fn golden_events() -> [(u8, &'static str); 6] {
+    let [created, updated, completed, deleted] = ["created", "updated", "completed", "deleted"];
+    [(1, created), (1, updated), (1, completed), (1, deleted), (2, "by-nobody"), (2, "by-an-actor")]
+}
+
 /// An event as JSON, put together from what was read.
 fn as_json(event: &Event<'_>) -> Json {
     let part = |text: &str| serde_json::from_str::<Json>(text).unwrap();
@@ -51,26 +57,29 @@ fn as_json(event: &Event<'_>) -> Json {
 
 #[test]
 fn events_of_another_implementation_are_read_and_written_to_the_byte() {
-    for name in ["created", "updated", "completed", "deleted"] {
+    for (revision, name) in golden_events() {
         let (avro, json) = golden_event(name);
-        let event = read(&avro, TASK_EVENT, TASK_EVENT).unwrap();
+        let event = read(&avro, revision_schema(revision).unwrap(), TASK_EVENT).unwrap();
         assert_eq!(as_json(&event), json, "{name}");
         assert_eq!(event.schema_id, Some(ID));
         let written: TaskEvent = serde_json::from_value(json).unwrap();
         assert_eq!(event.task.as_ref().unwrap(), &written.data);
         assert_eq!(event.to_task_event().unwrap(), written);
-        assert_eq!(encode(&written, ID).unwrap(), avro, "{name}");
+        if revision == REVISION {
+            assert_eq!(encode(&written, ID).unwrap(), avro, "{name}");
+        }
     }
 }
 
 #[test]
 fn the_json_of_an_avro_event_is_that_of_the_same_event_as_json() {
-    for name in ["created", "updated", "completed", "deleted"] {
+    for (revision, name) in golden_events() {
         let (avro, json) = golden_event(name);
         let written: TaskEvent = serde_json::from_value(json).unwrap();
         let json = serde_json::to_vec(&written).unwrap();
+        let schema = revision_schema(revision).unwrap();
         let (as_json, as_avro) =
-            (Event::decode(Some(&json)).unwrap(), read(&avro, TASK_EVENT, TASK_EVENT).unwrap());
+            (Event::decode(Some(&json)).unwrap(), read(&avro, schema, TASK_EVENT).unwrap());
         assert_eq!(
             (as_json.data.get(), as_json.metadata.get()),
             (as_avro.data.get(), as_avro.metadata.get())
@@ -91,7 +100,7 @@ fn a_later_writer_and_an_earlier_reader_understand_each_other_both_ways() {
     // Writer 1, reader 2: it has its default.
     let (earlier, mut json) = golden_event("created");
     json["data"]["priority"] = Json::Null;
-    assert_eq!(as_json(&read(&earlier, TASK_EVENT, V2).unwrap()), json);
+    assert_eq!(as_json(&read(&earlier, revision_schema(1).unwrap(), V2).unwrap()), json);
 }
 
 /// The schemas of docs/schemas.md, under "How the schema may change".
@@ -162,6 +171,13 @@ fn foreign(schema: &str, event: &TaskEvent, change: impl Fn(&mut Vec<(String, Va
     [&[0][..], &ID.to_be_bytes(), &datum].concat()
 }
 
+fn optional_text(text: Option<&str>) -> Value {
+    match text {
+        None => Value::Union(0, Box::new(Value::Null)),
+        Some(text) => Value::Union(1, Box::new(Value::String(text.to_owned()))),
+    }
+}
+
 fn value(event: &TaskEvent) -> Value {
     let of = |list: [(&str, Value); 4]| list.map(|(name, value)| (name.to_owned(), value)).to_vec();
     let (type_index, symbol) = match event.event_type {
@@ -184,6 +200,7 @@ fn value(event: &TaskEvent) -> Value {
     let metadata = vec![
         ("correlation_id".to_owned(), Value::Uuid(event.metadata.correlation_id)),
         ("source".to_owned(), Value::String(event.metadata.source.clone())),
+        ("actor".to_owned(), optional_text(event.metadata.actor.as_deref())),
     ];
     let mut record = of([
         ("event_id", Value::Uuid(event.event_id)),
@@ -203,6 +220,7 @@ prop_compose! {
         micros in -62_167_219_200_000_000_i64..253_402_300_800_000_000,
         title in ".{0,60}",
         source in "\\PC{0,10}",
+        actor in proptest::option::of("\\PC{0,10}"),
         owned in any::<bool>(),
     ) -> TaskEvent {
         let id = |n: usize| Uuid::from_u128(ids[n]);
@@ -216,7 +234,7 @@ prop_compose! {
                 status: ["pending", "in_progress", "completed"][status].to_owned(),
                 owner_id: owned.then(|| id(2)),
             },
-            metadata: Metadata { correlation_id: id(3), source },
+            metadata: Metadata { correlation_id: id(3), source, actor },
         }
     }
 }
@@ -255,9 +273,9 @@ proptest! {
                 }
             }
             (Ok(ours), Err(theirs)) => prop_assert!(false, "we read {:?}, they say {}", ours, theirs),
-            // A text that is cut it takes for a shorter one.
+            // A text that is cut it takes for a shorter one, and a last number that is missing for 0.
             (Err(why), Ok(_)) => prop_assert!(
-                why.contains("ends within a text") || why.contains("follow the event") || why.contains("outside of the years") || why.contains("uuid"),
+                why.contains("ends within a text") || why.contains("ends within a number") || why.contains("follow the event") || why.contains("outside of the years") || why.contains("uuid"),
                 "they read it, we say {}", why
             ),
             (Err(_), Err(_)) => {}
@@ -284,7 +302,7 @@ proptest! {
         // Behind a sound start, so that these fields are reached.
         let event: TaskEvent = serde_json::from_value(golden_event("created").1).unwrap();
         let sound = encode(&event, ID).unwrap();
-        let metadata = 37 + 1 + "task-api".len();
+        let metadata = 37 + 1 + "task-api".len() + 1;
         let start = &sound[5..sound.len() - metadata];
         let value = [start, &bytes].concat();
         for reader in [TASK_EVENT, &writer] {

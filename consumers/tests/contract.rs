@@ -70,6 +70,7 @@ fn event() -> TaskEvent {
             owner_id: None,
         },
         metadata: Metadata {
+            actor: None,
             correlation_id: id("310147f7-357f-4a38-87d7-9f6426d04664"),
             source: "task-api".to_owned(),
         },

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
+use task_events::api_token::{ApiToken, ApiTokenArgs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,11 +24,25 @@ pub struct ApiArgs {
     host: String,
     #[arg(long, env = "PORT", default_value = "8000", hide = true)]
     port: u16,
+    #[command(flatten)]
+    token: ApiTokenArgs,
+}
+
+/// The Task API, to be asked.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Its host:port.
+    pub address: String,
+    token: Option<ApiToken>,
 }
 
 impl ApiArgs {
-    /// Its host:port.
-    pub fn address(&self) -> String {
+    /// Where it is, and as whom it is asked.
+    pub fn api(&self) -> Api {
+        Api { address: self.address(), token: self.token.token().cloned() }
+    }
+
+    fn address(&self) -> String {
         let host = match self.host.as_str() {
             // The API listens everywhere; it is asked here.
             "0.0.0.0" | "::" | "[::]" => "127.0.0.1",
@@ -48,6 +63,12 @@ pub enum ApiError {
     /// It cannot be reached.
     #[error("{0}")]
     Unreachable(#[from] std::io::Error),
+    /// It asks for a token, or for another one.
+    #[error("{0}; set API_TOKEN or API_TOKEN_FILE to a token with the scope read")]
+    Denied(String),
+    /// It does not answer this call, or not now.
+    #[error("{0}")]
+    Refused(String),
     /// What answers is not it.
     #[error("what answers there is no Task API")]
     Other,
@@ -69,8 +90,8 @@ pub struct Readiness {
 }
 
 /// Asks `/readyz`.
-pub async fn readiness(address: &str) -> Result<Readiness, ApiError> {
-    let (_, answer) = get(address, "/readyz").await?;
+pub async fn readiness(api: &Api) -> Result<Readiness, ApiError> {
+    let (_, answer) = get(api, "/readyz").await?;
     let number = |path: &str| answer.pointer(path).and_then(Value::as_f64);
     let oldest = number("/outbox/oldest_age_seconds");
     Ok(Readiness {
@@ -83,16 +104,26 @@ pub async fn readiness(address: &str) -> Result<Readiness, ApiError> {
 }
 
 /// The status and the JSON of a GET. HTTP/1.0, so that the answer ends with the connection.
-pub async fn get(address: &str, path: &str) -> Result<(u16, Value), ApiError> {
-    let answer = timeout(TIMEOUT, exchange(address, path)).await.map_err(|_| ApiError::Silent)??;
+pub async fn get(api: &Api, path: &str) -> Result<(u16, Value), ApiError> {
+    let answer = timeout(TIMEOUT, exchange(api, path)).await.map_err(|_| ApiError::Silent)??;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(ApiError::Other)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(ApiError::Other)?;
-    Ok((status, serde_json::from_str(body).map_err(|_| ApiError::Other)?))
+    let answer: Value = serde_json::from_str(body).map_err(|_| ApiError::Other)?;
+    let detail = || answer.get("detail").and_then(Value::as_str).unwrap_or("it refuses this").to_owned();
+    match status {
+        401 | 403 => Err(ApiError::Denied(detail())),
+        400 | 429 => Err(ApiError::Refused(detail())),
+        _ => Ok((status, answer)),
+    }
 }
 
-async fn exchange(address: &str, path: &str) -> std::io::Result<String> {
+async fn exchange(api: &Api, path: &str) -> std::io::Result<String> {
+    let Api { address, token } = api;
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n");
+    let token = token.as_ref().map(|token| format!("Authorization: {}\r\n", token.authorization()));
+    let token = token.unwrap_or_default();
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n{token}\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;

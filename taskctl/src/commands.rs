@@ -10,5 +10,6 @@ pub mod offsets;
 pub mod schema;
 pub mod status;
 pub mod tail;
+pub mod token;
 pub mod topics;
 pub mod trace;

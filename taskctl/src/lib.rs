@@ -62,6 +62,9 @@ enum Command {
     /// The schemas of events in a Schema Registry
     #[command(subcommand, arg_required_else_help = false)]
     Schema(commands::schema::Command),
+    /// The tokens of the API's callers
+    #[command(subcommand, arg_required_else_help = false)]
+    Token(commands::token::Command),
     /// An audit log
     #[command(subcommand, arg_required_else_help = false)]
     Audit(commands::audit::Command),
@@ -98,6 +101,7 @@ impl Cli {
             Command::Offsets(command) => commands::offsets::run(&context, command).await,
             Command::Dlq(command) => commands::dlq::run(&context, command).await,
             Command::Schema(command) => commands::schema::run(&context, command).await,
+            Command::Token(command) => commands::token::run(self.format, command),
             Command::Audit(command) => commands::audit::run(&context, command),
             Command::Tail(args) => commands::tail::run(&context, args).await,
             Command::Trace(args) => commands::trace::run(&context, args).await,

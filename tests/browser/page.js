@@ -312,6 +312,37 @@ const steps = {
     await shows(page, "#event-list", "After the restart");
   },
 
+  async "a page whose API asks for a token asks the person, and keeps it for the tab"() {
+    const file = join(system.folder, "tokens");
+    const made = system.run("taskctl", ["token", "create", "alice", "--scope", "read,write", "--file", file]);
+    assert.equal(await made.ended, 0, made.output);
+    const token = made.output.split("\n").find(line => line.startsWith("te_"));
+    const page = await open(await system.startAnotherApi({ API_TOKENS_FILE: file }));
+    const isAsked = () => page.$("#token-dialog[open]");
+    await eventually("it asks for a token", isAsked);
+    await shows(page, "#overall", "A token is needed");
+    await accessible(page, "asks for a token");
+    await page.type("#token-value", "te_wrong");
+    await press(page, "Enter");
+    await shows(page, "#token-problem", "not known");
+    await page.type("#token-value", token);
+    await press(page, "Enter");
+    await eventually("the dialog is closed", async () => !(await isAsked()));
+    await shows(page, "#overall", /All is well|warning|problem/);
+    await add(page, "With a token");
+    await page.reload({ waitUntil: "domcontentloaded" });
+    await shows(page, "#task-list", "With a token");
+    assert.ok(!(await isAsked()), "it is kept for the tab");
+    await page.click("#token-forget");
+    await eventually("it is forgotten", isAsked);
+    assert.ok(!(await text(page, "#task-list")).includes("With a token"), "and so is what it showed");
+    await press(page, "Escape");
+    await page.click("#token-ask");
+    await eventually("it asks again", isAsked);
+    assert.deepEqual(page.wrong, []);
+    await page.close();
+  },
+
   async "ten thousand tasks cost the page no more than a hundred"(page) {
     // Which broker it is makes no difference to that.
     if (process.env.E2E_BROKER === "kafka") return;
@@ -339,6 +370,18 @@ const steps = {
     await eventually("it is found", async () => /^Many 1234\b/.test(await text(page, "#task-list")) && await rows("#task-list") === 1);
     await page.$eval("#search", input => { input.value = ""; input.dispatchEvent(new Event("input")); });
     await add(page, "After ten thousand");
+  },
+
+  async "a line separator in a title hides nothing"(page) {
+    const title = "Line\u2028separator\u2029";
+    await system.produce("task-events", { key: "k", value: JSON.stringify({
+      event_id: randomUUID(), event_type: "task.created", occurred_at: "2026-01-15T10:30:00.000000Z",
+      data: { task_id: randomUUID(), title, status: "pending", owner_id: null },
+      metadata: { correlation_id: randomUUID(), source: "another" },
+    }) });
+    await shows(page, "#event-list", "separator");
+    await page.reload({ waitUntil: "domcontentloaded" });
+    await shows(page, "#event-list", "separator");
   },
 
   async "markup in each field of events and dead letters is text"(page) {

@@ -15,15 +15,26 @@ use log::Level;
 use task_events::logging::{self, CORRELATION_ID, Field};
 use uuid::Uuid;
 
-use super::guard;
+use super::edge::Admission;
 use super::problem::Problem;
 use super::state::State;
+use super::{cors, guard};
+use crate::access::Actor;
 
 const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
 
 /// The request's correlation id: the caller's, if it is a uuid, else a new one.
 #[derive(Debug, Clone, Copy)]
 struct CorrelationId(Uuid);
+
+/// Who sent the request.
+#[derive(Debug, Clone)]
+struct Caller(Actor);
+
+/// Who sent the request, where callers have identities.
+pub(super) fn actor(request: &HttpRequest) -> Option<Actor> {
+    request.extensions().get::<Caller>().map(|caller| Actor::clone(&caller.0))
+}
 
 pub(super) fn correlation_id(request: &HttpRequest) -> Uuid {
     request.extensions().get::<CorrelationId>().map_or_else(Uuid::new_v4, |id| id.0)
@@ -73,11 +84,22 @@ pub(super) async fn around<B: MessageBody + 'static>(
     // Copies: the router wants the request for itself.
     let (method, path) = (request.method().clone(), request.path().to_owned());
     let state = request.app_data::<Data<State>>().cloned();
-    let refused = state.as_ref().and_then(|state| guard::check(&request, &state.hosts).err());
+    let edge = state.as_ref().and_then(|state| state.edge.as_deref());
+    // Before the request is gone.
+    let origin = edge.and_then(|edge| edge.origins.of(&request));
+    let admission = state.as_ref().map_or(Admission::Admitted(None), |state| admit(&request, state));
     let mut route = None;
-    let answered = match refused {
-        Some(problem) => Ok(request.into_response(problem.respond(&path).map_into_right_body())),
-        None => next.call(request).await.map(ServiceResponse::map_into_left_body),
+    let (answered, actor) = match admission {
+        Admission::Admitted(actor) => {
+            if let Some(actor) = &actor {
+                request.extensions_mut().insert(Caller(Actor::clone(actor)));
+            }
+            (next.call(request).await.map(ServiceResponse::map_into_left_body), actor)
+        }
+        Admission::Answered(response) => (Ok(request.into_response(response.map_into_right_body())), None),
+        Admission::Refused(problem, actor) => {
+            (Ok(request.into_response(problem.respond(&path).map_into_right_body())), actor)
+        }
     };
     let mut result = match answered {
         Ok(response) => {
@@ -105,8 +127,11 @@ pub(super) async fn around<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         headers.insert(CORRELATION_HEADER, value);
     }
+    if edge.is_some_and(|edge| !edge.origins.is_empty()) {
+        cors::mark(headers, origin);
+    }
     let took = started.elapsed();
-    if let Some(state) = state {
+    if let Some(state) = &state {
         state.requests.answered(&method, route, status, took);
     }
     // Probes come every few seconds for ever, and say nothing new.
@@ -115,16 +140,31 @@ pub(super) async fn around<B: MessageBody + 'static>(
     } else {
         Level::Info
     };
-    let answer = Answer { method: &method, path: &path, status, took };
+    let by = actor.as_deref();
+    let answer = Answer { method: &method, path: &path, status, took, by };
     let fields = [
         Field::new(CORRELATION_ID, id),
         Field::new("method", method.as_str()),
         Field::new("path", path.as_str()),
         Field::new("status", i32::from(status.as_u16())),
         Field::new("duration_ms", took.as_secs_f64() * 1e3),
+        Field::new("actor", by.unwrap_or_default()),
     ];
-    logging::line(level, module_path!(), &fields, format_args!("{answer}"));
+    // Without a caller, the line has no such field.
+    let fields = fields.split_last().map_or(&fields[..], |(_, others)| match by {
+        Some(_) => &fields[..],
+        None => others,
+    });
+    logging::line(level, module_path!(), fields, format_args!("{answer}"));
     result.map_err(|response| InternalError::from_response(status, response).into())
+}
+
+/// Whether the request comes to its handler.
+fn admit(request: &ServiceRequest, state: &State) -> Admission {
+    if let Err(problem) = guard::check(request, &state.hosts) {
+        return Admission::Refused(problem, None);
+    }
+    state.edge.as_ref().map_or(Admission::Admitted(None), |edge| edge.admit(request))
 }
 
 /// What the log says of a request.
@@ -133,15 +173,17 @@ struct Answer<'a> {
     path: &'a str,
     status: StatusCode,
     took: Duration,
+    by: Option<&'a str>,
 }
 
 impl fmt::Display for Answer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, path, status, took } = self;
+        let Self { method, path, status, took, by } = self;
         let tenths = (took.as_nanos() + 50_000) / 100_000;
         let (ms, tenth, status) = (tenths / 10, tenths % 10, status.as_u16());
         // The path is escaped with the rest of the line.
-        write!(f, "{method} {path} {status} {ms}.{tenth} ms")
+        write!(f, "{method} {path} {status} {ms}.{tenth} ms")?;
+        by.map_or(Ok(()), |by| write!(f, " by {by}"))
     }
 }
 
@@ -159,8 +201,10 @@ mod tests {
     fn the_access_line_has_its_form() {
         let line = |method: &Method, micros| {
             let took = Duration::from_micros(micros);
-            Answer { method, path: "/tasks", status: StatusCode::CREATED, took }.to_string()
+            let by = (*method == Method::PATCH).then_some("alice");
+            Answer { method, path: "/tasks", status: StatusCode::CREATED, took, by }.to_string()
         };
+        assert_eq!(line(&Method::PATCH, 1_234), "PATCH /tasks 201 1.2 ms by alice");
         assert_eq!(line(&Method::POST, 1_234), "POST /tasks 201 1.2 ms");
         assert_eq!(line(&Method::GET, 49), "GET /tasks 201 0.0 ms");
         assert_eq!(line(&Method::GET, 999_960), "GET /tasks 201 1000.0 ms");

@@ -13,6 +13,8 @@ struct Readiness {
     store_failure: Option<String>,
     /// Stored values that were found to be damaged since the start: see the log.
     unreadable_values: usize,
+    /// Why a file of callers that has changed is not used, if it is not.
+    access_failure: Option<String>,
     kafka: KafkaHealth,
     outbox: OutboxHealth,
 }
@@ -46,6 +48,13 @@ pub(super) async fn ready(state: Data<State>) -> HttpResponse {
         kafka: KafkaHealth { reachable: relay.reachable, waiting_for: relay.waiting_for },
         outbox: OutboxHealth { waiting, oldest_age_seconds: oldest.map(|age| age.as_secs_f64()) },
         unreadable_values: state.store.unreadable_values(),
+        access_failure: state.edge.as_ref().and_then(|edge| edge.access.as_ref()?.failure()).map(
+            |variable| {
+                format!(
+                    "{variable} has changed and cannot be used; what it said before still counts; see the log"
+                )
+            },
+        ),
         store_failure,
     };
     if body.store_failure.is_none() {

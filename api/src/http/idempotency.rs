@@ -17,12 +17,16 @@ use crate::task::Change;
 
 const HEADER: &str = "idempotency-key";
 
+/// Between a caller's name and its key. No name and no header has one.
+const SEPARATOR: char = '\n';
+
 /// The caller's key with the fingerprint of what it asks for, and under which condition; `None` without the
-/// header.
+/// header. Each caller has keys of its own: no key gives another caller's answer, or tells that there is one.
 pub(super) fn key(
     headers: &HeaderMap,
     change: &Change,
     preconditions: &Preconditions,
+    actor: Option<&str>,
 ) -> Result<Option<IdempotencyKey>, Problem> {
     let mut values = headers.get_all(HEADER);
     let Some(value) = values.next() else { return Ok(None) };
@@ -43,7 +47,8 @@ pub(super) fn key(
         digest.update(format!("not {versions:?}"));
     }
     let fingerprint = hex(&digest.finalize());
-    Ok(Some(IdempotencyKey { key: key.to_owned(), fingerprint }))
+    let key = actor.map_or_else(|| key.to_owned(), |actor| format!("{actor}{SEPARATOR}{key}"));
+    Ok(Some(IdempotencyKey { key, fingerprint }))
 }
 
 pub(super) fn reused() -> Problem {

@@ -4,16 +4,17 @@
 //!
 //! 1. *CSRF.* What changes something is a POST of JSON from this server's own page, or from no page at all. Pages of
 //!    other sites do not start the reader either.
-//! 2. *A stream ends* when its watcher is too slow, goes away, or the process stops; none holds up the stop.
+//! 2. *A stream ends* when its watcher is too slow, goes away, may not look any longer, or the process stops; none holds
+//!    up the stop.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -33,6 +34,8 @@ use super::query;
 use super::state::State;
 use crate::live::{LiveError, Watcher};
 
+/// Time between two looks at whether a watcher still may: a token may be revoked, or end.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Time for a trace, which reads the topic from when the id was made.
 const TRACE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for one dead letter.
@@ -49,11 +52,14 @@ type Answer = Result<HttpResponse, Problem>;
 /// A watcher's stream.
 struct EventStream {
     next: Pin<Box<dyn Future<Output = (Option<Bytes>, Watcher)>>>,
+    /// Whether its caller may still look.
+    may_look: Box<dyn Fn() -> bool>,
+    checked: Instant,
 }
 
 impl EventStream {
-    fn new(watcher: Watcher) -> Self {
-        Self { next: Box::pin(next(watcher)) }
+    fn new(watcher: Watcher, may_look: Box<dyn Fn() -> bool>) -> Self {
+        Self { next: Box::pin(next(watcher)), may_look, checked: Instant::now() }
     }
 }
 
@@ -70,6 +76,12 @@ impl MessageBody for EventStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
         let (message, watcher) = ready!(self.next.as_mut().poll(cx));
+        if self.checked.elapsed() >= CHECK_INTERVAL {
+            if !(self.may_look)() {
+                return Poll::Ready(None);
+            }
+            self.checked = Instant::now();
+        }
         self.next = Box::pin(next(watcher));
         Poll::Ready(message.map(Ok))
     }
@@ -80,12 +92,14 @@ impl MessageBody for EventStream {
 pub(super) async fn stream(request: HttpRequest, state: Data<State>) -> Answer {
     ours(&request)?;
     let watcher = state.live.watch()?;
+    let (edge, authorization) = (state.edge.clone(), request.headers().get(AUTHORIZATION).cloned());
+    let may_look = move || edge.as_ref().is_none_or(|edge| edge.still_admits(authorization.as_ref()));
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-store"))
         // A proxy that collects answers would hold it back.
         .insert_header(("x-accel-buffering", "no"))
-        .body(EventStream::new(watcher)))
+        .body(EventStream::new(watcher, Box::new(may_look))))
 }
 
 /// `GET /live/trace/{id}`: the life of an event, a task or a request.

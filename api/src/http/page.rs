@@ -5,9 +5,7 @@
 
 use std::sync::LazyLock;
 
-use actix_web::http::header::{
-    ACCEPT, HeaderMap, HeaderValue, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
-};
+use actix_web::http::header::{ACCEPT, HeaderMap, HeaderValue, VARY};
 use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,6 +19,8 @@ const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = concat!(
     "\"use strict\";\n",
     include_str!("page/core.js"),
+    include_str!("page/token.js"),
+    include_str!("page/stream.js"),
     include_str!("page/chart.js"),
     include_str!("page/tasks.js"),
     include_str!("page/operate.js"),
@@ -57,8 +57,6 @@ pub(super) async fn index(request: HttpRequest) -> HttpResponse {
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept"));
     headers.append(VARY, HeaderValue::from_static("accept-encoding"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
 }
 

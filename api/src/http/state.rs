@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::connection::Connections;
+use super::edge::Edge;
 use super::guard::{AllowedHosts, Hosts};
 use super::problem::Problem;
 use super::requests::Requests;
@@ -34,6 +35,8 @@ pub struct State {
     pub(super) connections: Arc<Connections>,
     pub(super) hosts: Hosts,
     pub(super) requests: Requests,
+    /// `None` where nothing of it is configured, so that a request costs nothing more.
+    pub(super) edge: Option<Arc<Edge>>,
     /// KiB for pages of tasks that are read and sent.
     page_memory: Arc<Semaphore>,
 }
@@ -57,8 +60,14 @@ impl State {
             connections: Arc::new(Connections::new(connections)),
             hosts: Hosts::new(bound, allowed_hosts),
             requests: Requests::default(),
+            edge: None,
             page_memory: Arc::new(Semaphore::new(PAGES_KIB)),
         }
+    }
+
+    /// The same behind an edge.
+    pub fn behind(self, edge: Edge) -> Self {
+        Self { edge: (!edge.is_open()).then(|| Arc::new(edge)), ..self }
     }
 
     /// Waits for memory to read a page in, and to send it.

@@ -123,7 +123,8 @@ fn addressed_without_body(request: &HttpRequest, id: &str, body: Body) -> Result
 /// Makes a change under the conditions of the request's headers.
 async fn mutate(request: &HttpRequest, state: &State, change: Change) -> Result<Changed, Problem> {
     let preconditions = conditional::preconditions(request.headers())?;
-    let idempotency = idempotency::key(request.headers(), &change, &preconditions)?;
+    let actor = context::actor(request);
+    let idempotency = idempotency::key(request.headers(), &change, &preconditions, actor.as_deref())?;
     if matches!(change, Change::Create(_)) {
         conditional::of_collection(&preconditions)?;
     }
@@ -135,6 +136,7 @@ async fn mutate(request: &HttpRequest, state: &State, change: Change) -> Result<
         idempotency,
         correlation_id: context::correlation_id(request),
         traceparent: context::traceparent(request.headers()),
+        actor,
     };
     match state.store.mutate(mutation).await? {
         Outcome::Done(task) => Ok(Changed { task, is_repeat: false }),

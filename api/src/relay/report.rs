@@ -358,6 +358,7 @@ mod tests {
             idempotency: None,
             correlation_id: Uuid::nil(),
             traceparent: None,
+            actor: None,
         };
         store.mutate(mutation).await.unwrap();
         let report = Report::new(store.clone(), "t");

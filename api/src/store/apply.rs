@@ -131,9 +131,10 @@ impl<'a> View<'a> {
             return Ok(());
         }
         let first_event = self.last_seq + 1;
-        let format = self.shared.event_format();
+        let (format, actor) = (self.shared.event_format(), mutation.actor.as_deref());
         let mut entries = Vec::with_capacity(events.len());
         for (seq, event) in (first_event..).zip(events) {
+            let event = event.by(actor);
             let encoded = format.encode(&event);
             let (payload, encoding) = encoded.map_err(|why| redb::Error::Io(std::io::Error::other(why)))?;
             let traceparent = mutation.traceparent.clone();

@@ -140,6 +140,7 @@ fn create() -> Mutation {
         idempotency: None,
         correlation_id: Uuid::new_v4(),
         traceparent: None,
+        actor: None,
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Mutation {
     pub correlation_id: Uuid,
     /// W3C trace context to pass on.
     pub traceparent: Option<String>,
+    /// Who asks for it, where callers have identities.
+    pub actor: Option<Arc<str>>,
 }
 
 /// Of which version a task must be to be changed.

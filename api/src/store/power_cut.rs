@@ -91,6 +91,7 @@ fn mutation(change: Change, key: Option<String>) -> Mutation {
         idempotency,
         correlation_id: Uuid::nil(),
         traceparent,
+        actor: None,
     }
 }
 

@@ -60,7 +60,10 @@ fn allowed(item: &Value) -> String {
 fn refusal(answer: &Answer) -> Option<&'static Value> {
     let name = match answer.status {
         400 => "BadRequest",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         415 => "UnsupportedMediaType",
+        429 => "TooManyRequests",
         421 => "Misdirected",
         _ => return None,
     };

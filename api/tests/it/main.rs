@@ -1,5 +1,6 @@
 //! The Task API held against its promises: the real application, on a free port.
 
+mod access;
 mod anything;
 mod browser;
 mod concurrency;

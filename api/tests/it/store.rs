@@ -26,6 +26,7 @@ pub fn change(change: Change) -> Mutation {
         idempotency: None,
         correlation_id: Uuid::new_v4(),
         traceparent: None,
+        actor: None,
     }
 }
 

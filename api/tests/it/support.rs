@@ -68,6 +68,21 @@ impl App {
 
     /// As if it were bound to the address, and with those names in ALLOWED_HOSTS.
     pub async fn bound(dir: &Path, kafka: &str, bound: IpAddr, allowed_hosts: &str) -> Self {
+        Self::assembled(dir, kafka, bound, allowed_hosts, http::Edge::default()).await
+    }
+
+    /// With what stands before the handlers.
+    pub async fn behind(dir: &Path, edge: http::Edge) -> Self {
+        Self::assembled(dir, NO_KAFKA, Ipv4Addr::LOCALHOST.into(), "", edge).await
+    }
+
+    async fn assembled(
+        dir: &Path,
+        kafka: &str,
+        bound: IpAddr,
+        allowed_hosts: &str,
+        edge: http::Edge,
+    ) -> Self {
         let (store, writer) = Store::open(dir).unwrap();
         let relay = Relay::new(store.clone(), Kafka::new(vec![kafka.to_owned()], "test"), TOPIC);
         let relay_state = relay.state();
@@ -78,7 +93,8 @@ impl App {
         let allowed_hosts = http::AllowedHosts::parse(allowed_hosts).unwrap();
         let most = http::MAX_CONNECTIONS;
         let live = live(store.clone(), relay_state.clone(), kafka);
-        let state = http::State::new(store.clone(), relay_state, most, bound, allowed_hosts, live.clone());
+        let state = http::State::new(store.clone(), relay_state, most, bound, allowed_hosts, live.clone())
+            .behind(edge);
         let server = http::server(listener, state, Duration::from_secs(5)).unwrap();
         let handle = server.handle();
         let serving = tokio::spawn(server);

@@ -7,11 +7,18 @@ use crate::event::{EventType, TaskEvent};
 
 /// Which schema of ours [`encode`] writes. A change of the schema is a new revision; the schemas of former ones stay, so
 /// that events that were stored before an update can still be read.
-pub const REVISION: u8 = 1;
+pub const REVISION: u8 = 2;
+
+/// Revision 1, without `metadata.actor`.
+const TASK_EVENT_1: &str = include_str!("../../schemas/task-event-1.avsc");
 
 /// The schema of a revision, if there is one.
 pub fn revision_schema(revision: u8) -> Option<&'static str> {
-    (revision == REVISION).then_some(TASK_EVENT)
+    match revision {
+        1 => Some(TASK_EVENT_1),
+        REVISION => Some(TASK_EVENT),
+        _ => None,
+    }
 }
 
 /// What an event takes beside its texts.
@@ -47,6 +54,13 @@ pub fn encode(event: &TaskEvent, schema_id: u32) -> Result<Vec<u8>, String> {
     }
     uuid(event.metadata.correlation_id, &mut out);
     text(&event.metadata.source, &mut out);
+    match &event.metadata.actor {
+        None => out.push(zigzag_byte(0)),
+        Some(actor) => {
+            out.push(zigzag_byte(1));
+            text(actor, &mut out);
+        }
+    }
     Ok(out)
 }
 

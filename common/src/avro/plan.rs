@@ -27,6 +27,8 @@ pub(super) enum Step {
     Text(TextField),
     /// The owner, where there is one.
     Owner,
+    /// The actor, where there is one.
+    Actor,
     Type(Arc<[Cow<'static, str>]>),
     Status(Arc<[Cow<'static, str>]>),
     OccurredAt(Unit),
@@ -70,6 +72,7 @@ enum Target {
     Status,
     OccurredAt,
     Owner,
+    Actor,
     Object(Object),
     Extra,
 }
@@ -87,6 +90,7 @@ fn target(object: Object, name: &str) -> Target {
         (Object::Data, "owner_id") => Target::Owner,
         (Object::Metadata, "correlation_id") => Target::Text(TextField::CorrelationId),
         (Object::Metadata, "source") => Target::Text(TextField::Source),
+        (Object::Metadata, "actor") => Target::Actor,
         _ => Target::Extra,
     }
 }
@@ -98,10 +102,24 @@ const KNOWN: [(Object, &[&str]); 3] = [
     (Object::Metadata, &["correlation_id", "source"]),
 ];
 
+/// Begins what is said of the actor.
+const ACTOR: &str = "metadata.actor:";
+
+/// Whether a text or nothing is there.
+fn is_optional_text(of: &Type) -> bool {
+    match of {
+        Type::Null | Type::Text | Type::Bytes => true,
+        Type::Union(branches) => branches.iter().all(is_optional_text),
+        _ => false,
+    }
+}
+
 impl Plan {
     /// How a reader with that schema reads records of that writer; or why it cannot, in words that name the field.
     pub fn new(writer: &Schema, reader: &Schema) -> Result<Self, String> {
-        let found = breaks(writer, reader);
+        let mut found = breaks(writer, reader);
+        // What another producer has there may be anything, and is passed over where it is no text.
+        found.retain(|why| !why.starts_with(ACTOR));
         if !found.is_empty() {
             return Err(found.join("; "));
         }
@@ -168,6 +186,10 @@ impl Plan {
             }
             return Ok(());
         }
+        if matches!(target, Target::Actor) && !is_optional_text(writer) {
+            steps.push(Step::Skip(writer.clone()));
+            return Ok(());
+        }
         self.known(target, writer, wanted, steps)
     }
 
@@ -198,7 +220,8 @@ impl Plan {
             (Target::Text(text), Type::Text | Type::Bytes) => Step::Text(text),
             (Target::Owner, Type::Text | Type::Bytes) => Step::Owner,
             // What is not read stays none.
-            (Target::Owner, Type::Null) => return Ok(()),
+            (Target::Owner | Target::Actor, Type::Null) => return Ok(()),
+            (Target::Actor, Type::Text | Type::Bytes) => Step::Actor,
             (Target::Type, Type::Enum(one)) => {
                 Step::Type(one.symbols.iter().map(|symbol| type_name(symbol)).collect())
             }
@@ -230,6 +253,18 @@ fn type_name(symbol: &str) -> Cow<'static, str> {
 mod tests {
     use super::super::TASK_EVENT;
     use super::*;
+
+    #[test]
+    fn an_actor_of_another_producer_that_is_no_text_is_passed_over() {
+        let reader = Schema::parse(TASK_EVENT).unwrap();
+        let ours = "\"name\": \"actor\",\n            \"type\": [\"null\", \"string\"],\n            \"default\": null,";
+        assert!(TASK_EVENT.contains(ours));
+        for theirs in ["\"long\"", "[\"string\", \"int\"]", r#"{"type":"map","values":"string"}"#] {
+            let text = TASK_EVENT.replace(ours, &format!("\"name\": \"actor\", \"type\": {theirs},"));
+            let plan = Plan::new(&Schema::parse(&text).unwrap(), &reader).unwrap();
+            assert!(matches!(plan.steps.last(), Some(Step::Skip(_))), "{theirs}: {plan:?}");
+        }
+    }
 
     #[test]
     fn a_schema_that_cannot_be_read_is_refused_with_the_field_named() {

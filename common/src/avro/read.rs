@@ -29,6 +29,7 @@ struct Fields<'a, 'p> {
     owner_id: Option<Uuid>,
     correlation_id: Uuid,
     source: &'a str,
+    actor: Option<&'a str>,
     extras: Vec<Option<String>>,
 }
 
@@ -46,6 +47,7 @@ impl Plan {
             owner_id: None,
             correlation_id: Uuid::nil(),
             source: "",
+            actor: None,
             extras: vec![None; self.extras.len()],
         };
         let mut input = Input(data);
@@ -100,6 +102,11 @@ impl Plan {
         uuid(fields.correlation_id, &mut out);
         out.push_str(r#","source":"#);
         text(fields.source, &mut out);
+        // As JSON events have it: not at all where there is none.
+        if let Some(actor) = fields.actor {
+            out.push_str(r#","actor":"#);
+            text(actor, &mut out);
+        }
         self.end(Object::Metadata, fields, out)
     }
 
@@ -129,6 +136,7 @@ fn run<'a, 'p>(
             }
             Step::Text(TextField::Title) => fields.title = input.text()?,
             Step::Text(TextField::Source) => fields.source = input.text()?,
+            Step::Actor => fields.actor = Some(input.text()?),
             Step::Owner => fields.owner_id = Some(id(input, "data.owner_id")?),
             Step::Type(names) => match symbol(names, input)? {
                 Cow::Borrowed(known) => (fields.known_type, fields.event_type) = (Some(*known), *known),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
+use task_events::api_token::ApiTokenArgs;
 use task_events::config::host_port;
 
 /// Runs the whole of task-events on this machine, until Ctrl-C: a dev broker, the API and the consumers.
@@ -38,6 +39,9 @@ pub struct Args {
     /// Port on localhost of the dev broker
     #[arg(long, value_name = "PORT", default_value = "30092", value_parser = clap::value_parser!(u16).range(1..))]
     pub broker_port: u16,
+    /// The token of the tour's calls, where API_TOKENS_FILE is set.
+    #[command(flatten)]
+    pub token: ApiTokenArgs,
     /// Address of the API
     #[arg(long, env = "HOST", default_value = "127.0.0.1")]
     pub host: IpAddr,

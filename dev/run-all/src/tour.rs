@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use task_events::api_token::ApiToken;
 use task_events::services::NOTIFICATION;
 use tokio::time::{Instant, sleep};
 
@@ -26,6 +27,8 @@ pub struct Tour<'a> {
     pub screen: &'a Screen,
     /// Where the API is.
     pub api: &'a str,
+    /// The token of its calls, where the API asks for one.
+    pub token: Option<&'a ApiToken>,
     /// The operator's command.
     pub taskctl: &'a Path,
     /// Its environment.
@@ -85,6 +88,10 @@ impl Tour<'_> {
         let url = format!("{}{path}", self.api);
         let mut line = format!("  $ curl -X {method} {url}");
         let mut request = client.request(method, &url);
+        if let Some(token) = self.token {
+            line.push_str(r#" -H "Authorization: Bearer $API_TOKEN""#);
+            request = request.header("authorization", token.authorization());
+        }
         if let Some(body) = &body {
             line.push_str(&format!(" -d '{body}'"));
             request = request.json(body);

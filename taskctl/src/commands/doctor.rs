@@ -39,10 +39,10 @@ pub async fn run(context: &Context, args: Doctor) -> Result<(), Error> {
     if brokers::examine(context, &mut findings).await {
         let events = topics::examine(context, &mut findings).await;
         groups::examine(context, &mut findings).await;
-        api::examine(&args.api.address(), events.as_ref(), &mut findings).await;
+        api::examine(&args.api.api(), events.as_ref(), &mut findings).await;
         audit::examine(context, &args.audit_log_path, &mut findings).await;
     } else {
-        api::examine(&args.api.address(), None, &mut findings).await;
+        api::examine(&args.api.api(), None, &mut findings).await;
     }
     state::examine(&args.state.state_dir, &mut findings);
     output::write(context.format, &findings.0, |findings| text(findings))?;

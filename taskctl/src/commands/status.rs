@@ -18,7 +18,7 @@ use task_events::time::format_time;
 use tokio::time::sleep;
 
 use super::groups::{GroupRow, group_rows, list_text};
-use crate::api::{ApiArgs, Readiness, readiness};
+use crate::api::{Api, ApiArgs, Readiness, readiness};
 use crate::output::{self, table};
 use crate::{Context, Error};
 
@@ -131,7 +131,7 @@ pub async fn run(context: &Context, args: Status) -> Result<(), Error> {
 }
 
 async fn screen(context: &Context, api: &ApiArgs, kept: &mut Kept) -> Screen {
-    let api = api_part(api.address()).await;
+    let api = api_part(api.api()).await;
     let (topics, dlq_ranges) = match topics(context).await {
         Ok(seen) => seen,
         Err(error) => {
@@ -145,8 +145,10 @@ async fn screen(context: &Context, api: &ApiArgs, kept: &mut Kept) -> Screen {
     Screen { api, topics: Ok(topics), groups, dlq }
 }
 
-async fn api_part(address: String) -> ApiPart {
-    match readiness(&address).await {
+async fn api_part(api: Api) -> ApiPart {
+    let readiness = readiness(&api).await;
+    let address = api.address;
+    match readiness {
         Ok(Readiness { is_ready, kafka_is_reachable, waiting, oldest, .. }) => ApiPart {
             address,
             error: None,

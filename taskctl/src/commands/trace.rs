@@ -19,7 +19,7 @@ use task_events::redrive::Place;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use crate::api::{ApiArgs, Readiness, get, readiness};
+use crate::api::{Api, ApiArgs, Readiness, get, readiness};
 use crate::output::{cell, table};
 use crate::progress::Progress;
 use crate::{Context, Error, audit_log, output};
@@ -50,10 +50,10 @@ pub async fn run(context: &Context, args: Trace) -> Result<(), Error> {
     let mut found =
         collect(&context.kafka, &context.topics, &context.events, args.id, args.since, &mut progress).await;
     let (audit, is_denied) = audit(&args.audit_log_path, args.id).await;
-    let address = args.api.address();
-    let outbox = outbox(&address, args.id).await;
+    let api = args.api.api();
+    let outbox = outbox(&api, args.id).await;
     let task = match &outbox {
-        Ok(outbox) => task(&address, found.task_id(&outbox.events)).await,
+        Ok(outbox) => task(&api, found.task_id(&outbox.events)).await,
         Err(_) => None,
     };
     let report = report(&found, &Others { task, outbox, audit });
@@ -77,22 +77,22 @@ pub async fn run(context: &Context, args: Trace) -> Result<(), Error> {
 }
 
 /// What waits in the API's outbox, and of it what has to do with the id.
-async fn outbox(address: &str, id: Uuid) -> Result<Outbox, String> {
+async fn outbox(api: &Api, id: Uuid) -> Result<Outbox, String> {
     #[derive(Default, Deserialize)]
     struct Answer {
         events: Vec<EventHead>,
         is_complete: bool,
     }
-    let unknown = |error| format!("Task API {address}: {error}: name it with --api");
-    let api = readiness(address).await.map_err(unknown)?;
-    let Answer { events, is_complete } = match get(address, &format!("/live/outbox/{id}")).await {
+    let unknown = |error| format!("Task API {}: {error}: name it with --api", api.address);
+    let ready = readiness(api).await.map_err(unknown)?;
+    let Answer { events, is_complete } = match get(api, &format!("/live/outbox/{id}")).await {
         Ok((200, answer)) => serde_json::from_value(answer).unwrap_or_default(),
         // An older one has no such path.
         Ok(_) => Answer::default(),
         Err(error) => return Err(unknown(error)),
     };
-    let is_complete = is_complete || api.waiting == 0;
-    let Readiness { kafka_is_reachable, waiting, oldest, .. } = api;
+    let is_complete = is_complete || ready.waiting == 0;
+    let Readiness { kafka_is_reachable, waiting, oldest, .. } = ready;
     Ok(Outbox { kafka_is_reachable, waiting, oldest, events, is_complete })
 }
 
@@ -116,7 +116,7 @@ fn line(found: audit_log::Found) -> AuditLine {
 }
 
 /// The task as the API has it.
-async fn task(address: &str, id: Uuid) -> Option<Task> {
+async fn task(api: &Api, id: Uuid) -> Option<Task> {
     #[derive(Deserialize)]
     struct Answer {
         id: Uuid,
@@ -125,7 +125,7 @@ async fn task(address: &str, id: Uuid) -> Option<Task> {
         version: u64,
         updated_at: DateTime<Utc>,
     }
-    match get(address, &format!("/tasks/{id}")).await {
+    match get(api, &format!("/tasks/{id}")).await {
         Ok((200, task)) => {
             let Answer { id, title, status, version, updated_at } = serde_json::from_value(task).ok()?;
             Some(Task { id, title, status, version, updated_at })

@@ -83,7 +83,7 @@ function announce(text) {
 
 // Calls the API. An error has the words of the answer.
 async function call(method, path, body, headers) {
-  const options = { method, headers: { accept: "application/json", ...headers }, signal: AbortSignal.timeout(70000) };
+  const options = { method, headers: withToken({ accept: "application/json", ...headers }), signal: AbortSignal.timeout(70000) };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["content-type"] = "application/json";
@@ -105,6 +105,7 @@ async function call(method, path, body, headers) {
     const fields = ((json && json.errors) || []).map(each => each.field + " " + each.message).join("; ");
     const failure = new Error(fields || (json && json.detail) || "The API answered " + answer.status);
     failure.status = answer.status;
+    if (answer.status === 401) askForToken(failure.message);
     throw failure;
   }
   return { json, etag: answer.headers.get("etag") };

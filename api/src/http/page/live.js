@@ -6,45 +6,67 @@ const SILENCE_MS = 5000;
 const HIDDEN_MS = 10000;
 const RETRY_MS = 3000;
 const MAX_SHOWN = 60;
+// What the page says where its stream is refused.
+const REFUSALS = {
+  401: "A token is needed",
+  403: "The token may not read",
+  429: "Too many requests, trying again",
+  503: "Too many watchers, trying again",
+};
 
 const live = {
   source: null, heard: 0, tick: null, samples: [], events: [], letters: { rows: [], open: 0, redriven: 0, dropped: 0, by: [] },
-  paused: false, hiddenTimer: 0, retryTimer: 0, refused: false, wasLost: false,
+  paused: false, hiddenTimer: 0, retryTimer: 0, refusal: null, wasLost: false,
 };
 
-function connect() {
-  clearTimeout(live.retryTimer);
-  if (live.source) live.source.close();
-  live.heard = Date.now();
-  const source = new EventSource("/live/stream");
-  live.source = source;
-  const on = (name, take) => source.addEventListener(name, event => {
-    live.heard = Date.now();
-    live.refused = false;
-    take(JSON.parse(event.data));
-  });
-  on("snapshot", takeSnapshot);
-  on("tick", takeTick);
-  on("events", takeEvents);
-  on("letters", letters => {
+const TAKE = {
+  snapshot: takeSnapshot,
+  tick: takeTick,
+  events: takeEvents,
+  letters: letters => {
     live.letters = letters;
     showLetters();
-  });
-  source.addEventListener("error", () => {
-    // Refused, with too many watchers: the browser does not try again, so this does.
-    if (source.readyState === EventSource.CLOSED) {
-      live.refused = true;
-      disconnect();
-      live.retryTimer = setTimeout(connect, RETRY_MS);
+  },
+};
+
+async function connect() {
+  disconnect();
+  live.heard = Date.now();
+  const source = new AbortController();
+  live.source = source;
+  let refusal = null;
+  try {
+    const headers = withToken({ accept: "text/event-stream" });
+    const answer = await fetch("/live/stream", { headers, signal: source.signal, cache: "no-store" });
+    if (answer.ok) {
+      await readEvents(answer.body, (name, data) => {
+        live.heard = Date.now();
+        live.refusal = null;
+        if (TAKE[name]) TAKE[name](data);
+      });
+    } else {
+      refusal = REFUSALS[answer.status] || null;
+      if (answer.status === 401) askForToken("The token is not known, or is not valid any longer.");
     }
-    showOverall();
-  });
+  } catch (error) {
+    // It ended in the middle, or there is no answer: the silence is shown.
+  }
+  // Unless it was closed, or another one took its place.
+  if (live.source !== source) return;
+  disconnect();
+  live.refusal = refusal;
+  // A token that is not good does not become so.
+  if (refusal !== REFUSALS[401]) live.retryTimer = setTimeout(connect, RETRY_MS);
+  showOverall();
 }
 
 function disconnect() {
-  if (live.source) live.source.close();
+  clearTimeout(live.retryTimer);
+  if (live.source) live.source.abort();
   live.source = null;
 }
+
+token.changed = connect;
 
 function takeSnapshot(snapshot) {
   live.samples = snapshot.history.samples;
@@ -137,7 +159,7 @@ function showOverall() {
 }
 
 function overall() {
-  if (live.refused) return ["warning", "Too many watchers, trying again"];
+  if (live.refusal) return ["warning", live.refusal];
   if (Date.now() - live.heard > SILENCE_MS) return ["error", "The API does not answer"];
   if (!live.tick) return ["unknown", "Connecting"];
   const findings = live.tick.health;

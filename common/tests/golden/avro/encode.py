@@ -10,8 +10,9 @@ import fastavro
 
 here = pathlib.Path(__file__).parent
 schemas = {
-    1: here / "../../../schemas/task-event.avsc",
-    2: here / "../../schemas/task-event-v2.avsc",
+    1: here / "../../../schemas/task-event-1.avsc",
+    2: here / "../../../schemas/task-event.avsc",
+    "v2": here / "../../schemas/task-event-v2.avsc",
 }
 TASK = "01900000-0000-7000-8000-0000000000aa"
 OWNER = "3f2b6c1e-0d4e-4c3a-9b1f-6f2a7f9d1c55"
@@ -28,12 +29,19 @@ def event(number, happened, title, status, owner, **more):
     }
 
 
+def by(actor, json_event):
+    json_event["metadata"]["actor"] = actor
+    return json_event
+
+
 EVENTS = {
     "created": (1, event(1, "task.created", "Water the plants", "pending", None)),
     "updated": (1, event(2, "task.updated", 'Größe: "zwölf"\n\U0001f331', "in_progress", OWNER)),
     "completed": (1, event(3, "task.completed", "x" * 500, "completed", OWNER)),
     "deleted": (1, event(4, "task.deleted", "t", "completed", None)),
-    "v2": (2, event(5, "task.created", "Later", "pending", OWNER, priority="high")),
+    "by-nobody": (2, event(6, "task.created", "Of revision 2", "pending", OWNER)),
+    "by-an-actor": (2, by("jwt:zoë|7", event(7, "task.updated", "Of revision 2", "pending", None))),
+    "v2": ("v2", event(5, "task.created", "Later", "pending", OWNER, priority="high")),
 }
 
 for name, (version, json_event) in EVENTS.items():

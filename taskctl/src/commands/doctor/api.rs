@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::findings::{Findings, words};
 use super::topics::Events;
-use crate::api::{ApiError, Readiness, readiness};
+use crate::api::{Api, ApiError, Readiness, readiness};
 
-pub(super) async fn examine(address: &str, events: Option<&Events>, findings: &mut Findings) {
-    let subject = format!("Task API {address}");
-    let Readiness { is_ready, waiting, oldest, answer, .. } = match readiness(address).await {
+pub(super) async fn examine(api: &Api, events: Option<&Events>, findings: &mut Findings) {
+    let subject = format!("Task API {}", api.address);
+    let Readiness { is_ready, waiting, oldest, answer, .. } = match readiness(api).await {
         Ok(readiness) => readiness,
         Err(error @ ApiError::Silent) => {
             return findings.fail(subject, error, "look at its log, or name another with --api");
