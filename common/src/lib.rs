@@ -78,6 +78,7 @@ pub mod escape;
 pub mod event;
 pub mod kafka;
 pub mod log_once;
+pub mod networks;
 pub mod offsets;
 pub mod operate;
 mod process;
@@ -94,5 +95,5 @@ pub mod topics;
 
 pub use process::{
     api_token, command_line, config, exit, logging, metrics, output, registry_args, shutdown, state_dir,
-    stderr, terminal,
+    stderr, terminal, watched_file,
 };
