@@ -5,7 +5,6 @@
 //! | `caller` | who was recognised, or why not |
 //! | `tokens` | bearer tokens that a file knows by their hashes |
 //! | `jwt` | tokens that an issuer has signed |
-//! | `watched` | a file that is read again when it changes |
 //!
 //! # Invariants
 //!
@@ -17,17 +16,17 @@
 mod caller;
 mod jwt;
 mod tokens;
-mod watched;
 
 use std::path::Path;
 
 pub use caller::{Actor, Caller, Denied};
 pub use jwt::Issuer;
-pub use watched::FileError;
+pub use task_events::watched_file::FileError;
+
+use task_events::watched_file::WatchedFile;
 
 use jwt::Keys;
 use tokens::Tokens;
-use watched::Watched;
 
 /// Longest token that is looked at, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -35,19 +34,19 @@ const MAX_TOKEN: usize = 8 * 1024;
 /// The callers of the API.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    tokens: Option<Watched<Tokens>>,
-    signed: Option<(Watched<Keys>, Issuer)>,
+    tokens: Option<WatchedFile<Tokens>>,
+    signed: Option<(WatchedFile<Keys>, Issuer)>,
 }
 
 impl Access {
     /// Adds callers by the tokens of a file.
     pub fn with_tokens(self, path: &Path) -> Result<Self, FileError> {
-        Ok(Self { tokens: Some(Watched::open("API_TOKENS_FILE", path, Tokens::parse)?), ..self })
+        Ok(Self { tokens: Some(WatchedFile::open("API_TOKENS_FILE", path, Tokens::parse)?), ..self })
     }
 
     /// Adds callers by the tokens that an issuer signs with the keys of a file.
     pub fn with_keys(self, path: &Path, issuer: Issuer) -> Result<Self, FileError> {
-        Ok(Self { signed: Some((Watched::open("API_JWKS_FILE", path, Keys::parse)?, issuer)), ..self })
+        Ok(Self { signed: Some((WatchedFile::open("API_JWKS_FILE", path, Keys::parse)?, issuer)), ..self })
     }
 
     /// The caller that an `Authorization` header proves.
@@ -68,7 +67,7 @@ impl Access {
 
     /// The variable of a file that has changed and is not used as it is, if there is one.
     pub fn failure(&self) -> Option<&'static str> {
-        let tokens = self.tokens.as_ref().and_then(Watched::failure);
+        let tokens = self.tokens.as_ref().and_then(WatchedFile::failure);
         tokens.or_else(|| self.signed.as_ref().and_then(|(keys, _)| keys.failure()))
     }
 }

@@ -49,7 +49,7 @@ pub enum ServiceError {
         source: std::io::Error,
     },
     /// Nobody could call, or everybody.
-    #[error(transparent)]
+    #[error("{0}; nobody could call the API")]
     Access(#[from] FileError),
     /// The registry does not take our schema.
     #[error("{0}")]

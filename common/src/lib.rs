@@ -79,6 +79,7 @@ pub mod escape;
 pub mod event;
 pub mod kafka;
 pub mod log_once;
+pub mod networks;
 pub mod offsets;
 pub mod operate;
 mod process;
@@ -96,5 +97,5 @@ pub mod topics;
 
 pub use process::{
     api_token, command_line, config, exit, logging, metrics, output, registry_args, security_args, shutdown,
-    state_dir, stderr, terminal,
+    state_dir, stderr, terminal, watched_file,
 };

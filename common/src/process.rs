@@ -16,3 +16,4 @@ pub mod shutdown;
 pub mod state_dir;
 pub mod stderr;
 pub mod terminal;
+pub mod watched_file;

@@ -53,7 +53,7 @@ mod worker;
 
 pub use consumer::run;
 pub use for_each::{ForEach, for_each};
-pub use handler::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
+pub use handler::{Decoder, Delivery, Done, GivenUp, Handler, HandlerError, OwnPosition, Service};
 pub use shared::ConsumerConfig;
 pub use stats::Stats;
 pub use status::{PartitionReport, PartitionState, Sharing, Status, StatusReport};

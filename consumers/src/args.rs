@@ -1,12 +1,16 @@
 //! Flags and environment variables of the three services.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZero;
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueEnum};
 use task_events::config::{KafkaArgs, LeaseArgs, LogArgs, StateArgs, TopicArgs, group_name};
+use task_events::networks::Networks;
 use task_events::registry_args::RegistryArgs;
 use task_events::services::{AUDIT, DLQ_PROCESSOR, NOTIFICATION};
+
+use crate::webhook::{Config, Endpoint};
 
 /// What all three take.
 #[derive(Debug, Clone, Args)]
@@ -34,18 +38,64 @@ pub struct ConsumerArgs {
     pub health_addr: Option<SocketAddr>,
 }
 
-/// Writes a notification to stdout for each new and each completed task.
+/// Writes a notification to stdout, or sends a webhook, for each new and each completed task.
 ///
 /// Consumer of task events, with a consumer group and a state folder of its own.
 #[derive(Debug, Clone, Parser)]
 #[command(name = NOTIFICATION, version)]
 pub struct NotificationArgs {
+    /// What a notification is: a line on stdout, or a signed POST to WEBHOOK_URL
+    #[arg(long, env = "NOTIFIER", default_value = "log", ignore_case = true, value_enum,
+          requires_ifs = [("webhook", "webhook_url"), ("webhook", "webhook_secret_file")])]
+    pub notifier: Notifier,
+    /// Where webhooks go.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
     /// Consumer group
     #[arg(long, env = "GROUP", default_value = NOTIFICATION, value_parser = group_name)]
     pub group: String,
     /// What all services take.
     #[command(flatten)]
     pub common: ConsumerArgs,
+}
+
+/// What a notification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Notifier {
+    /// A line on stdout
+    Log,
+    /// A signed POST, as Standard Webhooks has it
+    Webhook,
+}
+
+/// Where webhooks go, and how.
+#[derive(Debug, Clone, Args)]
+pub struct WebhookArgs {
+    /// Where webhooks go, as http://hooks.example.org/tasks
+    #[arg(long, env = "WEBHOOK_URL", value_name = "URL", hide_env_values = true, value_parser = clap::value_parser!(Endpoint))]
+    pub webhook_url: Option<Endpoint>,
+    /// File of the secrets that sign, whsec_ and base64, a line each; all of them sign, so that one can be replaced; read
+    /// again when it changes
+    #[arg(long, env = "WEBHOOK_SECRET_FILE", value_name = "FILE")]
+    pub webhook_secret_file: Option<PathBuf>,
+    /// Tries of one webhook, over ever longer times, before its event goes to the DLQ
+    #[arg(long, env = "WEBHOOK_TRIES", value_name = "N", default_value = "9")]
+    pub webhook_tries: NonZero<u32>,
+    /// Internal networks that may be called, as 10.0.0.0/8, with commas; without one, only addresses of the internet
+    #[arg(long, env = "WEBHOOK_ALLOWED_NETWORKS", default_value = "", hide_default_value = true, value_parser = Networks::parse)]
+    pub webhook_allowed_networks: Networks,
+}
+
+impl WebhookArgs {
+    /// The webhooks and the file of their secrets, if they are configured.
+    pub fn config(&self) -> Option<(Config, PathBuf)> {
+        let config = Config {
+            endpoint: self.webhook_url.clone()?,
+            allowed: self.webhook_allowed_networks.clone(),
+            tries: self.webhook_tries,
+        };
+        Some((config, self.webhook_secret_file.clone()?))
+    }
 }
 
 /// Writes every task event to an audit log, each exactly once and in the topic's order.
@@ -97,6 +147,21 @@ mod tests {
         for command in [NotificationArgs::command(), AuditArgs::command(), DlqArgs::command()] {
             command.debug_assert();
         }
+    }
+
+    #[test]
+    fn webhooks_need_a_url_and_secrets() {
+        let parse = |args: &[&str]| NotificationArgs::try_parse_from([&["x"], args].concat());
+        assert!(parse(&[]).unwrap().webhook.config().is_none());
+        for args in [
+            &["--notifier", "webhook"][..],
+            &["--notifier", "webhook", "--webhook-url", "http://a/"],
+            &["--notifier", "webhook", "--webhook-secret-file", "f"],
+        ] {
+            assert!(parse(args).is_err(), "{args:?}");
+        }
+        let args = ["--notifier", "webhook", "--webhook-url", "http://a/", "--webhook-secret-file", "f"];
+        assert_eq!(parse(&args).unwrap().webhook.config().unwrap().0.tries.get(), 9);
     }
 
     #[test]

@@ -20,3 +20,4 @@ pub mod lines;
 pub mod metrics;
 pub mod notification;
 pub mod service;
+pub mod webhook;

@@ -26,7 +26,7 @@ use crate::lines::{Lines, NoStdout, Sink};
 use crate::service::Opened;
 
 /// How long the topic keeps events (7 days), and a day.
-const KEEP_IDS: Duration = Duration::from_secs(8 * 24 * 60 * 60);
+pub(crate) const KEEP_IDS: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]

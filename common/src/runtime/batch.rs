@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::chunks::position_after;
-use super::handler::{Decoder, Delivery, Done, Handler, HandlerError, Service};
+use super::handler::{Decoder, Delivery, Done, GivenUp, Handler, HandlerError, Service};
 use super::intake::Ready;
 use super::ownership::Ownership;
 use super::recent::Recent;
@@ -34,6 +34,8 @@ pub(super) struct Batch<'a, S: Service> {
     pub(super) ownership: &'a Ownership<S>,
     pub(super) handler: &'a mut S::Handler,
     pub(super) recent: &'a mut Recent,
+    /// All below it is handled, or pending with the handler.
+    pub(super) reached: Position,
     /// What the partition waits for while a step is tried again.
     pub(super) trouble: &'a mut Trouble,
 }
@@ -72,7 +74,7 @@ impl<S: Service> Batch<'_, S> {
     pub(super) async fn handle(&mut self, events: &[Ready<MessageOf<S>>]) -> Option<Outcome> {
         let shared = Arc::clone(self.shared);
         let stats = shared.status.stats();
-        let (mut position, mut count) = (self.ownership.position(), 0);
+        let (mut position, mut count) = (self.reached, 0);
         let (mut handled, mut ids, mut duplicates, mut not_of_interest) = (0, Vec::new(), 0, 0);
         for Ready { item, message, is_wanted, id, is_known } in events {
             if self.ownership.must_pause() {
@@ -205,6 +207,27 @@ impl<S: Service> Batch<'_, S> {
             );
         }
         Status::count(&self.shared.status.stats().dead_lettered, 1);
+        true
+    }
+
+    /// Puts what the handler has given up into the DLQ. False if a halt came before.
+    pub(super) async fn give_up(&mut self) -> bool {
+        for given_up in self.handler.take_given_up() {
+            let GivenUp { event_id, record, kind, message, retry_count } = &given_up;
+            let (Slot { group, topic, partition }, offset, tries) =
+                (self.slot, record.offset, retry_count + 1);
+            log::error!(
+                correlation_id = correlation_id(record).as_deref(), group, topic, partition, offset, kind, tries;
+                "gave up the event at {topic}/{partition} offset {offset} after {tries} tries: {message} {}",
+                Code::GaveUp
+            );
+            if !self.dead_letter(DeadLetter::Record(record), kind, message, *retry_count).await {
+                return false;
+            }
+            // Redriven, it is no repeat.
+            self.recent.remove(*event_id);
+            self.handler.is_dead_letter(&given_up);
+        }
         true
     }
 

@@ -14,9 +14,14 @@
 //! - For a batch of records the order is: `needs` and, where it says so, `prepare` for each; then `decode`, `dedup_id` and `wants` for each and `known` once, all by
 //!   the [`Decoder`]; then `handle` for each event in the order of offsets, and `flush` once. Only then is the
 //!   position committed.
+//! - A handler may only take an event in `handle`, and end it later: then `first_pending` holds the position that is
+//!   committed, and `ended` tells of its end.
 //! - The decoder works ahead: on the next batch while the handler is at this one. So it has no effects, and
 //!   what `known` says may lack the ids of the batch that the handler is at. The runtime adds those.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::event::Malformed;
@@ -115,11 +120,46 @@ pub trait Handler: Send + Sync + 'static {
         OwnPosition::NotKept
     }
 
+    /// Told when events have ended that [`handle`](Self::handle) had only taken; `flush` is called then, also where no
+    /// record comes. Asked for once.
+    fn ended(&self) -> Option<Arc<Notify>> {
+        None
+    }
+
+    /// The offset of the first event that was taken and has not ended. Nothing from there on is committed, whatever
+    /// `flush` returned.
+    fn first_pending(&self) -> Option<i64> {
+        None
+    }
+
+    /// Events that were taken and are given up. Each goes to the DLQ, and is pending until [`Self::is_dead_letter`].
+    fn take_given_up(&mut self) -> Vec<GivenUp> {
+        Vec::new()
+    }
+
+    /// The DLQ has acknowledged the event.
+    fn is_dead_letter(&mut self, _given_up: &GivenUp) {}
+
     /// Returns when the own position has moved back, because the service's durable state was changed by
     /// another hand. The runtime then drops this handler, opens another, and reads from its position.
     fn superseded(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
+}
+
+/// An event that a handler had taken, and could not handle.
+#[derive(Debug, Clone)]
+pub struct GivenUp {
+    /// Its id.
+    pub event_id: Uuid,
+    /// The record that it came in.
+    pub record: ConsumerRecord,
+    /// The kind of error.
+    pub kind: &'static str,
+    /// The error, for people.
+    pub message: String,
+    /// Tries after the first.
+    pub retry_count: u32,
 }
 
 /// What has been done since the last flush.

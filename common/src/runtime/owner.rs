@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::batch::{Batch, MessageOf, Outcome};
@@ -19,11 +20,21 @@ use crate::offsets::Slot;
 /// A transaction that is open for less time is nothing to report.
 const HELD_FOR: Duration = Duration::from_secs(1);
 
+/// Returns when it is told; never without anybody who could.
+async fn told(ended: Option<&Notify>) {
+    match ended {
+        Some(ended) => ended.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
 pub(super) struct Owner<'a, S: Service> {
     shared: &'a Arc<Shared<S>>,
     slot: &'a Slot,
     pub(super) handler: S::Handler,
     pub(super) ownership: Ownership<S>,
+    /// All below it is handled, or pending with the handler.
+    reached: Position,
     /// What was handled of late.
     recent: Recent,
     trouble: Trouble,
@@ -47,7 +58,18 @@ impl<'a, S: Service> Owner<'a, S> {
     ) -> Self {
         let trouble = |cause| Trouble::new(&shared.status, slot.partition, cause);
         let (trouble, reading) = (trouble("work"), trouble("read"));
-        Self { shared, slot, handler, ownership, recent: Recent::default(), trouble, reading, held: None }
+        let reached = ownership.position();
+        Self {
+            shared,
+            slot,
+            handler,
+            ownership,
+            reached,
+            recent: Recent::default(),
+            trouble,
+            reading,
+            held: None,
+        }
     }
 
     /// Handles what the reader brings, until halted, fenced or superseded.
@@ -55,11 +77,18 @@ impl<'a, S: Service> Owner<'a, S> {
         let (shared, slot) = (self.shared, self.slot);
         let (decoder, activity) = (self.handler.decoder(), self.ownership.activity());
         let mut intake = Intake::start(reader, decoder, slot, &shared.status, activity);
+        let ended = self.handler.ended();
         loop {
             let step = tokio::select! {
                 biased;
                 () = self.ownership.halted() => return,
                 () = self.handler.superseded() => return,
+                () = told(ended.as_deref()) => {
+                    if self.finish(&Outcome::at(self.reached)).await.is_none() {
+                        return;
+                    }
+                    continue;
+                }
                 step = intake.next() => step,
             };
             let goes_on = match step {
@@ -93,14 +122,14 @@ impl<'a, S: Service> Owner<'a, S> {
             status.set_in_flight(partition, first.offset, first.timestamp);
         }
         status.set_log_end(partition, answer.high_watermark);
-        let before = self.ownership.position();
+        let before = self.reached;
         let end = Position {
             offset: answer.next_offset,
             leader_epoch: answer.leader_epoch.or(before.leader_epoch),
             topic_id: answer.topic_id.or(before.topic_id),
         };
         // The topic's id is known from the first answer on, for all commits to come.
-        self.ownership.advance(Position { topic_id: end.topic_id, ..before });
+        self.advance(Position { topic_id: end.topic_id, ..before });
         self.recent.next_batch();
         let mut left = batch.events.as_slice();
         while !left.is_empty() {
@@ -122,7 +151,7 @@ impl<'a, S: Service> Owner<'a, S> {
             return Some(());
         }
         // Past what holds no records: markers, aborted batches, and what compaction left empty.
-        match self.ownership.position().offset == end.offset {
+        match self.reached.offset == end.offset {
             true => self.advance(end),
             false => self.finish(&Outcome::at(end)).await?,
         }
@@ -152,7 +181,7 @@ impl<'a, S: Service> Owner<'a, S> {
     async fn finish(&mut self, outcome: &Outcome) -> Option<()> {
         // The process may have been stopped for an hour with the batch in flight.
         self.ownership.lease_is_valid().await?;
-        if !self.batch().make_durable(outcome).await {
+        if !self.batch().make_durable(outcome).await || !self.batch().give_up().await {
             return None;
         }
         self.advance(outcome.position);
@@ -166,13 +195,22 @@ impl<'a, S: Service> Owner<'a, S> {
             ownership: &self.ownership,
             handler: &mut self.handler,
             recent: &mut self.recent,
+            reached: self.reached,
             trouble: &mut self.trouble,
         }
     }
 
-    fn advance(&self, position: Position) {
-        self.ownership.advance(position);
-        self.shared.status.set_position(self.slot.partition, position.offset);
+    /// All below the position is handled, or pending with the handler: the first that is pending holds what is committed.
+    fn advance(&mut self, position: Position) {
+        self.reached = position;
+        let pending = self.handler.first_pending().filter(|first| *first < position.offset);
+        let done = match pending {
+            // Its own epoch is not known here.
+            Some(offset) => Position { offset, leader_epoch: None, ..position },
+            None => position,
+        };
+        self.ownership.advance(done);
+        self.shared.status.set_position(self.slot.partition, done.offset);
     }
 
     /// Logs once that an open transaction holds the group, and once that it no longer does.

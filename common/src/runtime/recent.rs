@@ -25,6 +25,12 @@ impl Recent {
         self.current.insert(id);
     }
 
+    /// It was not handled after all.
+    pub(super) fn remove(&mut self, id: Uuid) {
+        self.current.remove(&id);
+        self.before.remove(&id);
+    }
+
     pub(super) fn contains(&self, id: Uuid) -> bool {
         self.current.contains(&id) || self.before.contains(&id)
     }

@@ -169,6 +169,12 @@ impl World {
         }
     }
 
+    /// A service of this group.
+    pub fn run<S: Service>(&self, group: &str, service: S) -> Running {
+        let state = StateDir::open(self.folder.path(), group).unwrap();
+        Running::start(self.config(group, state.identity()), service)
+    }
+
     pub async fn notifier(&self, group: &str) -> Running {
         self.instance(group, group).await
     }

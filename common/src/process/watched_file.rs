@@ -25,7 +25,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 
 /// Why a file cannot be used at the start.
 #[derive(Debug, thiserror::Error)]
-#[error("{variable} {}: {why}; nobody could call the API", .path.display())]
+#[error("{variable} {}: {why}", .path.display())]
 pub struct FileError {
     variable: &'static str,
     path: PathBuf,
@@ -33,7 +33,7 @@ pub struct FileError {
 }
 
 /// What a file says, as last read. Cheap to clone.
-pub(super) struct Watched<T>(Arc<Shared<T>>);
+pub struct WatchedFile<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
     variable: &'static str,
@@ -41,21 +41,21 @@ struct Shared<T> {
     failure: Mutex<Option<String>>,
 }
 
-impl<T> Clone for Watched<T> {
+impl<T> Clone for WatchedFile<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Watched<T> {
+impl<T: fmt::Debug> fmt::Debug for WatchedFile<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.current().fmt(f)
     }
 }
 
-impl<T: fmt::Display + Send + Sync + 'static> Watched<T> {
+impl<T: fmt::Display + Send + Sync + 'static> WatchedFile<T> {
     /// Reads the file, and goes on to look at it for as long as somebody has this.
-    pub(super) fn open(
+    pub fn open(
         variable: &'static str,
         path: &Path,
         parse: fn(&str) -> Result<T, String>,
@@ -67,20 +67,20 @@ impl<T: fmt::Display + Send + Sync + 'static> Watched<T> {
         let shared =
             Arc::new(Shared { variable, current: RwLock::new(Arc::new(value)), failure: Mutex::new(None) });
         let watch = Watch { shared: Arc::downgrade(&shared), variable, path: path.to_owned(), parse, text };
-        let thread = thread::Builder::new().name("access-files".to_owned());
+        let thread = thread::Builder::new().name("watched-file".to_owned());
         thread.spawn(move || watch.run()).map_err(|error| failed(error.to_string()))?;
         Ok(Self(shared))
     }
 }
 
-impl<T> Watched<T> {
+impl<T> WatchedFile<T> {
     /// What the file said when it was last good.
-    pub(super) fn current(&self) -> Arc<T> {
+    pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The variable that names the file, if that cannot be used as it is now. What is wrong is for the log alone.
-    pub(super) fn failure(&self) -> Option<&'static str> {
+    pub fn failure(&self) -> Option<&'static str> {
         let failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.is_some().then_some(self.0.variable)
     }
@@ -178,7 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "1").unwrap();
-        let watched = Watched::open("X", &path, number).unwrap();
+        let watched = WatchedFile::open("X", &path, number).unwrap();
         assert_eq!(*watched.current(), 1);
         // In place.
         fs::write(&path, "2").unwrap();
@@ -215,7 +215,7 @@ mod tests {
     fn a_start_without_a_good_file_says_what_is_wrong() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let why = || Watched::open("API_X_FILE", &path, number).unwrap_err().to_string();
+        let why = || WatchedFile::open("API_X_FILE", &path, number).unwrap_err().to_string();
         assert!(why().contains("API_X_FILE") && why().contains("No such file"), "{}", why());
         fs::write(&path, "x").unwrap();
         assert!(why().contains("it is no number"), "{}", why());

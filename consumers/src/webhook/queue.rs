@@ -1,0 +1,232 @@
+//! The events of one partition that are on their way: each task's in their order, one at a time; different tasks beside
+//! each other.
+//!
+//! # Invariants
+//!
+//! 1. *A task's events arrive in their order*: the next one is sent when the one before was delivered or given up.
+//! 2. *An event that fails delays its own task only.* Between two tries it holds no connection.
+//! 3. *An event is pending until its end is durable*: its id is in the dedup state, or its dead letter acknowledged. What
+//!    is pending holds the position that is committed.
+//! 4. *Bounded*: while [`MAX_PENDING`] events are under way, no more are taken.
+//! 5. Dropped, it sends nothing more.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use task_events::kafka::ConsumerRecord;
+use task_events::runtime::{GivenUp, HandlerError};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::exchange::{Message, Outcome, deliver};
+use super::shared::{Shared, retry_delay};
+
+/// Events of a partition that are under way, beside those of one batch.
+pub(super) const MAX_PENDING: usize = 1_000;
+/// Time to wait for one of them to end, before the partition says what it waits for.
+const ROOM_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// An event to be delivered.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) event_id: Uuid,
+    pub(super) task_id: Uuid,
+    pub(super) body: Bytes,
+    pub(super) record: ConsumerRecord,
+}
+
+/// The queue of a partition.
+pub(super) struct Queue {
+    pending: Arc<Pending>,
+    /// One for each task that has events.
+    senders: JoinSet<()>,
+}
+
+struct Pending {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+    /// Something has ended, for the runtime.
+    ended: Arc<Notify>,
+    /// The same, for who waits for room.
+    under_way: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: HashMap<Uuid, VecDeque<Arc<Item>>>,
+    ids: HashSet<Uuid>,
+    /// Offsets of what is pending, and the id of each.
+    offsets: BTreeMap<i64, Uuid>,
+    delivered: Vec<(i64, Uuid)>,
+    given_up: Vec<GivenUp>,
+    under_way: usize,
+}
+
+impl Queue {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let (under_way, _) = watch::channel(0);
+        let pending = Pending { shared, state: Mutex::default(), ended: Arc::default(), under_way };
+        Self { pending: Arc::new(pending), senders: JoinSet::new() }
+    }
+
+    /// Takes an event. One that is on its way already is not sent a second time.
+    pub(super) fn push(&mut self, item: Item) {
+        while self.senders.try_join_next().is_some() {}
+        let mut state = self.pending.lock();
+        if !state.ids.insert(item.event_id) {
+            return;
+        }
+        state.offsets.insert(item.record.offset, item.event_id);
+        state.under_way += 1;
+        self.pending.under_way.send_replace(state.under_way);
+        let task_id = item.task_id;
+        let queue = state.tasks.entry(task_id).or_default();
+        queue.push_back(Arc::new(item));
+        if queue.len() == 1 {
+            drop(state);
+            self.senders.spawn(send_all(Arc::clone(&self.pending), task_id));
+        }
+    }
+
+    /// Told when something has ended.
+    pub(super) fn ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.pending.ended)
+    }
+
+    /// The offset of the first event that is pending.
+    pub(super) fn first_pending(&self) -> Option<i64> {
+        self.pending.lock().offsets.first_key_value().map(|(offset, _)| *offset)
+    }
+
+    /// Those that were delivered, and whose ids are not durable yet.
+    pub(super) fn delivered(&self) -> Vec<(i64, Uuid)> {
+        self.pending.lock().delivered.clone()
+    }
+
+    /// Their ids are durable.
+    pub(super) fn are_durable(&self, delivered: &[(i64, Uuid)]) {
+        let mut state = self.pending.lock();
+        state.delivered.drain(..delivered.len());
+        for (offset, id) in delivered {
+            state.end(*offset, id);
+        }
+    }
+
+    /// Those that are given up, to be put into the DLQ.
+    pub(super) fn take_given_up(&self) -> Vec<GivenUp> {
+        std::mem::take(&mut self.pending.lock().given_up)
+    }
+
+    /// The dead letter of that event is acknowledged.
+    pub(super) fn is_dead_letter(&self, given_up: &GivenUp) {
+        self.pending.lock().end(given_up.record.offset, &given_up.event_id);
+    }
+
+    /// Waits until more may be taken; an error says what is waited for.
+    pub(super) async fn room(&self) -> Result<(), HandlerError> {
+        let mut under_way = self.pending.under_way.subscribe();
+        if timeout(ROOM_TIMEOUT, under_way.wait_for(|count| *count < MAX_PENDING)).await.is_ok() {
+            return Ok(());
+        }
+        let why = self.pending.shared.last_failure();
+        let tasks = self.pending.lock().tasks.len();
+        let why = format!("{MAX_PENDING} events of {tasks} tasks wait for WEBHOOK_URL: {why}");
+        Err(HandlerError::new("webhook", why))
+    }
+}
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn end(&mut self, offset: i64, id: &Uuid) {
+        self.offsets.remove(&offset);
+        self.ids.remove(id);
+    }
+}
+
+/// Sends the events of a task until there is none.
+async fn send_all(pending: Arc<Pending>, task_id: Uuid) {
+    loop {
+        let front = pending.lock().tasks.get(&task_id).and_then(|queue| queue.front().cloned());
+        let Some(item) = front else { return };
+        let failure = send(&pending.shared, &item).await;
+        let mut state = pending.lock();
+        state.under_way -= 1;
+        pending.under_way.send_replace(state.under_way);
+        match failure {
+            None => state.delivered.push((item.record.offset, item.event_id)),
+            Some((kind, message, retry_count)) => {
+                let (record, event_id) = (item.record.clone(), item.event_id);
+                state.given_up.push(GivenUp { event_id, record, kind, message, retry_count });
+            }
+        }
+        let is_last = state.tasks.get_mut(&task_id).is_none_or(|queue| {
+            queue.pop_front();
+            queue.is_empty()
+        });
+        if is_last {
+            state.tasks.remove(&task_id);
+        }
+        drop(state);
+        pending.ended.notify_one();
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// Sends an event until it is delivered, or given up: then why, after how many further tries.
+async fn send(shared: &Shared, item: &Item) -> Option<(&'static str, String, u32)> {
+    let id = item.event_id.to_string();
+    let message = Message { id: &id, body: &item.body };
+    let mut tries = 0;
+    loop {
+        while let Some(until) = shared.paused_until() {
+            sleep_until(until).await;
+        }
+        let outcome = match shared.is_gone() {
+            true => Outcome::Gone,
+            false => {
+                let Ok(_connection) = shared.connections.acquire().await else { return None };
+                let secrets = shared.secrets.current();
+                deliver(&shared.config.endpoint, &shared.config.allowed, &secrets, &message).await
+            }
+        };
+        tries += 1;
+        let (why, pause) = match outcome {
+            Outcome::Delivered => {
+                shared.works();
+                return None;
+            }
+            Outcome::Gone => {
+                shared.is_found_gone();
+                let why = "the endpoint is gone: it answered 410".to_owned();
+                return Some(("webhook_gone", why, tries - 1));
+            }
+            Outcome::Failed(why) => (why, Duration::ZERO),
+            Outcome::Paused(pause, why) => {
+                shared.pause_until(Instant::now() + pause);
+                (why, pause)
+            }
+        };
+        shared.failed(&why);
+        if tries >= shared.config.tries.get() {
+            return Some(("webhook", why, tries - 1));
+        }
+        let delay = retry_delay(tries).max(pause);
+        log::debug!(
+            "webhook of {id}: try {tries} of {}: {why}; again in {} s",
+            shared.config.tries,
+            delay.as_secs()
+        );
+        sleep(delay).await;
+    }
+}
