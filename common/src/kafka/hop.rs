@@ -10,8 +10,8 @@
 //! # Invariants
 //!
 //! 1. *Only this process gets through.* The listener is on loopback and exists only while a client connects. The
-//!    other end of a connection has to be a socket of this very process ([`peer`]): a broker takes
-//!    whoever comes by for this process, logged in. And each request has to carry the token, a random client id that
+//!    other end of a connection has to be a socket of this very process ([`peer`]): a broker takes whoever
+//!    comes by for this process, logged in. And each request has to carry the token, a random client id that
 //!    only the client made for this hop knows; on the way to the broker the real client id, by which quotas go,
 //!    takes its place.
 //! 2. *Records pass unchanged and in order.* Of an answer, only the throttle time is cleared. It is kept for
