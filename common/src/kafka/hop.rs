@@ -9,10 +9,10 @@
 //!
 //! # Invariants
 //!
-//! 1. *Only this process gets through.* The listener is on loopback and exists only while a client connects. The
-//!    other end of a connection has to be a socket of this very process ([`peer`]): a broker takes whoever
-//!    comes by for this process, logged in. And each request has to carry the token, a random client id that
-//!    only the client made for this hop knows; on the way to the broker the real client id, by which quotas go,
+//! 1. *Only this process gets through.* The listener is on loopback and exists only while a client connects. Where
+//!    this process is logged in, or shows a certificate, the other end of a connection has to be a socket of this
+//!    very process ([`peer`]): a broker takes whoever comes by for this process. And each request has to carry the
+//!    token, a random client id that only the client made for this hop knows; on the way to the broker the real client id, by which quotas go,
 //!    takes its place.
 //! 2. *Records pass unchanged and in order.* Of an answer, only the throttle time is cleared. It is kept for
 //!    the producer, which sends nothing more until it is over: until then the broker reads nothing either.
@@ -67,6 +67,8 @@ pub(super) struct Route {
     pub(super) partition: i32,
     pub(super) leader: i32,
     pub(super) client_id: Arc<str>,
+    /// The broker knows this process by its login or certificate.
+    pub(super) has_identity: bool,
 }
 
 /// The hop. Its connections end when it is dropped.
@@ -173,7 +175,9 @@ async fn run(listener: TcpListener, link: Arc<Link>, mut sealed: oneshot::Receiv
 
 /// Serves one connection until either side ends.
 async fn converse(client: TcpStream, from: SocketAddr, link: Arc<Link>) {
-    if let Err(why) = peer::is_of_this_process(from, link.address).await {
+    if link.route.has_identity
+        && let Err(why) = peer::is_of_this_process(from, link.address).await
+    {
         log::warn!("the hop to {}/{} refuses a connection: {why}", link.route.topic, link.route.partition);
         return;
     }

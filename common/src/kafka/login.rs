@@ -7,6 +7,7 @@ use std::time::Duration;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{SaslAuthenticateRequest, SaslHandshakeRequest};
 use kafka_protocol::protocol::StrBytes;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
@@ -14,6 +15,10 @@ use super::connection::Connection;
 use super::sasl::{Password, Sasl, SaslMechanism};
 use super::scram::{Exchange, Hash};
 use super::{CONNECT_TIMEOUT, Kafka, KafkaError, REQUEST_TIMEOUT, counts};
+
+/// Passwords that are derived at one time: a broker that asks for the most work does not take the threads that others
+/// need for their disks.
+static DERIVATIONS: Semaphore = Semaphore::const_new(1);
 
 /// From this version on the login follows as Kafka's own requests.
 const SASL_HANDSHAKE: i16 = 1;
@@ -148,7 +153,12 @@ impl Turn<'_> {
             Err(why) => return Ok(Err(why)),
         };
         // The broker says how much there is to compute.
-        let proof = spawn_blocking(move || exchange.last(&password, &challenge)).await;
+        let permit = DERIVATIONS.acquire().await;
+        let derive = move || {
+            let _permit = permit;
+            exchange.last(&password, &challenge)
+        };
+        let proof = spawn_blocking(derive).await;
         let (last, expected) = match proof.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(proof) => proof,
             Err(why) => return Ok(Err(why)),

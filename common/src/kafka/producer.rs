@@ -242,6 +242,7 @@ impl Producer {
             partition: self.partition,
             leader: leader.broker,
             client_id: Arc::clone(&self.kafka.client_id),
+            has_identity: self.kafka.sasl.is_some() || self.kafka.tls.is_some(),
         };
         let mut hop =
             Hop::open(stream, expires, route).await.map_err(|error| KafkaError::failed(name(), error))?;

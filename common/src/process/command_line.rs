@@ -7,14 +7,41 @@ use super::exit::exit_saying;
 use crate::escape::escape_control;
 
 /// Reads flags and environment. `--help` and `--version` print and end the process; a bad value is one
-/// line on stderr that names it, and exit code 2.
+/// line on stderr that names it, and exit code 2; a file that cannot be used, which may be whole a moment later, is
+/// exit code 1, after which a supervisor starts the process again.
 pub fn parse<T: Parser>() -> T {
     match T::try_parse() {
         Ok(args) => args,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             error.exit()
         }
-        Err(error) => exit_saying(&one_line(&error, &T::command()), 2),
+        Err(error) => {
+            let code = if error.kind() == ErrorKind::Io { 1 } else { 2 };
+            exit_saying(&one_line(&error, &T::command()), code)
+        }
+    }
+}
+
+/// What is wrong with several variables together, or with a file that one of them names.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Usage(String),
+    File(String),
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self::Usage(why)
+    }
+}
+
+impl From<Fault> for clap::Error {
+    fn from(fault: Fault) -> Self {
+        let (kind, why) = match fault {
+            Fault::Usage(why) => (ErrorKind::ValueValidation, why),
+            Fault::File(why) => (ErrorKind::Io, why),
+        };
+        Self::raw(kind, format!("{why}\n"))
     }
 }
 

@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, FromArgMatches};
 
+use super::command_line::Fault;
 use crate::kafka::{Password, Secret};
 use crate::registry::{Address, Registry, SchemaCache};
 use crate::schemas::EventReader;
@@ -64,15 +64,18 @@ struct RegistryFlags {
 }
 
 impl RegistryFlags {
-    fn registry(self) -> Result<RegistryArgs, String> {
+    fn registry(self) -> Result<RegistryArgs, Fault> {
         let addresses = self.schema_registry_url.as_deref().map(addresses).transpose()?.unwrap_or_default();
         let has_tls = addresses.iter().any(Address::has_tls);
         let tls = match (has_tls, self.schema_registry_ca_file) {
-            (true, ca) => Some(Tls::load(TlsFiles { ca, identity: None, variables: &VARIABLES })?),
+            (true, ca) => {
+                let files = TlsFiles { ca, identity: None, variables: &VARIABLES };
+                Some(Tls::load(files).map_err(Fault::File)?)
+            }
             (false, Some(_)) => {
-                return Err(
-                    "SCHEMA_REGISTRY_CA_FILE needs an https address in SCHEMA_REGISTRY_URL".to_owned()
-                );
+                return Err("SCHEMA_REGISTRY_CA_FILE needs an https address in SCHEMA_REGISTRY_URL"
+                    .to_owned()
+                    .into());
             }
             (false, None) => None,
         };
@@ -82,7 +85,8 @@ impl RegistryFlags {
             (None, None) => None,
         };
         let password = secret.map(|secret| secret.read()).transpose();
-        let password = password.map_err(|why| format!("SCHEMA_REGISTRY_PASSWORD_FILE: {why}"))?;
+        let password =
+            password.map_err(|why| Fault::File(format!("SCHEMA_REGISTRY_PASSWORD_FILE: {why}")))?;
         let password = password.unwrap_or_else(|| Password(String::new()));
         let user = self.schema_registry_username.map(|name| (name, password));
         let in_clear_text = addresses
@@ -91,7 +95,8 @@ impl RegistryFlags {
         match in_clear_text {
             Some(address) if !self.schema_registry_allow_plaintext_login => Err(format!(
                 "SCHEMA_REGISTRY_URL: {address} is http, and the password would be sent in clear text: use https, or set SCHEMA_REGISTRY_ALLOW_PLAINTEXT_LOGIN=true"
-            )),
+            )
+            .into()),
             _ => Ok(RegistryArgs { addresses, user, tls }),
         }
     }
@@ -109,7 +114,7 @@ fn addresses(list: &str) -> Result<Vec<Address>, String> {
 impl FromArgMatches for RegistryArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let registry = RegistryFlags::from_arg_matches(matches)?.registry();
-        registry.map_err(|why| clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n")))
+        registry.map_err(clap::Error::from)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

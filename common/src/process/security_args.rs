@@ -9,9 +9,9 @@
 
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
+use super::command_line::Fault;
 use crate::kafka::{Password, Sasl, SaslMechanism, Secret};
 use crate::tls::{Identity, Tls, TlsFiles, TlsVariables};
 
@@ -101,7 +101,7 @@ struct SecurityFlags {
 }
 
 impl SecurityFlags {
-    fn security(self) -> Result<KafkaSecurity, String> {
+    fn security(self) -> Result<KafkaSecurity, Fault> {
         let names_files = self.kafka_ssl_ca_file.is_some()
             || self.kafka_ssl_certificate_file.is_some()
             || self.kafka_ssl_key_file.is_some();
@@ -110,17 +110,17 @@ impl SecurityFlags {
         let protocol = asked_for.unwrap_or_else(|| Protocol::new(names_files, names_user));
         if names_files && !protocol.has_tls() {
             return Err(
-                "KAFKA_SSL_* files are for TLS: set KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL, or unset them".to_owned(),
+                "KAFKA_SSL_* files are for TLS: set KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL, or unset them".to_owned().into(),
             );
         }
         let tls = match protocol.has_tls() {
-            true => Some(Tls::load(self.files()?)?),
+            true => Some(Tls::load(self.files()?).map_err(Fault::File)?),
             false => None,
         };
         let sasl = self.sasl(protocol)?;
         let in_clear_text = sasl.as_ref().is_some_and(|sasl| sasl.mechanism.sends_the_secret());
         if in_clear_text && tls.is_none() && asked_for.is_none() {
-            return Err("KAFKA_SASL_MECHANISM PLAIN and OAUTHBEARER send the secret itself: set KAFKA_SECURITY_PROTOCOL to SASL_SSL, or to SASL_PLAINTEXT where everybody on the network may read it".to_owned());
+            return Err("KAFKA_SASL_MECHANISM PLAIN and OAUTHBEARER send the secret itself: set KAFKA_SECURITY_PROTOCOL to SASL_SSL, or to SASL_PLAINTEXT where everybody on the network may read it".to_owned().into());
         }
         Ok(KafkaSecurity { sasl, tls })
     }
@@ -137,7 +137,7 @@ impl SecurityFlags {
         Ok(TlsFiles { ca: self.kafka_ssl_ca_file.clone(), identity, variables: &VARIABLES })
     }
 
-    fn sasl(self, protocol: Protocol) -> Result<Option<Sasl>, String> {
+    fn sasl(self, protocol: Protocol) -> Result<Option<Sasl>, Fault> {
         let Self {
             kafka_sasl_username: username,
             kafka_sasl_password: password,
@@ -150,9 +150,9 @@ impl SecurityFlags {
         if !protocol.has_login() {
             return match (username.is_some() || token.is_some(), names_password, mechanism) {
                 (false, false, None) => Ok(None),
-                (true, ..) => Err("KAFKA_SECURITY_PROTOCOL is without a login: set it to SASL_SSL or SASL_PLAINTEXT, or unset KAFKA_SASL_*".to_owned()),
-                (false, true, _) => Err("KAFKA_SASL_PASSWORD needs KAFKA_SASL_USERNAME".to_owned()),
-                (false, false, Some(_)) => Err("KAFKA_SASL_MECHANISM needs KAFKA_SASL_USERNAME, or KAFKA_SASL_OAUTH_TOKEN_FILE: without, nobody logs in".to_owned()),
+                (true, ..) => Err("KAFKA_SECURITY_PROTOCOL is without a login: set it to SASL_SSL or SASL_PLAINTEXT, or unset KAFKA_SASL_*".to_owned().into()),
+                (false, true, _) => Err("KAFKA_SASL_PASSWORD needs KAFKA_SASL_USERNAME".to_owned().into()),
+                (false, false, Some(_)) => Err("KAFKA_SASL_MECHANISM needs KAFKA_SASL_USERNAME, or KAFKA_SASL_OAUTH_TOKEN_FILE: without, nobody logs in".to_owned().into()),
             };
         }
         let with_token = token.is_some();
@@ -163,26 +163,31 @@ impl SecurityFlags {
                 (String::new(), Secret::File(token))
             }
             (SaslMechanism::OauthBearer, Some(_)) => {
-                return Err("KAFKA_SASL_OAUTH_TOKEN_FILE names the user: unset KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD".to_owned());
+                return Err("KAFKA_SASL_OAUTH_TOKEN_FILE names the user: unset KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD".to_owned().into());
             }
             (SaslMechanism::OauthBearer, None) => {
-                return Err("KAFKA_SASL_MECHANISM OAUTHBEARER needs KAFKA_SASL_OAUTH_TOKEN_FILE".to_owned());
+                return Err("KAFKA_SASL_MECHANISM OAUTHBEARER needs KAFKA_SASL_OAUTH_TOKEN_FILE"
+                    .to_owned()
+                    .into());
             }
             (_, Some(_)) => {
-                return Err("KAFKA_SASL_OAUTH_TOKEN_FILE is for KAFKA_SASL_MECHANISM OAUTHBEARER".to_owned());
+                return Err("KAFKA_SASL_OAUTH_TOKEN_FILE is for KAFKA_SASL_MECHANISM OAUTHBEARER"
+                    .to_owned()
+                    .into());
             }
             (_, None) => {
                 let needed =
                     "a login needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD (or KAFKA_SASL_PASSWORD_FILE)";
-                let username = username.filter(|name| !name.is_empty()).ok_or(needed)?;
+                let username = username.filter(|name| !name.is_empty()).ok_or_else(|| needed.to_owned())?;
                 match (password, password_file) {
                     (Some(password), None) => (username, Secret::Value(password)),
                     (None, Some(file)) => (username, Secret::File(file)),
-                    (None, None) => return Err(needed.to_owned()),
+                    (None, None) => return Err(needed.to_owned().into()),
                     (Some(_), Some(_)) => {
                         return Err(
                             "KAFKA_SASL_PASSWORD and KAFKA_SASL_PASSWORD_FILE: one of the two, not both"
-                                .to_owned(),
+                                .to_owned()
+                                .into(),
                         );
                     }
                 }
@@ -190,7 +195,7 @@ impl SecurityFlags {
         };
         // Now, so that a path that is wrong ends the process at its start.
         let variable = if with_token { "KAFKA_SASL_OAUTH_TOKEN_FILE" } else { "KAFKA_SASL_PASSWORD_FILE" };
-        secret.read().map_err(|why| format!("{variable}: {why}"))?;
+        secret.read().map_err(|why| Fault::File(format!("{variable}: {why}")))?;
         Ok(Some(Sasl { mechanism, username, secret }))
     }
 }
@@ -198,7 +203,7 @@ impl SecurityFlags {
 impl FromArgMatches for KafkaSecurity {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let security = SecurityFlags::from_arg_matches(matches)?.security();
-        security.map_err(|why| clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n")))
+        security.map_err(clap::Error::from)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -15,7 +15,7 @@ const CLIENT_ID: &str = "the real client id";
 /// The leader's end of the connection, a client that reaches it by way of the hop, and the hop.
 async fn connected() -> (TcpStream, PartitionClient, Hop) {
     let (ours, leader) = stream_pair().await;
-    let route = Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id: CLIENT_ID.into() };
+    let route = route();
     let mut hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
     let client = ClientBuilder::new(vec![hop.bootstrap()]).client_id(hop.token()).build().await.unwrap();
     let client = client.partition_client(TOPIC, 3, UnknownTopicHandling::Error).await.unwrap();
@@ -62,6 +62,11 @@ async fn answer(leader: &mut TcpStream, to: &RequestHeader, offset: i64, throttl
     leader.write_all(&frame).await.unwrap();
 }
 
+fn route() -> Route {
+    let client_id = CLIENT_ID.into();
+    Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id, has_identity: true }
+}
+
 #[tokio::test]
 async fn a_throttled_answer_is_an_answer_and_its_time_is_kept() {
     let (mut leader, client, hop) = connected().await;
@@ -98,7 +103,7 @@ async fn requests_of_any_size_pass_unchanged() {
 #[tokio::test]
 async fn a_stranger_is_not_answered_and_reaches_nobody() {
     let (ours, mut leader) = stream_pair().await;
-    let route = Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id: CLIENT_ID.into() };
+    let route = route();
     let hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
     for client_id in ["", "task-api", CLIENT_ID, &"0".repeat(32)] {
         let mut stranger = TcpStream::connect(hop.bootstrap()).await.unwrap();
@@ -130,7 +135,7 @@ async fn is_answered(hop: &Hop, wrapper: &[&str]) -> bool {
 #[tokio::test]
 async fn another_process_is_refused_even_with_the_token() {
     let (ours, mut leader) = stream_pair().await;
-    let route = Route { topic: TOPIC.to_owned(), partition: 3, leader: 7, client_id: CLIENT_ID.into() };
+    let route = route();
     let hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
     assert!(!is_answered(&hop, &[]).await, "of the same user");
     if rustix::process::geteuid().is_root() {
