@@ -83,7 +83,7 @@ mod tests {
         );
         assert_eq!(of("http://[::1]:8080/a?b=c"), expected("::1", 8080, "[::1]:8080", "/a?b=c"));
         for (text, why) in [
-            ("hooks.example.org/a", "http://"),
+            ("hooks.example.org/a", "no URL"),
             ("https://hooks.example.org", "TLS"),
             ("http://user:pass@hooks.example.org", "a user"),
             ("/a", "http://"),

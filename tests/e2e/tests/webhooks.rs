@@ -73,13 +73,12 @@ async fn an_internal_address_is_not_called_unless_it_is_allowed() -> Outcome {
         .env("WEBHOOK_URL", &url)
         .env("WEBHOOK_TRIES", 1)
         .env("WEBHOOK_SECRET_FILE", secrets.display());
-    let service = service.start()?;
+    let mut service = service.start()?;
     let (_api, api) = world.start_api().await?;
     api.create("a task").await?;
     world.committed("notification-service", 1).await?;
     assert_eq!(came(&process), Vec::<Value>::new());
-    let said = service.lines();
-    assert!(said.iter().any(|line| line.contains("127.0.0.1 is internal")), "{said:#?}");
+    service.wait_for_line("127.0.0.1 is internal", SOON).await?;
     let letters = world.topic(harness::DLQ).await?;
     assert_eq!(letters[0].json()?["error"]["kind"], "webhook");
     Ok(())

@@ -29,9 +29,10 @@ const TAKE = {
   },
 };
 
-async function connect() {
+// A stream that has ended is tried again; how long the API has been silent goes on meanwhile.
+async function connect(isRetry = false) {
   disconnect();
-  live.heard = Date.now();
+  if (!isRetry) live.heard = Date.now();
   const source = new AbortController();
   live.source = source;
   let refusal = null;
@@ -56,7 +57,7 @@ async function connect() {
   disconnect();
   live.refusal = refusal;
   // A token that is not good does not become so.
-  if (refusal !== REFUSALS[401]) live.retryTimer = setTimeout(connect, RETRY_MS);
+  if (refusal !== REFUSALS[401]) live.retryTimer = setTimeout(() => connect(true), RETRY_MS);
   showOverall();
 }
 
@@ -66,7 +67,7 @@ function disconnect() {
   live.source = null;
 }
 
-token.changed = connect;
+token.changed = () => connect();
 
 function takeSnapshot(snapshot) {
   live.samples = snapshot.history.samples;
