@@ -79,7 +79,7 @@ pub struct EdgeArgs {
     /// Proxies whose X-Forwarded-For names the client's address: addresses and networks such as 10.0.0.0/8, with commas
     #[arg(long, env = "TRUSTED_PROXIES", default_value = "", hide_default_value = true, value_parser = TrustedProxies::parse)]
     pub trusted_proxies: TrustedProxies,
-    /// Origins whose web pages may call the API, as https://app.example.org, with commas; without one, only its own
+    /// Origins (scheme, host and port) whose web pages may call the API, with commas; without one, only its own
     #[arg(long, env = "CORS_ALLOWED_ORIGINS", default_value = "", hide_default_value = true, value_parser = AllowedOrigins::parse)]
     pub cors_allowed_origins: AllowedOrigins,
 }

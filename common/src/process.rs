@@ -4,6 +4,7 @@ pub mod api_token;
 pub mod command_line;
 pub mod config;
 pub mod exit;
+mod fault;
 mod log_fields;
 mod log_levels;
 mod log_line;

@@ -71,7 +71,7 @@ pub enum Notifier {
 /// Where webhooks go, and how.
 #[derive(Debug, Clone, Args)]
 pub struct WebhookArgs {
-    /// Where webhooks go, as http://hooks.example.org/tasks
+    /// Where webhooks go: an http address
     #[arg(long, env = "WEBHOOK_URL", value_name = "URL", hide_env_values = true, value_parser = clap::value_parser!(Endpoint))]
     pub webhook_url: Option<Endpoint>,
     /// File of the secrets that sign, whsec_ and base64, a line each; all of them sign, so that one can be replaced; read

@@ -22,29 +22,6 @@ pub fn parse<T: Parser>() -> T {
     }
 }
 
-/// What is wrong with several variables together, or with a file that one of them names.
-#[derive(Debug)]
-pub(super) enum Fault {
-    Usage(String),
-    File(String),
-}
-
-impl From<String> for Fault {
-    fn from(why: String) -> Self {
-        Self::Usage(why)
-    }
-}
-
-impl From<Fault> for clap::Error {
-    fn from(fault: Fault) -> Self {
-        let (kind, why) = match fault {
-            Fault::Usage(why) => (ErrorKind::ValueValidation, why),
-            Fault::File(why) => (ErrorKind::Io, why),
-        };
-        Self::raw(kind, format!("{why}\n"))
-    }
-}
-
 /// Clap's message without its hints, in one line, with the variable's name where the flag has one.
 pub(crate) fn one_line(error: &clap::Error, command: &clap::Command) -> String {
     let text = error.to_string();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args, FromArgMatches};
 
-use super::command_line::Fault;
+use super::fault::Fault;
 use crate::kafka::{Password, Secret};
 use crate::registry::{Address, Registry, SchemaCache};
 use crate::schemas::EventReader;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
-use super::command_line::Fault;
+use super::fault::Fault;
 use crate::kafka::{Password, Sasl, SaslMechanism, Secret};
 use crate::tls::{Identity, Tls, TlsFiles, TlsVariables};
 
