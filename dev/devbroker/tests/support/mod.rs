@@ -172,14 +172,21 @@ impl Wire {
     }
 
     /// Every record from `offset` on.
-    pub async fn read_all(&mut self, topic: &str, mut offset: i64) -> Vec<Record> {
+    pub async fn read_all(&mut self, topic: &str, offset: i64) -> Vec<Record> {
+        self.try_read_all(topic, offset).await.expect("no error")
+    }
+
+    /// The same, or the code of the error that the broker answered with.
+    pub async fn try_read_all(&mut self, topic: &str, mut offset: i64) -> Result<Vec<Record>, i16> {
         let mut all = Vec::new();
         loop {
             let data = self.fetch(topic, offset).await;
-            assert_eq!(data.error_code, 0);
+            if data.error_code != 0 {
+                return Err(data.error_code);
+            }
             let records = decode(data.records.unwrap_or_default());
             let Some(last) = records.last() else {
-                return all;
+                return Ok(all);
             };
             let next = last.offset + 1;
             all.extend(records.into_iter().filter(|record| record.offset >= offset));
