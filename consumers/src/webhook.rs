@@ -165,7 +165,7 @@ impl Handler for PartitionWebhooks {
         let Webhook { event_id, send } = delivery.message;
         if let Some((task_id, body)) = send {
             let (event_id, task_id, body) = (*event_id, *task_id, Bytes::clone(body));
-            self.queue.push(Item { event_id, task_id, body, record: delivery.record.clone() });
+            self.queue.push(Item { event_id, task_id, body, record: delivery.record.detached() });
         }
         Ok(())
     }

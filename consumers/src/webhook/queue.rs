@@ -7,7 +7,7 @@
 //! 2. *An event that fails delays its own task only.* Between two tries it holds no connection.
 //! 3. *An event is pending until its end is durable*: its id is in the dedup state, or its dead letter acknowledged. What
 //!    is pending holds the position that is committed.
-//! 4. *Bounded*: while [`MAX_PENDING`] events are under way, no more are taken.
+//! 4. *Bounded*: while [`MAX_PENDING`] events or [`MAX_PENDING_BYTES`] are under way, no more are taken.
 //! 5. Dropped, it sends nothing more.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -27,6 +27,8 @@ use super::shared::{Shared, retry_delay};
 
 /// Events of a partition that are under way, beside those of one batch.
 pub(super) const MAX_PENDING: usize = 1_000;
+/// The same in bytes: other producers' events may have 256 KiB.
+const MAX_PENDING_BYTES: usize = 16 * 1024 * 1024;
 /// Time to wait for one of them to end, before the partition says what it waits for.
 const ROOM_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -52,7 +54,14 @@ struct Pending {
     /// Something has ended, for the runtime.
     ended: Arc<Notify>,
     /// The same, for who waits for room.
-    under_way: watch::Sender<usize>,
+    under_way: watch::Sender<Load>,
+}
+
+/// What is under way.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    events: usize,
+    bytes: usize,
 }
 
 #[derive(Default)]
@@ -63,12 +72,17 @@ struct State {
     offsets: BTreeMap<i64, Uuid>,
     delivered: Vec<(i64, Uuid)>,
     given_up: Vec<GivenUp>,
-    under_way: usize,
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        self.body.len() + self.record.value.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 impl Queue {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let (under_way, _) = watch::channel(0);
+        let (under_way, _) = watch::channel(Load::default());
         let pending = Pending { shared, state: Mutex::default(), ended: Arc::default(), under_way };
         Self { pending: Arc::new(pending), senders: JoinSet::new() }
     }
@@ -81,8 +95,11 @@ impl Queue {
             return;
         }
         state.offsets.insert(item.record.offset, item.event_id);
-        state.under_way += 1;
-        self.pending.under_way.send_replace(state.under_way);
+        let bytes = item.bytes();
+        self.pending.under_way.send_modify(|load| {
+            load.events += 1;
+            load.bytes += bytes;
+        });
         let task_id = item.task_id;
         let queue = state.tasks.entry(task_id).or_default();
         queue.push_back(Arc::new(item));
@@ -129,12 +146,13 @@ impl Queue {
     /// Waits until more may be taken; an error says what is waited for.
     pub(super) async fn room(&self) -> Result<(), HandlerError> {
         let mut under_way = self.pending.under_way.subscribe();
-        if timeout(ROOM_TIMEOUT, under_way.wait_for(|count| *count < MAX_PENDING)).await.is_ok() {
+        let has_room = |load: &Load| load.events < MAX_PENDING && load.bytes < MAX_PENDING_BYTES;
+        if timeout(ROOM_TIMEOUT, under_way.wait_for(has_room)).await.is_ok() {
             return Ok(());
         }
         let why = self.pending.shared.last_failure();
-        let tasks = self.pending.lock().tasks.len();
-        let why = format!("{MAX_PENDING} events of {tasks} tasks wait for WEBHOOK_URL: {why}");
+        let (events, tasks) = (under_way.borrow().events, self.pending.lock().tasks.len());
+        let why = format!("{events} events of {tasks} tasks wait for WEBHOOK_URL: {why}");
         Err(HandlerError::new("webhook", why))
     }
 }
@@ -159,8 +177,10 @@ async fn send_all(pending: Arc<Pending>, task_id: Uuid) {
         let Some(item) = front else { return };
         let failure = send(&pending.shared, &item).await;
         let mut state = pending.lock();
-        state.under_way -= 1;
-        pending.under_way.send_replace(state.under_way);
+        pending.under_way.send_modify(|load| {
+            load.events -= 1;
+            load.bytes -= item.bytes();
+        });
         match failure {
             None => state.delivered.push((item.record.offset, item.event_id)),
             Some((kind, message, retry_count)) => {

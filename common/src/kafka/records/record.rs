@@ -24,6 +24,15 @@ pub struct ConsumerRecord {
     pub headers: Headers,
 }
 
+impl ConsumerRecord {
+    /// The same in memory of its own: what is kept for long must not keep the whole answer that it came in.
+    pub fn detached(&self) -> Self {
+        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let headers = Headers { count: self.headers.count, encoded: copy(&self.headers.encoded) };
+        Self { key: self.key.as_ref().map(copy), value: self.value.as_ref().map(copy), headers, ..*self }
+    }
+}
+
 /// One header. Kafka wants UTF-8 as its name, but does not check it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header<'a> {
