@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Api, EVENTS, GROUPS, LEASE, OFFSETS, Outcome, Result, SOON, Service, World, alone, create_topic,
-    eventually, read_topic,
+    Api, EVENTS, GROUPS, OFFSETS, Outcome, Result, SOON, Service, World, alone, create_topic, eventually,
+    read_topic,
 };
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
 const PARTITIONS: usize = 6;
-/// After the last change of who lives.
-const EVEN_WITHIN: Duration = Duration::from_secs(5);
+/// After the last change of who lives. It takes 2 to 3 s, which are printed; the rest is for a machine that is busy.
+const EVEN_WITHIN: Duration = Duration::from_secs(15);
+/// So long that an instance on a busy machine does not seem dead.
+const LONG_LEASE: Duration = Duration::from_secs(8);
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the offsets topic says of one group.
@@ -109,7 +111,9 @@ impl System {
         for _ in 0..count {
             self.started += 1;
             let name = format!("i{}", self.started);
-            let start = |group: &&str| self.world.instance(group, &name).start();
+            let start = |group: &&str| {
+                self.world.instance(group, &name).env("LEASE_MS", LONG_LEASE.as_millis()).start()
+            };
             self.instances.insert(self.started, GROUPS.iter().map(start).collect::<Result<_>>()?);
         }
         Ok(())
@@ -153,14 +157,15 @@ impl System {
     }
 }
 
-/// The claims since `before` are as few as can be, if all that joined had done so before anything was given.
+/// The claims since `before` are as few as can be, if all that joined had done so before anything was given, and
+/// nobody was taken for dead meanwhile.
 fn fewest_moves(before: &Group, after: &Group, fewest: usize) {
     let joined = after.joined.iter().filter(|(id, _)| !before.joined.contains_key(*id)).map(|(_, at)| *at);
     let last_joined = joined.max().unwrap_or(0);
     let first_gift = after.gifts.get(before.gifts.len()).copied();
-    let moves = after.claims - before.claims;
+    let (moves, gifts) = (after.claims - before.claims, after.gifts.len() - before.gifts.len());
     println!("{moves} moves, {fewest} at least");
-    if first_gift.is_some_and(|gift| gift > last_joined) {
+    if moves == gifts && first_gift.is_some_and(|gift| gift > last_joined) {
         assert_eq!(moves, fewest, "{before:?} {after:?}");
     } else {
         assert!(moves >= fewest && moves <= PARTITIONS + fewest, "{before:?} {after:?}");
@@ -204,7 +209,7 @@ async fn six_partitions_are_shared_by_1_3_2_5_and_1_instances_and_nothing_is_los
         system.ended.push(service);
     }
     let at_kill = system.groups().await?;
-    let two = system.even_within(LEASE + EVEN_WITHIN, 2).await?;
+    let two = system.even_within(LONG_LEASE + EVEN_WITHIN, 2).await?;
     // Each is claimed once, unless the others saw the lease end at different times: then the wrong one of them may
     // have claimed it first, and gives it.
     for (before, after) in three.iter().zip(&two) {
