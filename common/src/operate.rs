@@ -14,7 +14,6 @@
 
 pub mod groups;
 pub mod letters;
-pub mod members;
 pub mod partitions;
 pub mod plan;
 pub mod positions;

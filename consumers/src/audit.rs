@@ -156,10 +156,6 @@ impl Service for Audit {
             pending: Arc::new(Pending::new(topic, partition)),
         })
     }
-
-    fn trouble(&self) -> Option<String> {
-        self.writer.trouble()
-    }
 }
 
 /// Writes the events of one partition.

@@ -249,6 +249,7 @@ impl Queue {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    #[cfg(test)]
     pub(super) fn hindrance(&self) -> Option<Hindrance> {
         self.state().hindrance
     }
