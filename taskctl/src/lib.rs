@@ -99,7 +99,7 @@ impl Cli {
             Command::Offsets(command) => commands::offsets::run(&context, command).await,
             Command::Dlq(command) => commands::dlq::run(&context, command).await,
             Command::Schema(command) => commands::schema::run(&context, command).await,
-            Command::Audit(command) => commands::audit::run(&context, command),
+            Command::Audit(command) => commands::audit::run(&context, command).await,
             Command::Tail(args) => commands::tail::run(&context, args).await,
             Command::Trace(args) => commands::trace::run(&context, args).await,
             Command::Doctor(args) => commands::doctor::run(&context, args).await,
