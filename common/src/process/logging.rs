@@ -108,7 +108,11 @@ pub fn line(level: Level, target: &str, fields: &[Field<'_>], message: fmt::Argu
     match (STDOUT.get(), FORMAT.get()) {
         (Some(output), Some(format)) => with_line(|line| {
             format.write(line, level, target, fields, message);
-            output.log(line.as_bytes());
+            match level {
+                // What somebody looks for.
+                Level::Error | Level::Warn => output.log(line.as_bytes()),
+                _ => output.log_lines(line.as_bytes()),
+            }
         }),
         // Another logger, as in a test.
         _ => log::log!(target: target, level, "{message}"),

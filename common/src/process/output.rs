@@ -6,8 +6,9 @@
 //!   paused, a full disk, a reader that is gone. An error is never fatal; the write is tried again.
 //! - *Lines are whole and in order.* One thread writes; a write ends with a line's end, and is small enough
 //!   for a pipe to take it as a whole. What was written in part is continued, never repeated.
-//! - *Two kinds of lines.* [`Output::log`]: what waits is bounded; beyond that lines are dropped and counted,
-//!   and a line tells of it in their place. [`Output::submit`]: never dropped, and acknowledged once written
+//! - *Two kinds of lines.* [`Output::log`] and, where one comes with each request or event,
+//!   [`Output::log_lines`]: what waits is bounded; beyond that lines are dropped and counted, and a line tells of
+//!   it in their place. [`Output::submit`]: never dropped, and acknowledged once written
 //!   ([`Receipt`]); written before log lines that wait.
 
 mod descriptor;
@@ -60,14 +61,15 @@ impl Output {
         Ok(Self(queue))
     }
 
-    /// Writes a line, its end included, soon; or drops it where too many wait.
+    /// Writes a line, its end included, at once; or drops it where too many wait.
     pub fn log(&self, line: &[u8]) {
-        self.0.log(line);
+        self.0.log(line, true);
     }
 
-    /// The same for several lines, each with its end; those that there is no space for are dropped.
+    /// Writes lines, each with its end, that come with each request or event: some milliseconds later, with
+    /// those that come meanwhile. Those that there is no space for are dropped.
     pub fn log_lines(&self, lines: &[u8]) {
-        self.0.log(lines);
+        self.0.log(lines, false);
     }
 
     /// Writes these lines, each with its end, as soon as the descriptor takes them and

@@ -16,8 +16,8 @@ use super::lines::whole_lines;
 /// Log lines that may wait, in bytes: what a service logs in the moments in which a busy machine does not run
 /// their reader, and little enough to lose and to hold.
 const MAX_LOG: usize = 1024 * 1024;
-/// How long the first log line waits for more: many lines at once cost little more than one, and at 200
-/// requests/s a writer that wakes for each line costs a quarter of the service's processor time.
+/// How long a line that comes with each request or event waits for more: many lines at once cost little more than
+/// one, and at 200 requests/s a writer that wakes for each line costs a quarter of the service's processor time.
 const LINGER: Duration = Duration::from_millis(20);
 /// Log lines that wait no longer, in bytes.
 const FULL: usize = 16 * 1024;
@@ -41,6 +41,8 @@ struct State {
     log: Vec<u8>,
     /// Bytes of log lines that are not yet written, those that the writer has taken included.
     unwritten: usize,
+    /// One of the lines waits for no others.
+    urgent: bool,
     gap: Option<Gap>,
     submitted: VecDeque<Submitted>,
     next_id: u64,
@@ -162,6 +164,7 @@ impl Queue {
         let state = State {
             log: Vec::new(),
             unwritten: 0,
+            urgent: false,
             gap: None,
             submitted: VecDeque::new(),
             next_id: 0,
@@ -182,8 +185,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes lines, as many as there is space for.
-    pub(super) fn log(&self, lines: &[u8]) {
+    /// Takes lines, as many as there is space for. `urgent`: they, and all before them, wait for no others.
+    pub(super) fn log(&self, lines: &[u8], urgent: bool) {
         let mut state = self.state();
         let space = MAX_LOG.saturating_sub(state.unwritten);
         let taken = match (&state.gap, state.unwritten) {
@@ -202,7 +205,9 @@ impl Queue {
             state.gap.get_or_insert_with(|| Gap { since: Instant::now(), lines: 0, why }).lines += count;
             self.dropped.fetch_add(count, Ordering::Relaxed);
         }
-        if state.log.len() > state.wake_above && !taken.is_empty() {
+        state.urgent |= urgent;
+        let wakes = state.log.len() > state.wake_above || (urgent && state.wake_above != AWAKE);
+        if wakes && !taken.is_empty() {
             state.wake_above = AWAKE;
             drop(state);
             self.work.notify_one();
@@ -263,8 +268,7 @@ impl Queue {
             state.wake_above = 0;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let lingers = !has_rest && state.log.len() <= FULL && !state.flushing;
-        if lingers && state.next_permitted().is_none() {
+        if !has_rest && state.lingers() {
             state.wake_above = FULL;
             state = self.work.wait_timeout(state, LINGER).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -285,6 +289,7 @@ impl Queue {
     pub(super) fn take_log(&self, batch: &mut Vec<u8>, notice: impl Fn(&Dropped) -> String) {
         let mut state = self.state();
         std::mem::swap(&mut state.log, batch);
+        state.urgent = false;
         if let Some(Gap { since, lines, why }) = state.gap.take() {
             let line = notice(&Dropped { lines, lasted: since.elapsed(), name: self.name, why });
             batch.extend_from_slice(line.as_bytes());
@@ -339,6 +344,12 @@ impl State {
         !self.log.is_empty() || self.gap.is_some() || self.next_permitted().is_some()
     }
 
+    /// Nothing of what waits is in a hurry.
+    fn lingers(&mut self) -> bool {
+        let at_once = self.urgent || self.flushing || self.log.len() > FULL;
+        !at_once && self.next_permitted().is_none()
+    }
+
     fn next_permitted(&mut self) -> Option<&mut Submitted> {
         let now = Instant::now();
         self.submitted.iter_mut().find(|submitted| now < submitted.permitted_until)
@@ -359,5 +370,27 @@ impl State {
 impl Submitted {
     fn rest(&self) -> &[u8] {
         self.lines.get(self.at..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_with_each_event_waits_for_more_unless_another_line_comes() {
+        let queue = Queue::new("stdout");
+        queue.log(b"event\n", false);
+        assert!(queue.state().lingers());
+        queue.log(b"warning\n", true);
+        queue.log(b"event\n", false);
+        assert!(!queue.state().lingers());
+        let mut batch = Vec::new();
+        queue.take_log(&mut batch, Dropped::to_string);
+        assert_eq!(batch, b"event\nwarning\nevent\n");
+        queue.log(b"event\n", false);
+        assert!(queue.state().lingers());
+        queue.log(&vec![b'\n'; FULL], false);
+        assert!(!queue.state().lingers());
     }
 }
