@@ -70,6 +70,8 @@ async fn the_audit_log_has_every_event_once_in_order_and_a_restart_adds_nothing(
     }
     let id = id_of(&task)?;
     let told = ["created", "updated", "completed"].map(|one| format!("AUDIT: task.{one} - task_id={id}"));
+    // Log lines come a little later than what they tell of.
+    audit.wait_for_line(&told[2], SOON).await?;
     assert_eq!(said(&audit.lines(), "AUDIT: "), told);
     assert_eq!(audit.count("Loaded 0 previously seen events"), 1);
 
