@@ -73,7 +73,7 @@ pub use follow::ReadEvent;
 pub use inspect::{BrokerInfo, Probe, Quota, Rights};
 pub use limits::{CONNECT_TIMEOUT, REQUEST_TIMEOUT};
 pub use list_offsets::OffsetAt;
-pub use partitioner::partition_for_key;
+pub use partitioner::{hash_of_key, partition_for_key};
 pub use position::{Jump, JumpReason, Position};
 pub use producer::Producer;
 pub use range::RangeReader;

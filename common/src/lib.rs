@@ -71,6 +71,8 @@ pub mod access;
 pub mod avro;
 pub mod backoff;
 pub mod compatibility;
+#[cfg(feature = "database")]
+pub mod database;
 pub mod dedup;
 pub mod disk;
 pub mod dlq;

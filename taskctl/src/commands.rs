@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod audit;
+pub mod db;
 pub mod dlq;
 pub mod doctor;
 pub mod explain;

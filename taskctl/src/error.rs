@@ -1,5 +1,6 @@
 //! Why a command did not do what it was asked.
 
+use task_events::database::DatabaseError;
 use task_events::error_code::{Code, Coded};
 use task_events::kafka::KafkaError;
 use task_events::registry::RegistryError;
@@ -13,6 +14,9 @@ pub enum Error {
     /// A call to the Schema Registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A call to the database failed.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// What was asked for cannot be done, or must not be; the line says why and what to do.
     #[error("{1}")]
     Refused(Code, String),
@@ -26,6 +30,7 @@ impl Coded for Error {
         match self {
             Self::Kafka(error) => error.code(),
             Self::Registry(error) => error.code(),
+            Self::Database(error) => error.code(),
             Self::Refused(code, _) => *code,
             Self::Output(_) => Code::Answer,
         }

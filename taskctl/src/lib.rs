@@ -65,6 +65,9 @@ enum Command {
     /// The tokens of the API's callers
     #[command(subcommand, arg_required_else_help = false)]
     Token(commands::token::Command),
+    /// The database of API replicas
+    #[command(subcommand, arg_required_else_help = false)]
+    Db(commands::db::Command),
     /// An audit log
     #[command(subcommand, arg_required_else_help = false)]
     Audit(commands::audit::Command),
@@ -102,6 +105,7 @@ impl Cli {
             Command::Dlq(command) => commands::dlq::run(&context, command).await,
             Command::Schema(command) => commands::schema::run(&context, command).await,
             Command::Token(command) => commands::token::run(self.format, command),
+            Command::Db(command) => commands::db::run(&context, command).await,
             Command::Audit(command) => commands::audit::run(&context, command),
             Command::Tail(args) => commands::tail::run(&context, args).await,
             Command::Trace(args) => commands::trace::run(&context, args).await,

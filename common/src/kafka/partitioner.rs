@@ -3,7 +3,12 @@
 /// `murmur2(key) & 0x7fffffff mod partitions`, as in `org.apache.kafka.clients.producer.internals.BuiltInPartitioner`.
 /// `partitions` below 1 counts as 1.
 pub fn partition_for_key(key: &[u8], partitions: i32) -> i32 {
-    (murmur2(key) & 0x7fff_ffff).cast_signed() % partitions.max(1)
+    hash_of_key(key) % partitions.max(1)
+}
+
+/// What of a key decides: its partition is the remainder by the number of partitions.
+pub fn hash_of_key(key: &[u8]) -> i32 {
+    (murmur2(key) & 0x7fff_ffff).cast_signed()
 }
 
 /// Kafka's 32-bit murmur2 (`org.apache.kafka.common.utils.Utils.murmur2`).

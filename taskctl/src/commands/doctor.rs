@@ -6,6 +6,7 @@
 mod api;
 mod audit;
 mod brokers;
+mod database;
 mod findings;
 mod groups;
 mod state;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use task_events::config::StateArgs;
+use task_events::database::DatabaseArgs;
 use task_events::error_code::Code;
 
 use self::findings::{Findings, Level, text};
@@ -31,6 +33,8 @@ pub struct Doctor {
     audit_log_path: PathBuf,
     #[command(flatten)]
     api: ApiArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
 }
 
 /// Runs the command. Fails if anything does.
@@ -45,6 +49,7 @@ pub async fn run(context: &Context, args: Doctor) -> Result<(), Error> {
         api::examine(&args.api.api(), None, &mut findings).await;
     }
     state::examine(&args.state.state_dir, &mut findings);
+    database::examine(&args.database, &mut findings).await;
     output::write(context.format, &findings.0, |findings| text(findings))?;
     match findings.0.iter().filter(|finding| finding.level == Level::Fail).count() {
         0 => Ok(()),

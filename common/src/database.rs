@@ -1,0 +1,30 @@
+//! PostgreSQL: how to reach it, and its schema.
+//!
+//! | part | what |
+//! | --- | --- |
+//! | `address` | `DATABASE_URL` |
+//! | `args` | flags and environment |
+//! | `session` | a connection, which ends with its value |
+//! | `migrations` | the versions of the schema |
+//! | `error` | what went wrong, by what to do about it |
+//!
+//! # Invariants
+//!
+//! 1. *No statement outlives its caller for long.* The server ends a statement, a wait for a lock, an idle transaction
+//!    and a session whose client is gone, each within seconds, by settings of the session; a call that is given up
+//!    is cancelled at the server before its connection is dropped.
+//! 2. *The address is a secret.* No error, log line or `Debug` shows it; host and database alone are named.
+//! 3. *The schema moves forward only*, one process at a time, and a program refuses a schema that does not work
+//!    with it.
+
+mod address;
+mod args;
+mod error;
+mod migrations;
+mod session;
+
+pub use address::DatabaseUrl;
+pub use args::DatabaseArgs;
+pub use error::{DatabaseError, Trouble};
+pub use migrations::{Applied, Migration, SchemaState, ensure, migrate, state};
+pub use session::{STATEMENT_TIMEOUT, Session, connect};

@@ -1,0 +1,118 @@
+//! What went wrong with the database, by what can be done about it.
+
+use std::error::Error;
+use std::fmt;
+
+use tokio_postgres::error::SqlState;
+
+use crate::error_code::{Code, Coded};
+
+/// What can be done about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The address is wrong: nothing, before it is changed.
+    Address,
+    /// No connection, or it is lost: another one, later.
+    Connection,
+    /// This server takes no changes: another connection, which may find one that does.
+    ReadOnly,
+    /// It has no space left, or no memory: wait.
+    Full,
+    /// The transaction met another one: the same again.
+    Conflict,
+    /// It took too long, and was ended.
+    Timeout,
+    /// The schema is another than expected.
+    Schema,
+    /// This statement, or its values.
+    Statement,
+}
+
+/// Why the database did not do what was asked, in one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseError {
+    trouble: Trouble,
+    message: String,
+}
+
+impl DatabaseError {
+    pub(super) fn new(trouble: Trouble, message: impl Into<String>) -> Self {
+        Self { trouble, message: message.into() }
+    }
+
+    /// The address, or what is beside it, cannot be used.
+    pub fn address(why: impl fmt::Display) -> Self {
+        Self::new(Trouble::Address, format!("DATABASE_URL cannot be used: {why}"))
+    }
+
+    /// It did not answer within its time.
+    pub fn timeout(what: &str) -> Self {
+        Self::new(Trouble::Timeout, format!("{what}: the database does not answer in time"))
+    }
+
+    /// What can be done.
+    pub fn trouble(&self) -> Trouble {
+        self.trouble
+    }
+
+    /// Whether another connection is needed before the next attempt.
+    pub fn ends_session(&self) -> bool {
+        matches!(self.trouble, Trouble::Connection | Trouble::ReadOnly | Trouble::Timeout)
+    }
+}
+
+impl fmt::Display for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for DatabaseError {}
+
+impl Coded for DatabaseError {
+    fn code(&self) -> Code {
+        match self.trouble {
+            Trouble::Address => Code::DatabaseAddress,
+            Trouble::Schema => Code::DatabaseSchema,
+            _ => Code::Database,
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for DatabaseError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(reported) = error.as_db_error() else {
+            let mut message = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                let cause_text = cause.to_string();
+                if !message.contains(&cause_text) {
+                    message = format!("{message}: {cause_text}");
+                }
+                source = cause.source();
+            }
+            return Self::new(Trouble::Connection, message);
+        };
+        let message = format!("{} (SQLSTATE {})", reported.message(), reported.code().code());
+        Self::new(trouble(reported.code()), message)
+    }
+}
+
+fn trouble(state: &SqlState) -> Trouble {
+    match state.code() {
+        "40001" | "40P01" | "55P03" => Trouble::Conflict,
+        "25006" => Trouble::ReadOnly,
+        "57014" => Trouble::Timeout,
+        // No disk, no memory, no lock space, no more connections; a configured limit.
+        "53300" => Trouble::Connection,
+        code if code.starts_with("53") => Trouble::Full,
+        // I/O errors of the server's disk.
+        code if code.starts_with("58") => Trouble::Full,
+        "42P01" | "42703" | "3F000" => Trouble::Schema,
+        // Connection exceptions, shut-downs, ended idle transactions, failed logins.
+        code if ["08", "57", "25", "28", "3D"].iter().any(|class| code.starts_with(class)) => {
+            Trouble::Connection
+        }
+        _ => Trouble::Statement,
+    }
+}

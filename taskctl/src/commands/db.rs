@@ -1,0 +1,85 @@
+//! `taskctl db`: the schema of the database that keeps the tasks of API replicas.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use task_events::database::{DatabaseArgs, SchemaState, Session, connect, migrate, state};
+use task_events::error_code::Code;
+use task_events::time::format_time;
+
+use crate::output::{self, table};
+use crate::{Context, Error};
+
+/// What to do with the database.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the versions of its schema: those that it has, and those that it lacks; changes nothing
+    Status(Database),
+    /// Bring its schema up to date, one process at a time, forward only
+    Migrate(Database),
+}
+
+/// Which database.
+#[derive(Debug, Args)]
+pub struct Database {
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// A version of the schema.
+#[derive(Debug, Serialize)]
+struct Row {
+    version: i32,
+    name: String,
+    /// `None`: it is missing.
+    applied_at: Option<String>,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
+    let (Command::Status(args) | Command::Migrate(args)) = &command;
+    let session = args.connect().await?;
+    if matches!(command, Command::Migrate(_)) {
+        migrate(&session).await?;
+    }
+    let found = state(&session).await?;
+    output::write(context.format, &rows(&found), |rows| text(rows))?;
+    if matches!(command, Command::Migrate(_)) {
+        // Newer than this program can work with.
+        found.check()?;
+    }
+    Ok(())
+}
+
+impl Database {
+    async fn connect(&self) -> Result<Session, Error> {
+        let url = self.database.url().ok_or_else(|| {
+            let why =
+                "no database is named: set DATABASE_URL, as in postgres://user:password@host:5432/database";
+            Error::Refused(Code::DatabaseAddress, why.to_owned())
+        })?;
+        Ok(connect(&url.config()?, None).await?)
+    }
+}
+
+fn rows(state: &SchemaState) -> Vec<Row> {
+    let applied = state.applied.iter().map(|applied| Row {
+        version: applied.version,
+        name: applied.name.clone(),
+        applied_at: Some(format_time(applied.applied_at)),
+    });
+    let pending = state.pending().map(|migration| Row {
+        version: migration.version,
+        name: migration.name.to_owned(),
+        applied_at: None,
+    });
+    applied.chain(pending).collect()
+}
+
+fn text(rows: &[Row]) -> String {
+    let rows = rows.iter().map(|row| {
+        let applied =
+            row.applied_at.clone().unwrap_or_else(|| "pending: run `taskctl db migrate`".to_owned());
+        [row.version.to_string(), applied, row.name.clone()]
+    });
+    table(["VERSION", "APPLIED", "WHAT"], rows)
+}
