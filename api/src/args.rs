@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args as Group, Parser, ValueEnum};
 use task_events::config::{KafkaArgs, LogArgs, StateArgs, TopicArgs};
+use task_events::database::DatabaseArgs;
 use task_events::registry_args::RegistryArgs;
 use task_events::services;
 
@@ -48,6 +49,13 @@ pub struct Args {
     /// Where the store is.
     #[command(flatten)]
     pub state: StateArgs,
+    /// The database, if replicas share one.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Whether the API brings the database's schema up to date at its start; with false, it refuses to start before
+    /// `taskctl db migrate` has
+    #[arg(long, env = "DATABASE_MIGRATE", default_value = "true", action = ArgAction::Set, value_name = "true|false")]
+    pub database_migrate: bool,
     /// What is logged.
     #[command(flatten)]
     pub log: LogArgs,

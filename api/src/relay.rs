@@ -24,7 +24,9 @@
 //!    backoff of their own.
 //! 5. *Few requests under load, no wait without* ([`pace`]). What was acknowledged leaves the outbox while the next
 //!    request is in flight; where that fails, it is looked for in the topic.
-//! 6. *Bounded.* Memory is bounded by the windows; no event is read again and again while it waits.
+//! 6. *One publisher.* Where replicas share the outbox, only the one that has the turn publishes, and it sends nothing
+//!    after its lease ([`Store::turn`]). A new turn begins as a start does.
+//! 7. *Bounded.* Memory is bounded by the windows; no event is read again and again while it waits.
 
 mod batch_limit;
 mod dispatcher;
@@ -53,6 +55,9 @@ pub use report::RelayState;
 
 /// Time to publish what waits when the process stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same where other replicas may publish it.
+const HANDOVER_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// The relay. One for a store.
 #[derive(Debug)]
@@ -97,6 +102,12 @@ impl Relay {
     async fn drained(&self, shutdown: &Shutdown) {
         shutdown.requested().await;
         let mut outbox = self.store.outbox();
+        if self.store.is_shared() {
+            // Another replica goes on at once; without one, this process's next start does.
+            let limit = if self.store.may_publish() { HANDOVER_TIMEOUT } else { Duration::ZERO };
+            let _ = timeout(limit, outbox.wait_for(|outbox| outbox.waiting == 0)).await;
+            return;
+        }
         let _ = timeout(DRAIN_TIMEOUT, outbox.wait_for(|outbox| outbox.waiting == 0)).await;
     }
 }

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use task_events::backoff::Backoff;
+use task_events::database::{DatabaseError, DatabaseUrl};
 use task_events::error_code::{Code, Coded};
 use task_events::registry::{RegistryError, subject_of};
 use task_events::services;
-use task_events::shutdown;
+use task_events::shutdown::{self, Shutdown};
 use task_events::state_dir::{StateDir, StateDirError};
 
 use crate::access::FileError;
@@ -25,6 +27,9 @@ const NAME: &str = services::API;
 /// Time for requests under way when the process stops.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time to commit what is queued in a database, and to give back the relay's turn.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What to do about a topic that does not exist.
 const MISSING_TOPIC_HINT: &str = "create it with `taskctl topics create`";
 
@@ -40,6 +45,9 @@ pub enum ServiceError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; stop what uses it, or set HOST and PORT")]
     Listen {
@@ -67,6 +75,7 @@ impl Coded for ServiceError {
         match self {
             Self::StateDir(_) => Code::StateFolder,
             Self::Store(_) => Code::Store,
+            Self::Database(error) => error.code(),
             Self::Listen { .. } => Code::Listen,
             Self::Access(_) => Code::AccessFile,
             Self::Registry(error) => error.code(),
@@ -78,20 +87,19 @@ impl Coded for ServiceError {
 
 /// Runs the Task API until a signal stops it.
 pub fn run(args: Args) -> Result<(), ServiceError> {
-    let address = format!("{}:{}", args.host, args.port);
-    let listener = TcpListener::bind((args.host.as_str(), args.port))
-        .map_err(|source| ServiceError::Listen { address, source })?;
     let edge = args.edge.edge()?;
-    if edge.access.is_none() && !listener.local_addr()?.ip().to_canonical().is_loopback() {
-        log::warn!(
-            "callers have no identity: whoever reaches {} may read and change every task; set API_TOKENS_FILE, or HOST=127.0.0.1",
-            listener.local_addr()?
-        );
+    if let Some(url) = args.database.url().cloned() {
+        let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
+        return runtime()?.block_on(serve_database(args, edge, &url, state_dir.path()));
     }
+    let listener = listen(&args, &edge)?;
     let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
+    let runtime = runtime()?;
     let (store, writer) = Store::open(state_dir.path())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(serve(args, edge, listener, store, state_dir.path()))?;
+    runtime.block_on(async {
+        let signals = shutdown::on_signals()?;
+        serve(args, edge, listener, store, state_dir.path(), signals).await
+    })?;
     // All clones of the store are gone: the writer ends after its last transaction.
     drop(runtime);
     if writer.join().is_err() {
@@ -100,14 +108,69 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     Ok(())
 }
 
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+}
+
+fn listen(args: &Args, edge: &Edge) -> Result<TcpListener, ServiceError> {
+    let address = format!("{}:{}", args.host, args.port);
+    let listener = TcpListener::bind((args.host.as_str(), args.port))
+        .map_err(|source| ServiceError::Listen { address, source })?;
+    if edge.access.is_none() && !listener.local_addr()?.ip().to_canonical().is_loopback() {
+        log::warn!(
+            "callers have no identity: whoever reaches {} may read and change every task; set API_TOKENS_FILE, or HOST=127.0.0.1",
+            listener.local_addr()?
+        );
+    }
+    Ok(listener)
+}
+
+/// With the tasks in a database.
+async fn serve_database(
+    args: Args,
+    edge: Edge,
+    url: &DatabaseUrl,
+    state_dir: &Path,
+) -> Result<(), ServiceError> {
+    if Store::is_in(state_dir) {
+        return Err(DatabaseError::address(format!(
+            "{} holds the tasks of the embedded store, and events that may still wait: start the API without DATABASE_URL until its outbox is empty, then move the files of the folder away",
+            state_dir.display()
+        ))
+        .into());
+    }
+    let signals = shutdown::on_signals()?;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let (store, closing) = loop {
+        let connected = signals.or(Store::connect(url, args.database_migrate)).await;
+        match connected {
+            None => return Ok(()),
+            Some(Ok(connected)) => break connected,
+            Some(Err(error)) if error.ends_session() => {
+                log::warn!("cannot use the {} yet: {error} {}", url.place(), error.code());
+            }
+            Some(Err(error)) => return Err(error.into()),
+        }
+        if signals.or(tokio::time::sleep(backoff.next_delay())).await.is_none() {
+            return Ok(());
+        }
+    };
+    // Not before: until then no client shall wait for an answer.
+    let listener = listen(&args, &edge)?;
+    log::info!("tasks are in the {}", url.place());
+    let served = serve(args, edge, listener, store, state_dir, signals).await;
+    closing.wait(CLOSE_TIMEOUT).await;
+    served
+}
+
 async fn serve(
     args: Args,
     edge: Edge,
     listener: TcpListener,
     store: Store,
     state_dir: &Path,
+    signals: Shutdown,
 ) -> Result<(), ServiceError> {
-    let signals = shutdown::on_signals()?;
     match signals.or(event_format(&args, state_dir)).await {
         Some(format) => store.encode_events_as(format?),
         None => return Ok(()),

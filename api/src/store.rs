@@ -1,5 +1,8 @@
 //! The durable store: tasks, the outbox and the answers under idempotency keys.
 //!
+//! A [`Store`] is one of two: the embedded one, which is described here, or tables of PostgreSQL that replicas share
+//! ([`postgres`]). `facade` has what both do for their callers.
+//!
 //! ```text
 //! mutate ──> writer ──> log (write, fdatasync) ──> answer; overlay, events in memory ──> readers, relay
 //!                        │                              │
@@ -20,6 +23,7 @@
 //! | `mutation`, `delivery` | the types of a caller's change and its outcome; those that store and relay exchange |
 //! | `job`, `shared` | work for the writer; what the threads share |
 //! | `placement` | whether the files are where they were |
+//! | `change` | what a change makes of a task, in either store |
 //! | `query`, `order`, `failure` | pages, and their order; what cannot be done, and why |
 //!
 //! # Invariants
@@ -43,8 +47,10 @@ mod apply;
 #[cfg(test)]
 mod bad_disk;
 mod bulk;
+mod change;
 mod delivery;
 mod draft;
+mod facade;
 mod failure;
 mod job;
 mod mutation;
@@ -53,6 +59,7 @@ mod order;
 mod outbox;
 mod overlay;
 mod placement;
+pub mod postgres;
 #[cfg(test)]
 mod power_cut;
 mod query;
@@ -78,6 +85,7 @@ use tokio::time::timeout;
 use crate::event_format::EventFormat;
 use crate::reply::Desk;
 pub use delivery::{Delivered, OutboxEntry, OutboxState, PublishedTopic};
+pub use facade::{Store, Turn};
 pub use failure::{StoreError, Unreadable, WriteFailure};
 use job::{Job, MutateResult};
 pub use mutation::{IdempotencyKey, Mutation, Outcome, Preconditions, VersionSet};
@@ -98,9 +106,9 @@ const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a delivery waits for changes to be written with, before it is written alone.
 const MAX_DELIVERY_DELAY: Duration = Duration::from_millis(100);
 
-/// The store. Cheap to clone; closed when the last clone is dropped and the writer has finished.
+/// The embedded store. Cheap to clone; closed when the last clone is dropped and the writer has finished.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct Embedded {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Job>,
     /// Held by a read until the disk has done it, also where nobody waits for it any more: what hangs does
@@ -115,7 +123,7 @@ thread_local! {
     static REPLIES: Desk<MutateResult> = const { Desk::new() };
 }
 
-impl Store {
+impl Embedded {
     /// Opens the store in the folder, or makes it. Blocks. The handle is the writer's thread, which ends
     /// when all clones of the store are dropped.
     pub fn open(dir: &Path) -> Result<(Self, thread::JoinHandle<()>), StoreError> {

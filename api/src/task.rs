@@ -115,3 +115,13 @@ pub enum Change {
     /// Delete a task.
     Delete(Uuid),
 }
+
+impl Change {
+    /// The task that it changes; none where it creates one.
+    pub fn task(&self) -> Option<Uuid> {
+        match self {
+            Self::Create(_) => None,
+            Self::Patch(id, _) | Self::Complete(id) | Self::Delete(id) => Some(*id),
+        }
+    }
+}

@@ -55,6 +55,10 @@ pub(super) fn reused() -> Problem {
     Problem::field("Idempotency-Key", "was used with another request")
 }
 
+pub(super) fn under_way() -> Problem {
+    Problem::new(StatusCode::CONFLICT, "A request with this Idempotency-Key is under way")
+}
+
 /// A key whose request is under way, until dropped.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -67,10 +71,7 @@ impl Running {
     pub(super) fn begin(keys: &Arc<Mutex<HashSet<String>>>, key: &str) -> Result<Self, Problem> {
         let fresh = keys.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
         if !fresh {
-            return Err(Problem::new(
-                StatusCode::CONFLICT,
-                "A request with this Idempotency-Key is under way",
-            ));
+            return Err(under_way());
         }
         Ok(Self { keys: Arc::clone(keys), key: key.to_owned() })
     }

@@ -38,8 +38,8 @@ pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
         );
     }
     const SENT: &str = "messaging_client_sent_messages_total";
-    text.family(SENT, "counter", "Events that Kafka has acknowledged, also before the process started.");
-    let sent = outbox.last_seq.saturating_sub(outbox.waiting);
+    text.family(SENT, "counter", "Events that Kafka has acknowledged, before the process started, too, unless the tasks are in a database.");
+    let sent = state.store.sent_events();
     text.series(SENT, &[("messaging_system", "kafka")], sent);
     text.single(
         "task_api_kafka_reachable",

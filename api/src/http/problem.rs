@@ -128,7 +128,7 @@ impl From<StoreError> for Problem {
         let detail = match &error {
             StoreError::Overloaded => "Too many requests are under way; try again soon".to_owned(),
             StoreError::Slow => {
-                "The disk does not answer in time; a change may or may not have been made".to_owned()
+                "The store does not answer in time; a change may or may not have been made".to_owned()
             }
             StoreError::Refused(failure) => {
                 format!("The store cannot be written: {}. Nothing was changed", failure.remedy())

@@ -145,6 +145,7 @@ async fn mutate(request: &HttpRequest, state: &State, change: Change) -> Result<
         Outcome::VersionMismatch { current } => Err(conditional::stale(current)),
         Outcome::VersionExcluded { current } => Err(conditional::excluded(current)),
         Outcome::KeyReused => Err(idempotency::reused()),
+        Outcome::KeyInUse => Err(idempotency::under_way()),
     }
 }
 

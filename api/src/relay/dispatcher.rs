@@ -10,6 +10,7 @@
 //! that was sent is acknowledged; then the events go by the new count, so that no task is reordered.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,8 +85,39 @@ enum Change {
 }
 
 impl Dispatcher {
-    /// Publishes for ever.
+    /// Publishes for ever, while it is this process's turn.
     pub(super) async fn run(&self) {
+        loop {
+            let mut turn = {
+                let mut waiting = pin!(self.store.turn());
+                loop {
+                    tokio::select! {
+                        biased;
+                        turn = &mut waiting => break turn,
+                        () = self.look() => {}
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = turn.lost() => {}
+                () = self.publish() => {}
+            }
+            // What a lane waited for is another replica's matter now.
+            self.report.set_lanes(std::iter::empty());
+        }
+    }
+
+    /// Looks whether Kafka answers, which a replica that does not publish reports too.
+    async fn look(&self) {
+        match self.kafka.topic(&self.topic).await {
+            Ok(_) => self.report.answered(),
+            Err(error) => self.report.failed(&error.into()),
+        }
+        sleep(CHECK_INTERVAL).await;
+    }
+
+    async fn publish(&self) {
         let mut backoff = Backoff::for_kafka();
         let mut plan = loop {
             match self.first_plan().await {
@@ -207,8 +239,8 @@ impl Dispatcher {
             let free: Vec<usize> = lanes.windows.iter().map(|window| window.free()).collect();
             let wanting = free.iter().zip(&lanes.next).filter(|(free, _)| **free > 0).map(|(_, next)| *next);
             let Some(from) = wanting.min().filter(|from| *from <= last_seq) else {
-                for (window, next) in lanes.windows.iter().zip(&lanes.next) {
-                    window.set_loaded(*next > last_seq);
+                for ((number, window), next) in (0..).zip(&lanes.windows).zip(&lanes.next) {
+                    window.set_loaded(*next > last_seq && self.store.has_scanned_all(number, *next));
                 }
                 return Ok(found > 1 && lanes.next.iter().all(|next| *next > last_seq));
             };

@@ -231,6 +231,10 @@ impl Lane {
             self.report.lane_waits(partition, format!("a quota of the broker, for {} ms", wait.as_millis()));
             sleep(wait).await;
         }
+        if !self.store.may_publish() {
+            let call = format!("produce to {}/{partition}", self.producer.topic());
+            return Err(KafkaError::Failed { call, detail: "the relay's turn is over".to_owned() });
+        }
         self.report.lane_sends(partition);
         let (limit, begun) = (ACKNOWLEDGEMENT_TIMEOUT, Instant::now());
         let outcome = tokio::select! {

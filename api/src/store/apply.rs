@@ -5,18 +5,19 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use redb::{Database, ReadTransaction, ReadableDatabase};
 use task_events::event::TaskEvent;
-use uuid::{ContextV7, Timestamp, Uuid};
+use uuid::Uuid;
 
 use super::answers::KEEP_ANSWER_MS;
+use super::change::{Changed, TaskIds, changed, refusal};
 use super::delivery::OutboxEntry;
 use super::draft::{Draft, Effect};
 use super::failure::ChangeError;
-use super::mutation::{Answer, Mutation, Outcome, Preconditions};
+use super::mutation::{Answer, Mutation, Outcome};
 use super::operation::{Change as ChangeFrame, EventBytes, Operation, TaskWrite};
 use super::overlay::Overlay;
 use super::schema::{TASKS, fingerprint, read_task};
 use super::shared::Shared;
-use crate::task::{Change, Task, TaskPatch, TaskStatus};
+use crate::task::Task;
 
 /// What the writer sees: its draft, what the log has, and the database.
 pub(super) struct View<'a> {
@@ -59,39 +60,16 @@ impl<'a> View<'a> {
         if let Some(outcome) = self.answered_before(mutation, now_ms)? {
             return Ok(outcome);
         }
-        let (task, write, events) = match &mutation.change {
-            Change::Create(new) => {
-                let (id, created_at) = ids.next(now);
-                let task = Task {
-                    id,
-                    title: new.title.as_str().to_owned(),
-                    status: TaskStatus::Pending,
-                    owner_id: new.owner_id,
-                    version: 1,
-                    created_at,
-                    updated_at: created_at,
-                };
-                let events = vec![TaskEvent::task_created(task.data(), mutation.correlation_id)];
-                (Arc::new(task), TaskWrite::Put, events)
-            }
-            Change::Patch(id, patch) => match self.existing(*id, mutation)? {
-                Ok(before) => patched(&before, patch, mutation, now),
+        let before = match mutation.change.task() {
+            None => None,
+            Some(id) => match self.existing(id, mutation)? {
+                Ok(before) => Some(before),
                 Err(outcome) => return Ok(outcome),
             },
-            Change::Complete(id) => match self.existing(*id, mutation)? {
-                Ok(before) => {
-                    let patch = TaskPatch { status: Some(TaskStatus::Completed), ..TaskPatch::default() };
-                    patched(&before, &patch, mutation, now)
-                }
-                Err(outcome) => return Ok(outcome),
-            },
-            Change::Delete(id) => match self.existing(*id, mutation)? {
-                Ok(task) => {
-                    let events = vec![TaskEvent::task_deleted(task.data(), mutation.correlation_id)];
-                    (task, TaskWrite::Delete, events)
-                }
-                Err(outcome) => return Ok(outcome),
-            },
+        };
+        let Some(Changed { task, write, events }) = changed(before.as_ref(), mutation, now, || ids.next(now))
+        else {
+            return Ok(Outcome::NotFound);
         };
         self.write(Arc::clone(&task), write, events, mutation, now_ms)?;
         Ok(Outcome::Done(task))
@@ -100,15 +78,10 @@ impl<'a> View<'a> {
     /// The task that is to be changed, or why it is not.
     fn existing(&mut self, id: Uuid, mutation: &Mutation) -> Result<Result<Arc<Task>, Outcome>, ChangeError> {
         let Some(task) = self.task(id)? else { return Ok(Err(Outcome::NotFound)) };
-        let current = task.version;
-        let Preconditions { if_match, if_none_match } = &mutation.preconditions;
-        if if_match.as_ref().is_some_and(|versions| !versions.contain(current)) {
-            return Ok(Err(Outcome::VersionMismatch { current }));
-        }
-        if if_none_match.as_ref().is_some_and(|versions| versions.contain(current)) {
-            return Ok(Err(Outcome::VersionExcluded { current }));
-        }
-        Ok(Ok(task))
+        Ok(match refusal(&mutation.preconditions, task.version) {
+            Some(refusal) => Err(refusal),
+            None => Ok(task),
+        })
     }
 
     fn write(
@@ -199,89 +172,5 @@ impl<'a> View<'a> {
         } else {
             Some(Outcome::KeyReused)
         })
-    }
-}
-
-/// The task after a patch, and its events. Completing by its own call makes one; a patch that completes makes two;
-/// one that changes nothing makes none.
-fn patched(
-    before: &Arc<Task>,
-    patch: &TaskPatch,
-    mutation: &Mutation,
-    now: DateTime<Utc>,
-) -> (Arc<Task>, TaskWrite, Vec<TaskEvent>) {
-    let mut task = Task::clone(before);
-    if let Some(title) = &patch.title {
-        title.as_str().clone_into(&mut task.title);
-    }
-    if let Some(status) = patch.status {
-        task.status = status;
-    }
-    if let Some(owner_id) = patch.owner_id {
-        task.owner_id = owner_id;
-    }
-    if task == **before {
-        return (Arc::clone(before), TaskWrite::None, Vec::new());
-    }
-    task.version += 1;
-    // A clock that was set back does not turn a task's history round.
-    task.updated_at = now.max(before.updated_at);
-    let id = mutation.correlation_id;
-    let mut events = Vec::with_capacity(2);
-    if !matches!(mutation.change, Change::Complete(_)) {
-        events.push(TaskEvent::task_updated(task.data(), id));
-    }
-    if task.status == TaskStatus::Completed && before.status != TaskStatus::Completed {
-        events.push(TaskEvent::task_completed(task.data(), id));
-    }
-    (Arc::new(task), TaskWrite::Put, events)
-}
-
-/// Ids of version 7 that only rise, also where the clock is set back, and over restarts.
-pub(super) struct TaskIds(ContextV7);
-
-impl TaskIds {
-    pub(super) fn after(last: Option<[u8; 16]>) -> Self {
-        let context = ContextV7::new();
-        let last_time = last.and_then(|id| Uuid::from_bytes(id).get_timestamp()).map(|time| time.to_unix());
-        if let Some((seconds, nanos)) = last_time {
-            // One millisecond on: within the last one the counter may be higher than a new one begins.
-            let next = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos / 1_000_000) + 1);
-            let nanos = u32::try_from(next % 1_000).unwrap_or(0) * 1_000_000;
-            let _ = Timestamp::from_unix(&context, next / 1_000, nanos);
-        }
-        Self(context)
-    }
-
-    /// The next id, and when its task was created: in the millisecond of the id, so that both have one order, also
-    /// where the clock was set back.
-    pub(super) fn next(&self, now: DateTime<Utc>) -> (Uuid, DateTime<Utc>) {
-        let id = Uuid::new_v7(Timestamp::now(&self.0));
-        let (seconds, nanos) = id.get_timestamp().map_or((0, 0), |time| time.to_unix());
-        let of_id = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos));
-        (id, of_id.map_or(now, |of_id| now.max(of_id)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_rise_also_when_the_clock_was_set_back() {
-        let future = Timestamp::from_unix(ContextV7::new(), 4_000_000_000, 0);
-        let last = Uuid::new_v7(future);
-        let ids = TaskIds::after(Some(last.into_bytes()));
-        let mut before = last;
-        for _ in 0..10_000 {
-            let (next, created_at) = ids.next(Utc::now());
-            assert!(next > before, "{next} after {before}");
-            let (seconds, nanos) = next.get_timestamp().unwrap().to_unix();
-            assert_eq!(
-                created_at.timestamp_millis(),
-                (seconds * 1_000 + u64::from(nanos / 1_000_000)) as i64
-            );
-            before = next;
-        }
     }
 }

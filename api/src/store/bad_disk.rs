@@ -128,8 +128,8 @@ impl Disk for BadDisk {
 }
 
 impl BadDisk {
-    fn open_store(&self, dir: &Path) -> (Store, thread::JoinHandle<()>) {
-        Store::open_on(Arc::new(self.clone()), dir, Limits::default()).unwrap()
+    fn open_store(&self, dir: &Path) -> (Embedded, thread::JoinHandle<()>) {
+        Embedded::open_on(Arc::new(self.clone()), dir, Limits::default()).unwrap()
     }
 }
 
@@ -144,22 +144,22 @@ fn create() -> Mutation {
     }
 }
 
-async fn created(store: &Store) -> Task {
+async fn created(store: &Embedded) -> Task {
     let Outcome::Done(task) = store.mutate(create()).await.unwrap() else { panic!() };
     Task::clone(&task)
 }
 
-async fn close(store: Store, writer: thread::JoinHandle<()>) {
+async fn close(store: Embedded, writer: thread::JoinHandle<()>) {
     drop(store);
     tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
 }
 
-async fn listed(store: &Store) -> Vec<Task> {
+async fn listed(store: &Embedded) -> Vec<Task> {
     store.list(Filter::default(), None, usize::MAX).await.unwrap().tasks
 }
 
 /// Waits until changes are taken again.
-async fn taken_again(store: &Store) {
+async fn taken_again(store: &Embedded) {
     let taken = async {
         while store.failure().is_some() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -294,7 +294,7 @@ async fn a_group_that_could_not_be_synced_is_refused_and_does_not_come_back() {
     }
     close(store, writer).await;
     for dir in [copy.path(), dir.path()] {
-        let (store, writer) = Store::open(dir).unwrap();
+        let (store, writer) = Embedded::open(dir).unwrap();
         assert_eq!(listed(&store).await, tasks);
         let events = store.outbox_after(0, usize::MAX).await.unwrap();
         let seqs: Vec<u64> = events.iter().map(|entry| entry.seq).collect();
@@ -310,7 +310,7 @@ async fn a_database_that_cannot_be_written_refuses_changes_until_it_can_and_lose
     let dir = tempfile::tempdir().unwrap();
     let disk = BadDisk::default();
     let limits = Limits { generation_bytes: 4_096, ..Limits::default() };
-    let (store, writer) = Store::open_on(Arc::new(disk.clone()), dir.path(), limits).unwrap();
+    let (store, writer) = Embedded::open_on(Arc::new(disk.clone()), dir.path(), limits).unwrap();
     disk.0.set(&disk.0.database_syncs_fail, true);
     let mut tasks = Vec::new();
     let refused = loop {
@@ -329,7 +329,7 @@ async fn a_database_that_cannot_be_written_refuses_changes_until_it_can_and_lose
     }
     assert_eq!(listed(&store).await, tasks);
     close(store, writer).await;
-    let (store, writer) = Store::open(dir.path()).unwrap();
+    let (store, writer) = Embedded::open(dir.path()).unwrap();
     assert_eq!(listed(&store).await, tasks);
     assert_eq!(store.outbox().borrow().waiting, tasks.len() as u64);
     close(store, writer).await;

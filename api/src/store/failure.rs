@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
+use task_events::database::{DatabaseError, Trouble};
 use task_events::error_code::Code;
 
 use super::wal::files::SegmentError;
@@ -27,8 +28,8 @@ pub enum StoreError {
     /// More changes wait than the writer can take soon.
     #[error("too many changes wait for the disk")]
     Overloaded,
-    /// The disk took too long. A change that was under way may be stored or not.
-    #[error("the disk does not answer")]
+    /// The disk or the database took too long. A change that was under way may be stored or not.
+    #[error("the store does not answer in time")]
     Slow,
     /// The disk failed or is full, and changes are not even tried.
     #[error("{0}")]
@@ -125,6 +126,20 @@ impl WriteFailure {
             std::process::id()
         );
         Self { why, remedy }
+    }
+
+    /// The database does not take changes. What it reported is for the log; clients learn of which kind it is.
+    pub(super) fn of_database(place: &str, error: &DatabaseError) -> Self {
+        let kind = match error.trouble() {
+            Trouble::Connection => "the database cannot be reached",
+            Trouble::ReadOnly => "the database is read-only: a standby, or a failover is under way",
+            Trouble::Full => "the database has no space or no memory left",
+            Trouble::Timeout => "the database does not answer in time",
+            Trouble::Conflict => "the database is busy with other changes",
+            Trouble::Address | Trouble::Schema | Trouble::Statement => "the database refuses the change",
+        };
+        let remedy = format!("{kind}; changes are taken again as soon as it does");
+        Self { why: format!("{place}: {error}"), remedy }
     }
 
     /// What has to be, for changes to be taken again.

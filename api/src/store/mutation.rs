@@ -81,6 +81,8 @@ pub enum Outcome {
     },
     /// The key was used with another request.
     KeyReused,
+    /// A request with that key is under way in another replica.
+    KeyInUse,
 }
 
 /// What was answered under an idempotency key.

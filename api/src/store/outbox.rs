@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub(super) use ledger::{Ledger, Source, Stored};
 pub(crate) use marks::partition_of;
 
-use super::Store;
+use super::Embedded;
 use super::delivery::{OutboxEntry, PublishedTopic};
 use super::failure::{StoreError, Unreadable};
 use super::operation::{EventBytes, Operation};
@@ -46,7 +46,7 @@ pub struct OutboxScan {
     pub is_end: bool,
 }
 
-impl Store {
+impl Embedded {
     /// Looks at the entries from sequence number `from` on, at most `limit`, and returns those that wait and are
     /// wanted, by sequence number and task. An entry that cannot be read does not hide those after it.
     pub async fn outbox_scan<F>(&self, from: u64, limit: usize, wanted: F) -> Result<OutboxScan, StoreError>

@@ -73,11 +73,11 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_time().build().unwrap()
 }
 
-fn open(disk: &SimDisk, planted: Option<Planted>) -> Result<(Store, thread::JoinHandle<()>), StoreError> {
-    Store::open_on(Arc::new(disk.clone()), Path::new(FOLDER), limits(planted))
+fn open(disk: &SimDisk, planted: Option<Planted>) -> Result<(Embedded, thread::JoinHandle<()>), StoreError> {
+    Embedded::open_on(Arc::new(disk.clone()), Path::new(FOLDER), limits(planted))
 }
 
-fn close(store: Store, writer: thread::JoinHandle<()>) -> Result<(), String> {
+fn close(store: Embedded, writer: thread::JoinHandle<()>) -> Result<(), String> {
     drop(store);
     writer.join().map_err(|_| "the writer panicked".to_owned())
 }
@@ -147,7 +147,7 @@ impl Run {
         run
     }
 
-    async fn round(&mut self, disk: &SimDisk, store: &Store, topic: PublishedTopic, round: usize) {
+    async fn round(&mut self, disk: &SimDisk, store: &Embedded, topic: PublishedTopic, round: usize) {
         let is_there = |id: &&Uuid| !self.deletions.contains_key(id);
         let tasks: Vec<Uuid> = self.versions.keys().filter(is_there).copied().collect();
         let mut clients = tokio::task::JoinSet::new();
@@ -212,7 +212,7 @@ impl Run {
 }
 
 impl Subject for Run {
-    type Opened = (Store, thread::JoinHandle<()>);
+    type Opened = (Embedded, thread::JoinHandle<()>);
     const CUT_TWICE: Option<usize> = Some(50);
 
     fn open(&self, disk: &SimDisk) -> Result<Self::Opened, String> {
@@ -265,7 +265,7 @@ impl Subject for OnALyingDisk {
 }
 
 /// The store takes changes: a repeat under a key changes nothing, and what is new comes after what was.
-async fn goes_on(store: &Store, stored: &Stored, promised: &[&Answer]) -> Result<(), String> {
+async fn goes_on(store: &Embedded, stored: &Stored, promised: &[&Answer]) -> Result<(), String> {
     let done = async |mutation: Mutation| match store.mutate(mutation).await {
         Ok(Outcome::Done(task) | Outcome::Repeated(task)) => Ok(Task::clone(&task)),
         other => Err(format!("{other:?}")),

@@ -15,7 +15,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::Store;
+use super::Embedded;
 use super::failure::{StoreError, Unreadable};
 use super::order::Order;
 use super::overlay::Snapshot;
@@ -76,7 +76,7 @@ impl From<Filter> for Query {
 
 impl Query {
     /// The ids that a page behind the task `after` can have; `None` where there are none.
-    fn ids(&self, after: Option<Uuid>) -> Option<RangeInclusive<[u8; 16]>> {
+    pub(super) fn ids(&self, after: Option<Uuid>) -> Option<RangeInclusive<[u8; 16]>> {
         let ms = |time: DateTime<Utc>| u128::try_from(time.timestamp_millis()).unwrap_or(0).min(LAST_MS);
         let Filter { created_after, created_before, .. } = &self.filter;
         let mut first = created_after.map_or(0, |time| ms(time) << ID_BITS);
@@ -100,7 +100,7 @@ pub struct Page {
     pub next: Option<Uuid>,
 }
 
-impl Store {
+impl Embedded {
     /// One task.
     pub async fn task(&self, id: Uuid) -> Result<Option<Task>, StoreError> {
         // In this order: what leaves the overlay is in the database by then.

@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::reply::Group;
 
 use super::applier::{RETRY_EVERY, Work};
-use super::apply::{TaskIds, View};
+use super::apply::View;
+use super::change::TaskIds;
 use super::draft::Draft;
 use super::failure::{ChangeError, Part, StoreError, has_free_space};
 use super::job::{Job, LazyDelivery, MutationResult};

@@ -7,7 +7,7 @@ use task_events::event::EventType;
 use uuid::Uuid;
 
 use crate::store::{change, close, create, done};
-use crate::support::App;
+use crate::support::{App, Writer};
 
 fn path(task: &Value) -> String {
     format!("/tasks/{}", task["id"].as_str().unwrap())
@@ -179,7 +179,7 @@ async fn a_deletion_outlives_a_kill_wherever_its_task_is() {
     let dir = tempfile::tempdir().unwrap();
     let (store, writer) = Store::open(dir.path()).unwrap();
     let old = done(&store, create("in the database")).await;
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
     let (store, writer) = Store::open(dir.path()).unwrap();
     let new = done(&store, create("in the log")).await;
     let kept = done(&store, create("kept")).await;
@@ -191,7 +191,7 @@ async fn a_deletion_outlives_a_kill_wherever_its_task_is() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
     }
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
     // Killed; then stopped in order; then what that left.
     for dir in [copy.path(), copy.path(), dir.path()] {
         let (store, writer) = Store::open(dir).unwrap();
@@ -204,6 +204,6 @@ async fn a_deletion_outlives_a_kill_wherever_its_task_is() {
         let types: Vec<EventType> = events.iter().map(|entry| entry.event.event_type).collect();
         use EventType::{Created, Deleted};
         assert_eq!(types, [Created, Created, Created, Deleted, Deleted]);
-        close(store, writer).await;
+        close(store, Writer::Thread(writer)).await;
     }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::relay::Cluster;
 use crate::store::{close, create, done};
-use crate::support::{App, eventually};
+use crate::support::{App, Writer, eventually};
 
 /// The tables of a former version.
 const TASKS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("tasks");
@@ -127,12 +127,12 @@ async fn a_store_of_a_former_version_goes_on_with_all_that_it_had() {
         assert_eq!(store.outbox().borrow().waiting, waiting + 1);
     };
     check(&store).await;
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
 
     // Nothing is moved a second time, and a former program does not go on with the file.
     let (store, writer) = Store::open(dir.path()).unwrap();
     check(&store).await;
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
     let database = Database::open(dir.path().join("tasks.redb")).unwrap();
     let read = database.begin_read().unwrap();
     assert_eq!(read.open_table(OUTBOX).unwrap().len().unwrap(), GARBAGE.len() as u64);
@@ -170,7 +170,7 @@ async fn an_event_whose_frame_is_damaged_stays_and_hides_none_behind_it() {
     for number in 0..20 {
         tasks.push(done(&store, create(&format!("task {number}"))).await);
     }
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
     // The log is only the outbox now: the database has the tasks.
     let segment = segments(dir.path()).remove(0);
     let mut bytes = fs::read(&segment).unwrap();
@@ -191,13 +191,13 @@ async fn an_event_whose_frame_is_damaged_stays_and_hides_none_behind_it() {
     // They still count, and what is delivered around them is not sent again.
     store.delivered(Delivered { seqs: whole.clone(), ..Delivered::default() }).await.unwrap();
     assert_eq!(store.outbox().borrow().waiting, 3);
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
     let (store, writer) = Store::open(dir.path()).unwrap();
     assert_eq!(store.outbox().borrow().waiting, 3);
     assert!(store.outbox_after(0, usize::MAX).await.unwrap().is_empty());
     done(&store, create("another")).await;
     assert_eq!(store.outbox_after(0, usize::MAX).await.unwrap()[0].seq, 21);
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
 }
 
 /// A copy of the files of a running store, as a kill leaves them.
@@ -234,13 +234,13 @@ async fn a_log_that_is_damaged_missing_or_of_another_store_refuses_to_open_and_s
     fs::write(&segment, &whole).unwrap();
     let (other, other_writer) = Store::open(killed_one.path()).unwrap();
     assert_eq!(other.list(Filter::default(), None, usize::MAX).await.unwrap().tasks, tasks);
-    close(other, other_writer).await;
-    close(store, writer).await;
+    close(other, Writer::Thread(other_writer)).await;
+    close(store, Writer::Thread(writer)).await;
 
     // Somebody has put another store's database beside it.
     let other_dir = tempfile::tempdir().unwrap();
     let (other, other_writer) = Store::open(other_dir.path()).unwrap();
-    close(other, other_writer).await;
+    close(other, Writer::Thread(other_writer)).await;
     let mixed = killed(dir.path());
     fs::copy(other_dir.path().join("tasks.redb"), mixed.path().join("tasks.redb")).unwrap();
     let error = Store::open(mixed.path()).unwrap_err().to_string();
@@ -256,10 +256,10 @@ async fn a_log_that_is_damaged_missing_or_of_another_store_refuses_to_open_and_s
     assert_eq!(store.outbox().borrow().waiting, 0, "what waited is lost, which is logged");
     let next = done(&store, create("next")).await;
     assert!(next.id > tasks.last().unwrap().id);
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
     let (store, writer) = Store::open(moved.path()).unwrap();
     assert_eq!(store.task(next.id).await.unwrap(), Some(next));
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
 }
 
 /// What is delivered takes no space: segments are used again. What waits stays, over any number of starts.
@@ -286,7 +286,7 @@ async fn the_log_is_as_long_as_what_waits_in_it() {
             }
             most = most.max(segments(dir.path()).len());
         }
-        close(store, writer).await;
+        close(store, Writer::Thread(writer)).await;
         (store, writer) = Store::open(dir.path()).unwrap();
         if round < 3 {
             // Each round is 8 MB of log.
@@ -298,5 +298,5 @@ async fn the_log_is_as_long_as_what_waits_in_it() {
     assert_eq!(events.len(), 5_000);
     assert_eq!(events[0].seq, delivered + 1);
     assert!(segments(dir.path()).len() >= 2);
-    close(store, writer).await;
+    close(store, Writer::Thread(writer)).await;
 }

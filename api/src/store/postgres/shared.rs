@@ -1,0 +1,93 @@
+//! What the tasks of the store share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use task_events::database::{self, DatabaseError, Session};
+use task_events::metrics::Histogram;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_postgres::Config;
+use uuid::Uuid;
+
+use super::super::change::TaskIds;
+use super::super::delivery::OutboxState;
+use super::super::failure::{Reported, Unreadable};
+use super::health::Health;
+use super::ledger::Ledger;
+use crate::event_format::EventFormat;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    /// Host and database, for people.
+    pub(super) place: String,
+    /// This process among the replicas.
+    pub(super) me: Uuid,
+    pub(super) health: Health,
+    pub(super) event_format: OnceLock<EventFormat>,
+    pub(super) ids: Mutex<TaskIds>,
+    pub(super) reported: Mutex<Reported>,
+    pub(super) outbox: watch::Sender<OutboxState>,
+    /// Events that this process took out of the outbox.
+    pub(super) sent: AtomicU64,
+    pub(super) commits: AtomicU64,
+    pub(super) flights: Histogram,
+    /// The term of the relay's turn that this process has, if it has it.
+    pub(super) turn: watch::Sender<Option<Uuid>>,
+    /// Until when that is surely its own.
+    pub(super) valid_until: Mutex<Option<Instant>>,
+    /// For the task that pulls events: there may be more.
+    pub(super) wake: Arc<Notify>,
+    pub(super) ledger: Mutex<Ledger>,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config, place: String) -> Self {
+        Self {
+            config,
+            place,
+            me: Uuid::new_v4(),
+            health: Health::default(),
+            event_format: OnceLock::new(),
+            ids: Mutex::new(TaskIds::after(None)),
+            reported: Mutex::default(),
+            outbox: watch::Sender::default(),
+            sent: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            flights: Histogram::default(),
+            turn: watch::Sender::default(),
+            valid_until: Mutex::default(),
+            wake: Arc::default(),
+            ledger: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn connect(&self) -> Result<Session, DatabaseError> {
+        database::connect(&self.config, None).await
+    }
+
+    pub(super) fn event_format(&self) -> EventFormat {
+        self.event_format.get().copied().unwrap_or_default()
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn report(&self, unreadable: &Unreadable) {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).report(unreadable);
+    }
+
+    pub(super) fn has_turn(&self) -> bool {
+        self.turn.borrow().is_some()
+    }
+
+    pub(super) fn set_waiting(&self, waiting: u64) {
+        self.outbox.send_if_modified(|state| std::mem::replace(&mut state.waiting, waiting) != waiting);
+    }
+
+    pub(super) fn count_sent(&self, events: usize) {
+        self.sent.fetch_add(events as u64, Ordering::Relaxed);
+    }
+}

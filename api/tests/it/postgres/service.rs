@@ -1,0 +1,88 @@
+//! `task-api` processes on one database.
+
+use std::time::{Duration, Instant};
+
+use harness::{Postgres, Signal};
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::process::Service;
+use crate::relay::Cluster;
+use crate::support::eventually;
+
+/// Posts a task, and waits for its event.
+async fn posted(service: &Service, cluster: &Cluster, title: &str) {
+    let response = service.post(title).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::CREATED);
+    let is_published = || async { cluster.titles().await.contains(&title.to_owned()) };
+    eventually("the event is published", is_published).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_take_over_from_each_other_and_a_clean_stop_hands_over_at_once() {
+    let Some(server) = Postgres::shared().unwrap() else { return };
+    server.create_database("service").unwrap();
+    let cluster = Cluster::start().await;
+    cluster.create_topic(1, &[]).await;
+    let (kafka, url) = (cluster.broker.addr().to_string(), server.url("service"));
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut one = Service::with_database(dirs[0].path(), &kafka, &url).await;
+    posted(&one, &cluster, "by the first").await;
+    let mut other = Service::with_database(dirs[1].path(), &kafka, &url).await;
+    posted(&other, &cluster, "by the second, published by the first").await;
+    let (status, list) = other.get("/tasks").await;
+    assert_eq!((status, list["items"].as_array().map(Vec::len)), (StatusCode::OK, Some(2)));
+    let (status, body) = other.get("/readyz").await;
+    assert_eq!((status, &body["store_failure"]), (StatusCode::OK, &Value::Null), "{body}");
+
+    // A clean stop gives the turn back.
+    one.signal(Signal::TERM);
+    let (code, took) = one.ended().await;
+    assert!(code == Some(0) && took < Duration::from_secs(5), "{code:?} after {took:?}");
+    let before = Instant::now();
+    posted(&other, &cluster, "after the stop").await;
+    println!("published {:?} after a clean stop", before.elapsed());
+    assert!(other.logged("publishes the outbox").len() == 1, "{:?}", other.logged("outbox"));
+    let (_, body) = other.get("/readyz").await;
+    assert_eq!(body["kafka"], serde_json::json!({"reachable": true, "waiting_for": null}));
+
+    // After a kill the lease has to run out.
+    let third = Service::with_database(dirs[2].path(), &kafka, &url).await;
+    other.signal(Signal::KILL);
+    other.ended().await;
+    posted(&third, &cluster, "after the kill").await;
+    let titles = cluster.titles().await;
+    assert_eq!(titles.len(), 4, "{titles:?}");
+    cluster.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_store_is_not_left_out_silently() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Service::start(dir.path()).await);
+    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_task-api"))
+        .env_clear()
+        .env("STATE_DIR", dir.path())
+        .env("PORT", "0")
+        .env("DATABASE_URL", "postgres://127.0.0.1:1/db")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(ran.stderr).unwrap() + &String::from_utf8(ran.stdout).unwrap();
+    assert!(ran.status.code() == Some(1) && text.contains("embedded store"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_address_ends_the_process_with_one_line_that_hides_the_password() {
+    let dir = tempfile::tempdir().unwrap();
+    for url in ["postgres://u:hush@127.0.0.1:1/db?sslmode=require", "postgres://u:hush@h:port/db", "hush"] {
+        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_task-api"))
+            .env_clear()
+            .env("STATE_DIR", dir.path())
+            .env("PORT", "0")
+            .env("DATABASE_URL", url)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(ran.stderr).unwrap() + &String::from_utf8(ran.stdout).unwrap();
+        assert!(ran.status.code() == Some(1) && text.contains("TE0208") && !text.contains("hush"), "{text}");
+    }
+}

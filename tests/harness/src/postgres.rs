@@ -1,0 +1,169 @@
+//! PostgreSQL, as Debian installs it: a server of its own in a temporary folder, which ends with this process.
+
+use crate::{Error, Result, free_port};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Starts a server and says so; obeys orders, a line each; ends the server and removes the folder when there are no more
+/// orders, that is also when the process that it was started by is gone. Arguments: folder, programs, port, settings.
+const KEEPER: &str = r#"
+dir=$1 bin=$2 port=$3 settings=$4
+trap '' INT TERM HUP
+if [ "$(id -u)" = 0 ]; then
+    chown postgres "$dir"
+    as() { setpriv --reuid=postgres --regid=postgres --init-groups "$@"; }
+else
+    as() { "$@"; }
+fi
+cd "$dir"
+start() { as "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 -o "-p $port -k $dir -c listen_addresses=127.0.0.1 $settings" start >"$dir/ctl" 2>&1 </dev/null; }
+as "$bin/initdb" -D "$dir/data" -U postgres -A trust --no-sync --locale=C -E UTF8 >"$dir/ctl" 2>&1 </dev/null && start && echo ready || { cat "$dir/ctl" "$dir/log" 2>/dev/null; echo failed; }
+while read -r order; do
+    case $order in
+        crash) as "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >"$dir/ctl" 2>&1 </dev/null && echo ready || echo failed ;;
+        start) start && echo ready || echo failed ;;
+    esac
+done
+as "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >/dev/null 2>&1 </dev/null
+rm -rf "$dir"
+"#;
+
+/// A server. It ends with the value, or with this process.
+pub struct Postgres {
+    programs: PathBuf,
+    port: u16,
+    keeper: Mutex<Keeper>,
+}
+
+struct Keeper {
+    child: Child,
+    orders: Option<std::process::ChildStdin>,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Keeper {
+    fn wait(&mut self) -> Result<()> {
+        let mut text = String::new();
+        while !text.ends_with("ready\n") {
+            let before = text.len();
+            self.answers
+                .read_line(&mut text)
+                .map_err(|error| Error::failed(format!("PostgreSQL: {error}")))?;
+            if text.len() == before || text.ends_with("failed\n") {
+                return Err(Error::failed(format!("PostgreSQL does not start: {text}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn order(&mut self, order: &str) -> Result<()> {
+        let failed = |error| Error::failed(format!("PostgreSQL's keeper: {error}"));
+        if let Some(orders) = &mut self.orders {
+            writeln!(orders, "{order}").map_err(failed)?;
+        }
+        self.wait()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.orders = None;
+        let _ = keeper.answers.read_to_end(&mut Vec::new());
+        let _ = keeper.child.wait();
+    }
+}
+
+/// Where Debian has the programs of the newest version.
+fn programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut found: Vec<(u32, PathBuf)> = versions
+        .flatten()
+        .filter_map(|version| Some((version.file_name().to_str()?.parse().ok()?, version.path().join("bin"))))
+        .filter(|(_, programs)| programs.join("initdb").exists())
+        .collect();
+    found.sort();
+    Some(found.pop()?.1)
+}
+
+impl Postgres {
+    /// A server of its own. `None`, with a line that says so, where PostgreSQL is not installed; in CI that is an
+    /// error.
+    pub fn start(settings: &str) -> Result<Option<Self>> {
+        let Some(programs) = programs() else {
+            let missing = "PostgreSQL is not installed (Debian: apt-get install postgresql pgbouncer)";
+            if std::env::var_os("CI").is_some() {
+                return Err(Error::failed(missing));
+            }
+            eprintln!("left out: {missing}");
+            return Ok(None);
+        };
+        let failed = |error: std::io::Error| Error::failed(format!("PostgreSQL's keeper: {error}"));
+        let folder = tempfile::Builder::new().prefix("postgres-").tempdir().map_err(failed)?.keep();
+        let port = free_port()?;
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", KEEPER, "keeper"])
+            .arg(&folder)
+            .arg(&programs)
+            .arg(port.to_string())
+            .arg(settings);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(failed)?;
+        let orders = child.stdin.take();
+        let Some(answers) = child.stdout.take() else { return Err(Error::failed("no output")) };
+        let mut keeper = Keeper { child, orders, answers: BufReader::new(answers) };
+        keeper.wait()?;
+        Ok(Some(Self { programs, port, keeper: Mutex::new(keeper) }))
+    }
+
+    /// One for all tests of this process, without fsync: they kill processes, not machines.
+    pub fn shared() -> Result<Option<&'static Self>> {
+        static SHARED: OnceLock<std::result::Result<Option<Postgres>, String>> = OnceLock::new();
+        let start = || Self::start("-c fsync=off -c max_connections=400").map_err(|error| error.to_string());
+        SHARED.get_or_init(start).as_ref().map(Option::as_ref).map_err(|error| Error::failed(error.clone()))
+    }
+
+    /// Where it listens on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address of a database.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Makes a database, unless it is there.
+    pub fn create_database(&self, name: &str) -> Result<()> {
+        let there = self.sql("postgres", &format!("SELECT 1 FROM pg_database WHERE datname = '{name}'"))?;
+        if there.is_empty() {
+            self.sql("postgres", &format!("CREATE DATABASE {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Runs statements, and returns the rows, a line each.
+    pub fn sql(&self, database: &str, statements: &str) -> Result<String> {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statements])
+            .arg(self.url(database));
+        let ran = psql.output().map_err(|error| Error::failed(format!("psql: {error}")))?;
+        if ran.status.success() {
+            return Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned());
+        }
+        Err(Error::failed(format!("psql: {}", String::from_utf8_lossy(&ran.stderr))))
+    }
+
+    /// Ends all its processes at once, without order.
+    pub fn crash(&self) -> Result<()> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).order("crash")
+    }
+
+    /// Starts it again.
+    pub fn start_again(&self) -> Result<()> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).order("start")
+    }
+}
