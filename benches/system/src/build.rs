@@ -1,8 +1,9 @@
 //! Which binaries are measured.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use harness::{Program, Result, World};
+use harness::{Postgres, Program, Result, World};
 
 use crate::avro::Avro;
 use crate::tls::Tls;
@@ -17,7 +18,11 @@ pub struct Build {
     pub avro: Option<Avro>,
     /// Connections to Kafka use TLS.
     pub tls: Option<Tls>,
+    /// Tasks are in PostgreSQL, in a new database for each start.
+    pub postgres: Option<Postgres>,
 }
+
+static DATABASES: AtomicU64 = AtomicU64::new(0);
 
 impl Build {
     /// A fresh broker with the topics, to which its programs connect as it does.
@@ -38,6 +43,14 @@ impl Build {
         let program = match &self.tls {
             Some(tls) => tls.program(program),
             None => program,
+        };
+        let program = match &self.postgres {
+            Some(server) if name == "task-api" => {
+                let database = format!("bench{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+                server.create_database(&database).expect("a database");
+                program.env("DATABASE_URL", server.url(&database))
+            }
+            _ => program,
         };
         match &self.avro {
             Some(avro) if name == "task-api" => {

@@ -70,6 +70,10 @@ struct Args {
     /// E2E_BROKER=kafka
     #[arg(long)]
     tls: bool,
+    /// Measure this build with its tasks in PostgreSQL (Debian's), too, in the same run; the ratios are those of
+    /// PostgreSQL to the others
+    #[arg(long)]
+    postgres: bool,
     /// How often; the medians count
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -93,20 +97,29 @@ struct Args {
 #[tokio::main]
 async fn main() -> Outcome {
     let args = Args::parse();
-    let mut builds = vec![Build { label: "this".to_owned(), folder: None, avro: None, tls: None }];
+    let plain =
+        |label: &str| Build { label: label.to_owned(), folder: None, avro: None, tls: None, postgres: None };
+    let mut builds = vec![plain("this")];
     if args.avro {
         let avro = Some(avro::Avro::start().await?);
-        builds.insert(0, Build { label: "this, with Avro".to_owned(), folder: None, avro, tls: None });
+        builds.insert(0, Build { avro, ..plain("this, with Avro") });
     }
     if args.tls {
         let tls = Some(tls::Tls::new()?);
-        builds.insert(0, Build { label: "this, with TLS".to_owned(), folder: None, avro: None, tls });
+        builds.insert(0, Build { tls, ..plain("this, with TLS") });
+    }
+    if args.postgres {
+        let postgres = harness::Postgres::start("")?;
+        if postgres.is_some() {
+            builds.insert(0, Build { postgres, ..plain("this, on PostgreSQL") });
+        }
     }
     builds.extend(args.against.iter().map(|folder| Build {
         label: folder.display().to_string(),
         folder: Some(std::path::absolute(folder).expect("a path")),
         avro: None,
         tls: None,
+        postgres: None,
     }));
     let mut all = BTreeMap::new();
     for what in &args.what {
