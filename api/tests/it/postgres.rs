@@ -1,15 +1,17 @@
 //! The store in PostgreSQL, where it differs from the embedded one: replicas, faults of the database, the relay's turn.
 //! Left out, with a line that says so, where PostgreSQL is not installed.
 
+mod doubt;
 mod faults;
 mod pooler;
 mod replicas;
 mod service;
 mod turns;
 
-use harness::Postgres;
+use harness::{Postgres, Proxy, free_port};
 use task_api::store::Store;
 use task_api::store::postgres::Closing;
+use task_events::database::DatabaseUrl;
 
 use crate::support::connect;
 
@@ -21,4 +23,14 @@ async fn replicas(database: &str, count: usize) -> Option<(&'static Postgres, Ve
         stores.push(connect(server, database).await);
     }
     Some((server, stores))
+}
+
+/// A replica behind a proxy, with a database of its own.
+async fn behind_proxy(database: &str) -> Option<(&'static Postgres, Proxy, Store, Closing)> {
+    let server = Postgres::shared().unwrap()?;
+    server.create_database(database).unwrap();
+    let proxy = Proxy::start(free_port().unwrap(), server.port(), 1).await.unwrap();
+    let url = server.url(database).replace(&server.port().to_string(), &proxy.port().to_string());
+    let (store, tasks) = Store::connect(&DatabaseUrl::new(&url), true).await.unwrap();
+    Some((server, proxy, store, tasks))
 }

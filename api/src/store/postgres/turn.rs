@@ -302,3 +302,42 @@ fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use harness::Postgres;
+    use task_events::database::{DatabaseUrl, connect, ensure};
+
+    use super::*;
+
+    /// Whatever has piled up: no statement looks at more than a part of it, and none is sent where nothing is wanted.
+    #[tokio::test]
+    async fn what_waits_for_a_full_partition_is_passed_over_by_parts() {
+        let Some(server) = Postgres::shared().unwrap() else { return };
+        server.create_database("parts").unwrap();
+        let config = DatabaseUrl::new(&server.url("parts")).config().unwrap();
+        let session = connect(&config, None).await.unwrap();
+        ensure(&session, true).await.unwrap();
+        let insert = format!(
+            "INSERT INTO task_events.outbox (seq, event_id, task_id, hash, encoding, payload) OVERRIDING SYSTEM VALUE \
+             SELECT seq, gen_random_uuid(), gen_random_uuid(), hash, 0, '' FROM (VALUES (1, 0), ({}, 1), ({}, 1)) v (seq, hash)",
+            1 + PART,
+            1 + 3 * PART
+        );
+        session.batch_execute(&insert).await.unwrap();
+        let (held, _) = claim(&session, Uuid::new_v4()).await.unwrap().unwrap();
+        let pull = async |full: &'static [i32], until| {
+            let (events, is_limited) = held.term.pull(&session, &[], 2, full, until).await.unwrap();
+            (events.iter().map(|event| event.seq).collect::<Vec<_>>(), is_limited)
+        };
+        let (over, later) = (Instant::now(), Instant::now() + Duration::from_secs(600));
+        assert_eq!(pull(&[0], over).await, (vec![], true));
+        assert_eq!(pull(&[0], later).await, (vec![1 + PART, 1 + 3 * PART], false));
+        assert_eq!(pull(&[1], later).await, (vec![1], false));
+        server
+            .sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'parts'")
+            .unwrap();
+        assert_eq!(pull(&[0, 1], later).await, (vec![], false), "no statement is needed");
+        assert!(held.term.pull(&session, &[], 2, &[], later).await.is_err());
+    }
+}

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Mode, Postgres, Proxy, free_port};
+use harness::{Mode, Postgres};
 use task_api::store::postgres::MAX_CONNECTIONS;
 use task_api::store::{Filter, Outcome, Store, StoreError};
 use task_events::database::DatabaseUrl;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::replicas;
+use super::{behind_proxy, replicas};
 use crate::store::{create, done};
 use crate::support::eventually;
 
@@ -65,11 +65,7 @@ async fn ended(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_break_or_lose_replies_fail_no_change_and_make_none_twice() {
-    let Some(server) = Postgres::shared().unwrap() else { return };
-    server.create_database("cut").unwrap();
-    let proxy = Proxy::start(free_port().unwrap(), server.port(), 1).await.unwrap();
-    let url = server.url("cut").replace(&server.port().to_string(), &proxy.port().to_string());
-    let (store, _tasks) = Store::connect(&DatabaseUrl::new(&url), true).await.unwrap();
+    let Some((server, proxy, store, _tasks)) = behind_proxy("cut").await else { return };
     let stop = Arc::default();
     let clients = load(&store, &stop);
     for round in 0..10 {
@@ -98,11 +94,7 @@ async fn connections_that_break_or_lose_replies_fail_no_change_and_make_none_twi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_hangs_refuses_in_time_and_leaves_no_sessions_behind() {
-    let Some(server) = Postgres::shared().unwrap() else { return };
-    server.create_database("hangs").unwrap();
-    let proxy = Proxy::start(free_port().unwrap(), server.port(), 1).await.unwrap();
-    let url = server.url("hangs").replace(&server.port().to_string(), &proxy.port().to_string());
-    let (store, _tasks) = Store::connect(&DatabaseUrl::new(&url), true).await.unwrap();
+    let Some((_server, proxy, store, _tasks)) = behind_proxy("hangs").await else { return };
     done(&store, create("before")).await;
     proxy.set(Mode::Stall, 100);
     let asked = Instant::now();

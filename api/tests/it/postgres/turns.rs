@@ -112,7 +112,7 @@ async fn an_event_that_is_visible_late_is_published_and_a_backlog_is_read_by_pag
             DELETE FROM task_events.outbox WHERE seq = (SELECT seq FROM kept)",
         )
         .unwrap();
-    let _turn = timeout(SOON, store.turn()).await.unwrap();
+    let turn = timeout(SOON, store.turn()).await.unwrap();
     assert_eq!(held(store).await.len(), 2);
     server.sql("late", "INSERT INTO task_events.outbox OVERRIDING SYSTEM VALUE SELECT * FROM kept").unwrap();
     let is_held = || async { held(store).await.len() == 3 };
@@ -139,4 +139,15 @@ async fn an_event_that_is_visible_late_is_published_and_a_backlog_is_read_by_pag
     server.sql("late", other).unwrap();
     let is_held = || async { store.outbox().borrow().last_seq > before };
     eventually("it is pulled", is_held).await;
+
+    // Both have their share in memory and more behind it: the turn can be given back and taken again.
+    let other = backlog.replace("task_id, hash", "task_id, hash + 1");
+    server.sql("late", &other).unwrap();
+    let is_full = || async { !store.has_scanned_all(1 - hash, u64::MAX) };
+    eventually("as many of the other are here as may be", is_full).await;
+    drop(turn);
+    eventually("it is given back", || async { !store.may_publish() }).await;
+    let _turn = timeout(SOON, store.turn()).await.unwrap();
+    let both = store.outbox_scan(0, 100_000, |_, _| true).await.unwrap().entries.len();
+    assert!((5_000..16_000).contains(&both), "{both} are in memory");
 }

@@ -111,11 +111,11 @@ async fn settings(session: &Session, subject: &str, findings: &mut Findings) -> 
                     "its standbys are asynchronous: a failover loses what was confirmed and had not reached them",
                     "set synchronous_standby_names, or accept the loss",
                 );
-            } else if all > 0 && commit == "local" && !names.is_empty() {
+            } else if all > 0 && ["local", "remote_write"].contains(&commit.as_str()) {
                 is_durable = false;
                 findings.warn(
                     subject,
-                    "synchronous_commit is local: changes are confirmed before standbys have them",
+                    format!("synchronous_commit is {commit}: changes are confirmed before standbys have them on disk"),
                     "set synchronous_commit = on",
                 );
             }
