@@ -120,9 +120,13 @@ async fn an_event_that_is_visible_late_is_published_and_a_backlog_is_read_by_pag
 
     store.publish_to(PublishedTopic { topic_id: Uuid::nil(), partitions: 2 }).await.unwrap();
     let hash: i32 = server.sql("late", "SELECT hash % 2 FROM kept").unwrap().parse().unwrap();
-    let backlog = "INSERT INTO task_events.outbox (event_id, task_id, hash, encoding, payload) \
-        SELECT gen_random_uuid(), task_id, hash, encoding, payload FROM kept, generate_series(1, 30000)";
-    server.sql("late", backlog).unwrap();
+    let backlog = |hash: &str| {
+        format!(
+            "INSERT INTO task_events.outbox (event_id, task_id, hash, encoding, payload) \
+             SELECT gen_random_uuid(), task_id, {hash}, encoding, payload FROM kept, generate_series(1, 30000)"
+        )
+    };
+    server.sql("late", &backlog("hash")).unwrap();
     let is_full = || async { store.outbox().borrow().last_seq >= 4_000 };
     eventually("as many are here as may be", is_full).await;
     let most = store.outbox_scan(0, 100_000, |_, _| true).await.unwrap().entries.len();
@@ -141,8 +145,7 @@ async fn an_event_that_is_visible_late_is_published_and_a_backlog_is_read_by_pag
     eventually("it is pulled", is_held).await;
 
     // Both have their share in memory and more behind it: the turn can be given back and taken again.
-    let other = backlog.replace("task_id, hash", "task_id, hash + 1");
-    server.sql("late", &other).unwrap();
+    server.sql("late", &backlog("hash + 1")).unwrap();
     let is_full = || async { !store.has_scanned_all(1 - hash, u64::MAX) };
     eventually("as many of the other are here as may be", is_full).await;
     drop(turn);
