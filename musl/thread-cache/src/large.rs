@@ -102,13 +102,24 @@ pub(crate) unsafe fn alloc(layout: Layout) -> *mut u8 {
     }
 }
 
-/// New from the system, which knows which memory is zero already.
+/// A kept block has its pages already, which costs more than to write zeros over it. What only the system gave and
+/// everybody leaves here would push out the buffers that are used again.
 ///
 /// # Safety
 /// As of [`GlobalAlloc::alloc_zeroed`].
 pub(crate) unsafe fn alloc_zeroed(layout: Layout) -> *mut u8 {
-    // SAFETY: as in alloc.
-    unsafe { System.alloc_zeroed(rounded(layout).unwrap_or(layout)) }
+    // SAFETY: as the caller promises.
+    let Some(rounded) = rounded(layout) else { return unsafe { System.alloc_zeroed(layout) } };
+    let found = kept().take(rounded);
+    match found {
+        Some(block) => {
+            // SAFETY: the block has at least this size, and is ours.
+            unsafe { block.at.as_ptr().write_bytes(0, layout.size()) };
+            block.at.as_ptr()
+        }
+        // SAFETY: it is not smaller than the caller's.
+        None => unsafe { System.alloc_zeroed(rounded) },
+    }
 }
 
 /// # Safety
@@ -196,5 +207,29 @@ mod tests {
             assert_eq!(kept.bytes, sum);
         }
         assert!(largest <= KEPT_BYTES && largest > KEPT_BYTES - LARGEST, "{largest}");
+    }
+
+    #[test]
+    fn zeroed_blocks_are_used_again_and_push_out_no_others() {
+        let (buffer, zeroed) = (layout(1 << 20), layout(64 * 1024));
+        // SAFETY: of no layout the size is zero; each block is freed once, with its layout.
+        let at = unsafe {
+            let at = alloc(buffer);
+            dealloc(at, buffer);
+            for _ in 0..2 * SLOTS {
+                let block = alloc_zeroed(zeroed);
+                let bytes = std::slice::from_raw_parts_mut(block, zeroed.size());
+                assert!(bytes.iter().all(|byte| *byte == 0));
+                bytes.fill(0xff);
+                dealloc(block, zeroed);
+            }
+            at
+        };
+        let block = kept().take(rounded(buffer).unwrap()).expect("the buffer is still kept");
+        assert_eq!(block.at.as_ptr(), at);
+        let same = kept().slots.iter().flatten().filter(|block| block.layout.size() == zeroed.size()).count();
+        assert_eq!(same, 1);
+        // SAFETY: it is in no slot any more.
+        unsafe { System.dealloc(at, block.layout) };
     }
 }
