@@ -1,5 +1,5 @@
 //! What a look-up and an insert of the dedup state cost, beside the redb file that it was before: for an empty
-//! state and for ones with millions of ids, with ids of version 7 and random ones.
+//! state and for ones with millions of ids: with ids of version 7, with a fifth of them late, and with random ones.
 //!
 //! `cargo run --release -p task-events --example dedup [FOLDER] [MILLIONS] [REDB_MILLIONS]`
 //!
@@ -26,9 +26,21 @@ const DURABLE: usize = 20;
 const WINDOW: Retention = Retention::Window(Duration::from_secs(8 * 24 * 60 * 60));
 const IDS: TableDefinition<[u8; 16], u64> = TableDefinition::new("ids");
 
+/// Ids of version 7 that are late, one in five: by the time of a whole log.
+const LATE_MS: u64 = LOG as u64 / 100;
+
+/// How ids follow each other.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    Timed,
+    /// One in five comes late, as from a producer whose clock is behind.
+    PartlyLate,
+    Random,
+}
+
 /// Ids that were not there before, made at little cost.
 struct Ids {
-    is_timed: bool,
+    order: Order,
     made: u64,
 }
 
@@ -41,9 +53,13 @@ impl Ids {
         self.made += 1;
         let [high, low] = [mix(2 * self.made), mix(2 * self.made + 1)];
         // 100 in each millisecond.
-        let high =
-            if self.is_timed { (1_700_000_000_000 + self.made / 100) << 16 | high & 0xffff } else { high };
-        Uuid::from_u64_pair(high, low)
+        let ms = 1_700_000_000_000 + self.made / 100;
+        let ms = match self.order {
+            Order::Random => return Uuid::from_u64_pair(high, low),
+            Order::PartlyLate if self.made.is_multiple_of(5) => ms - LATE_MS,
+            Order::PartlyLate | Order::Timed => ms,
+        };
+        Uuid::from_u64_pair(ms << 16 | high & 0xffff, low)
     }
 }
 
@@ -145,12 +161,14 @@ fn main() {
         "| ids | stored | state | wall ns/id | CPU ns/id | written B/id | RSS MiB | synced batch, wall ns/id |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    for kind in ["version 7", "random"] {
+    let orders =
+        [("version 7", Order::Timed), ("a fifth late", Order::PartlyLate), ("random", Order::Random)];
+    for (kind, order) in orders {
         for (state, most) in [("runs", millions), ("redb", redb_millions)] {
             let _ = fs::remove_dir_all(&folder);
             fs::create_dir_all(&folder).unwrap();
             let path = folder.join("dedup");
-            let mut ids = Ids { is_timed: kind == "version 7", made: 0 };
+            let mut ids = Ids { order, made: 0 };
             let mut set: Box<dyn Set> = match state {
                 "runs" => Box::new(Dedup::open(&path, Retention::ForeverRebuildable).unwrap()),
                 _ => Box::new(Redb::open(&path)),
@@ -179,12 +197,23 @@ fn main() {
 }
 
 fn measure(set: &mut dyn Set, count: usize, ids: &mut Ids) -> String {
+    wait_for_background();
     let (wall, cpu, written) = (Instant::now(), cpu_ns(), written());
     (0..count / BATCH).for_each(|_| set.add(&ids.take(BATCH)));
     let each = |sum: f64| sum / count as f64;
     let wall = each(wall.elapsed().as_nanos() as f64);
+    wait_for_background();
     let (cpu, written) = (each(cpu_ns() - cpu), each(self::written() - written));
     format!("{wall:.0} | {cpu:.0} | {written:.0} | {:.1}", rss_mib())
+}
+
+/// Returns once nothing is written any more: what a row began, it pays for.
+fn wait_for_background() {
+    let mut before = f64::NAN;
+    while before != written() {
+        before = written();
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Batches that are on disk one by one.

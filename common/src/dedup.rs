@@ -32,7 +32,7 @@
 //!    (4 MiB at most). Opening takes time with the logs.
 //! 5. *Nobody waits for a merge* until there are 64 runs, nor for a run to be written until a second log is
 //!    full: then whoever records waits. With steady work there are a run for each doubling of the ids; of sorted
-//!    ids one, and one for each doubling of those that came late.
+//!    ids one, another for those that came late, and one for each doubling of those few that fit neither.
 //! 6. *Whole buckets are forgotten*: with a window, an id belongs to the bucket of the time when it was recorded,
 //!    a quarter of the window long. Runs of different buckets are not mixed. A run is dropped once all of its
 //!    bucket is older than the window: so an id is known for the window at least, and for 1.25 of it at most.

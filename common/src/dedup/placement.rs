@@ -1,10 +1,11 @@
 //! Where sorted ids go that were in a log: a piece is appended to a run whose ids are all lower, and what does not
 //! fit there is a run of its own.
 //!
-//! Ids of version 7 come nearly sorted: all but a few of a log are higher than all that came before. Merging
+//! Ids of version 7 come nearly sorted: most of a log are higher than all that came before, and what came late,
+//! from another partition or a clock that is behind, is mostly higher than what came late before. Merging
 //! such runs would write sorted ids again for nothing; appended, each id is written once, and costs the same
-//! however many there are. (Patience sorting deals cards to piles in this way, and needs as few piles as the cards
-//! are sorted.)
+//! however many there are. So what does not fit the first run is offered to another. (Patience sorting deals cards to
+//! piles in this way, and needs as few piles as the cards are sorted.)
 //!
 //! # Invariants
 //!
@@ -17,6 +18,7 @@
 //!    before what is in a log.
 //! 4. A run that is merged is not appended to meanwhile.
 //! 5. Nothing small is appended, nor anything to a small run: pieces are few, and so is what a chance makes sorted.
+//! 6. A log gives a run one piece at most, and the run gets at least half of what is left.
 
 use super::config::Config;
 use super::engine::Loaded;
@@ -27,20 +29,20 @@ use super::write::RunWriter;
 
 /// Pieces of a run: their list, some 16 bytes each, is written with each manifest.
 const MAX_PIECES: usize = 2_048;
-/// What has fewer ids than this part of a full log is small.
-const SMALL: usize = 8;
+/// What has fewer ids than this part of a full log is small: merged at each doubling, it costs some 6 % more.
+const SMALL: usize = 64;
 
 /// Where ids went: durable, and not listed yet.
 #[derive(Debug, Default)]
 pub(super) struct Placement {
-    /// The number of a run, and its new piece.
-    piece: Option<(u64, Piece)>,
+    /// Numbers of runs, each with its new piece.
+    pieces: Vec<(u64, Piece)>,
     run: Option<Listed>,
 }
 
 impl Placement {
     pub(super) fn list_in(self, manifest: &mut Manifest) {
-        if let Some((number, piece)) = self.piece {
+        for (number, piece) in self.pieces {
             let grown = manifest.runs.iter_mut().find(|run| run.number == number);
             grown.into_iter().for_each(|run| run.pieces.push(piece));
         }
@@ -49,8 +51,8 @@ impl Placement {
 }
 
 impl Config {
-    /// Writes entries that are sorted: a piece of one of the runs, unless that is `busy`, and a run of that
-    /// number, or one of them. Durable when this returns, with names.
+    /// Writes entries that are sorted: pieces of runs that are not `busy`, and a run of that number of what is left,
+    /// or only either. Durable when this returns, with names.
     pub(super) fn put_into_runs(
         &self,
         runs: &[Loaded],
@@ -60,14 +62,17 @@ impl Config {
         mut entries: Vec<Entry>,
     ) -> Result<Placement, Failure> {
         let mut placement = Placement::default();
-        let open = runs.iter().filter(|loaded| loaded.listed.until == until && !loaded.is_cut_off);
-        let open = open.filter(|loaded| !busy.contains(&loaded.run.number));
-        if let Some((run, lower)) = self.best(open, &entries) {
+        let is_open = |loaded: &&Loaded| {
+            loaded.listed.until == until && !loaded.is_cut_off && !busy.contains(&loaded.run.number)
+        };
+        let mut open: Vec<&Loaded> = runs.iter().filter(is_open).collect();
+        while let Some((run, lower)) = self.best(&open, &entries) {
             let mut writer = RunWriter::append(&run.run);
             for entry in entries.drain(lower..) {
                 writer.push(entry)?;
             }
-            placement.piece = writer.finish()?.map(|written| (run.run.number, written.piece()));
+            placement.pieces.extend(writer.finish()?.map(|written| (run.run.number, written.piece())));
+            open.retain(|other| other.run.number != run.run.number);
         }
         placement.run = self.write_run(number, until, entries)?;
         Ok(placement)
@@ -75,11 +80,7 @@ impl Config {
 
     /// The run to which at least half of the entries can be appended, and how many cannot. Of several the one with
     /// the most ids: it would be dearest to merge.
-    fn best<'a>(
-        &self,
-        runs: impl Iterator<Item = &'a Loaded>,
-        entries: &[Entry],
-    ) -> Option<(&'a Loaded, usize)> {
+    fn best<'a>(&self, runs: &[&'a Loaded], entries: &[Entry]) -> Option<(&'a Loaded, usize)> {
         let is_small = |ids: usize| ids < (self.tuning.ids_in_memory / SMALL).max(1);
         let fits = |loaded: &'a Loaded| {
             let lower = entries.partition_point(|(key, _)| *key <= loaded.run.last());
@@ -88,7 +89,7 @@ impl Config {
             let has_space = loaded.listed.pieces.len() < MAX_PIECES;
             (has_space && !is_run_small && !is_small(higher) && higher >= lower).then_some((loaded, lower))
         };
-        runs.filter_map(fits).max_by_key(|(loaded, _)| loaded.run.ids)
+        runs.iter().copied().filter_map(fits).max_by_key(|(loaded, _)| loaded.run.ids)
     }
 
     /// Writes a run of entries that are sorted, and makes it durable with its name. Of none there is no run.

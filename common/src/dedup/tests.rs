@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod late;
 mod model;
 mod sorted;
 mod threads;

@@ -163,11 +163,11 @@ proptest! {
     }
 }
 
-fn runs(path: &Path) -> Vec<Listed> {
+pub(super) fn runs(path: &Path) -> Vec<Listed> {
     Manifest::from_bytes(path, &fs::read(path).unwrap()).unwrap().runs
 }
 
-fn pieces(path: &Path) -> Vec<usize> {
+pub(super) fn pieces(path: &Path) -> Vec<usize> {
     runs(path).iter().map(|run| run.pieces.len()).collect()
 }
 
@@ -221,10 +221,9 @@ fn after_an_outlier_the_next_ids_begin_another_run_and_go_on_there() {
     let before = pieces(&path)[0];
     dedup.append_new(&[Uuid::max()], false, |_| Vec::new()).unwrap();
     add(&dedup, &mut source, 200, 5);
-    let mut after = pieces(&path);
-    after.sort_unstable();
-    after.reverse();
-    assert!(before > 8 && after[0] <= before + 2 && after[1] > 8, "{before}, then {after:?}");
+    let after = pieces(&path);
+    assert!(before > 8 && after[0] <= before + 2, "{before}, then {after:?}");
+    assert!(after[1..].iter().any(|count| *count > 8), "{after:?}");
     assert_eq!(dedup.numbers(&[Uuid::max()]).unwrap(), [Some(200)]);
 }
 
