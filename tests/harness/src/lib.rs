@@ -59,7 +59,7 @@ pub use load::{Answers, Load, LoadConfig, Script};
 pub use net::{DroppingPort, free_port, http};
 pub use offsets::GroupOffsets;
 pub use outage::{Outage, Recovered};
-pub use postgres::Postgres;
+pub use postgres::{Postgres, server_folder};
 pub use process::Process;
 pub use produce_proxy::{Fault, ProduceProxy};
 pub use proxy::{Counts, Mode, Proxy};

@@ -2,14 +2,15 @@
 
 use crate::{Error, Result, free_port};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Starts a server and says so; obeys orders, a line each; ends the server and removes the folder when there are no more
-/// orders, that is also when the process that it was started by is gone. Arguments: folder, programs, port, settings.
+/// Makes a cluster and says so; obeys orders, a line each; ends the server and removes the folder when there are no more
+/// orders, that is also when the process that it was started by is gone. Arguments: folder, programs, settings.
 const KEEPER: &str = r#"
-dir=$1 bin=$2 port=$3 settings=$4
+dir=$1 bin=$2 settings=$3
 trap '' INT TERM HUP
 if [ "$(id -u)" = 0 ]; then
     chown postgres "$dir"
@@ -18,17 +19,32 @@ else
     as() { "$@"; }
 fi
 cd "$dir"
-start() { as "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 -o "-p $port -k $dir -c listen_addresses=127.0.0.1 $settings" start >"$dir/ctl" 2>&1 </dev/null; }
-as "$bin/initdb" -D "$dir/data" -U postgres -A trust --no-sync --locale=C -E UTF8 >"$dir/ctl" 2>&1 </dev/null && start && echo ready || { cat "$dir/ctl" "$dir/log" 2>/dev/null; echo failed; }
-while read -r order; do
+start() { port=$1; as "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 -o "-p $port -k $dir -c listen_addresses=127.0.0.1 $settings" start >"$dir/ctl" 2>&1 </dev/null; }
+as "$bin/initdb" -D "$dir/data" -U postgres -A trust --no-sync --locale=C -E UTF8 >"$dir/ctl" 2>&1 </dev/null && echo ready || { cat "$dir/ctl" "$dir/log" 2>/dev/null; echo failed; }
+while read -r order port; do
     case $order in
         crash) as "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >"$dir/ctl" 2>&1 </dev/null && echo ready || echo failed ;;
-        start) start && echo ready || echo failed ;;
+        start) start "$port" && echo ready || { cat "$dir/ctl" "$dir/log" 2>/dev/null; echo failed; } ;;
     esac
 done
 as "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >/dev/null 2>&1 </dev/null
 rm -rf "$dir"
 "#;
+
+/// Ports that are tried.
+const MAX_STARTS: usize = 5;
+/// Longest path of a folder in which a socket's name still fits into the system's limit.
+const MAX_SOCKET_FOLDER: usize = 70;
+
+/// A temporary folder for a server: root starts it as another user, who may not reach what is below TMPDIR.
+pub fn server_folder(prefix: &str) -> Result<tempfile::TempDir> {
+    let usual = std::env::temp_dir();
+    let is_usable = !rustix::process::geteuid().is_root() && usual.as_os_str().len() <= MAX_SOCKET_FOLDER;
+    let parent = if is_usable { usual } else { PathBuf::from("/tmp") };
+    let mut folder = tempfile::Builder::new();
+    folder.prefix(prefix).permissions(PermissionsExt::from_mode(0o755));
+    folder.tempdir_in(&parent).map_err(|error| Error::failed(format!("{}: {error}", parent.display())))
+}
 
 /// A server. It ends with the value, or with this process.
 pub struct Postgres {
@@ -101,28 +117,33 @@ impl Postgres {
             return Ok(None);
         };
         let failed = |error: std::io::Error| Error::failed(format!("PostgreSQL's keeper: {error}"));
-        let folder = tempfile::Builder::new().prefix("postgres-").tempdir().map_err(failed)?.keep();
-        let port = free_port()?;
+        let folder = server_folder("postgres-")?.keep();
         let mut command = Command::new("sh");
-        command
-            .args(["-c", KEEPER, "keeper"])
-            .arg(&folder)
-            .arg(&programs)
-            .arg(port.to_string())
-            .arg(settings);
+        command.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(&programs).arg(settings);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
         let orders = child.stdin.take();
         let Some(answers) = child.stdout.take() else { return Err(Error::failed("no output")) };
         let mut keeper = Keeper { child, orders, answers: BufReader::new(answers) };
         keeper.wait()?;
+        // Somebody else may take a port before the server does.
+        let mut port = free_port()?;
+        for _ in 1..MAX_STARTS {
+            match keeper.order(&format!("start {port}")) {
+                Ok(()) => return Ok(Some(Self { programs, port, keeper: Mutex::new(keeper) })),
+                Err(error) => eprintln!("PostgreSQL is started on another port: {error}"),
+            }
+            port = free_port()?;
+        }
+        keeper.order(&format!("start {port}"))?;
         Ok(Some(Self { programs, port, keeper: Mutex::new(keeper) }))
     }
 
-    /// One for all tests of this process, without fsync: they kill processes, not machines.
+    /// One for all tests of this process, without fsync: they kill processes, not machines. Each replica has some 10
+    /// connections, and there are as many tests at a time as processors.
     pub fn shared() -> Result<Option<&'static Self>> {
         static SHARED: OnceLock<std::result::Result<Option<Postgres>, String>> = OnceLock::new();
-        let start = || Self::start("-c fsync=off -c max_connections=400").map_err(|error| error.to_string());
+        let start = || Self::start("-c fsync=off -c max_connections=1500").map_err(|error| error.to_string());
         SHARED.get_or_init(start).as_ref().map(Option::as_ref).map_err(|error| Error::failed(error.clone()))
     }
 
@@ -164,6 +185,6 @@ impl Postgres {
 
     /// Starts it again.
     pub fn start_again(&self) -> Result<()> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).order("start")
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).order(&format!("start {}", self.port))
     }
 }

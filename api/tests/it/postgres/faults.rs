@@ -160,17 +160,19 @@ async fn a_read_only_database_refuses_changes_and_is_left_for_one_that_is_not() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_another_session_locks_holds_up_no_other_task() {
+    const LOCKING: &str =
+        "FROM pg_stat_activity WHERE datname = 'locked' AND query LIKE '%FOR UPDATE; SELECT pg_sleep(60)%'";
     let Some((server, stores)) = replicas("locked", 1).await else { return };
     let store = &stores[0].0;
     let task = done(store, create("t")).await;
     let lock = format!(
-        "BEGIN; SELECT 1 FROM task_events.tasks WHERE id = '{}' FOR UPDATE; SELECT pg_sleep(1.5)",
+        "BEGIN; SELECT 1 FROM task_events.tasks WHERE id = '{}' FOR UPDATE; SELECT pg_sleep(60)",
         task.id
     );
-    let locking = tokio::task::spawn_blocking(move || server.sql("locked", &lock).unwrap());
+    let locking = tokio::task::spawn_blocking(move || server.sql("locked", &lock));
     let is_locked = || async {
-        let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'locked' AND query LIKE '%pg_sleep(1.5)%' AND wait_event = 'PgSleep'";
-        server.sql("postgres", sleeping).unwrap() == "1"
+        let sleeping = format!("SELECT count(*) {LOCKING} AND wait_event = 'PgSleep'");
+        server.sql("postgres", &sleeping).unwrap() == "1"
     };
     eventually("the task is locked", is_locked).await;
     let completing = {
@@ -181,7 +183,8 @@ async fn a_task_that_another_session_locks_holds_up_no_other_task() {
     };
     done(store, create("other")).await;
     assert!(!completing.is_finished(), "it waits for its row");
-    locking.await.unwrap();
+    server.sql("postgres", &format!("SELECT pg_terminate_backend(pid) {LOCKING}")).unwrap();
+    drop(locking.await);
     assert!(matches!(completing.await.unwrap(), Outcome::Done(task) if task.version == 2));
 }
 

@@ -1,5 +1,6 @@
 //! PgBouncer in transaction mode between the replicas and the database: each transaction may have another connection.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -13,6 +14,9 @@ use task_events::shutdown;
 use crate::relay::Cluster;
 use crate::store::{change, create, done, load};
 use crate::support::{TOPIC, eventually};
+
+/// By its path: ordinary users do not have that folder in theirs.
+const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 
 struct Pooler(Child);
 
@@ -32,13 +36,14 @@ fn start(dir: &Path, port: u16, server: &Postgres) -> Pooler {
     let ini = ini.replace("* = host", "* = user=postgres host");
     let path = dir.join("pgbouncer.ini");
     std::fs::write(&path, ini).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     let mut command = if rustix::process::geteuid().is_root() {
         // As root it refuses to run.
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "pgbouncer"]);
+        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", PGBOUNCER]);
         command
     } else {
-        Command::new("pgbouncer")
+        Command::new(PGBOUNCER)
     };
     command.arg("-q").arg(&path);
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -48,16 +53,13 @@ fn start(dir: &Path, port: u16, server: &Postgres) -> Pooler {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_work_behind_a_pooler_in_transaction_mode() {
     let Some(server) = Postgres::shared().unwrap() else { return };
-    if !Path::new("/usr/sbin/pgbouncer").exists() {
+    if !Path::new(PGBOUNCER).exists() {
         assert!(std::env::var_os("CI").is_none(), "pgbouncer is not installed");
         eprintln!("left out: pgbouncer is not installed (Debian: apt-get install pgbouncer)");
         return;
     }
     server.create_database("pooled").unwrap();
-    let dir = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .tempdir()
-        .unwrap();
+    let dir = harness::server_folder("pgbouncer-").unwrap();
     let port = free_port().unwrap();
     let _pooler = start(dir.path(), port, server);
     let url = DatabaseUrl::new(&format!("postgres://postgres@127.0.0.1:{port}/pooled"));
