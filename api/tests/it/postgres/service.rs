@@ -41,7 +41,9 @@ async fn replicas_take_over_from_each_other_and_a_clean_stop_hands_over_at_once(
     assert!(code == Some(0) && took < Duration::from_secs(5), "{code:?} after {took:?}");
     let before = Instant::now();
     posted(&other, &cluster, "after the stop").await;
-    println!("published {:?} after a clean stop", before.elapsed());
+    let took = before.elapsed();
+    // Well below the lease, after which it is published in any case.
+    assert!(took < Duration::from_secs(4), "published {took:?} after a clean stop");
     assert!(other.logged("publishes the outbox").len() == 1, "{:?}", other.logged("outbox"));
     let (_, body) = other.get("/readyz").await;
     assert_eq!(body["kafka"], serde_json::json!({"reachable": true, "waiting_for": null}));
