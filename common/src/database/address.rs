@@ -64,16 +64,23 @@ impl DatabaseUrl {
     /// Hosts and database, for people.
     pub fn place(&self) -> String {
         let Ok(config) = self.config() else { return "the database".to_owned() };
-        let host = |host: &Host| match host {
-            Host::Tcp(name) => name.clone(),
-            Host::Unix(path) => path.display().to_string(),
+        // What has other characters may be part of a password that was not percent-encoded: then what is beside it may
+        // be, too.
+        let is_plain = |name: &str, also: &str| {
+            name.chars().all(|c| c.is_alphanumeric() || "._-".contains(c) || also.contains(c))
         };
-        let hosts: Vec<String> = config.get_hosts().iter().map(host).collect();
+        let host = |host: &Host| match host {
+            Host::Tcp(name) => Some(name.clone()).filter(|name| is_plain(name, ":")),
+            Host::Unix(path) => path.to_str().filter(|path| is_plain(path, "/")).map(str::to_owned),
+        };
+        let hosts: Option<Vec<String>> = config.get_hosts().iter().map(host).collect();
         let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres");
-        // What has other characters may be part of a password that was not percent-encoded.
-        let is_plain = |name: &str| name.chars().all(|c| c.is_alphanumeric() || "._-".contains(c));
-        let database = Some(database).filter(|name| is_plain(name)).unwrap_or("(name not shown)");
-        format!("database {database} at {}", hosts.join(", "))
+        match hosts.filter(|_| is_plain(database, "")) {
+            Some(hosts) => format!("database {database} at {}", hosts.join(", ")),
+            None => {
+                "database (name and host not shown: they have characters that a password may have)".to_owned()
+            }
+        }
     }
 }
 
@@ -108,6 +115,19 @@ mod tests {
         let url = DatabaseUrl::new("postgres://u:hush@h,i:5433/db\n");
         assert!(!format!("{url:?} {:?}", url.config().unwrap()).contains("hush"));
         assert_eq!(url.place(), "database db at h, i");
+        // The parser ends the password at the first @, and the host at the first /.
+        for text in [
+            "postgres://u:pa@hush@db/tasks",
+            "postgres://u:pa@1/hush@db/tasks",
+            "postgres://u:a@b@c/hush",
+            "postgres://u:pa@hush/b@db/tasks",
+        ] {
+            let place = DatabaseUrl::new(text).place();
+            assert!(!place.contains("hush"), "{place}");
+        }
+        assert_eq!(DatabaseUrl::new("postgres://u@[::1]:5433/db").place(), "database db at ::1");
+        let socket = DatabaseUrl::new("host=/var/run/postgresql dbname=db");
+        assert_eq!(socket.place(), "database db at /var/run/postgresql");
     }
 
     #[test]
