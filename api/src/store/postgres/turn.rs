@@ -232,8 +232,10 @@ impl Term {
         if usize::try_from(partitions).is_ok_and(|partitions| full.len() >= partitions) {
             return Ok((Vec::new(), false));
         }
+        // Read before the state of the database is: there the count is the same or higher, unless it went back.
+        let known = self.count.load(Ordering::Acquire);
         if full.is_empty() {
-            let events = self.part(session, without, partitions, full, (0, i64::MAX)).await?;
+            let events = self.part(session, without, partitions, full, (0, i64::MAX), known).await?;
             let is_limited = events.len() >= PULL;
             return Ok((events, is_limited));
         }
@@ -247,7 +249,7 @@ impl Term {
         if let Some((mut first, last)) = ends {
             while first <= last && !is_limited {
                 let part = (first, first.saturating_add(PART - 1));
-                events.extend(self.part(session, without, partitions, full, part).await?);
+                events.extend(self.part(session, without, partitions, full, part, known).await?);
                 first = first.saturating_add(PART);
                 is_limited = events.len() >= PULL || (Instant::now() >= until && first <= last);
             }
@@ -263,8 +265,8 @@ impl Term {
         partitions: i32,
         full: &[i32],
         (first, last): (i64, i64),
+        known: i64,
     ) -> Result<Vec<Pulled>, TurnError> {
-        let known = self.count.load(Ordering::Acquire);
         let pull = format!(
             "SELECT r.term, pg_postmaster_start_time(), r.turn, {EVENT} FROM task_events.relay r LEFT JOIN LATERAL \
              (SELECT * FROM task_events.outbox i WHERE i.seq BETWEEN $4 AND $5 AND i.seq <> ALL($1::int8[]) \
@@ -281,8 +283,8 @@ impl Term {
         let row = found.first().ok_or(TurnError::Lost)?;
         let is_ours =
             row.get::<_, Option<Uuid>>(0) == Some(self.id) && row.get::<_, Server>(1) == self.server;
-        // A count below that of then: the database went back. Within a transaction it is that of its begin.
-        if !is_ours || (last == i64::MAX && row.get::<_, i64>(2) < known) {
+        // A count below that of then: the database went back.
+        if !is_ours || row.get::<_, i64>(2) < known {
             return Err(TurnError::Lost);
         }
         // Without an event there is one row, without values.
@@ -334,6 +336,14 @@ mod tests {
         assert_eq!(pull(&[0], over).await, (vec![], true));
         assert_eq!(pull(&[0], later).await, (vec![1 + PART, 1 + 3 * PART], false));
         assert_eq!(pull(&[1], later).await, (vec![1], false));
+        // As after a crash that forgot what the holder did last.
+        held.term.count.fetch_add(1, Ordering::AcqRel);
+        for full in [&[][..], &[0]] {
+            let went_back = held.term.pull(&session, &[], 2, full, later).await;
+            assert!(matches!(went_back, Err(TurnError::Lost)), "{full:?}");
+            let _ = session.batch_execute("ROLLBACK").await;
+        }
+        held.term.count.fetch_sub(1, Ordering::AcqRel);
         server
             .sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'parts'")
             .unwrap();
