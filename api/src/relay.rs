@@ -92,6 +92,11 @@ impl Relay {
         }
         match self.store.outbox().borrow().waiting {
             0 => log::info!("relay stopped: all events are delivered"),
+            left if self.store.is_shared() => {
+                log::info!(
+                    "relay stopped: {left} events wait in the outbox; the replica that has the turn delivers them"
+                );
+            }
             left => log::warn!(
                 "relay stopped: {left} events wait in the outbox and are delivered after the next start"
             ),
