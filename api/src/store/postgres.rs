@@ -178,7 +178,7 @@ impl Postgres {
     }
 
     pub(super) async fn mutate(&self, mutation: Mutation) -> Result<Outcome, StoreError> {
-        if let Some(failure) = self.0.shared.health.refusal() {
+        if let Some(failure) = self.0.shared.health.refusal_of_change() {
             return Err(StoreError::Refused(failure));
         }
         let (reply, answer) = REPLIES.with(Desk::open);

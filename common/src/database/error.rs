@@ -91,7 +91,9 @@ impl From<tokio_postgres::Error> for DatabaseError {
                 }
                 source = cause.source();
             }
-            return Self::new(Trouble::Connection, message);
+            // Of tokio-postgres, where each host is a standby or set to read only.
+            let is_read_only = message.contains("does not allow writes");
+            return Self::new(if is_read_only { Trouble::ReadOnly } else { Trouble::Connection }, message);
         };
         let message = format!("{} (SQLSTATE {})", reported.message(), reported.code().code());
         Self::new(trouble(reported.code()), message)

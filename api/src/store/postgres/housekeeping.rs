@@ -37,7 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         let round = timeout(ROUND_TIMEOUT, round(&shared, &mut session)).await;
         match round.unwrap_or_else(|_| Err(DatabaseError::timeout("look at the database"))) {
-            Ok(()) => shared.health.works(),
+            Ok(()) => shared.health.answers(),
             Err(error) => {
                 shared.health.failed(&shared.place, &error);
                 if let Some(session) = session.take() {
@@ -54,11 +54,12 @@ async fn round(shared: &Shared, session: &mut Option<Session>) -> Result<(), Dat
         Some(session) if !session.is_closed() => session,
         _ => session.insert(shared.connect().await?),
     };
+    session.query_typed("SELECT 1", &[]).await?;
+    shared.health.is_there();
     if shared.health.failure().is_some() {
         let probe = "INSERT INTO task_events.groups (id) VALUES ($1)";
         session.query_typed(probe, &[(&Uuid::now_v7(), Type::UUID)]).await?;
     }
-    session.query_typed("SELECT 1", &[]).await?;
     // What fails from here on says nothing about changes.
     let kept = async {
         let counted = session.query_typed(COUNT, &[(&MAX_COUNTED, Type::INT8)]).await?;

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::super::delivery::{Delivered, PublishedTopic};
 use super::super::failure::StoreError;
+use super::health::Reminder;
 use super::puller;
 use super::shared::Shared;
 use super::turn::{self, Deletion, Held, TurnError};
@@ -80,7 +81,7 @@ pub(super) async fn run(
     mut reports: mpsc::Receiver<Report>,
     mut wanted: watch::Receiver<usize>,
 ) {
-    let mut session = None;
+    let (mut session, mut reminder) = (None, Reminder::default());
     loop {
         tokio::select! {
             is_open = until(&mut wanted, |wanted| wanted > 0) => if !is_open { return },
@@ -94,6 +95,7 @@ pub(super) async fn run(
         }
         match begin(&shared, &mut session).await {
             Ok(Some(held)) => {
+                reminder = Reminder::default();
                 let Some(holding) = &session else { continue };
                 let end = hold(&shared, holding, held, &mut reports, &mut wanted).await;
                 shared.turn.send_replace(None);
@@ -107,9 +109,11 @@ pub(super) async fn run(
                     session.abandon();
                 }
             }
-            Ok(None) => {}
+            Ok(None) => reminder = Reminder::default(),
             Err(error) => {
-                log::warn!("the relay's turn cannot be taken: {error}");
+                if reminder.is_due(&error.to_string()) {
+                    log::warn!("the relay's turn cannot be taken: {error}");
+                }
                 shared.ledger().end();
             }
         }

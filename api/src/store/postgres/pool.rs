@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use task_events::backoff::Backoff;
-use task_events::database::{DatabaseError, Session};
+use task_events::database::{DatabaseError, Session, Trouble};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Row;
@@ -62,7 +62,12 @@ impl Pool {
                     return Err(DatabaseError::timeout("read"));
                 }
             };
-            let is_over = begun.elapsed() >= ALL_TIMEOUT || shared.health.refusal().is_some();
+            let refusal = match error.trouble() {
+                // No other connection is to be had.
+                Trouble::ReadOnly => shared.health.refusal(),
+                _ => shared.health.refusal_of_read(),
+            };
+            let is_over = begun.elapsed() >= ALL_TIMEOUT || refusal.is_some();
             if !error.ends_session() || is_over {
                 return Err(error);
             }

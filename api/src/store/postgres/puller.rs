@@ -10,6 +10,7 @@ use std::time::Duration;
 use task_events::database::{self, Session};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::health::Reminder;
 use super::shared::Shared;
 use super::statements::LISTEN;
 use super::turn::{Term, TurnError};
@@ -25,10 +26,11 @@ const PULL_PAUSE: Duration = Duration::from_millis(3);
 
 /// Pulls until the turn is another's.
 pub(super) async fn run(shared: Arc<Shared>, term: Term) {
-    let mut session: Option<Session> = None;
+    let (mut session, mut reminder): (Option<Session>, _) = (None, Reminder::default());
     loop {
         match pull_all(&shared, &mut session, &term).await {
             Ok(found) => {
+                reminder = Reminder::default();
                 if found > 1 {
                     sleep(PULL_PAUSE).await;
                 }
@@ -36,7 +38,9 @@ pub(super) async fn run(shared: Arc<Shared>, term: Term) {
             Err(TurnError::Lost) => return,
             // The keeper's own connection tells whether the turn is over.
             Err(TurnError::Database(error)) => {
-                log::warn!("events cannot be read from the outbox: {error}");
+                if reminder.is_due(&error.to_string()) {
+                    log::warn!("events cannot be read from the outbox: {error}");
+                }
                 if let Some(session) = session.take() {
                     session.abandon();
                 }

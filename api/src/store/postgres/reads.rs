@@ -159,7 +159,7 @@ impl Postgres {
         sql: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        if let Some(failure) = self.0.shared.health.refusal() {
+        if let Some(failure) = self.0.shared.health.refusal_of_read() {
             return Err(StoreError::Refused(failure));
         }
         let read = async {
@@ -168,7 +168,7 @@ impl Postgres {
             self.0.pool.read(&self.0.shared, kind, sql, parameters).await
         };
         let read = timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| Err(DatabaseError::timeout("read")));
-        read.map_err(|error| match self.0.shared.health.failure() {
+        read.map_err(|error| match self.0.shared.health.failure().filter(|_| error.ends_session()) {
             Some(failure) => StoreError::Refused(failure),
             None => error.into(),
         })

@@ -194,13 +194,23 @@ async fn a_full_disk_and_a_wrong_schema_are_refused_with_what_is_known() {
     let store = &stores[0].0;
     done(store, create("t")).await;
     let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no space left' USING ERRCODE = '53100'; END $$; \
-        CREATE TRIGGER full_disk BEFORE INSERT ON task_events.outbox FOR EACH ROW EXECUTE FUNCTION full_disk()";
+        CREATE TRIGGER full_disk BEFORE INSERT ON task_events.outbox FOR EACH ROW EXECUTE FUNCTION full_disk(); \
+        CREATE TRIGGER full_disk BEFORE INSERT ON task_events.groups FOR EACH ROW EXECUTE FUNCTION full_disk()";
     server.sql("full_disk", full).unwrap();
     match store.mutate(create("u")).await.unwrap_err() {
         StoreError::Refused(failure) => assert!(failure.remedy().contains("no space"), "{failure}"),
         other => panic!("{other:?}"),
     }
-    server.sql("full_disk", "DROP TRIGGER full_disk ON task_events.outbox").unwrap();
+    assert!(store.failure().is_some());
+    // Also once changes are refused without an attempt, reads go on.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        let refused = store.mutate(create("u")).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+        assert_eq!(store.list(Filter::default(), None, 10).await.unwrap().tasks.len(), 1);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    server.sql("full_disk", "DROP FUNCTION full_disk CASCADE").unwrap();
     let works = || async { store.mutate(create("v")).await.is_ok() };
     eventually("changes are taken again", works).await;
     server.sql("full_disk", "UPDATE task_events.migrations SET works_from = 99").unwrap();
