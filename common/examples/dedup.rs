@@ -208,6 +208,7 @@ fn measure(set: &mut dyn Set, count: usize, ids: &mut Ids) -> String {
 }
 
 /// Returns once nothing is written any more: what a row began, it pays for.
+#[allow(clippy::disallowed_methods, reason = "no async thread waits here")]
 fn wait_for_background() {
     let mut before = f64::NAN;
     while before != written() {
