@@ -8,6 +8,8 @@ use task_events::config::{KafkaArgs, LogArgs, StateArgs, TopicArgs};
 use task_events::database::DatabaseArgs;
 use task_events::registry_args::RegistryArgs;
 use task_events::services;
+use task_events::tls::{Identity, TlsServer};
+use task_events::version::version;
 
 use crate::access::{Access, FileError, Issuer};
 use crate::http::{AllowedHosts, AllowedOrigins, Edge, TrustedProxies};
@@ -15,7 +17,7 @@ use crate::rate_limit::RateLimiter;
 
 /// The Task API: stores tasks and publishes their lifecycle events to Kafka
 #[derive(Debug, Clone, Parser)]
-#[command(name = services::API, version)]
+#[command(name = services::API, version = version())]
 pub struct Args {
     /// Address to listen on
     #[arg(long, env = "HOST", default_value = "127.0.0.1")]
@@ -30,6 +32,9 @@ pub struct Args {
     /// Who may call the API, and how often.
     #[command(flatten)]
     pub edge: EdgeArgs,
+    /// Whether the listener speaks HTTPS.
+    #[command(flatten)]
+    pub https: HttpsArgs,
     /// How events are written: json, or avro by a schema in a Schema Registry
     #[arg(long, env = "EVENT_FORMAT", default_value = "json", ignore_case = true, value_enum,
           requires_ifs = ["avro", "AVRO", "Avro"].map(|avro| (avro, "schema_registry_url")))]
@@ -112,6 +117,29 @@ impl EdgeArgs {
             origins: self.cors_allowed_origins.clone(),
             proxies: self.trusted_proxies.clone(),
         })
+    }
+}
+
+/// The certificate of the listener.
+#[derive(Debug, Clone, Group)]
+pub struct HttpsArgs {
+    /// Certificate of the listener, in PEM, and below it those between it and its CA: the API then speaks HTTPS, and HTTP no
+    /// more. Read again when it changes
+    #[arg(long, env = "API_TLS_CERTIFICATE_FILE", value_name = "FILE", requires = "api_tls_key_file")]
+    pub api_tls_certificate_file: Option<PathBuf>,
+    /// The certificate's private key, in PEM and not encrypted
+    #[arg(long, env = "API_TLS_KEY_FILE", value_name = "FILE", requires = "api_tls_certificate_file")]
+    pub api_tls_key_file: Option<PathBuf>,
+}
+
+impl HttpsArgs {
+    /// Reads the files, where they are named. The error is one line.
+    pub fn tls(&self) -> Result<Option<TlsServer>, String> {
+        let (Some(certificate), Some(key)) = (&self.api_tls_certificate_file, &self.api_tls_key_file) else {
+            return Ok(None);
+        };
+        let identity = Identity { certificate: certificate.clone(), key: key.clone() };
+        TlsServer::load(identity, ("API_TLS_CERTIFICATE_FILE", "API_TLS_KEY_FILE")).map(Some)
     }
 }
 

@@ -23,6 +23,7 @@ mod docs;
 mod edge;
 mod encoding;
 mod guard;
+mod handshake;
 mod health;
 mod idempotency;
 mod input;
@@ -36,6 +37,7 @@ mod query;
 mod requests;
 mod routes;
 mod server;
+mod socket;
 mod state;
 mod tasks;
 

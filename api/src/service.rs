@@ -12,6 +12,7 @@ use task_events::registry::{RegistryError, subject_of};
 use task_events::services;
 use task_events::shutdown::{self, Shutdown};
 use task_events::state_dir::{StateDir, StateDirError};
+use task_events::tls::TlsServer;
 
 use crate::access::FileError;
 use crate::args::{Args, EventFormatName};
@@ -59,6 +60,9 @@ pub enum ServiceError {
     /// Nobody could call, or everybody.
     #[error("{0}; nobody could call the API")]
     Access(#[from] FileError),
+    /// HTTPS cannot be spoken.
+    #[error("{0}; no client could connect")]
+    Certificate(String),
     /// The registry does not take our schema.
     #[error("{0}")]
     Registry(#[from] RegistryError),
@@ -77,7 +81,7 @@ impl Coded for ServiceError {
             Self::Store(_) => Code::Store,
             Self::Database(error) => error.code(),
             Self::Listen { .. } => Code::Listen,
-            Self::Access(_) => Code::AccessFile,
+            Self::Access(_) | Self::Certificate(_) => Code::AccessFile,
             Self::Registry(error) => error.code(),
             Self::Server(_) => Code::Http,
             Self::Io(_) => Code::System,
@@ -88,9 +92,10 @@ impl Coded for ServiceError {
 /// Runs the Task API until a signal stops it.
 pub fn run(args: Args) -> Result<(), ServiceError> {
     let edge = args.edge.edge()?;
+    let tls = args.https.tls().map_err(ServiceError::Certificate)?;
     if let Some(url) = args.database.url().cloned() {
         let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
-        return runtime()?.block_on(serve_database(args, edge, &url, state_dir.path()));
+        return runtime()?.block_on(serve_database(args, edge, tls, &url, state_dir.path()));
     }
     let listener = listen(&args, &edge)?;
     let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
@@ -98,7 +103,7 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     let (store, writer) = Store::open(state_dir.path())?;
     runtime.block_on(async {
         let signals = shutdown::on_signals()?;
-        serve(args, edge, listener, store, state_dir.path(), signals).await
+        serve(args, edge, (listener, tls), store, state_dir.path(), signals).await
     })?;
     // All clones of the store are gone: the writer ends after its last transaction.
     drop(runtime);
@@ -129,6 +134,7 @@ fn listen(args: &Args, edge: &Edge) -> Result<TcpListener, ServiceError> {
 async fn serve_database(
     args: Args,
     edge: Edge,
+    tls: Option<TlsServer>,
     url: &DatabaseUrl,
     state_dir: &Path,
 ) -> Result<(), ServiceError> {
@@ -158,7 +164,7 @@ async fn serve_database(
     // Not before: until then no client shall wait for an answer.
     let listener = listen(&args, &edge)?;
     log::info!("tasks are in the {}", url.place());
-    let served = serve(args, edge, listener, store, state_dir, signals).await;
+    let served = serve(args, edge, (listener, tls), store, state_dir, signals).await;
     closing.wait(CLOSE_TIMEOUT).await;
     served
 }
@@ -166,7 +172,7 @@ async fn serve_database(
 async fn serve(
     args: Args,
     edge: Edge,
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<TlsServer>),
     store: Store,
     state_dir: &Path,
     signals: Shutdown,
@@ -198,8 +204,9 @@ async fn serve(
     let state =
         http::State::new(store, relay_state, connections.max(1), local.ip(), allowed_hosts, live.clone())
             .behind(edge);
-    let server = http::server(listener, state, REQUESTS_TIMEOUT)?;
-    log::info!("listening on http://{local}");
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let server = http::server(listener, tls, state, REQUESTS_TIMEOUT)?;
+    log::info!("listening on {scheme}://{local}");
     let handle = server.handle();
     let mut serving = tokio::spawn(server);
 

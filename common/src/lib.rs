@@ -21,7 +21,7 @@
 //! - [`segments`]: the names of the parts of a log that was rotated.
 //! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
 //! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`registry_args`],
-//!   [`security_args`], [`shutdown`], [`state_dir`], [`stderr`], [`terminal`]: what every process needs, from its command line to its end (the folder `process/`).
+//!   [`security_args`], [`shutdown`], [`state_dir`], [`stderr`], [`terminal`], [`version`]: what every process needs, from its command line to its end (the folder `process/`).
 //!
 //! No crate below this one compiles or links C.
 //!
@@ -99,5 +99,5 @@ pub mod topics;
 
 pub use process::{
     api_token, command_line, config, exit, logging, metrics, output, registry_args, security_args, shutdown,
-    state_dir, stderr, terminal, watched_file,
+    state_dir, stderr, terminal, version, watched_file,
 };

@@ -17,4 +17,5 @@ pub mod shutdown;
 pub mod state_dir;
 pub mod stderr;
 pub mod terminal;
+pub mod version;
 pub mod watched_file;

@@ -1,9 +1,8 @@
-//! TLS for the connections that this crate opens, by rustls with the provider graviola: Rust and inline assembly, no C.
+//! TLS for the connections that this project opens, and for those that it takes ([`TlsServer`]), by rustls with the provider graviola: Rust and inline assembly, no C.
 //!
 //! # Invariants
 //!
-//! 1. *Verified or no connection.* The peer's chain leads to a trusted CA, is valid now, and names the host that was
-//!    dialled. There is no setting that skips this, and nothing falls back to plain text.
+//! 1. *Verified or no connection.* The chain of a peer that is dialled leads to a trusted CA, is valid now, and names that host. There is no setting that skips this, and nothing falls back to plain text.
 //! 2. *What can be known at the start is checked there*: the processor's features, that the files can be read, that key
 //!    and certificate belong together.
 //! 3. *Files that change are read again*, before the next connection, as Kubernetes and cert-manager replace them.
@@ -13,10 +12,12 @@
 mod failure;
 mod files;
 mod processor;
+mod reloaded;
+mod server;
 mod validity;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use rustls::ClientConfig;
@@ -25,11 +26,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::log_once::LogOnce;
-use files::Stamp;
+use reloaded::Reloaded;
 
 pub use failure::{TlsError, is_certificate_alert};
 pub use files::{Identity, TlsFiles, TlsVariables};
+pub use server::{TlsServer, TlsServerStream};
 
 /// Whom this process trusts and as whom it presents itself. Cheap to clone.
 #[derive(Clone)]
@@ -37,14 +38,7 @@ pub struct Tls(Arc<Inner>);
 
 struct Inner {
     files: TlsFiles,
-    current: Mutex<Arc<ClientConfig>>,
-    watch: Mutex<Watch>,
-}
-
-/// What the files were when they were last read.
-struct Watch {
-    stamps: Vec<Stamp>,
-    log: LogOnce,
+    config: Reloaded<ClientConfig>,
 }
 
 impl fmt::Debug for Tls {
@@ -56,11 +50,8 @@ impl fmt::Debug for Tls {
 impl Tls {
     /// Reads the files. For the start of a process: it blocks. The error names what is wrong, in one line.
     pub fn load(files: TlsFiles) -> Result<Self, String> {
-        // First, so that a change while they are read is noticed.
-        let stamps = files.stamps();
-        let current = Mutex::new(Arc::new(files.client_config()?));
-        let watch = Mutex::new(Watch { stamps, log: LogOnce::new(module_path!()) });
-        Ok(Self(Arc::new(Inner { files, current, watch })))
+        let config = Reloaded::load(|| files.stamps(), || files.client_config())?;
+        Ok(Self(Arc::new(Inner { files, config })))
     }
 
     /// What a peer that does not accept this client's certificate was shown, and how that is configured.
@@ -92,30 +83,8 @@ impl Tls {
 }
 
 impl Inner {
-    fn current(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The configuration, of files that were read again if they have changed. Where another call is about to read
-    /// them, perhaps from a disk that hangs, it is the present one.
     fn refreshed(&self) -> Arc<ClientConfig> {
-        let Ok(mut watch) = self.watch.try_lock() else { return self.current() };
-        let stamps = self.files.stamps();
-        if stamps == watch.stamps {
-            return self.current();
-        }
-        match self.files.client_config() {
-            Ok(config) => {
-                watch.log.over("the certificates can be used again");
-                log::info!("new certificates are in use: {}", self.files);
-                watch.stamps = stamps;
-                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-            }
-            Err(why) => watch.log.warn(&format!(
-                "certificates that were replaced cannot be used: {why}; the former ones stay in use until they can"
-            )),
-        }
-        self.current()
+        self.config.refreshed(&self.files, || self.files.stamps(), || self.files.client_config())
     }
 }
 

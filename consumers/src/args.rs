@@ -9,6 +9,7 @@ use task_events::config::{KafkaArgs, LeaseArgs, LogArgs, StateArgs, TopicArgs, g
 use task_events::networks::Networks;
 use task_events::registry_args::RegistryArgs;
 use task_events::services::{AUDIT, DLQ_PROCESSOR, NOTIFICATION};
+use task_events::version::version;
 
 use crate::webhook::{Config, Endpoint};
 
@@ -42,7 +43,7 @@ pub struct ConsumerArgs {
 ///
 /// Consumer of task events, with a consumer group and a state folder of its own.
 #[derive(Debug, Clone, Parser)]
-#[command(name = NOTIFICATION, version)]
+#[command(name = NOTIFICATION, version = version())]
 pub struct NotificationArgs {
     /// What a notification is: a line on stdout, or a signed POST to WEBHOOK_URL
     #[arg(long, env = "NOTIFIER", default_value = "log", ignore_case = true, value_enum,
@@ -102,7 +103,7 @@ impl WebhookArgs {
 ///
 /// The log is the truth: offsets and dedup state follow it.
 #[derive(Debug, Clone, Parser)]
-#[command(name = AUDIT, version)]
+#[command(name = AUDIT, version = version())]
 pub struct AuditArgs {
     /// Consumer group; a second audit log is a second group
     #[arg(long, env = "GROUP", default_value = AUDIT, value_parser = group_name)]
@@ -117,7 +118,7 @@ pub struct AuditArgs {
 
 /// Logs the events that a consumer could not handle, and counts them by group and error.
 #[derive(Debug, Clone, Parser)]
-#[command(name = DLQ_PROCESSOR, version)]
+#[command(name = DLQ_PROCESSOR, version = version())]
 pub struct DlqArgs {
     /// Consumer group
     #[arg(long, env = "GROUP", default_value = DLQ_PROCESSOR, value_parser = group_name)]

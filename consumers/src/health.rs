@@ -9,6 +9,7 @@ use actix_web::http::header::ContentType;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use task_events::error_code::Code;
 use task_events::metrics::CONTENT_TYPE;
+use task_events::version::version;
 
 use crate::metrics::{Subject, render};
 
@@ -48,8 +49,12 @@ pub fn start(addr: SocketAddr, subject: Subject) -> Result<SocketAddr, HealthErr
     Ok(bound)
 }
 
-async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().content_type(ContentType::plaintext()).body("ok\n")
+async fn healthz(subject: web::Data<Subject>) -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::plaintext()).body(format!(
+        "ok\n{} {}\n",
+        subject.service,
+        version()
+    ))
 }
 
 async fn readyz(subject: web::Data<Subject>) -> HttpResponse {

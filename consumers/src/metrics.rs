@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use task_events::metrics::Text;
 use task_events::runtime::{PartitionReport, PartitionState, Status};
+use task_events::version::version;
 use task_events::{kafka, logging};
 
 /// The states of a partition, each a series: one of them is 1.
@@ -41,7 +42,7 @@ impl fmt::Debug for Subject {
 /// The metrics in Prometheus's text format. Blocks for a moment.
 pub fn render(subject: &Subject) -> String {
     let mut text = Text::default();
-    text.process(subject.service, env!("CARGO_PKG_VERSION"));
+    text.process(subject.service, version());
     partitions(&mut text, subject);
     counts(&mut text, subject);
     if let Some(own) = subject.own.get() {

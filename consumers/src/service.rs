@@ -12,6 +12,7 @@ use task_events::logging;
 use task_events::runtime::{self, ConsumerConfig, Service, Status};
 use task_events::shutdown::{self, Shutdown};
 use task_events::state_dir::StateDir;
+use task_events::version::version;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -101,7 +102,7 @@ async fn serve<S, E>(
     log::info!(
         "{} {} starts as group {} on {}, state in {}",
         reads.name,
-        env!("CARGO_PKG_VERSION"),
+        version(),
         reads.group,
         args.kafka.kafka_bootstrap_servers.join(","),
         state.path().display()

@@ -1,11 +1,13 @@
 //! The Task API, asked over HTTP: where it is, and what it answers.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
 use task_events::api_token::{ApiToken, ApiTokenArgs};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use task_events::tls::{Tls, TlsFiles, TlsVariables};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -13,6 +15,8 @@ use tokio::time::timeout;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
+/// The variable of the certificates for the API.
+const VARIABLES: TlsVariables = TlsVariables { ca: "API_CA_FILE", identity: None };
 
 /// Where the Task API is.
 #[derive(Debug, Args)]
@@ -26,6 +30,9 @@ pub struct ApiArgs {
     port: u16,
     #[command(flatten)]
     token: ApiTokenArgs,
+    /// CAs that may have signed the API's certificate, in PEM: the API is then asked over HTTPS
+    #[arg(long, env = "API_CA_FILE", value_name = "FILE")]
+    api_ca_file: Option<PathBuf>,
 }
 
 /// The Task API, to be asked.
@@ -34,12 +41,14 @@ pub struct Api {
     /// Its host:port.
     pub address: String,
     token: Option<ApiToken>,
+    /// For HTTPS.
+    ca: Option<PathBuf>,
 }
 
 impl ApiArgs {
     /// Where it is, and as whom it is asked.
     pub fn api(&self) -> Api {
-        Api { address: self.address(), token: self.token.token().cloned() }
+        Api { address: self.address(), token: self.token.token().cloned(), ca: self.api_ca_file.clone() }
     }
 
     fn address(&self) -> String {
@@ -118,13 +127,27 @@ pub async fn get(api: &Api, path: &str) -> Result<(u16, Value), ApiError> {
 }
 
 async fn exchange(api: &Api, path: &str) -> std::io::Result<String> {
-    let Api { address, token } = api;
-    let mut stream = TcpStream::connect(address).await?;
+    let stream = TcpStream::connect(&api.address).await?;
+    let Some(ca) = &api.ca else { return exchange_over(stream, api, path).await };
+    let files = TlsFiles { ca: Some(ca.clone()), identity: None, variables: &VARIABLES };
+    let tls = tokio::task::spawn_blocking(|| Tls::load(files)).await.map_err(std::io::Error::other)?;
+    let tls = tls.map_err(std::io::Error::other)?;
+    let host = api.address.rsplit_once(':').map_or(api.address.as_str(), |(host, _)| host);
+    let stream = tls.connect(stream, host).await.map_err(std::io::Error::other)?;
+    exchange_over(stream, api, path).await
+}
+
+async fn exchange_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    Api { address, token, .. }: &Api,
+    path: &str,
+) -> std::io::Result<String> {
     let token = token.as_ref().map(|token| format!("Authorization: {}\r\n", token.authorization()));
     let token = token.unwrap_or_default();
     let request =
         format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n{token}\r\n");
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;
     Ok(answer)

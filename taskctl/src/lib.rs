@@ -21,6 +21,7 @@ mod progress;
 use clap::{CommandFactory, Parser, Subcommand};
 use task_events::config::{KafkaArgs, TopicArgs};
 use task_events::registry_args::RegistryArgs;
+use task_events::version::version;
 
 pub use context::Context;
 pub use error::Error;
@@ -28,7 +29,7 @@ pub use output::Format;
 
 /// Operates task-events: its topics, consumer groups and offsets
 #[derive(Debug, Parser)]
-#[command(name = "taskctl", version, arg_required_else_help = false, mut_args(|arg| arg.global(true)))]
+#[command(name = "taskctl", version = version(), arg_required_else_help = false, mut_args(|arg| arg.global(true)))]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -13,11 +13,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use task_events::tls::TlsServer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::bare;
+use super::handshake;
+use super::socket::Socket;
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +50,6 @@ const MOST_HELD: usize = 128 * 1024 + super::MAX_BODY;
 const HELD: usize = 64 << 20;
 /// Connections that are being refused at one time; further ones wait to be accepted.
 pub(super) const REFUSALS: usize = 64;
-/// Time for a client that is refused to take the answer.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 136\r\n\r\n\
@@ -100,32 +101,46 @@ impl Connections {
         self.held.load(Ordering::Relaxed) > HELD / 2
     }
 
-    /// Takes the connection, or answers that there are too many.
-    pub(super) async fn admit(self: Arc<Self>, mut stream: TcpStream) -> Result<Connection, DispatchError> {
+    /// Takes the connection, after the handshake where the listener has TLS; or answers that there are too many.
+    pub(super) async fn admit(
+        self: Arc<Self>,
+        stream: TcpStream,
+        tls: Option<&TlsServer>,
+    ) -> Result<Connection, DispatchError> {
         if self.open.fetch_add(1, Ordering::Relaxed) < self.most {
+            let place = Place(self);
             // An answer does not wait for an acknowledgement. Where it cannot be set, it only waits.
             let _ = stream.set_nodelay(true);
-            let due = Deadline::after(self.times.answer);
+            let socket = match tls {
+                None => Socket::Plain(stream),
+                Some(tls) => handshake::with_client(tls, stream).await?,
+            };
+            let due = Deadline::after(place.0.times.answer);
             let own = Vec::new();
-            return Ok(Connection { stream, is_idle: false, due, take_by: None, held: 0, own, all: self });
+            return Ok(Connection { socket, is_idle: false, due, take_by: None, held: 0, own, place });
         }
         self.open.fetch_sub(1, Ordering::Relaxed);
         self.refused.fetch_add(1, Ordering::Relaxed);
-        // It is read on to the client's end: closed with bytes unread it would be reset, and the answer lost.
-        let refuse = async {
-            stream.write_all(BUSY).await?;
-            stream.shutdown().await?;
-            while stream.read(&mut [0; 1024]).await? > 0 {}
-            io::Result::Ok(())
-        };
-        let _ = timeout(REFUSAL_TIMEOUT, refuse).await;
+        // A client that waits for a handshake would take the answer for one.
+        if tls.is_none() {
+            handshake::answer(stream, BUSY).await;
+        }
         Err(DispatchError::DisconnectTimeout)
+    }
+}
+
+/// One of the connections that there may be.
+struct Place(Arc<Connections>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A client's connection.
 pub(super) struct Connection {
-    stream: TcpStream,
+    socket: Socket,
     /// Nothing came since the last answer.
     is_idle: bool,
     /// For the next request if it is idle, else for the answer.
@@ -136,25 +151,32 @@ pub(super) struct Connection {
     held: usize,
     /// What is left to be sent of an answer that was given a body here.
     own: Vec<u8>,
-    all: Arc<Connections>,
+    place: Place,
 }
 
 impl Connection {
     fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.own.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.own))?;
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.own))?;
             self.own.drain(..written);
         }
         Poll::Ready(Ok(()))
     }
 
+    /// Ready once the client has not taken what it is sent for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let time = self.place.0.times.take;
+        let late = self.take_by.get_or_insert_with(|| Deadline::after(time)).has_passed(cx);
+        if late { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     fn hold(&mut self, bytes: usize) -> io::Result<()> {
         let before = std::mem::replace(&mut self.held, bytes);
         if bytes <= before {
-            self.all.held.fetch_sub(before - bytes, Ordering::Relaxed);
+            self.place.0.held.fetch_sub(before - bytes, Ordering::Relaxed);
             return Ok(());
         }
-        let all = self.all.held.fetch_add(bytes - before, Ordering::Relaxed) + (bytes - before);
+        let all = self.place.0.held.fetch_add(bytes - before, Ordering::Relaxed) + (bytes - before);
         if all > HELD && bytes > OWN_SHARE {
             return Err(io::Error::other("connections hold too much memory"));
         }
@@ -165,7 +187,6 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let _ = self.hold(0);
-        self.all.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -178,18 +199,18 @@ impl AsyncRead for Connection {
         // Not into the middle of an answer, and not unasked.
         let answer_is_late = self.due.has_passed(cx) && self.take_by.is_none();
         if answer_is_late && !self.is_idle {
-            let _ = self.stream.try_write(TOO_SLOW);
+            self.socket.last_words(cx, TOO_SLOW);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
         // What an idle client sends in the last moment is read all the same: unread it would be lost.
         if read.is_pending() && answer_is_late {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         ready!(read)?;
         if std::mem::take(&mut self.is_idle) {
-            let time = self.all.times.answer;
+            let time = self.place.0.times.answer;
             self.due.set(time);
         }
         let held = (self.held + buf.filled().len() - before).min(MOST_HELD);
@@ -203,21 +224,19 @@ impl AsyncWrite for Connection {
             self.own = answer;
         }
         let sent = if self.own.is_empty() {
-            Pin::new(&mut self.stream).poll_write(cx, buf)
+            Pin::new(&mut self.socket).poll_write(cx, buf)
         } else {
             // The whole of it takes the place of `buf`.
             self.poll_own(cx).map_ok(|()| buf.len())
         };
         let Poll::Ready(written) = sent else {
             self.hold(buf.len())?;
-            let time = self.all.times.take;
-            let late = self.take_by.get_or_insert_with(|| Deadline::after(time)).has_passed(cx);
-            return if late { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending };
+            return self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
         };
         let written = written?;
         self.hold(0)?;
         self.is_idle = true;
-        let (times, is_full) = (self.all.times, self.all.open() > self.all.most / 2);
+        let (times, is_full) = (self.place.0.times, self.place.0.open() > self.place.0.most / 2);
         self.due.set(if is_full { times.short_idle } else { times.idle });
         if written == buf.len() && self.take_by.take().is_some() {
             // The time of an idle client begins, and only reading looks at it.
@@ -227,11 +246,20 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        // TLS has bytes of its own, which the socket may not take.
+        match Pin::new(&mut self.socket).poll_flush(cx) {
+            Poll::Pending => self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(flushed) => {
+                if self.take_by.take().is_some() {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Ready(flushed)
+            }
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
@@ -268,7 +296,9 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -284,7 +314,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        (client, Arc::clone(connections).admit(accepted).await.unwrap())
+        (client, Arc::clone(connections).admit(accepted, None).await.unwrap())
     }
 
     /// What has to come to its end.
@@ -387,7 +417,8 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        let (answer, refused) = tokio::join!(to_the_end(client), Arc::clone(&connections).admit(accepted));
+        let (answer, refused) =
+            tokio::join!(to_the_end(client), Arc::clone(&connections).admit(accepted, None));
         assert!(refused.is_err());
         assert_eq!(answer.as_bytes(), BUSY);
         assert_eq!(connections.refused(), 1);

@@ -3,8 +3,17 @@
 use actix_web::HttpResponse;
 use actix_web::web::Data;
 use serde::Serialize;
+use task_events::version::COMMIT;
 
 use super::state::State;
+
+#[derive(Serialize)]
+struct Liveness {
+    status: &'static str,
+    version: &'static str,
+    /// The one that it was built from, where the build knows it.
+    commit: Option<&'static str>,
+}
 
 #[derive(Serialize)]
 struct Readiness {
@@ -34,7 +43,8 @@ struct OutboxHealth {
 
 /// The process runs. Asks neither the store nor Kafka.
 pub(super) async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(serde_json::json!({"status": "ok"}))
+    let body = Liveness { status: "ok", version: env!("CARGO_PKG_VERSION"), commit: COMMIT };
+    HttpResponse::Ok().json(body)
 }
 
 /// The store takes changes. Kafka may be away: events wait in the outbox then.

@@ -3,6 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::web::{Data, block};
 use task_events::metrics::{CONTENT_TYPE, Text};
+use task_events::version::version;
 use task_events::{kafka, logging, services};
 
 use super::state::State;
@@ -12,7 +13,7 @@ use crate::relay;
 pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
     let process = || {
         let mut text = Text::default();
-        text.process(services::API, env!("CARGO_PKG_VERSION"));
+        text.process(services::API, version());
         text
     };
     let Ok(mut text) = block(process).await else {

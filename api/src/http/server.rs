@@ -10,6 +10,7 @@ use actix_http::{HttpService, KeepAlive};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::Error;
 use actix_web::dev::{AppConfig, Server};
+use task_events::tls::TlsServer;
 use tokio::net::TcpStream;
 
 use super::connection;
@@ -23,10 +24,15 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a client that sent more than was read to take the answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A server on the listener. It leaves signals alone.
+/// A server on the listener, which speaks HTTPS with `tls`. It leaves signals alone.
 ///
 /// It is what `HttpServer` builds, but for the connection between the socket and HTTP.
-pub fn server(listener: TcpListener, state: State, stop_timeout: Duration) -> std::io::Result<Server> {
+pub fn server(
+    listener: TcpListener,
+    tls: Option<TlsServer>,
+    state: State,
+    stop_timeout: Duration,
+) -> std::io::Result<Server> {
     // One for each processor, though writer and relay want theirs: a client on the same machine is woken on the
     // processor of the worker that answers it, and a lone worker would wait for its clients.
     let workers = available_parallelism().map_or(1, NonZero::get);
@@ -49,9 +55,10 @@ pub fn server(listener: TcpListener, state: State, stop_timeout: Duration) -> st
             .client_request_timeout(HEAD_TIMEOUT)
             .client_disconnect_timeout(LINGER_TIMEOUT)
             .h1(map_config(app, |()| AppConfig::default()));
+        let tls = tls.clone();
         fn_service(move |stream: TcpStream| {
-            let (peer, connections) = (stream.peer_addr().ok(), Arc::clone(&connections));
-            async move { Ok((connections.admit(stream).await?, peer)) }
+            let (peer, connections, tls) = (stream.peer_addr().ok(), Arc::clone(&connections), tls.clone());
+            async move { Ok((connections.admit(stream, tls.as_ref()).await?, peer)) }
         })
         .and_then(http)
     })?;

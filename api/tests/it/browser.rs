@@ -328,7 +328,7 @@ async fn what_http_lets_a_client_ask_for_is_harmless() {
     assert_eq!(te.json(&json!({"title": "t"})).await.status, 201);
     let old = raw(&app, "GET /healthz HTTP/1.0", &["Host: localhost"]).await;
     assert!(
-        !old.to_lowercase().contains("transfer-encoding") && old.ends_with("{\"status\":\"ok\"}"),
+        !old.to_lowercase().contains("transfer-encoding") && old.contains("{\"status\":\"ok\","),
         "{old}"
     );
     let expect = format!(

@@ -11,6 +11,7 @@ mod encoding;
 mod events;
 mod hostile;
 mod http;
+mod https;
 mod idempotency;
 mod list;
 mod live;

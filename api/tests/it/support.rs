@@ -19,6 +19,7 @@ use task_events::config::TopicArgs;
 use task_events::database::DatabaseUrl;
 use task_events::kafka::Kafka;
 use task_events::shutdown::{self, Trigger};
+use task_events::tls::TlsServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -118,12 +119,18 @@ impl App {
 
     /// As if it were bound to the address, and with those names in ALLOWED_HOSTS.
     pub async fn bound(dir: &Path, kafka: &str, bound: IpAddr, allowed_hosts: &str) -> Self {
-        Self::assembled(dir, kafka, bound, allowed_hosts, http::Edge::default()).await
+        Self::assembled(dir, kafka, bound, allowed_hosts, http::Edge::default(), None).await
     }
 
     /// With what stands before the handlers.
     pub async fn behind(dir: &Path, edge: http::Edge) -> Self {
-        Self::assembled(dir, NO_KAFKA, Ipv4Addr::LOCALHOST.into(), "", edge).await
+        Self::assembled(dir, NO_KAFKA, Ipv4Addr::LOCALHOST.into(), "", edge, None).await
+    }
+
+    /// With TLS on its listener.
+    pub async fn over_tls(dir: &Path, tls: TlsServer) -> Self {
+        let edge = http::Edge::default();
+        Self::assembled(dir, NO_KAFKA, Ipv4Addr::LOCALHOST.into(), "", edge, Some(tls)).await
     }
 
     async fn assembled(
@@ -132,6 +139,7 @@ impl App {
         bound: IpAddr,
         allowed_hosts: &str,
         edge: http::Edge,
+        tls: Option<TlsServer>,
     ) -> Self {
         let (store, writer) = open(dir).await;
         let relay = Relay::new(store.clone(), Kafka::new(vec![kafka.to_owned()], "test"), TOPIC);
@@ -145,7 +153,7 @@ impl App {
         let live = live(store.clone(), relay_state.clone(), kafka);
         let state = http::State::new(store.clone(), relay_state, most, bound, allowed_hosts, live.clone())
             .behind(edge);
-        let server = http::server(listener, state, Duration::from_secs(5)).unwrap();
+        let server = http::server(listener, tls, state, Duration::from_secs(5)).unwrap();
         let handle = server.handle();
         let serving = tokio::spawn(server);
         Self { address, store, live, client: Client::new(), server: handle, serving, drain, relay, writer }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::processor;
 
@@ -82,15 +82,12 @@ impl Stamp {
 impl TlsFiles {
     /// The state of each file. One that is not there has one too: it may come.
     pub(super) fn stamps(&self) -> Vec<Stamp> {
-        let mut paths = Vec::new();
-        if let Some(ca) = &self.ca {
-            paths.push(ca.clone());
-            paths.extend(certificates_in(ca).unwrap_or_default());
-        }
-        if let Some(Identity { certificate, key }) = &self.identity {
-            paths.extend([certificate.clone(), key.clone()]);
-        }
-        paths.iter().map(|path| Stamp::of(path)).collect()
+        let paths = match &self.ca {
+            Some(ca) => [ca.clone()].into_iter().chain(certificates_in(ca).unwrap_or_default()).collect(),
+            None => SYSTEM_CAS.map(PathBuf::from).to_vec(),
+        };
+        let of_identity = self.identity.as_ref().map(stamps).unwrap_or_default();
+        paths.iter().map(|path| Stamp::of(path)).chain(of_identity).collect()
     }
 
     /// Reads all of them. The error names the variable and the file.
@@ -100,15 +97,12 @@ impl TlsFiles {
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .with_root_certificates(self.roots()?);
-        let Some(Identity { certificate, key }) = &self.identity else {
+        let Some(identity) = &self.identity else {
             return Ok(builder.with_no_client_auth());
         };
-        let (of_certificate, of_key) = self.variables.identity.unwrap_or_default();
-        let chain = certificates(certificate).map_err(|why| format!("{of_certificate}: {why}"))?;
-        let key = private_key(key).map_err(|why| format!("{of_key}: {why}"))?;
-        builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| format!("{of_certificate} and {of_key}: they cannot be used together: {error}"))
+        let variables = self.variables.identity.unwrap_or_default();
+        let (chain, key) = chain_and_key(identity, variables)?;
+        builder.with_client_auth_cert(chain, key).map_err(|error| no_pair(variables, &error))
     }
 
     fn roots(&self) -> Result<RootCertStore, String> {
@@ -135,6 +129,37 @@ impl TlsFiles {
         }
         Ok(roots)
     }
+}
+
+/// The state of both files.
+pub(super) fn stamps(identity: &Identity) -> Vec<Stamp> {
+    [&identity.certificate, &identity.key].map(|path| Stamp::of(path)).into()
+}
+
+/// That of a server which shows this certificate and asks for none. The error names the variable and the file.
+pub(super) fn server_config(identity: &Identity, variables: (&str, &str)) -> Result<ServerConfig, String> {
+    let (chain, key) = chain_and_key(identity, variables)?;
+    let mut config = ServerConfig::builder_with_provider(processor::provider()?)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| no_pair(variables, &error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn chain_and_key(
+    Identity { certificate, key }: &Identity,
+    (of_certificate, of_key): (&str, &str),
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let chain = certificates(certificate).map_err(|why| format!("{of_certificate}: {why}"))?;
+    let key = private_key(key).map_err(|why| format!("{of_key}: {why}"))?;
+    Ok((chain, key))
+}
+
+fn no_pair((of_certificate, of_key): (&str, &str), error: &rustls::Error) -> String {
+    format!("{of_certificate} and {of_key}: they cannot be used together: {error}")
 }
 
 /// The file itself, or the files of certificates in a folder. While a CA is renewed, a secret of Strimzi's has

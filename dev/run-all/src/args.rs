@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use clap::Parser;
 use task_events::api_token::ApiTokenArgs;
 use task_events::config::host_port;
+use task_events::version::version;
 
 /// Runs the whole of task-events on this machine, until Ctrl-C: a dev broker, the API and the consumers.
 ///
 /// State is kept in ./data and ./audit.log. Other variables of the services (LOG_LEVEL, LEASE_MS, …) are
 /// passed on to them.
 #[derive(Debug, Parser)]
-#[command(name = "run-all", version)]
+#[command(name = "run-all", version = version())]
 pub struct Args {
     /// Start without the tour, and stay up
     #[arg(long, conflicts_with = "exit_after_tour")]
@@ -42,6 +43,8 @@ pub struct Args {
     /// The token of the tour's calls, where API_TOKENS_FILE is set.
     #[command(flatten)]
     pub token: ApiTokenArgs,
+    #[arg(long, env = "API_TLS_CERTIFICATE_FILE", value_name = "FILE", hide = true)]
+    pub api_tls_certificate_file: Option<PathBuf>,
     /// Address of the API
     #[arg(long, env = "HOST", default_value = "127.0.0.1")]
     pub host: IpAddr,

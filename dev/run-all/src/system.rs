@@ -24,6 +24,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// Runs everything. Returns when the tour is over and nothing else was wanted, or when something failed.
 pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Result<(), Failure> {
     // First what can be known at once, before a build that may take minutes.
+    if args.api_tls_certificate_file.is_some() {
+        return Err(Failure("run-all asks the API over HTTP: unset API_TLS_CERTIFICATE_FILE".to_owned()));
+    }
     if args.starts_broker() {
         free(args.broker_address(), "the dev broker", "--broker-port").await?;
     }

@@ -1,10 +1,11 @@
-//! What is shipped: static binaries for each target, their checksums, and a bill of materials.
+//! What is shipped: static binaries for each target, their checksums, and a bill of materials; signed, where
+//! DIST_SIGNING_KEY names an SSH key.
 //!
 //! The same sources, lock file and toolchain give the same bytes, in whatever folder: paths are left out
 //! of the binaries, the linker is the toolchain's own, and nothing here knows the time.
 
 use crate::Result;
-use crate::cargo::Metadata;
+use crate::cargo::{self, Metadata};
 use crate::sbom;
 use crate::shipped::{self, BINARIES, DEMO_BINARIES};
 use crate::static_build;
@@ -12,9 +13,15 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// The folder that is emptied and filled.
 const DIST: &str = "dist";
+const SUMS: &str = "SHA256SUMS";
+/// The variable that names the private SSH key of whoever releases.
+const SIGNING_KEY: &str = "DIST_SIGNING_KEY";
+/// For what a signature holds (`ssh-keygen -Y`): one for something else does not do.
+const NAMESPACE: &str = "task-events";
 
 /// Builds everything that is shipped into the folder `dist` of the workspace.
 pub fn run() -> Result<()> {
@@ -41,12 +48,23 @@ pub fn run() -> Result<()> {
     let bill = sbom::bill(&metadata, &all)?;
     add_sum(&mut sums, bill.as_bytes(), sbom::FILE)?;
     write(&dist.join(sbom::FILE), &bill)?;
-    write(&dist.join("SHA256SUMS"), &sums)?;
+    write(&dist.join(SUMS), &sums)?;
+    let signature = match std::env::var_os(SIGNING_KEY).filter(|key| !key.is_empty()) {
+        Some(key) => sign(&dist.join(SUMS), Path::new(&key))?,
+        None => format!("not signed: set {SIGNING_KEY} to an SSH key"),
+    };
     // The empty folder that an image has for state: with an owner of its own, so that a volume gets it too.
     let state = dist.join("state");
     fs::create_dir_all(&state).map_err(|error| cannot("make", &state, &error))?;
-    println!("{}: SHA256SUMS, {}", dist.display(), sbom::FILE);
+    println!("{}: {SUMS} ({signature}), {}", dist.display(), sbom::FILE);
     Ok(())
+}
+
+/// Signs a file into one beside it, as `ssh-keygen -Y verify` reads it, and says so.
+fn sign(file: &Path, key: &Path) -> Result<String> {
+    let mut command = Command::new("ssh-keygen");
+    cargo::output(command.args(["-Y", "sign", "-q", "-n", NAMESPACE, "-f"]).arg(key).arg(file))?;
+    Ok(format!("signed: {SUMS}.sig"))
 }
 
 /// A line as `sha256sum --check` reads it.
@@ -65,6 +83,30 @@ fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signature_holds_for_the_file_as_it_was_signed_and_for_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let [key, sums, signers] = ["key", SUMS, "signers"].map(|name| folder.path().join(name));
+        let keygen = || Command::new("ssh-keygen");
+        cargo::output(keygen().args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key)).unwrap();
+        write(&sums, "a sum\n").unwrap();
+        sign(&sums, &key).unwrap();
+        let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+        write(&signers, &format!("releases@example.org {public}")).unwrap();
+        let verify = |namespace: &str| {
+            let mut command = keygen();
+            command.args(["-Y", "verify", "-I", "releases@example.org", "-n", namespace, "-f"]);
+            command.arg(&signers).arg("-s").arg(sums.with_extension("sig"));
+            command.stdin(fs::File::open(&sums).unwrap());
+            cargo::output(&mut command)
+        };
+        verify(NAMESPACE).unwrap();
+        verify("git").unwrap_err();
+        write(&sums, "another sum\n").unwrap();
+        verify(NAMESPACE).unwrap_err();
+        sign(&sums, &folder.path().join("no-key")).unwrap_err();
+    }
 
     #[test]
     fn a_sum_is_what_sha256sum_says() {

@@ -41,6 +41,9 @@ pub fn build(metadata: &Metadata, binaries: &[&str], target: &str) -> Result<Pat
     let mut command = cargo::cargo();
     command.args(["build", "--locked", "--release", "--target", target]);
     command.env("CARGO_ENCODED_RUSTFLAGS", flags::rust_flags(metadata, target)?.join("\u{1f}"));
+    if let Some(commit) = commit() {
+        command.env("TASK_EVENTS_COMMIT", commit);
+    }
     // Should the gate have missed a crate that compiles C: there is no C compiler in this build.
     command.env(format!("CC_{target}"), "no-C-in-this-build");
     for package in shipped::packages_of(metadata, binaries)? {
@@ -51,6 +54,14 @@ pub fn build(metadata: &Metadata, binaries: &[&str], target: &str) -> Result<Pat
     }
     cargo::run(&mut command)?;
     Ok(metadata.target_directory.join(target).join("release"))
+}
+
+/// The commit of the sources, as the binaries say it; none where they are in no repository.
+fn commit() -> Option<String> {
+    let git = |args: &[&str]| cargo::output(Command::new("git").args(args)).ok();
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let is_changed = git(&["status", "--porcelain", "--untracked-files=no"])?.lines().next().is_some();
+    Some(commit.trim().to_owned() + if is_changed { "-changed" } else { "" })
 }
 
 fn install_target(target: &str) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Callers with identities, as the README turns them on: from the token to the audit log.
 
-use harness::{Method, Outcome, SOON, StatusCode, World, eventually};
+use harness::{Authority, Method, Outcome, SOON, StatusCode, Validity, World, eventually, replace};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -65,5 +65,44 @@ async fn a_service_that_cannot_know_its_callers_does_not_start_and_one_that_know
     let (service, _) =
         world.start_api_as(world.program("task-api").env("STATE_DIR", world.path("other").display())).await?;
     assert_eq!(service.count("callers have no identity"), 0, "{:#?}", service.lines());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_speaks_https_and_the_operators_command_verifies_it() -> Outcome {
+    let world = World::start().await?;
+    let (ca, other) = (Authority::new("ca")?, Authority::new("other")?);
+    let folder = world.path("tls");
+    std::fs::create_dir(&folder)?;
+    replace(&folder.join("ca.crt"), ca.certificate())?;
+    replace(&folder.join("other.crt"), other.certificate())?;
+    let (certificate, key) = ca.issue("api", &["localhost"], Validity::Valid)?.write(&folder, "api")?;
+    let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+    let api = || world.program("task-api").env("API_TLS_CERTIFICATE_FILE", &certificate);
+    let mut service = api().env("API_TLS_KEY_FILE", &key).start()?;
+    let line = service.wait_for_line("listening on https://127.0.0.1:", SOON).await?;
+    let port = line.rsplit(':').next().unwrap();
+    let address = format!("localhost:{port}");
+    let status = || world.program("taskctl").args(&["status", "--api", &address]);
+    let trusting = |ca: &str| status().env("API_CA_FILE", folder.join(ca).display());
+    let seen = trusting("ca.crt").run(SOON).await?;
+    assert!(seen.stdout.contains("ready"), "{seen:?}");
+    let refused = format!("{:?}", trusting("other.crt").run(SOON).await?);
+    assert!(refused.contains("API_CA_FILE") && refused.contains("signed by no CA"), "{refused}");
+    let refused = format!("{:?}", status().run(SOON).await?);
+    assert!(refused.contains("HTTPS"), "{refused}");
+
+    // One without the other, and a pair that is none.
+    let alone = world.program("task-api").env("API_TLS_KEY_FILE", &key).run(SOON).await?;
+    assert_eq!(alone.code, Some(2), "{alone:?}");
+    replace(std::path::Path::new(&key), &ca.issue("api", &["localhost"], Validity::Valid)?.key)?;
+    let state = world.path("other-state");
+    let refused = api().env("API_TLS_KEY_FILE", &key).env("STATE_DIR", state.display()).run(SOON).await?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let said = format!("{refused:?}");
+    assert!(
+        said.contains("API_TLS_CERTIFICATE_FILE and API_TLS_KEY_FILE") && said.contains("TE0109"),
+        "{said}"
+    );
     Ok(())
 }

@@ -1,0 +1,141 @@
+//! TLS for connections that others open: this process shows its certificate, and asks for none.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::files::{Identity, server_config, stamps};
+use super::reloaded::Reloaded;
+
+/// A connection after the handshake.
+pub type TlsServerStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// As whom this process presents itself to those who connect. Cheap to clone.
+#[derive(Clone)]
+pub struct TlsServer(Arc<Inner>);
+
+struct Inner {
+    identity: Identity,
+    variables: (&'static str, &'static str),
+    config: Reloaded<ServerConfig>,
+}
+
+impl fmt::Debug for TlsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TlsServer").field(&self.0.identity).finish()
+    }
+}
+
+impl TlsServer {
+    /// Reads certificate and key, that these variables name. For the start of a process: it blocks. The error names what
+    /// is wrong, in one line.
+    pub fn load(identity: Identity, variables: (&'static str, &'static str)) -> Result<Self, String> {
+        let config = Reloaded::load(|| stamps(&identity), || server_config(&identity, variables))?;
+        Ok(Self(Arc::new(Inner { identity, variables, config })))
+    }
+
+    /// The handshake, with the certificate as the files have it now. The caller bounds its time.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsServerStream> {
+        let inner = Arc::clone(&self.0);
+        let config = tokio::task::spawn_blocking(move || inner.refreshed()).await;
+        TlsAcceptor::from(config.map_err(io::Error::other)?).accept(stream).await
+    }
+}
+
+impl Inner {
+    fn refreshed(&self) -> Arc<ServerConfig> {
+        let identity = &self.identity;
+        let certificate = identity.certificate.display();
+        self.config.refreshed(&certificate, || stamps(identity), || server_config(identity, self.variables))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use harness::{Authority, Certificate, Validity};
+    use tempfile::tempdir;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::super::{Tls, TlsFiles, TlsVariables};
+    use super::*;
+
+    const VARIABLES: (&str, &str) = ("CERTIFICATE_FILE", "KEY_FILE");
+
+    fn identity(certificate: &Certificate, folder: &Path) -> Identity {
+        let (certificate, key) = certificate.write(folder, "server").unwrap();
+        Identity { certificate, key }
+    }
+
+    /// A byte from the server to a client that trusts this CA, or why there is none.
+    async fn greet(server: &TlsServer, ca: &Path) -> Result<u8, String> {
+        static CA: TlsVariables = TlsVariables { ca: "CA_FILE", identity: None };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = Tls::load(TlsFiles { ca: Some(ca.to_owned()), identity: None, variables: &CA }).unwrap();
+        let serving = async {
+            let mut stream = server.accept(listener.accept().await.unwrap().0).await.ok()?;
+            stream.write_u8(7).await.ok()?;
+            stream.shutdown().await.ok()
+        };
+        let asking = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut stream = client.connect(stream, "localhost").await.map_err(|error| error.to_string())?;
+            stream.read_u8().await.map_err(|error| error.to_string())
+        };
+        tokio::join!(serving, asking).1
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_replaced_is_shown_from_the_next_connection_on() {
+        let folder = tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| Authority::new(name).unwrap());
+        let [old_ca, new_ca] = [("old.crt", &old), ("new.crt", &new)].map(|(name, authority)| {
+            let path = folder.path().join(name);
+            harness::replace(&path, authority.certificate()).unwrap();
+            path
+        });
+        let issued =
+            |authority: &Authority| authority.issue("server", &["localhost"], Validity::Valid).unwrap();
+        let files = identity(&issued(&old), folder.path());
+        let server = TlsServer::load(files.clone(), VARIABLES).unwrap();
+        assert_eq!(greet(&server, &old_ca).await, Ok(7));
+        assert!(greet(&server, &new_ca).await.unwrap_err().contains("signed by no CA that is trusted"));
+        // A half of the new pair changes nothing.
+        let renewed = issued(&new);
+        harness::replace(&files.certificate, &renewed.certificate).unwrap();
+        assert_eq!(greet(&server, &old_ca).await, Ok(7));
+        harness::replace(&files.key, &renewed.key).unwrap();
+        assert_eq!(greet(&server, &new_ca).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_said_at_the_start() {
+        let folder = tempdir().unwrap();
+        let authority = Authority::new("ca").unwrap();
+        let good =
+            identity(&authority.issue("server", &["localhost"], Validity::Valid).unwrap(), folder.path());
+        for (file, text, why) in
+            [(&good.key, "no key", "KEY_FILE: "), (&good.certificate, "no certificate", "CERTIFICATE_FILE: ")]
+        {
+            let before = std::fs::read(file).unwrap();
+            std::fs::write(file, text).unwrap();
+            let refused = TlsServer::load(good.clone(), VARIABLES).unwrap_err();
+            assert!(refused.starts_with(why) && !refused.contains('\n'), "{refused}");
+            std::fs::write(file, before).unwrap();
+        }
+        let other = authority.issue("server", &["localhost"], Validity::Valid).unwrap();
+        std::fs::write(&good.key, &other.key).unwrap();
+        let refused = TlsServer::load(good, VARIABLES).unwrap_err();
+        assert!(
+            refused.starts_with("CERTIFICATE_FILE and KEY_FILE: they cannot be used together"),
+            "{refused}"
+        );
+    }
+}
