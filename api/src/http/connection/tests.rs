@@ -1,0 +1,126 @@
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::*;
+
+/// At most `most`, with little time.
+fn connections(most: usize) -> Arc<Connections> {
+    let ms = Duration::from_millis;
+    let times = Times { answer: ms(2_000), idle: ms(2_000), short_idle: ms(100), take: ms(200) };
+    Arc::new(Connections { times, ..Connections::new(most) })
+}
+
+/// The two ends of a connection that was admitted.
+async fn pair(connections: &Arc<Connections>) -> (TcpStream, Connection) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    (client, Arc::clone(connections).admit(accepted, None).await.unwrap())
+}
+
+/// What has to come to its end.
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(30), work).await.expect("it does not end")
+}
+
+async fn to_the_end(mut client: TcpStream) -> String {
+    let mut answer = String::new();
+    soon(client.read_to_string(&mut answer)).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_request_that_trickles_is_ended_also_when_it_is_not_the_first() {
+    let connections = connections(10);
+    let (mut client, mut connection) = pair(&connections).await;
+    client.write_all(b"GET").await.unwrap();
+    connection.read_exact(&mut [0; 3]).await.unwrap();
+    connection.write_all(b"answer").await.unwrap();
+    let (reading, mut writing) = client.into_split();
+    let trickle = tokio::spawn(async move {
+        while writing.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let begun = Instant::now();
+    let ended = soon(async {
+        loop {
+            if let Err(error) = connection.read_exact(&mut [0]).await {
+                break error;
+            }
+        }
+    })
+    .await;
+    assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+    assert!(begun.elapsed() >= connections.times.answer);
+    trickle.abort();
+    let mut answer = [0; 500];
+    let read = reading.try_read(&mut answer).unwrap();
+    assert_eq!(answer[..read], [b"answer", TOO_SLOW].concat());
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_without_a_word_and_sooner_where_many_are_open() {
+    let mut took = Vec::new();
+    for most in [10, 1] {
+        let connections = connections(most);
+        let (client, mut connection) = pair(&connections).await;
+        connection.write_all(b"answer").await.unwrap();
+        let begun = Instant::now();
+        let error = soon(connection.read_exact(&mut [0])).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        took.push(begun.elapsed());
+        drop(connection);
+        assert_eq!(to_the_end(client).await, "answer");
+        assert_eq!(connections.open(), 0);
+    }
+    let times = connections(1).times;
+    assert!(took[0] >= times.idle && took[1] >= times.short_idle && took[1] < took[0], "{took:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_left() {
+    let connections = connections(10);
+    let (_client, mut connection) = pair(&connections).await;
+    let (begun, answer) = (Instant::now(), vec![b'x'; 64 * 1024]);
+    let error = soon(async {
+        loop {
+            if let Err(error) = connection.write_all(&answer).await {
+                break error;
+            }
+        }
+    })
+    .await;
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(begun.elapsed() >= connections.times.take);
+}
+
+#[tokio::test]
+async fn where_all_hold_much_none_may_hold_more_than_its_share() {
+    let connections = connections(10);
+    let (mut small, mut small_connection) = pair(&connections).await;
+    let (_large, mut large_connection) = pair(&connections).await;
+    assert!(large_connection.hold(HELD).is_ok() && connections.are_crowded());
+    small.write_all(&[b'x'; OWN_SHARE + 1]).await.unwrap();
+    small_connection.read_exact(&mut [0; OWN_SHARE]).await.unwrap();
+    assert!(small_connection.read_exact(&mut [0]).await.is_err());
+    drop(large_connection);
+    assert!(!connections.are_crowded());
+    drop(small_connection);
+    assert_eq!(connections.held.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn one_too_many_is_answered_503() {
+    let connections = connections(1);
+    let (_client, _connection) = pair(&connections).await;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let (answer, refused) = tokio::join!(to_the_end(client), Arc::clone(&connections).admit(accepted, None));
+    assert!(refused.is_err());
+    assert_eq!(answer.as_bytes(), BUSY);
+    assert_eq!(connections.refused(), 1);
+}
