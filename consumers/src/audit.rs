@@ -156,6 +156,10 @@ impl Service for Audit {
             pending: Arc::new(Pending::new(topic, partition)),
         })
     }
+
+    fn trouble(&self) -> Option<String> {
+        self.writer.trouble()
+    }
 }
 
 /// Writes the events of one partition.

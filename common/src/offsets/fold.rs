@@ -9,13 +9,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use uuid::Uuid;
+
+use super::member::Member;
 use super::record::{Claim, Commit, OffsetsRecord, Slot};
 use crate::kafka::Position;
 
-/// All slots of the topic, by the records applied so far.
+/// All slots and members of the topic, by the records applied so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fold {
     slots: HashMap<Slot, SlotState>,
+    members: BTreeMap<(String, Uuid), Member>,
 }
 
 /// One slot.
@@ -68,6 +72,12 @@ impl Fold {
                 state.foreign.remove(&token);
                 state.commits.insert(token, commit);
             }
+            OffsetsRecord::Member(group, instance_id, Some(member)) => {
+                self.members.insert((group, instance_id), member);
+            }
+            OffsetsRecord::Member(group, instance_id, None) => {
+                self.members.remove(&(group, instance_id));
+            }
             OffsetsRecord::Commit(slot, token, None) => {
                 if let Some(state) = self.slots.get_mut(&slot) {
                     state.commits.remove(&token);
@@ -81,6 +91,13 @@ impl Fold {
     /// The slot, if any record spoke of it.
     pub fn slot(&self, slot: &Slot) -> Option<&SlotState> {
         self.slots.get(slot)
+    }
+
+    /// The members of a group that have not left, alive or not.
+    pub fn members(&self, group: &str) -> impl Iterator<Item = (Uuid, &Member)> {
+        let of_group = self.members.range((group.to_owned(), Uuid::nil())..);
+        let of_group = of_group.take_while(move |((of, _), _)| of == group);
+        of_group.map(|((_, instance_id), member)| (*instance_id, member))
     }
 
     /// All slots, in no order.
@@ -116,6 +133,11 @@ impl SlotState {
     pub fn is_released(&self) -> bool {
         let Some(owner) = &self.claim else { return true };
         self.commits.get(&owner.token).is_some_and(|commit| commit.released)
+    }
+
+    /// The instance that the owner released the slot to, if it named one.
+    pub fn released_to(&self) -> Option<Uuid> {
+        self.commits.get(&self.claim.as_ref()?.token).filter(|commit| commit.released)?.to
     }
 
     /// Tokens that have a commit still, though it no longer counts beside one of `token`: to be tombstoned

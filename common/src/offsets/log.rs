@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::follower::{Follower, View};
+use super::member::Member;
 use super::record::{Claim, Commit, Key, Slot, render_key};
 use crate::kafka::{Compression, Kafka, KafkaError, OffsetAt, Producer, ProducerRecord, REQUEST_TIMEOUT};
 
@@ -102,6 +103,17 @@ impl OffsetsLog {
         let tombstone = |token: &i64| record(&Key::Commit(slot.clone(), *token), None);
         let records: Vec<_> = tokens.iter().map(tombstone).collect();
         self.writer.produce(&records, Compression::NoCompression).await.map(|_| ())
+    }
+
+    /// Writes the member's record, or removes it.
+    pub async fn write_member(
+        &self,
+        group: &str,
+        instance_id: Uuid,
+        member: Option<&Member>,
+        limit: Duration,
+    ) -> Result<(), KafkaError> {
+        self.write(&Key::Member(group.to_owned(), instance_id), member, limit).await.map(|_| ())
     }
 
     /// Removes the slot's claim and all its commits: the partition is no more, or nobody's.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::activity::Activity;
 use super::handler::Service;
-use super::owner_id::OwnerId;
+use super::owner_id::{OwnerId, Parts};
 use super::shared::Shared;
 use super::status::Status;
 use super::trouble::Trouble;
@@ -32,6 +32,8 @@ pub(super) struct Committer<S> {
     pub(super) id: OwnerId,
     /// All below it is done.
     pub(super) progress: watch::Receiver<Position>,
+    /// How far each instance's own state goes, where they keep one.
+    pub(super) parts: Option<Parts>,
     pub(super) lease: watch::Sender<Instant>,
     /// When the claim, or the last acknowledged commit, was sent.
     pub(super) renewed: Instant,
@@ -63,7 +65,8 @@ impl<S: Service> Committer<S> {
                 continue;
             }
             let sent = Instant::now();
-            let commit = Commit::at(position, self.id.instance_id, false);
+            let commit = Commit::at(position, self.id.instance_id, false)
+                .with_done_by(&self.id.done_at(self.parts.as_ref(), position.offset));
             let limit = every.max(MIN_COMMIT_TIMEOUT);
             let renewal = async {
                 let _on_its_way = self.renewing.lock().await;

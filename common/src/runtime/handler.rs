@@ -39,6 +39,12 @@ pub trait Service: Send + Sync + 'static {
         topic: &str,
         partition: i32,
     ) -> impl Future<Output = Result<Self::Handler, HandlerError>> + Send;
+
+    /// Why no partition could be handled now, where that is known before one is owned: this instance is then given
+    /// none.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What a group takes from the records of one partition. It changes nothing, in memory or elsewhere.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::offsets::{Slot, View};
+use crate::offsets::{DoneBy, Slot, View};
 
 /// What tells one ownership from every other, in one incarnation of the offsets topic.
 #[derive(Debug, Clone)]
@@ -13,7 +13,26 @@ pub(super) struct OwnerId {
     pub(super) incarnation: u64,
 }
 
+/// What the instances that share a partition have done of it, each in its own state, when an ownership starts.
+#[derive(Debug, Clone)]
+pub(super) struct Parts {
+    pub(super) done_by: DoneBy,
+    /// Where the ownership starts to read.
+    pub(super) start: i64,
+}
+
 impl OwnerId {
+    /// How far each instance's own state goes, once this ownership is at that offset; nothing where they keep none.
+    /// Before it has moved, its state ends where it did.
+    pub(super) fn done_at(&self, parts: Option<&Parts>, offset: i64) -> DoneBy {
+        let Some(Parts { done_by, start }) = parts else { return DoneBy::default() };
+        let mut done_by = done_by.clone();
+        if offset != *start {
+            done_by.set(self.instance_id, offset);
+        }
+        done_by
+    }
+
     /// Whether the topic, as it was read so far, says that this ownership lasts.
     pub(super) fn owns(&self, view: &View, slot: &Slot) -> bool {
         let owner = view.slot(slot).and_then(|state| state.owner());

@@ -11,6 +11,8 @@
 //!   is shown as blocked and stays owned, since a standby would meet the same Kafka. Calls to Kafka need
 //!   no such watch: each has a timeout of its own.
 //! - *A commit never exceeds the work done.* Only what [`Ownership::advance`] was given is committed.
+//! - *What is given is done first*: the event in flight ends, and is made durable; then the partition is released to
+//!   the instance that is to own it, by name, and the mirror forgets it.
 //! - *A fenced or stopped owner does not wait for what hangs*: the call is abandoned, and its work is not
 //!   committed.
 
@@ -19,13 +21,15 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use super::abort::AbortOnDrop;
 use super::activity::{Activity, Stage};
 use super::committer::Committer;
 use super::handler::Service;
-use super::owner_id::OwnerId;
+use super::owner_id::{OwnerId, Parts};
 use super::shared::Shared;
+use super::status::{HANG, Status};
 use super::trouble::Trouble;
 use crate::kafka::{KafkaError, Position};
 use crate::offsets::{Claim, Claimed, Commit, Slot};
@@ -38,10 +42,23 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Halt {
     No,
+    /// The partition is to be another instance's: the event in flight ends first, however long it takes.
+    Give,
     /// A stop was requested: the event in flight may end until then.
     Stop(Instant),
     /// Another instance has claimed, or the offsets topic was recreated.
     Fenced,
+}
+
+/// How an ownership ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was released, to that instance where one is named.
+    Released(Option<Uuid>),
+    /// It was to be given, and is to be kept now.
+    Kept,
+    /// It had been lost before.
+    Lost,
 }
 
 /// The ownership of one partition.
@@ -55,6 +72,8 @@ pub(super) struct Ownership<S> {
     activity: Arc<Activity>,
     /// Held while a renewal is on its way.
     renewing: Arc<AsyncMutex<()>>,
+    /// How far each instance's own state goes, where they keep one.
+    parts: Option<Parts>,
     _tasks: AbortOnDrop,
 }
 
@@ -66,6 +85,7 @@ impl<S: Service> Ownership<S> {
         claim: &Claim,
         claimed: &Claimed,
         start: Position,
+        parts: Option<Parts>,
     ) -> Self {
         let view = shared.offsets.view();
         let id = OwnerId {
@@ -84,14 +104,15 @@ impl<S: Service> Ownership<S> {
             slot: slot.clone(),
             id: id.clone(),
             progress: progress_seen,
+            parts: parts.clone(),
             lease: lease_sender,
             renewed: claimed.sent,
             activity: Arc::clone(&activity),
             renewing: Arc::clone(&renewing),
-            hanging: Trouble::new(&shared.status, slot.partition, "hang"),
+            hanging: Trouble::new(&shared.status, slot.partition, HANG),
             failing: Trouble::new(&shared.status, slot.partition, "commit"),
         };
-        let halter = halt_on_claim_or_stop(Arc::clone(shared), slot.clone(), id.clone(), halt_sender);
+        let halter = halt_in_time(Arc::clone(shared), slot.clone(), id.clone(), halt_sender);
         let tasks = vec![tokio::spawn(committer.run()).abort_handle(), tokio::spawn(halter).abort_handle()];
         Self {
             shared: Arc::clone(shared),
@@ -102,6 +123,7 @@ impl<S: Service> Ownership<S> {
             halt,
             activity,
             renewing,
+            parts,
             _tasks: AbortOnDrop(tasks),
         }
     }
@@ -155,10 +177,9 @@ impl<S: Service> Ownership<S> {
     }
 
     async fn abandoned(&self) {
-        self.halted().await;
-        let halt = *self.halt.borrow();
-        if let Halt::Stop(until) = halt {
-            let mut halt = self.halt.clone();
+        let mut halt = self.halt.clone();
+        let ends = halt.wait_for(|halt| matches!(halt, Halt::Stop(_) | Halt::Fenced)).await.map(|halt| *halt);
+        if let Ok(Halt::Stop(until)) = ends {
             let fenced = halt.wait_for(|halt| *halt == Halt::Fenced);
             let _ = tokio::time::timeout_at(until, fenced).await;
         }
@@ -210,20 +231,41 @@ impl<S: Service> Ownership<S> {
         Some(())
     }
 
-    /// Ends the ownership: commits for the last time if it is still this instance's. Returns whether it was.
-    pub(super) async fn end(self) -> bool {
+    /// Ends the ownership: commits for the last time if it is still this instance's, and is not to stay so.
+    pub(super) async fn end(self) -> Ended {
         let position = self.position();
-        let Self { shared, slot, id, renewing, _tasks, .. } = self;
-        if !id.owns(&shared.offsets.view().borrow(), &slot) {
+        let is_given = *self.halt.borrow() == Halt::Give;
+        let Self { shared, slot, id, renewing, parts, _tasks, .. } = self;
+        if shared.shutdown.is_requested() {
+            shared.membership.left().await;
+        }
+        let owned_and_to = {
+            let view = shared.offsets.view();
+            let view = view.borrow();
+            let roster = shared.roster(&view, Instant::now());
+            // Who stops leaves to those that stay.
+            let roster = if is_given { roster } else { roster.without(id.instance_id) };
+            id.owns(&view, &slot).then(|| roster.target(slot.partition))
+        };
+        let to = match owned_and_to {
+            None => {
+                shared.acknowledged.set(slot.partition, None);
+                return Ended::Lost;
+            }
+            Some(to) if is_given && to.is_none_or(|to| to == id.instance_id) => return Ended::Kept,
+            Some(to) => to,
+        };
+        if to.is_some() {
+            // From here on its position is another's to report.
             shared.acknowledged.set(slot.partition, None);
-            return false;
         }
         // A renewal that is on its way could land after the release and undo it: it is waited for, and none
         // begins after it.
         let until = Instant::now() + RELEASE_TIMEOUT;
         let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
         drop(_tasks);
-        let commit = Commit::at(position, id.instance_id, true);
+        let commit = Commit::at(position, id.instance_id, true).released_to(to);
+        let commit = commit.with_done_by(&id.done_at(parts.as_ref(), position.offset));
         let limit = until.saturating_duration_since(Instant::now());
         let release = shared.offsets.commit(&slot, id.token, &commit, limit);
         let released = timeout(limit, release).await;
@@ -232,28 +274,47 @@ impl<S: Service> Ownership<S> {
         });
         match released {
             Ok(_) => {
-                shared.acknowledged.set(slot.partition, Some(position.offset));
                 let Slot { group, topic, partition } = &slot;
                 let offset = position.offset;
-                log::info!(group, topic, partition, offset; "released {slot} at offset {offset}");
+                match to {
+                    Some(to) => {
+                        Status::count(&shared.status.stats().given, 1);
+                        log::info!(
+                            group, topic, partition, offset;
+                            "released {slot} at offset {offset}, to instance {to}"
+                        );
+                    }
+                    None => {
+                        shared.acknowledged.set(*partition, Some(offset));
+                        log::info!(group, topic, partition, offset; "released {slot} at offset {offset}");
+                    }
+                }
             }
             Err(error) => log::warn!(
                 "could not release {slot} at offset {}, the next owner waits for the lease to end and repeats a little: {error}",
                 position.offset
             ),
         }
-        true
+        Ended::Released(to)
     }
 }
 
-async fn halt_on_claim_or_stop<S>(
-    shared: Arc<Shared<S>>,
-    slot: Slot,
-    id: OwnerId,
-    halt: watch::Sender<Halt>,
-) {
+async fn halt_in_time<S>(shared: Arc<Shared<S>>, slot: Slot, id: OwnerId, halt: watch::Sender<Halt>) {
     let mut view = shared.offsets.view();
+    let mut gifts = shared.membership.gifts();
     let mut fenced = std::pin::pin!(view.wait_for(|view| !id.owns(view, &slot)));
+    let given = gifts.wait_for(|gifts| gifts.contains_key(&slot.partition));
+    tokio::select! {
+        biased;
+        _ = &mut fenced => {
+            halt.send_replace(Halt::Fenced);
+            return;
+        }
+        () = shared.shutdown.requested() => {}
+        _ = given => {
+            halt.send_replace(Halt::Give);
+        }
+    }
     if shared.shutdown.or(&mut fenced).await.is_none() {
         halt.send_replace(Halt::Stop(Instant::now() + FINISH_TIMEOUT));
         let _ = fenced.await;

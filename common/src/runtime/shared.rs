@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::acknowledged::Acknowledged;
+use super::membership::Membership;
 use super::status::Status;
 use crate::dlq::DlqPublisher;
 use crate::kafka::{Kafka, TopicReader};
-use crate::offsets::OffsetsLog;
+use crate::offsets::roster::{Asker, Roster};
+use crate::offsets::{OffsetsLog, View};
 use crate::shutdown::Shutdown;
 use crate::state_dir::Identity;
 
@@ -67,5 +71,16 @@ pub(super) struct Shared<S> {
     pub(super) dlq: Option<DlqPublisher>,
     pub(super) status: Status,
     pub(super) acknowledged: Acknowledged,
+    pub(super) membership: Membership,
     pub(super) shutdown: Shutdown,
+}
+
+impl<S> Shared<S> {
+    /// The group as the offsets topic says now.
+    pub(super) fn roster(&self, view: &View, now: Instant) -> Roster {
+        let (config, membership) = (&self.config, &self.membership);
+        let asker = Asker { instance_id: config.identity.id(), accepts: membership.accepts() };
+        let partitions = membership.partitions();
+        Roster::of(view, &config.group, &config.topic, partitions, Some(asker), now)
+    }
 }

@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use uuid::Uuid;
 
-use super::claims::{OwnClaims, Verdict, verdict};
-use super::handler::{Handler, HandlerError, Service};
+use super::claims::{Before, Candidate, OwnClaims, Verdict, verdict};
+use super::handler::{Handler, HandlerError, OwnPosition, Service};
+use super::own_part::{Commits, commits, report_lost_part};
 use super::owner::Owner;
-use super::ownership::Ownership;
+use super::owner_id::Parts;
+use super::ownership::{Ended, Ownership};
 use super::shared::Shared;
 use super::start::{Start, start};
-use super::status::Role;
+use super::status::{Role, Status};
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::kafka::{KafkaError, OffsetAt, Position};
-use crate::offsets::{Claim, Claimed, Slot};
+use crate::offsets::{Claim, Claimed, DoneBy, Slot, View};
 
 /// Time to write a new instance id, which may fail: the next start then finds its twin again.
 const PERSIST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,9 +31,20 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
     let slot = Slot { group: shared.config.group.clone(), topic: shared.config.topic.clone(), partition };
     let shutdown = shared.shutdown.clone();
     let mut blocked = Trouble::new(&shared.status, partition, "claim");
-    let mut worker = Worker { shared, slot, own: OwnClaims::default(), reached: None };
+    let mut worker = Worker {
+        shared,
+        slot,
+        own: OwnClaims::default(),
+        reached: None,
+        seen: None,
+        stood_by_in: None,
+        has_compared: false,
+    };
     let mut backoff = Backoff::for_kafka();
     worker.set_role(Role::Starting);
+    if shutdown.or(worker.shared.membership.joined()).await.is_none() {
+        return;
+    }
     while !shutdown.is_requested() {
         let claimed = match shutdown.or(worker.claim_when_free(&mut blocked)).await {
             None => return,
@@ -68,6 +82,8 @@ struct ClaimedPartition<H> {
     claimed: Claimed,
     handler: H,
     start: Start,
+    /// How far each instance's own state goes, where they keep one.
+    parts: Option<Parts>,
 }
 
 pub(super) struct Worker<S> {
@@ -76,7 +92,16 @@ pub(super) struct Worker<S> {
     own: OwnClaims,
     /// How far this process was when the offsets topic was recreated, which took its commits along.
     reached: Option<Position>,
+    /// How the slot was last seen, and since when it is so.
+    seen: Option<(Sight, Instant)>,
+    /// The life of the offsets topic in which another instance was last seen to own the slot.
+    stood_by_in: Option<u64>,
+    /// Whether the service's own state was compared with what this instance had committed.
+    has_compared: bool,
 }
+
+/// What of a slot decides who may claim it: the life of the topic, the owner's token, and whether it is released to whom.
+type Sight = (u64, Option<i64>, bool, Option<Uuid>);
 
 impl<S: Service> Worker<S> {
     fn set_role(&self, role: Role) {
@@ -108,11 +133,23 @@ impl<S: Service> Worker<S> {
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
         blocked.over(&format!("{} can be claimed", self.slot));
         // The topic has been read past the claim: the position is final, late commits included.
-        let committed =
-            self.shared.offsets.view().borrow().slot(&self.slot).and_then(|state| state.committed());
+        let own = handler.own_position();
+        let commits = commits(&self.shared, &self.slot, claim.instance_id);
+        let warning = commits.warning(own);
+        let Commits { committed, elsewhere, done_by, .. } = commits;
         let committed = committed.or(self.reached);
-        let start = start(committed, handler.own_position(), earliest, topic_id);
-        Ok(ClaimedPartition { claim, claimed, handler, start })
+        let Start { position, warning: own_warning } = start(committed, own, earliest, topic_id, elsewhere);
+        let start = Start { position, warning: own_warning.or(warning) };
+        // Positions of another topic of this name say nothing of this one.
+        let is_current = committed.is_some_and(|committed| committed.topic_id == start.position.topic_id);
+        let done_by = if is_current { done_by } else { DoneBy::default() };
+        let keeps_parts = self.shared.membership.is_shared() && own != OwnPosition::NotKept;
+        let parts = keeps_parts.then_some(Parts { done_by, start: start.position.offset });
+        Status::count(&self.shared.status.stats().claimed, 1);
+        if let Some(committed) = committed {
+            self.shared.acknowledged.set(self.slot.partition, Some(committed.offset));
+        }
+        Ok(ClaimedPartition { claim, claimed, handler, start, parts })
     }
 
     /// Opens the handler, however long that takes: it is not given up, since what hangs in file work would
@@ -139,7 +176,33 @@ impl<S: Service> Worker<S> {
         self.own.started(&view);
         let config = &self.shared.config;
         let now = Instant::now();
-        Ok(verdict(&view, &self.slot, &config.service, config.identity.id(), &self.own, now))
+        let sight = self.sight(&view);
+        let since = match self.seen {
+            Some((known, since)) if known == sight => since,
+            _ => now,
+        };
+        self.seen = Some((sight, since));
+        let candidate = Candidate {
+            service: &config.service,
+            instance_id: config.identity.id(),
+            lease: config.lease,
+            own: &self.own,
+            roster: &self.shared.roster(&view, now),
+            since,
+            before: match (self.reached, self.stood_by_in) {
+                (Some(_), _) => Before::Owner,
+                (None, Some(life)) if life != view.lives => Before::Standby,
+                _ => Before::Nothing,
+            },
+        };
+        Ok(verdict(&view, &self.slot, &candidate, now))
+    }
+
+    fn sight(&self, view: &View) -> Sight {
+        let state = view.slot(&self.slot);
+        let token = state.and_then(|state| state.owner()).map(|owner| owner.token);
+        let is_released = state.is_some_and(|state| state.is_released());
+        (view.lives, token, is_released, state.and_then(|state| state.released_to()))
     }
 
     /// Returns when this instance may claim: nobody owns the slot, the owner released it or was this very
@@ -175,8 +238,19 @@ impl<S: Service> Worker<S> {
                         );
                         logged_owner = Some(owner.token);
                     }
+                    self.stood_by_in = Some(self.shared.offsets.view().borrow().lives);
                     self.set_role(Role::Standby { owner: name });
-                    Some((owner.token, until))
+                    if !std::mem::replace(&mut self.has_compared, true) {
+                        report_lost_part(&self.shared, &self.slot).await;
+                    }
+                    Some(until)
+                }
+                Verdict::Defer { to, until } => {
+                    let to = to.map_or_else(|| "nobody".to_owned(), |to| format!("instance {to}"));
+                    self.set_role(Role::Standby {
+                        owner: format!("nobody now; it is to be claimed by {to}"),
+                    });
+                    Some(until)
                 }
             };
             blocked.over(&format!("{} has reached Kafka", self.slot));
@@ -184,15 +258,16 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    /// Returns on the first of: another claim, a release, the end of the owner's lease.
+    /// Returns on the first of: another claim, a release, the end of the owner's lease or of the wait.
     async fn until_changed(
         &self,
-        view: &mut tokio::sync::watch::Receiver<crate::offsets::View>,
-        owner: Option<(i64, Instant)>,
+        view: &mut tokio::sync::watch::Receiver<View>,
+        until: Option<Instant>,
     ) -> Result<(), KafkaError> {
         /// A refused instance looks again after this time.
         const REFUSED: Duration = Duration::from_secs(5);
-        let until = owner.map_or_else(|| Instant::now() + REFUSED, |(_, until)| until);
+        let waits_for = self.seen.as_ref().filter(|_| until.is_some()).map(|(sight, _)| *sight);
+        let until = until.unwrap_or_else(|| Instant::now() + REFUSED);
         let changed = async {
             loop {
                 {
@@ -204,9 +279,7 @@ impl<S: Service> Worker<S> {
                     if let Some(position) = state.and_then(|state| state.position()) {
                         self.shared.status.set_position(self.slot.partition, position);
                     }
-                    let token = state.filter(|state| !state.is_released()).and_then(|state| state.owner());
-                    let token = token.map(|owner| owner.token);
-                    if owner.is_some_and(|(waited_for, _)| token != Some(waited_for)) {
+                    if waits_for.is_some_and(|waits_for| waits_for != self.sight(&view)) {
                         return Ok(());
                     }
                 }
@@ -240,7 +313,7 @@ impl<S: Service> Worker<S> {
 
     /// Handles events until a stop, or until another instance claims.
     async fn own(&mut self, claimed: ClaimedPartition<S::Handler>) {
-        let ClaimedPartition { claim, claimed, handler, start } = claimed;
+        let ClaimedPartition { claim, claimed, handler, start, parts } = claimed;
         let Start { position: start, warning } = start;
         let Slot { group, topic, partition } = &self.slot;
         let (token, offset) = (claimed.token, start.offset);
@@ -251,8 +324,8 @@ impl<S: Service> Worker<S> {
         if let Some(warning) = warning {
             log::warn!(group, topic, partition; "{}: {warning}", self.slot);
         }
-        self.reached = None;
-        let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start);
+        (self.reached, self.stood_by_in, self.has_compared) = (None, None, true);
+        let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start, parts);
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
         let mut owner = Owner::new(&self.shared, &self.slot, handler, ownership);
@@ -266,7 +339,7 @@ impl<S: Service> Worker<S> {
             return;
         }
         let (id, position) = (ownership.id().clone(), ownership.position());
-        if !ownership.end().await {
+        if ownership.end().await == Ended::Lost {
             let view = self.shared.offsets.view();
             let (incarnation, owner) = {
                 let view = view.borrow();
@@ -297,12 +370,15 @@ impl<S: Service> Worker<S> {
                     self.slot,
                     id.token
                 ),
-                _ => log::warn!(
-                    group = self.slot.group, topic = self.slot.topic, partition = self.slot.partition, token = id.token;
-                    "fenced: another instance has claimed {}; token {} is no longer valid",
-                    self.slot,
-                    id.token
-                ),
+                _ => {
+                    Status::count(&self.shared.status.stats().lost, 1);
+                    log::warn!(
+                        group = self.slot.group, topic = self.slot.topic, partition = self.slot.partition, token = id.token;
+                        "fenced: another instance has claimed {}; token {} is no longer valid",
+                        self.slot,
+                        id.token
+                    );
+                }
             }
         }
     }

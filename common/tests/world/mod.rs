@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use task_events::event::Malformed;
 use task_events::kafka::{
     Compression, ConsumerRecord, Kafka, NewTopic, Position, ProducerRecord, ReadEvent, TopicReader,
 };
-use task_events::offsets::{OffsetsLog, Slot};
+use task_events::offsets::{OffsetsLog, OffsetsRecord, Slot, parse};
 use task_events::runtime::{
     self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, PartitionState, Service, Status,
 };
@@ -138,7 +139,12 @@ impl World {
     /// The offsets topic, read to its end.
     pub async fn offsets(&self) -> OffsetsLog {
         let offsets = OffsetsLog::open(&self.kafka, OFFSETS);
-        offsets.catch_up().await.unwrap();
+        let start = Instant::now();
+        // The topic may just have been created.
+        while let Err(error) = offsets.catch_up().await {
+            assert!(start.elapsed() < LIMIT, "{error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         offsets
     }
 
@@ -152,15 +158,24 @@ impl World {
 
     /// The claims that were ever made.
     pub async fn claims(&self) -> usize {
+        self.claims_made().await.len()
+    }
+
+    /// The claims that were ever made, in their order: of which slot, and by whom.
+    pub async fn claims_made(&self) -> Vec<(Slot, Uuid)> {
         let end = self.offsets().await.view().borrow().next_offset;
         let mut range = self.kafka.read_range(OFFSETS, 0, 0, end);
-        let mut claims = 0;
+        let mut claims = Vec::new();
         while let Some(fetched) = range.next().await {
             let batches = fetched.unwrap().batches;
-            let records = batches.iter().flat_map(|batch| batch.records());
-            claims += records
-                .filter(|record| record.as_ref().unwrap().key.as_ref().unwrap().ends_with(b"/claim"))
-                .count();
+            for record in batches.iter().flat_map(|batch| batch.records()) {
+                let record = record.unwrap();
+                if let Ok(OffsetsRecord::Claim(slot, Some(claim))) =
+                    parse(record.key.as_deref(), record.value.as_deref())
+                {
+                    claims.push((slot, claim.instance_id));
+                }
+            }
         }
         claims
     }
@@ -217,6 +232,7 @@ struct Shared {
     flushed: Mutex<Vec<(i32, i64)>>,
     /// The ids of what was flushed.
     known: Mutex<BTreeSet<Uuid>>,
+    trouble: AtomicBool,
 }
 
 impl Script {
@@ -229,6 +245,11 @@ impl Script {
     pub fn release(&self) {
         self.0.hanging.lock().unwrap().clear();
         self.0.released.notify_all();
+    }
+
+    /// From now on the service says that it could handle nothing, or no longer does.
+    pub fn set_trouble(&self, is_in_trouble: bool) {
+        self.0.trouble.store(is_in_trouble, Ordering::Relaxed);
     }
 
     /// What was decoded, in the order of its lookup.
@@ -257,6 +278,10 @@ impl Service for Script {
 
     async fn open(&self, _: &str, partition: i32) -> Result<Scripted, HandlerError> {
         Ok(Scripted { script: self.clone(), partition, pending: Vec::new() })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.0.trouble.load(Ordering::Relaxed).then(|| "nothing goes".to_owned())
     }
 }
 

@@ -272,10 +272,10 @@ async fn execute(offsets: &OffsetsLog, moves: &[Move]) -> Result<(), Error> {
 }
 
 async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Result<(), Error> {
-    let Move { slot, to, .. } = each;
+    let Move { slot, to, from, .. } = each;
     let Some(to) = to else { return Ok(offsets.remove(slot).await?) };
     let token = offsets.claim(slot, &Claim::new(instance_id, "taskctl", LEASE_MS)).await?.token;
-    let commit = Commit::new(*to, instance_id, true);
+    let commit = Commit::new(*to, instance_id, true).moved_from(*from);
     let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
     offsets.catch_up().await?;
     let (missed, older) = {
