@@ -102,6 +102,32 @@ async fn after_the_offsets_topic_was_recreated_the_former_owner_goes_on_from_whe
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_offsets_topic_was_recreated_each_of_several_owners_goes_on_from_where_it_was() {
+    let world = World::start(4).await;
+    let first = world.consumer(Script::default());
+    let second = world.consumer(Script::default());
+    eventually("they share", || owned(&first).len() == 2 && owned(&second).len() == 2).await;
+    for partition in 0..4 {
+        world.produce(partition, "before").await;
+    }
+    let all = |each: usize| {
+        let flushed = [first.script.flushed(), second.script.flushed()].concat();
+        let distinct: BTreeSet<_> = flushed.iter().copied().collect();
+        assert_eq!(distinct.len(), flushed.len(), "nothing twice: {flushed:?}");
+        distinct.len() == 4 * each
+    };
+    eventually("each event is handled", || all(1)).await;
+    world.recreate_offsets().await;
+    for partition in 0..4 {
+        world.produce(partition, "after").await;
+    }
+    eventually("each event is handled", || all(2)).await;
+    eventually("they share", || owned(&first).len() == 2 && owned(&second).len() == 2).await;
+    first.stop().await;
+    second.stop().await;
+}
+
 /// It writes no member record, and knows no names.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_instance_of_an_older_version_owns_stays_its_own_until_it_releases_it() {

@@ -41,8 +41,9 @@
 //! # Start positions
 //!
 //! Reading starts at the lower of the committed position and the log's own: the mark's, or the one after the
-//! last line where lines are beyond the mark. So a log that was restored from a backup is completed, a new log
-//! beside an old group has all that Kafka has, a group that was moved back is read again without a repeat in the
+//! last line where lines are beyond the mark; where several instances share the partitions, at the committed one, unless the
+//! log lacks what this instance had committed itself (the table in ARCHITECTURE.md). So a log that was restored from a backup is completed, a new log
+//! beside an old group of which nobody is left has all that Kafka has, a group that was moved back is read again without a repeat in the
 //! log, and one that was moved ahead skips nothing. Lines do not say which topic of a name they are of:
 //! where nothing is committed either, reading starts at the earliest record, and what the log has is not repeated.
 //!

@@ -100,6 +100,20 @@ impl Fold {
         of_group.map(|((_, instance_id), member)| (*instance_id, member))
     }
 
+    /// The instances of which the topic speaks as owners of any partition, or as having done a part of it.
+    pub fn instances(&self, group: &str, topic: &str) -> BTreeSet<Uuid> {
+        let mut instances = BTreeSet::new();
+        let of_topic = self.slots.iter().filter(|(slot, _)| slot.group == group && slot.topic == topic);
+        for (_, state) in of_topic {
+            instances.extend(state.owner().map(|owner| owner.claim.instance_id));
+            if let Some((_, commit)) = state.last_commit() {
+                instances.insert(commit.instance_id);
+                instances.extend(commit.done_by().instances());
+            }
+        }
+        instances
+    }
+
     /// All slots, in no order.
     pub fn slots(&self) -> impl Iterator<Item = (&Slot, &SlotState)> {
         self.slots.iter()

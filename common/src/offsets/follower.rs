@@ -8,7 +8,7 @@
 //! When the topic was created again, lost its end or its start, what was read counts no longer: the fold
 //! starts again from the first record, and [`View::lives`] rises.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -29,6 +29,9 @@ use crate::log_once::LogOnce;
 const CONTACT_GAP: Duration = Duration::from_millis(2_500);
 /// How soon the start of the topic is asked for again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Members that are remembered: more than a topic sees in the life of a process.
+const MAX_REMEMBERED: usize = 10_000;
 
 /// What was seen of a member.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,6 +71,8 @@ pub struct View {
     pub lives: u64,
     seen: HashMap<Slot, Instant>,
     members: HashMap<(String, Uuid), MemberSigns>,
+    /// Members that renewed their record since this process follows the topic, dead ones too.
+    were_alive: HashSet<(String, Uuid)>,
     /// The end of the topic when it was first read: what is below it may be of the dead.
     history_end: Option<i64>,
     contact_since: Option<Instant>,
@@ -103,6 +108,11 @@ impl View {
             _ if signs.seen.is_some() => MemberLife::Alive,
             _ => MemberLife::Unknown,
         }
+    }
+
+    /// Whether the member was alive at any time since this process follows the topic.
+    pub fn member_was_seen(&self, group: &str, instance_id: Uuid) -> bool {
+        self.were_alive.contains(&(group.to_owned(), instance_id))
     }
 
     /// When the member last left a partition unclaimed that it was given.
@@ -209,6 +219,9 @@ impl View {
         let before = self.fold.members(&id.0).find(|(other, _)| *other == id.1).map(|(_, before)| before);
         let has_rejoined = before.is_some_and(|before| before.joined_at != member.joined_at);
         let is_recent = self.history_end.is_some_and(|end| offset >= end);
+        if is_recent && self.were_alive.len() < MAX_REMEMBERED {
+            self.were_alive.insert(id.clone());
+        }
         let signs = self.members.entry(id).or_default();
         signs.read = Some(now);
         signs.seen = Some(now).filter(|_| is_recent).or(signs.seen);
@@ -229,7 +242,7 @@ impl View {
     }
 
     /// The topic was created again or lost records: what was known of it counts no longer.
-    fn forget(&mut self, next_offset: i64) {
+    pub(crate) fn forget(&mut self, next_offset: i64) {
         self.fold = Fold::default();
         self.seen.clear();
         self.members.clear();

@@ -49,7 +49,11 @@ impl OffsetsLog {
     /// Returns when all that was in the topic at the time of the call has been read. Whoever decides on
     /// ownership calls this first: what it knows may be as old as its last pause.
     pub async fn catch_up(&self) -> Result<(), KafkaError> {
-        let end = self.kafka.list_offset(self.writer.topic(), 0, OffsetAt::Latest).await?;
+        self.reached(self.kafka.list_offset(self.writer.topic(), 0, OffsetAt::Latest).await?).await
+    }
+
+    /// Returns when all below that offset has been read.
+    async fn reached(&self, end: i64) -> Result<(), KafkaError> {
         let mut view = self.follower.view();
         let reached = timeout(REQUEST_TIMEOUT, view.wait_for(|view| view.next_offset >= end)).await;
         match reached {
@@ -70,7 +74,11 @@ impl OffsetsLog {
     pub async fn claim(&self, slot: &Slot, claim: &Claim) -> Result<Claimed, KafkaError> {
         let sent = Instant::now();
         let produced = self.write(&Key::Claim(slot.clone()), Some(claim), REQUEST_TIMEOUT).await;
-        self.catch_up().await?;
+        match produced {
+            // The broker said where it is: that far, and no further, is to be read.
+            Ok(token) => self.reached(token + 1).await?,
+            Err(_) => self.catch_up().await?,
+        }
         let found = self.claim_token(slot, claim.claim_id);
         match (found, produced) {
             (Some(token), _) | (None, Ok(token)) => Ok(Claimed { token, sent }),

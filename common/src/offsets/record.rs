@@ -205,6 +205,26 @@ impl DoneBy {
         }
     }
 
+    /// Whether nothing is known of anybody's part.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The instances that are known.
+    pub fn instances(&self) -> impl Iterator<Item = Uuid> + '_ {
+        self.0.keys().copied()
+    }
+
+    /// Each instance with how far it is.
+    pub fn iter(&self) -> impl Iterator<Item = (Uuid, i64)> + '_ {
+        self.0.iter().map(|(id, offset)| (*id, *offset))
+    }
+
+    /// The same once all from that offset on is read again.
+    pub fn capped(&self, offset: i64) -> Self {
+        Self(self.0.iter().map(|(id, done)| (*id, offset.min(*done))).collect())
+    }
+
     fn to_json(&self) -> serde_json::Value {
         self.0.iter().map(|(id, offset)| (id.to_string(), serde_json::Value::from(*offset))).collect()
     }

@@ -107,7 +107,7 @@ impl<S: Service> Workers<S> {
             log::warn!("partition {} of {} no longer exists", gone.0, self.shared.config.topic);
             gone.1.abort();
             self.shared.status.forget(gone.0);
-            self.shared.acknowledged.set(gone.0, None);
+            self.shared.acknowledged.forget(gone.0);
         }
         for partition in 0..partitions {
             let shared = &self.shared;

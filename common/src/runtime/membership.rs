@@ -4,7 +4,8 @@
 //! *Nothing is given in haste*: only while the topic is followed, and after who lives, and who accepts, has not
 //! changed for [`SETTLE_TIME`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::offsets::roster::Roster;
+use crate::offsets::{Slot, View};
 
 /// Instances of a deployment start within this time of each other: what is moved after it is moved once.
 pub(super) const SETTLE_TIME: Duration = Duration::from_secs(2);
@@ -29,13 +31,21 @@ pub(super) struct Membership {
     gifts: watch::Sender<BTreeMap<i32, Uuid>>,
     joined: watch::Sender<bool>,
     left: watch::Sender<bool>,
+    veterans: OnceLock<BTreeSet<Uuid>>,
 }
 
 impl Membership {
     pub(super) fn new(partitions: i32) -> Self {
         let (gifts, joined, left) =
             (watch::channel(BTreeMap::new()).0, watch::channel(false).0, watch::channel(false).0);
-        Self { partitions: partitions.into(), accepts: true.into(), gifts, joined, left }
+        Self {
+            partitions: partitions.into(),
+            accepts: true.into(),
+            gifts,
+            joined,
+            left,
+            veterans: OnceLock::new(),
+        }
     }
 
     /// The topic has so many partitions.
@@ -46,6 +56,11 @@ impl Membership {
     /// Whether there is more than one partition, and so anything to share.
     pub(super) fn is_shared(&self) -> bool {
         self.partitions.load(Ordering::Relaxed) > 1
+    }
+
+    /// The instances of which the topic spoke when it was first read: asked before this process claims anything.
+    pub(super) fn veterans(&self, view: &View, slot: &Slot) -> &BTreeSet<Uuid> {
+        self.veterans.get_or_init(|| view.fold.instances(&slot.group, &slot.topic))
     }
 
     /// Returns once this instance is a member, or could not become one in time.

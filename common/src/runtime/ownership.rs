@@ -27,12 +27,13 @@ use super::abort::AbortOnDrop;
 use super::activity::{Activity, Stage};
 use super::committer::Committer;
 use super::handler::Service;
-use super::owner_id::{OwnerId, Parts};
+use super::kept::Kept;
+use super::owner_id::{OwnerId, Parts, Progress};
 use super::shared::Shared;
 use super::status::{HANG, Status};
 use super::trouble::Trouble;
 use crate::kafka::{KafkaError, Position};
-use crate::offsets::{Claim, Claimed, Commit, Slot};
+use crate::offsets::{Claim, Claimed, Slot};
 
 /// Time for the call in progress when a stop is requested. It and the release fit into the 5 s of a stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,12 +52,12 @@ enum Halt {
 }
 
 /// How an ownership ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
     /// It was released, to that instance where one is named.
     Released(Option<Uuid>),
     /// It was to be given, and is to be kept now.
-    Kept,
+    Kept(Box<Kept>),
     /// It had been lost before.
     Lost,
 }
@@ -66,7 +67,7 @@ pub(super) struct Ownership<S> {
     shared: Arc<Shared<S>>,
     slot: Slot,
     id: OwnerId,
-    progress: watch::Sender<Position>,
+    progress: watch::Sender<Progress>,
     lease: watch::Receiver<Instant>,
     halt: watch::Receiver<Halt>,
     activity: Arc<Activity>,
@@ -96,7 +97,7 @@ impl<S: Service> Ownership<S> {
         };
         let activity = Arc::<Activity>::default();
         let renewing = Arc::<AsyncMutex<()>>::default();
-        let (progress, progress_seen) = watch::channel(start);
+        let (progress, progress_seen) = watch::channel(Progress { position: start, handled: None });
         let (lease_sender, lease) = watch::channel(claimed.sent + shared.config.lease);
         let (halt_sender, halt) = watch::channel(Halt::No);
         let committer = Committer {
@@ -185,13 +186,17 @@ impl<S: Service> Ownership<S> {
         }
     }
 
-    /// All below the position is done and durable: it may be committed.
-    pub(super) fn advance(&self, position: Position) {
-        self.progress.send_if_modified(|progress| std::mem::replace(progress, position) != position);
+    /// All below the position is done and durable: it may be committed. `has_handled`: an event was handled since.
+    pub(super) fn advance(&self, position: Position, has_handled: bool) {
+        self.progress.send_if_modified(|progress| {
+            let handled = if has_handled { Some(position.offset) } else { progress.handled };
+            let next = Progress { position, handled };
+            std::mem::replace(progress, next) != next
+        });
     }
 
     pub(super) fn position(&self) -> Position {
-        *self.progress.borrow()
+        self.progress.borrow().position
     }
 
     /// Whether no newer claim has been seen.
@@ -233,12 +238,15 @@ impl<S: Service> Ownership<S> {
 
     /// Ends the ownership: commits for the last time if it is still this instance's, and is not to stay so.
     pub(super) async fn end(self) -> Ended {
-        let position = self.position();
-        let is_given = *self.halt.borrow() == Halt::Give;
+        let progress = *self.progress.borrow();
+        let position = progress.position;
+        let was_to_be_given = *self.halt.borrow() == Halt::Give;
         let Self { shared, slot, id, renewing, parts, _tasks, .. } = self;
         if shared.shutdown.is_requested() {
             shared.membership.left().await;
         }
+        // A stop may have come since: then nothing is kept, whoever the gift was for.
+        let is_given = was_to_be_given && !shared.shutdown.is_requested();
         let owned_and_to = {
             let view = shared.offsets.view();
             let view = view.borrow();
@@ -249,23 +257,26 @@ impl<S: Service> Ownership<S> {
         };
         let to = match owned_and_to {
             None => {
-                shared.acknowledged.set(slot.partition, None);
+                shared.acknowledged.end(slot.partition, id.term());
                 return Ended::Lost;
             }
-            Some(to) if is_given && to.is_none_or(|to| to == id.instance_id) => return Ended::Kept,
             Some(to) => to,
         };
-        if to.is_some() {
+        let is_kept = is_given && to.is_none_or(|to| to == id.instance_id);
+        if to.is_some() && !is_kept {
             // From here on its position is another's to report.
-            shared.acknowledged.set(slot.partition, None);
+            shared.acknowledged.end(slot.partition, id.term());
         }
         // A renewal that is on its way could land after the release and undo it: it is waited for, and none
         // begins after it.
         let until = Instant::now() + RELEASE_TIMEOUT;
         let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
         drop(_tasks);
-        let commit = Commit::at(position, id.instance_id, true).released_to(to);
-        let commit = commit.with_done_by(&id.done_at(parts.as_ref(), position.offset));
+        let commit = id.commit(progress, parts.as_ref(), true);
+        if is_kept {
+            return Ended::Kept(Box::new(Kept::new(id, commit)));
+        }
+        let commit = commit.released_to(to);
         let limit = until.saturating_duration_since(Instant::now());
         let release = shared.offsets.commit(&slot, id.token, &commit, limit);
         let released = timeout(limit, release).await;
@@ -285,7 +296,7 @@ impl<S: Service> Ownership<S> {
                         );
                     }
                     None => {
-                        shared.acknowledged.set(*partition, Some(offset));
+                        shared.acknowledged.set(*partition, id.term(), offset);
                         log::info!(group, topic, partition, offset; "released {slot} at offset {offset}");
                     }
                 }

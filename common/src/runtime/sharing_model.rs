@@ -1,11 +1,12 @@
 //! The model of sharing: instances that join, leave, die, pause, read late, are blocked or do not claim what they are
-//! given, over any interleaving, with compaction at any point. Each has a view of its own, and decides with the code
+//! given, over any interleaving, with compaction at any point, over a recreated topic, and beside an older version. Each has a view of its own, and decides with the code
 //! of the runtime: the fold, the roster, [`verdict`] and [`gifts`]. At rest
 //!
 //! - each partition has one owner, which lives and knows it;
-//! - no instance has two partitions more than another, and nothing moves any more;
+//! - no instance has two partitions more than another, unless one is of an older version, and nothing moves any more;
 //! - nothing was claimed from an owner that was seen to live.
 
+mod ops;
 mod properties;
 
 use std::collections::BTreeMap;
@@ -36,21 +37,6 @@ enum Bug {
     Hasty,
 }
 
-#[derive(Debug, Clone)]
-enum Op {
-    Join,
-    Leave(usize),
-    Kill(usize),
-    Pause(usize),
-    Resume(usize),
-    /// It makes no progress, and says so; or does again.
-    Block(usize, bool),
-    /// It claims nothing, and does not say so; or does again.
-    Break(usize, bool),
-    Compact(u8),
-    Wait(u8),
-}
-
 fn slot(partition: usize) -> Slot {
     Slot { group: "g".to_owned(), topic: "t".to_owned(), partition: i32::try_from(partition).unwrap() }
 }
@@ -67,6 +53,8 @@ struct Work {
     look_at: Option<Instant>,
     /// A claim that was decided on and not yet written.
     claiming: bool,
+    /// What it was before the offsets topic was recreated.
+    before: Option<Before>,
 }
 
 struct Instance {
@@ -80,6 +68,8 @@ struct Instance {
     is_paused: bool,
     is_blocked: bool,
     is_broken: bool,
+    /// Of a version that knows no members and no names: it claims what is released at once.
+    is_old: bool,
 }
 
 struct World {
@@ -154,6 +144,7 @@ impl World {
             is_paused: false,
             is_blocked: false,
             is_broken: false,
+            is_old: false,
         });
     }
 
@@ -187,7 +178,7 @@ impl World {
     }
 
     fn keep(&mut self, who: usize) {
-        if self.bug == Bug::Invisible {
+        if self.bug == Bug::Invisible || self.instances[who].is_old {
             return;
         }
         let (now, instance) = (self.now, &mut self.instances[who]);
@@ -223,7 +214,7 @@ impl World {
         };
         instance.settled = Some((roster.members.clone(), since));
         let settled_for = if self.bug == Bug::Hasty { SETTLE_TIME } else { self.now - since };
-        let gifts = gifts(&roster, instance.id, settled_for);
+        let gifts = if instance.is_old { BTreeMap::new() } else { gifts(&roster, instance.id, settled_for) };
         for partition in 0..PARTITIONS {
             let instance = &mut self.instances[who];
             let work = &mut instance.work[partition];
@@ -274,9 +265,12 @@ impl World {
             own: &work.own,
             roster: &roster,
             since,
-            before: Before::Nothing,
+            before: work.before.unwrap_or(Before::Nothing),
         };
-        let decided = verdict(view, &slot(partition), &candidate, now);
+        let mut decided = verdict(view, &slot(partition), &candidate, now);
+        if instance.is_old && matches!(decided, Verdict::Defer { .. }) {
+            decided = Verdict::Claim;
+        }
         let is_thief = self.bug == Bug::Thief && roster.target(i32::try_from(partition).unwrap()) == Some(id);
         work.look_at = match &decided {
             Verdict::Wait { until, .. } | Verdict::Defer { until, .. } => Some(*until),
@@ -301,7 +295,7 @@ impl World {
         self.claims += 1;
         self.read(who);
         let work = &mut self.instances[who].work[partition];
-        (work.token, work.renewed, work.claiming) = (Some(token), Some(self.now), false);
+        (work.token, work.renewed, work.claiming, work.before) = (Some(token), Some(self.now), false, None);
     }
 
     fn tick(&mut self) {
@@ -325,32 +319,16 @@ impl World {
     /// Leaves as the runtime does: its record goes first, then each partition goes to the one whose it is to be.
     fn leave(&mut self, who: usize) {
         self.read(who);
-        let id = self.instances[who].id;
-        self.append(OffsetsRecord::Member("g".to_owned(), id, None));
+        let (id, is_old) = (self.instances[who].id, self.instances[who].is_old);
+        if !is_old {
+            self.append(OffsetsRecord::Member("g".to_owned(), id, None));
+        }
         let roster = self.roster(who).without(id);
         for partition in 0..PARTITIONS {
-            let to = roster.target(i32::try_from(partition).unwrap());
+            let to = roster.target(i32::try_from(partition).unwrap()).filter(|_| !is_old);
             self.commit(who, partition, true, to);
         }
         self.instances.remove(who);
-    }
-
-    fn take(&mut self, op: &Op) {
-        let exists = |who: &usize| self.instances.get(*who).is_some();
-        match op {
-            Op::Join if self.instances.len() < 5 => self.join(),
-            Op::Leave(who) if exists(who) && !self.instances[*who].is_paused => self.leave(*who),
-            Op::Kill(who) if exists(who) => {
-                self.instances.remove(*who);
-            }
-            Op::Pause(who) if exists(who) => self.instances[*who].is_paused = true,
-            Op::Resume(who) if exists(who) => self.instances[*who].is_paused = false,
-            Op::Block(who, is) if exists(who) => self.instances[*who].is_blocked = *is,
-            Op::Break(who, is) if exists(who) => self.instances[*who].is_broken = *is,
-            Op::Compact(share) => self.compact(*share),
-            Op::Wait(ticks) => self.run(TICK * u32::from(*ticks)),
-            _ => {}
-        }
     }
 
     /// All are well again, and given the time to share.
@@ -394,7 +372,9 @@ impl World {
                 return Some(format!("partition {partition} has {owners} owners"));
             }
         }
+        // What one of an older version has stays its own.
+        let shares = self.instances.iter().all(|instance| !instance.is_old);
         let spread = counts.iter().max().unwrap() - counts.iter().min().unwrap();
-        (spread > 1).then(|| format!("the instances have {counts:?}"))
+        (shares && spread > 1).then(|| format!("the instances have {counts:?}"))
     }
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::claims::{Before, Candidate, OwnClaims, Verdict, verdict};
-use super::handler::{Handler, HandlerError, OwnPosition, Service};
-use super::own_part::{Commits, commits, report_lost_part};
+use super::handler::{Handler, OwnPosition, Service};
+use super::kept::Kept;
+use super::lost_part::LostPart;
+use super::opening::{Obstacle, log_start, open};
+use super::own_part::{Commits, commits, own_part};
 use super::owner::Owner;
 use super::owner_id::Parts;
 use super::ownership::{Ended, Ownership};
@@ -17,12 +19,13 @@ use super::shared::Shared;
 use super::start::{Start, start};
 use super::status::{Role, Status};
 use super::trouble::Trouble;
+use super::twin::take_new_id;
 use crate::backoff::Backoff;
-use crate::kafka::{KafkaError, OffsetAt, Position};
+use crate::kafka::{KafkaError, Position};
 use crate::offsets::{Claim, Claimed, DoneBy, Slot, View};
 
-/// Time to write a new instance id, which may fail: the next start then finds its twin again.
-const PERSIST_TIMEOUT: Duration = Duration::from_secs(2);
+/// What was read this long ago is as good as now: a claim takes as long to be written.
+const FRESH: Duration = Duration::from_millis(100);
 /// An ownership that was shorter than this is followed by a pause, whatever ended it.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -38,15 +41,25 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
         reached: None,
         seen: None,
         stood_by_in: None,
-        has_compared: false,
+        lost_part: LostPart::default(),
+        kept: None,
     };
-    let mut backoff = Backoff::for_kafka();
     worker.set_role(Role::Starting);
     if shutdown.or(worker.shared.membership.joined()).await.is_none() {
         return;
     }
+    work(&mut worker, &mut blocked).await;
+    if let Some(kept) = worker.kept.take() {
+        kept.release(&worker.shared, &worker.slot).await;
+    }
+}
+
+/// Claims and owns, until a stop is requested.
+async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
+    let shutdown = worker.shared.shutdown.clone();
+    let mut backoff = Backoff::for_kafka();
     while !shutdown.is_requested() {
-        let claimed = match shutdown.or(worker.claim_when_free(&mut blocked)).await {
+        let claimed = match shutdown.or(worker.claim_when_free(blocked)).await {
             None => return,
             Some(claimed) => claimed,
         };
@@ -67,15 +80,6 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
     }
 }
 
-/// Why a partition cannot be owned now.
-#[derive(Debug, thiserror::Error)]
-enum Obstacle {
-    #[error("waits for Kafka: {0}")]
-    Kafka(#[from] KafkaError),
-    #[error("cannot be opened, and is not claimed: {0}")]
-    Open(#[from] HandlerError),
-}
-
 /// A partition that was claimed, ready to be handled.
 struct ClaimedPartition<H> {
     claim: Claim,
@@ -84,6 +88,8 @@ struct ClaimedPartition<H> {
     start: Start,
     /// How far each instance's own state goes, where they keep one.
     parts: Option<Parts>,
+    /// What the group had committed.
+    committed: Option<i64>,
 }
 
 pub(super) struct Worker<S> {
@@ -96,8 +102,9 @@ pub(super) struct Worker<S> {
     seen: Option<(Sight, Instant)>,
     /// The life of the offsets topic in which another instance was last seen to own the slot.
     stood_by_in: Option<u64>,
-    /// Whether the service's own state was compared with what this instance had committed.
-    has_compared: bool,
+    lost_part: LostPart,
+    /// The ownership before, if it was kept.
+    kept: Option<Kept>,
 }
 
 /// What of a slot decides who may claim it: the life of the topic, the owner's token, and whether it is released to whom.
@@ -114,19 +121,22 @@ impl<S: Service> Worker<S> {
         &mut self,
         blocked: &mut Trouble,
     ) -> Result<ClaimedPartition<S::Handler>, Obstacle> {
-        let handler = loop {
+        let (handler, topic_id, earliest) = loop {
             self.standby(blocked).await?;
-            let handler = self.open(blocked).await?;
-            // Opening takes its time, and somebody else may have claimed meanwhile.
-            if self.look().await? == Verdict::Claim {
-                break handler;
+            let comparison = self.lost_part.take();
+            let begun = Instant::now();
+            // At the same time, since nobody handles the partition meanwhile.
+            let (opened, log) = tokio::join!(
+                open(&self.shared, &self.slot, comparison, blocked),
+                log_start(&self.shared, &self.slot)
+            );
+            let (handler, (topic_id, earliest)) = (opened?, log?);
+            // Where that took its time, somebody else may have claimed meanwhile.
+            if begun.elapsed() < FRESH || self.look().await? == Verdict::Claim {
+                break (handler, topic_id, earliest);
             }
         };
         let config = &self.shared.config;
-        let topic = config.kafka.topic(&config.topic).await?;
-        let topic_id = Some(topic.id).filter(|id| !id.is_nil());
-        let earliest =
-            config.kafka.list_offset(&config.topic, self.slot.partition, OffsetAt::Earliest).await?;
         let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
         let claim = Claim::new(config.identity.id(), &config.host, lease_ms).for_service(&config.service);
         self.own.add(claim.claim_id);
@@ -139,33 +149,21 @@ impl<S: Service> Worker<S> {
         let Commits { committed, elsewhere, done_by, .. } = commits;
         let committed = committed.or(self.reached);
         let Start { position, warning: own_warning } = start(committed, own, earliest, topic_id, elsewhere);
-        let start = Start { position, warning: own_warning.or(warning) };
-        // Positions of another topic of this name say nothing of this one.
-        let is_current = committed.is_some_and(|committed| committed.topic_id == start.position.topic_id);
-        let done_by = if is_current { done_by } else { DoneBy::default() };
+        let warnings: Vec<String> = own_warning.into_iter().chain(warning).collect();
+        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
+        let start = Start { position, warning };
+        // Positions of another topic of this name say nothing of this one, and where all is done again, nobody's part counts.
+        let is_current = committed.is_some_and(|committed| {
+            committed.topic_id.is_none() || committed.topic_id == start.position.topic_id
+        });
+        let is_kept = is_current && elsewhere.is_some();
+        let mut done_by = if is_kept { done_by } else { DoneBy::default() };
+        done_by.set(claim.instance_id, own_part(&done_by, claim.instance_id, own, start.position));
         let keeps_parts = self.shared.membership.is_shared() && own != OwnPosition::NotKept;
-        let parts = keeps_parts.then_some(Parts { done_by, start: start.position.offset });
+        let parts = keeps_parts.then_some(Parts { done_by, topic_id: start.position.topic_id });
         Status::count(&self.shared.status.stats().claimed, 1);
-        if let Some(committed) = committed {
-            self.shared.acknowledged.set(self.slot.partition, Some(committed.offset));
-        }
-        Ok(ClaimedPartition { claim, claimed, handler, start, parts })
-    }
-
-    /// Opens the handler, however long that takes: it is not given up, since what hangs in file work would
-    /// hang again beside it.
-    async fn open(&self, blocked: &mut Trouble) -> Result<S::Handler, HandlerError> {
-        let mut opening = std::pin::pin!(self.shared.service.open(&self.slot.topic, self.slot.partition));
-        let lease = self.shared.config.lease;
-        if let Ok(opened) = timeout(lease, &mut opening).await {
-            return opened;
-        }
-        blocked.report(&format!(
-            "{} is not claimed: its state is not open after {} s; does its disk hang?",
-            self.slot,
-            lease.as_secs_f32()
-        ));
-        opening.await
+        let committed = committed.map(|committed| committed.offset);
+        Ok(ClaimedPartition { claim, claimed, handler, start, parts, committed })
     }
 
     /// Reads the offsets topic to its end, and judges.
@@ -215,7 +213,7 @@ impl<S: Service> Worker<S> {
             let until = match self.look().await? {
                 Verdict::Claim => return Ok(()),
                 Verdict::Twin => {
-                    self.take_new_id().await;
+                    take_new_id(&self.shared.config.identity).await;
                     continue;
                 }
                 Verdict::OtherService { service, slot } => {
@@ -240,9 +238,7 @@ impl<S: Service> Worker<S> {
                     }
                     self.stood_by_in = Some(self.shared.offsets.view().borrow().lives);
                     self.set_role(Role::Standby { owner: name });
-                    if !std::mem::replace(&mut self.has_compared, true) {
-                        report_lost_part(&self.shared, &self.slot).await;
-                    }
+                    self.lost_part.compare(&self.shared, &self.slot);
                     Some(until)
                 }
                 Verdict::Defer { to, until } => {
@@ -291,29 +287,9 @@ impl<S: Service> Worker<S> {
         timeout_at(until, changed).await.unwrap_or(Ok(()))
     }
 
-    /// Another instance claims with this instance's id.
-    async fn take_new_id(&self) {
-        let identity = self.shared.config.identity.clone();
-        let twin = identity.id();
-        let new = identity.replace(twin);
-        log::warn!(
-            "another instance uses this instance's id {twin}: is one state folder a copy of the other? This one is {new} from now on, and waits like any other instance"
-        );
-        let persisted = timeout(PERSIST_TIMEOUT, spawn_blocking(move || identity.persist())).await;
-        let failure = match persisted {
-            Ok(Ok(Ok(()))) => return,
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("not done within {} s", PERSIST_TIMEOUT.as_secs_f32()),
-        };
-        log::warn!(
-            "the new id {new} is not kept in the state folder, and is lost with this process: {failure}"
-        );
-    }
-
     /// Handles events until a stop, or until another instance claims.
     async fn own(&mut self, claimed: ClaimedPartition<S::Handler>) {
-        let ClaimedPartition { claim, claimed, handler, start, parts } = claimed;
+        let ClaimedPartition { claim, claimed, handler, start, parts, committed } = claimed;
         let Start { position: start, warning } = start;
         let Slot { group, topic, partition } = &self.slot;
         let (token, offset) = (claimed.token, start.offset);
@@ -324,8 +300,12 @@ impl<S: Service> Worker<S> {
         if let Some(warning) = warning {
             log::warn!(group, topic, partition; "{}: {warning}", self.slot);
         }
-        (self.reached, self.stood_by_in, self.has_compared) = (None, None, true);
+        (self.reached, self.stood_by_in, self.kept) = (None, None, None);
+        self.lost_part.is_owner();
         let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start, parts);
+        if let Some(committed) = committed {
+            self.shared.acknowledged.set(self.slot.partition, ownership.id().term(), committed);
+        }
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
         let mut owner = Owner::new(&self.shared, &self.slot, handler, ownership);
@@ -339,7 +319,11 @@ impl<S: Service> Worker<S> {
             return;
         }
         let (id, position) = (ownership.id().clone(), ownership.position());
-        if ownership.end().await == Ended::Lost {
+        let ended = ownership.end().await;
+        if let Ended::Kept(kept) = &ended {
+            self.kept = Some(Kept::clone(kept));
+        }
+        if ended == Ended::Lost {
             let view = self.shared.offsets.view();
             let (incarnation, owner) = {
                 let view = view.borrow();
@@ -362,7 +346,7 @@ impl<S: Service> Worker<S> {
                 }
                 Some(owner) if self.own.is_twin(&owner, id.instance_id, incarnation) => {
                     if self.shared.config.identity.id() == id.instance_id {
-                        self.take_new_id().await;
+                        take_new_id(&self.shared.config.identity).await;
                     }
                 }
                 None => log::warn!(

@@ -15,7 +15,8 @@ use task_events::kafka::{
 };
 use task_events::offsets::{OffsetsLog, OffsetsRecord, Slot, parse};
 use task_events::runtime::{
-    self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, PartitionState, Service, Status,
+    self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, PartitionState,
+    Service, Status,
 };
 use task_events::shutdown::{self, Trigger};
 use task_events::state_dir::Identity;
@@ -210,6 +211,12 @@ impl Consumer {
         matches!(self.state(partition), Some(PartitionState::Active { .. }))
     }
 
+    /// As kill -9: nothing is finished, and nothing is written any more.
+    pub async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+
     pub async fn stop(self) {
         // What hangs in a blocking thread would hold up the end of the test's runtime.
         let script = self.script.clone();
@@ -233,9 +240,18 @@ struct Shared {
     /// The ids of what was flushed.
     known: Mutex<BTreeSet<Uuid>>,
     trouble: AtomicBool,
+    /// A log as the audit service has one: where it ends in each partition. `None`: none is kept.
+    log: Mutex<Option<BTreeMap<i32, Position>>>,
 }
 
 impl Script {
+    /// Of a service that keeps a log of its own.
+    pub fn with_log() -> Self {
+        let script = Self::default();
+        *script.0.log.lock().unwrap() = Some(BTreeMap::new());
+        script
+    }
+
     /// From now on a flush of this partition hangs in its blocking thread, as on a frozen file system.
     pub fn hang_in(&self, partition: i32) {
         self.0.hanging.lock().unwrap().insert(partition);
@@ -271,13 +287,18 @@ pub struct Scripted {
     script: Script,
     partition: i32,
     pending: Vec<(i32, i64)>,
+    own: OwnPosition,
 }
 
 impl Service for Script {
     type Handler = Scripted;
 
     async fn open(&self, _: &str, partition: i32) -> Result<Scripted, HandlerError> {
-        Ok(Scripted { script: self.clone(), partition, pending: Vec::new() })
+        let log = self.0.log.lock().unwrap();
+        let own = log.as_ref().map_or(OwnPosition::NotKept, |log| {
+            log.get(&partition).map_or(OwnPosition::Empty, |end| OwnPosition::At(*end))
+        });
+        Ok(Scripted { script: self.clone(), partition, pending: Vec::new(), own })
     }
 
     fn trouble(&self) -> Option<String> {
@@ -331,15 +352,23 @@ impl Handler for Scripted {
     async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
         let ids = done.ids.to_vec();
         let (shared, partition, pending) = (Arc::clone(&self.script.0), self.partition, self.pending.clone());
+        let end = pending.last().map(|(_, offset)| Position { offset: offset + 1, ..done.position });
         let flushing = spawn_blocking(move || {
             let hanging = shared.hanging.lock().unwrap();
             drop(shared.released.wait_while(hanging, |hanging| hanging.contains(&partition)).unwrap());
             shared.flushed.lock().unwrap().extend(pending);
+            if let (Some(log), Some(end)) = (shared.log.lock().unwrap().as_mut(), end) {
+                log.insert(partition, end);
+            }
             shared.known.lock().unwrap().extend(ids);
         });
         flushing.await.unwrap();
         self.pending.clear();
         Ok(0)
+    }
+
+    fn own_position(&self) -> OwnPosition {
+        self.own
     }
 }
 

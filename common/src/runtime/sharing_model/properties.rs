@@ -2,13 +2,16 @@
 
 use proptest::prelude::*;
 
-use super::{Bug, LEASE, Op, PARTITIONS, SETTLE_TIME, TICK, World};
+use super::ops::Op;
+use super::{Bug, LEASE, PARTITIONS, SETTLE_TIME, TICK, World};
 
 fn op() -> impl Strategy<Value = Op> {
     let who = 0..6usize;
     prop_oneof![
         3 => Just(Op::Join),
-        1 => who.clone().prop_map(Op::Leave),
+        1 => Just(Op::JoinOld),
+        1 => Just(Op::Recreate),
+        2 => who.clone().prop_map(Op::Leave),
         1 => who.clone().prop_map(Op::Kill),
         1 => who.clone().prop_map(Op::Pause),
         1 => who.clone().prop_map(Op::Resume),
@@ -125,4 +128,27 @@ fn one_that_is_blocked_is_given_nothing_and_keeps_what_it_has() {
     world.instances[1].is_blocked = true;
     world.run(5 * LEASE);
     assert_eq!(world.counts(), [3, 3]);
+}
+
+#[test]
+fn after_the_offsets_topic_was_recreated_each_owner_has_what_it_had() {
+    let (mut world, _) = shared_by_three(Bug::None);
+    let (had, claims) = (world.counts(), world.claims);
+    world.take(&Op::Recreate);
+    world.run(2 * LEASE);
+    assert_eq!((world.counts(), world.claims - claims), (had, PARTITIONS));
+    assert_eq!(world.wrong(), None);
+}
+
+/// It takes what is given to others, and is left with it.
+#[test]
+fn beside_instances_of_an_older_version_the_others_come_to_rest() {
+    let mut world = World::new(Bug::None, 11);
+    world.join();
+    world.run(LEASE);
+    world.take(&Op::JoinOld);
+    world.join();
+    world.come_to_rest();
+    assert_eq!(world.wrong(), None);
+    assert_eq!(world.counts().iter().sum::<usize>(), PARTITIONS);
 }
