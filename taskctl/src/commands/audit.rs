@@ -1,7 +1,9 @@
 //! `taskctl audit`: looks at an audit log from outside the service that wrote it.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod parts;
+mod union;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -29,8 +31,9 @@ pub enum Command {
     /// Check that a log, or the logs of all instances of a group, are whole: every line an event, each event once, in
     /// the order of its topic
     ///
-    /// Instances that share the partitions write a log each, and the audit log is their union. An event that was in
-    /// flight when a partition changed hands may be in two of them: that is counted, and not wrong.
+    /// Instances that share the partitions write a log each, and the audit log is their union: then each event is once in
+    /// all of them together. What was in flight when a partition changed hands may be in two; that, and what is in none,
+    /// is shown and not wrong.
     /// Where a topic starts again (it was recreated or truncated), so does its order: that is counted, and not wrong.
     Verify(Verify),
 }
@@ -41,6 +44,9 @@ pub struct Verify {
     /// The audit log, or one for each instance. It may be in use; what is written meanwhile is not looked at
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Of several logs: they may have any events in common, as a copy, or the log of a standby that was completed
+    #[arg(long)]
+    allow_overlap: bool,
 }
 
 /// A line, as far as it matters here; that the rest is there matters, too.
@@ -78,10 +84,6 @@ struct Report {
     out_of_order: u64,
     /// How often a topic started again: it was recreated or truncated.
     restarts: u64,
-    /// Lines whose event is in another log as well.
-    in_several: u64,
-    /// Where those are.
-    overlaps: Vec<Overlap>,
     /// The first of them, for people.
     findings: Vec<String>,
 }
@@ -94,32 +96,9 @@ struct Covered {
     lines: u64,
     first_offset: i64,
     last_offset: i64,
-    /// Lines whose event is in an earlier log.
-    #[serde(skip)]
-    shared: u64,
     /// The offsets that have a line, since the topic last started again.
     #[serde(skip)]
     runs: Vec<(i64, i64)>,
-}
-
-/// Events that are in more than one log.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Overlap {
-    topic: String,
-    partition: i32,
-    /// The later of the logs.
-    log: String,
-    lines: u64,
-    first_offset: i64,
-    last_offset: i64,
-}
-
-/// Where an event was seen first.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    log: usize,
-    line: u64,
-    offset: i64,
 }
 
 /// How a line's offset follows those before it in its partition.
@@ -137,14 +116,7 @@ enum Step {
 impl Covered {
     fn new(topic: &str, partition: i32, offset: i64) -> Self {
         let (topic, runs) = (topic.to_owned(), Vec::new());
-        Self { topic, partition, lines: 0, first_offset: offset, last_offset: -1, shared: 0, runs }
-    }
-
-    /// The same partition in another log.
-    fn include(&mut self, other: &Self) {
-        self.lines += other.lines - other.shared;
-        self.first_offset = self.first_offset.min(other.first_offset);
-        self.last_offset = self.last_offset.max(other.last_offset);
+        Self { topic, partition, lines: 0, first_offset: offset, last_offset: -1, runs }
     }
 
     /// Takes the next line.
@@ -172,10 +144,27 @@ impl Covered {
 
 /// Runs the command.
 pub fn run(context: &Context, command: Command) -> Result<(), Error> {
-    let Command::Verify(Verify { paths }) = command;
-    let report = verify(&paths).map_err(|(path, error)| cannot_read(&path, &error))?;
+    let Command::Verify(Verify { paths, allow_overlap }) = command;
+    let [path] = paths.as_slice() else { return run_union(context, &paths, allow_overlap) };
+    let report =
+        File::open(path).and_then(|file| verify(&file)).map_err(|error| cannot_read(path, &error))?;
     output::write(context.format, &report, text)?;
     match report.damaged + report.repeated + report.out_of_order {
+        0 => Ok(()),
+        wrong => Err(Error::Refused(
+            Code::ChecksFailed,
+            format!("{}: {wrong} of {} lines are wrong", path.display(), report.lines),
+        )),
+    }
+}
+
+fn run_union(context: &Context, paths: &[PathBuf], allow_overlap: bool) -> Result<(), Error> {
+    if let Some(same) = union::same_file(paths) {
+        return Err(Error::Refused(Code::Selection, format!("{same}: name each log once")));
+    }
+    let report = union::verify(paths).map_err(|(path, error)| cannot_read(&path, &error))?;
+    output::write(context.format, &report, union::text)?;
+    match report.wrong(allow_overlap) {
         0 => Ok(()),
         wrong => {
             let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
@@ -191,124 +180,58 @@ fn cannot_read(path: &Path, error: &io::Error) -> Error {
     Error::Refused(Code::File, format!("audit log {} cannot be read: {error}", path.display()))
 }
 
-/// Reads each log as long as it is now. Holds an id and where it is for each event.
-fn verify(paths: &[PathBuf]) -> Result<Report, (PathBuf, io::Error)> {
-    let mut files = Vec::new();
-    for path in paths {
-        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        files.push(opened.map_err(|error| (path.clone(), error))?);
-    }
-    let progress =
-        Progress::new("verifying the audit log", files.iter().map(|(length, _)| length).sum(), "bytes");
-    let mut check =
-        Check { progress, report: Report::default(), seen: HashMap::new(), several: BTreeMap::new() };
-    let mut partitions: BTreeMap<(String, i32), Covered> = BTreeMap::new();
-    for (number, ((length, file), path)) in files.into_iter().zip(paths).enumerate() {
-        // A line's number says enough where there is one log.
-        let name = if paths.len() == 1 { String::new() } else { format!("{} ", path.display()) };
-        let covered = check.log(number, &name, file.take(length)).map_err(|error| (path.clone(), error))?;
-        for (key, covered) in covered {
-            match partitions.entry(key) {
-                Entry::Vacant(place) => drop(place.insert(covered)),
-                Entry::Occupied(mut place) => place.get_mut().include(&covered),
+/// Reads the log as long as it is now. Holds an id and a line number for each event.
+fn verify(file: &File) -> io::Result<Report> {
+    let length = file.metadata()?.len();
+    let mut lines = BufReader::new(file.take(length));
+    let mut progress = Progress::new("verifying the audit log", length, "bytes");
+    let mut report = Report::default();
+    let mut seen: HashMap<Uuid, u64> = HashMap::new();
+    let mut covered: BTreeMap<(String, i32), Covered> = BTreeMap::new();
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let read = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
+        if read == 0 {
+            break;
+        }
+        progress.add(u64::try_from(read).unwrap_or(0));
+        report.lines += 1;
+        let number = report.lines;
+        let line: Line<'_> = match parse(&bytes) {
+            Ok(line) => line,
+            Err(why) => {
+                report.damaged += 1;
+                report.find(format!("line {number} is not an event of an audit log: {why}"));
+                continue;
+            }
+        };
+        if let Some(first) = seen.insert(line.event_id, number) {
+            report.repeated += 1;
+            report.find(format!("line {number} has event {} of line {first} again", line.event_id));
+        }
+        let At { topic, partition, offset } = line.kafka;
+        let of_partition = covered.entry((topic.clone(), partition));
+        let of_partition = of_partition.or_insert_with(|| Covered::new(&topic, partition, offset));
+        let last = of_partition.last_offset;
+        match of_partition.add(offset) {
+            Step::Forward => {}
+            Step::Restart => {
+                report.restarts += 1;
+                report.find(format!(
+                    "line {number} starts {topic}/{partition} again at offset {offset}, after offset {last}: it was recreated or truncated"
+                ));
+            }
+            Step::OutOfOrder => {
+                report.out_of_order += 1;
+                report.find(format!(
+                    "line {number} has offset {offset} of {topic}/{partition} after offset {last}"
+                ));
             }
         }
     }
-    let mut report = check.report;
-    report.partitions = partitions.into_values().collect();
-    report.overlaps = check.several.into_values().collect();
+    report.partitions = covered.into_values().collect();
     Ok(report)
-}
-
-/// What is known of the logs so far.
-struct Check {
-    progress: Progress,
-    report: Report,
-    seen: HashMap<Uuid, Seen>,
-    /// By topic, partition, and the numbers of the two logs.
-    several: BTreeMap<(String, i32, usize, usize), Overlap>,
-}
-
-impl Check {
-    /// Reads one log, and returns what it has of each partition.
-    fn log(
-        &mut self,
-        log: usize,
-        name: &str,
-        bytes: impl Read,
-    ) -> io::Result<BTreeMap<(String, i32), Covered>> {
-        let mut lines = BufReader::new(bytes);
-        let mut covered: BTreeMap<(String, i32), Covered> = BTreeMap::new();
-        let mut in_this_log: HashSet<Uuid> = HashSet::new();
-        let (mut bytes, mut number) = (Vec::new(), 0_u64);
-        loop {
-            bytes.clear();
-            let read = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
-            if read == 0 {
-                return Ok(covered);
-            }
-            self.progress.add(u64::try_from(read).unwrap_or(0));
-            number += 1;
-            let report = &mut self.report;
-            report.lines += 1;
-            let line: Line<'_> = match parse(&bytes) {
-                Ok(line) => line,
-                Err(why) => {
-                    report.damaged += 1;
-                    report.find(format!("{name}line {number} is not an event of an audit log: {why}"));
-                    continue;
-                }
-            };
-            let At { topic, partition, offset } = line.kafka;
-            let seen = Seen { log, line: number, offset };
-            let before = self.seen.get(&line.event_id).copied();
-            let is_elsewhere = before.is_some_and(|before| before.log != log && before.offset == offset);
-            match before {
-                None => drop(self.seen.insert(line.event_id, seen)),
-                Some(Seen { log: other, .. }) if is_elsewhere && in_this_log.insert(line.event_id) => {
-                    report.in_several += 1;
-                    let overlap = self.several.entry((topic.clone(), partition, other, log));
-                    let overlap = overlap.or_insert_with(|| Overlap {
-                        topic: topic.clone(),
-                        partition,
-                        log: name.trim_end().to_owned(),
-                        lines: 0,
-                        first_offset: offset,
-                        last_offset: offset,
-                    });
-                    overlap.lines += 1;
-                    overlap.first_offset = overlap.first_offset.min(offset);
-                    overlap.last_offset = overlap.last_offset.max(offset);
-                }
-                Some(Seen { line: first, .. }) => {
-                    report.repeated += 1;
-                    report.find(format!(
-                        "{name}line {number} has event {} of line {first} again",
-                        line.event_id
-                    ));
-                }
-            }
-            let of_partition = covered.entry((topic.clone(), partition));
-            let of_partition = of_partition.or_insert_with(|| Covered::new(&topic, partition, offset));
-            of_partition.shared += u64::from(is_elsewhere);
-            let last = of_partition.last_offset;
-            match of_partition.add(offset) {
-                Step::Forward => {}
-                Step::Restart => {
-                    report.restarts += 1;
-                    report.find(format!(
-                        "{name}line {number} starts {topic}/{partition} again at offset {offset}, after offset {last}: it was recreated or truncated"
-                    ));
-                }
-                Step::OutOfOrder => {
-                    report.out_of_order += 1;
-                    report.find(format!(
-                        "{name}line {number} has offset {offset} of {topic}/{partition} after offset {last}"
-                    ));
-                }
-            }
-        }
-    }
 }
 
 fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
@@ -338,17 +261,6 @@ fn text(report: &Report) -> String {
         "{} lines: {} damaged, {} repeated, {} out of order\n",
         report.lines, report.damaged, report.repeated, report.out_of_order
     ));
-    if report.in_several > 0 {
-        text.push_str(&format!(
-            "{} of them in more than one log, written once in each:\n",
-            report.in_several
-        ));
-        for Overlap { topic, partition, log, lines, first_offset, last_offset } in &report.overlaps {
-            text.push_str(&format!(
-                "{topic}/{partition} offsets {first_offset} to {last_offset}: {lines} lines of {log} are in another log as well, from a hand-over, a standby, or a log that was completed\n"
-            ));
-        }
-    }
     if report.restarts > 0 {
         let times = if report.restarts == 1 { "once" } else { "several times" };
         text.push_str(&format!("a topic was recreated or truncated, and started again {times}\n"));
@@ -357,4 +269,55 @@ fn text(report: &Report) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn line(id: u128, offset: i64) -> String {
+        format!(
+            "{{\"event_id\":\"{}\",\"event_type\":\"task.created\",\"occurred_at\":\"t\",\"data\":{{}},\"metadata\":{{}},\"audited_at\":\"t\",\"kafka\":{{\"topic\":\"e\",\"partition\":0,\"offset\":{offset}}}}}\n",
+            Uuid::from_u128(id)
+        )
+    }
+
+    fn report(log: &str) -> Report {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(log.as_bytes()).unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        verify(&file).unwrap()
+    }
+
+    #[test]
+    fn a_whole_log_is_whole() {
+        let found = report(&[line(1, 0), line(2, 1), line(3, 7)].concat());
+        assert_eq!((found.lines, found.damaged, found.repeated, found.out_of_order), (3, 0, 0, 0));
+        assert_eq!((found.partitions[0].first_offset, found.partitions[0].last_offset), (0, 7));
+        assert_eq!(report("").lines, 0);
+    }
+
+    #[test]
+    fn what_is_wrong_is_found_with_its_line() {
+        let torn = line(4, 9);
+        let log = [line(1, 0), line(1, 2), line(2, 1), "{}\n".to_owned(), torn[..20].to_owned()].concat();
+        let found = report(&log);
+        assert_eq!((found.damaged, found.repeated, found.out_of_order, found.restarts), (2, 1, 1, 0));
+        assert!(found.findings[0].starts_with("line 2 has event"), "{:?}", found.findings);
+        assert!(found.findings[1].starts_with("line 3 has offset 1"), "{:?}", found.findings);
+        assert!(found.findings[3].contains("has no end"), "{:?}", found.findings);
+    }
+
+    #[test]
+    fn a_topic_that_was_recreated_starts_again_and_is_in_order_from_there() {
+        // Shorter, longer, and where its start is by then. A hole that is filled behind it is no restart.
+        for (before, again) in [([0, 1, 5], [0, 3, 9]), ([7, 8, 9], [2, 3, 8]), ([7, 8, 9], [8, 9, 11])] {
+            let offsets = before.into_iter().chain(again);
+            let log: String = (0..).zip(offsets).map(|(id, offset)| line(id, offset)).collect();
+            let found = report(&log);
+            assert_eq!((found.restarts, found.out_of_order), (1, 0), "{before:?} {again:?}: {found:?}");
+            assert_eq!(found.partitions[0].last_offset, again[2]);
+            let found = report(&[log, line(100, again[2] - 1)].concat());
+            assert_eq!((found.restarts, found.out_of_order), (1, 1), "{found:?}");
+        }
+    }
+}
