@@ -10,6 +10,7 @@ use task_events::operate::groups::{Life, SlotReport, short, watch};
 use task_events::operate::members::{MemberRow, members};
 
 use super::findings::Findings;
+use super::parts;
 use crate::Context;
 
 /// How long owners are watched for a sign of life: the default lease, and a little.
@@ -39,6 +40,7 @@ pub(super) async fn examine(context: &Context, findings: &mut Findings) {
     let counts = context.kafka.topics().await.unwrap_or_default();
     let members = members(&offsets.view().borrow(), None, |topic| counts.get(topic).copied().unwrap_or(0));
     sharing(&members, findings);
+    parts::examine(&offsets.view().borrow(), &members, findings);
     foreign(&offsets.view().borrow(), findings);
     clocks(&offsets.view().borrow(), &slots, findings);
 }
