@@ -1,6 +1,7 @@
 //! The model of sharing: instances that join, leave, die, pause, read late, are blocked or do not claim what they are
-//! given, over any interleaving, with compaction at any point, over a recreated topic, and beside an older version. Each has a view of its own, and decides with the code
-//! of the runtime: the fold, the roster, [`verdict`] and [`gifts`]. At rest
+//! given, over any interleaving, with compaction at any point, over a topic that is recreated, and beside an older
+//! version. Each has a view of its own, and decides with the code of the runtime: the fold, the roster, [`verdict`] and
+//! [`gifts`]. At rest
 //!
 //! - each partition has one owner, which lives and knows it;
 //! - no instance has two partitions more than another, unless one is of an older version, and nothing moves any more;

@@ -1,5 +1,6 @@
 //! `taskctl audit`: looks at an audit log from outside the service that wrote it.
 
+mod line;
 mod parts;
 mod union;
 
@@ -9,21 +10,16 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use uuid::Uuid;
 
 use task_events::error_code::Code;
 use task_events::operate::Progress as _;
 
+use self::line::{At, Line, MAX_LINE, SHOWN, parse};
 use crate::output::{self, table};
 use crate::progress::Progress;
 use crate::{Context, Error};
-
-/// The longest line, in bytes: an event has 256 KiB at most.
-const MAX_LINE: u64 = 1024 * 1024;
-/// Findings that are shown; all are counted.
-const SHOWN: usize = 20;
 
 /// What to do with an audit log.
 #[derive(Debug, Subcommand)]
@@ -47,28 +43,6 @@ pub struct Verify {
     /// Of several logs: they may have any events in common, as a copy, or the log of a standby that was completed
     #[arg(long)]
     allow_overlap: bool,
-}
-
-/// A line, as far as it matters here; that the rest is there matters, too.
-#[derive(Deserialize)]
-#[allow(dead_code, reason = "read to see that they are there")]
-struct Line<'a> {
-    event_id: Uuid,
-    event_type: String,
-    occurred_at: String,
-    #[serde(borrow)]
-    data: &'a RawValue,
-    #[serde(borrow)]
-    metadata: &'a RawValue,
-    audited_at: String,
-    kafka: At,
-}
-
-#[derive(Deserialize)]
-struct At {
-    topic: String,
-    partition: i32,
-    offset: i64,
 }
 
 /// What was found.
@@ -232,12 +206,6 @@ fn verify(file: &File) -> io::Result<Report> {
     }
     report.partitions = covered.into_values().collect();
     Ok(report)
-}
-
-fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
-    let line =
-        bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
-    serde_json::from_slice(line).map_err(|error| error.to_string())
 }
 
 impl Report {

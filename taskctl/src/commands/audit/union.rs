@@ -16,8 +16,8 @@ use serde::Serialize;
 use task_events::operate::Progress as _;
 use uuid::Uuid;
 
+use super::line::{At, Line, MAX_LINE, SHOWN, parse};
 use super::parts::{Part, Step, holes, is_hand_over};
-use super::{At, Line, MAX_LINE, SHOWN, parse};
 use crate::output::table;
 use crate::progress::Progress;
 
