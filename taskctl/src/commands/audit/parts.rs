@@ -59,7 +59,7 @@ impl Part {
 
     /// Whether it has any offset between the two.
     pub(super) fn has_between(&self, last: i64, next: i64) -> bool {
-        self.covered.range(..next).next_back().is_some_and(|(_, end)| *end > last)
+        self.covered.range(..next).next_back().is_some_and(|(_, end)| (*end).min(next - 1) > last)
     }
 
     fn begins_at(&self, offset: i64) -> bool {
@@ -123,6 +123,13 @@ mod tests {
         let (again, fills, restarts) = part([0, 1, 5, 0, 3, 9]);
         assert_eq!((fills, restarts), (0, 1));
         assert_eq!(holes([again].iter()), [(1, 2), (4, 8)], "of the topic as it is now");
+    }
+
+    #[test]
+    fn what_is_between_two_offsets_is_neither_of_them() {
+        let (part, ..) = part((0..10).chain(20..30));
+        assert!(!part.has_between(3, 4) && !part.has_between(9, 20) && !part.has_between(12, 15));
+        assert!(part.has_between(3, 5) && part.has_between(9, 22) && part.has_between(8, 15));
     }
 
     #[test]
