@@ -53,6 +53,7 @@ mod error;
 mod file;
 mod gone;
 mod journal;
+mod limits;
 mod line;
 mod mark;
 mod pending;
@@ -85,12 +86,22 @@ use self::writer::{FlushError, Writer};
 use crate::service::Opened;
 
 pub use error::{AuditError, Damage};
+pub use limits::Limits;
 pub use line::{At, Line, parse, render};
 pub use pending::Entry;
 
 /// Opens log and index, and brings them together. Blocks.
 pub fn open(log: &Path, state_dir: &Path, reader: EventReader) -> Result<Opened<Audit>, AuditError> {
-    let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"))?;
+    open_within(log, state_dir, Limits::default(), reader)
+}
+
+fn open_within(
+    log: &Path,
+    state_dir: &Path,
+    limits: Limits,
+    reader: EventReader,
+) -> Result<Opened<Audit>, AuditError> {
+    let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"), limits)?;
     ::log::info!("Loaded {} previously seen events", writer.index().len()?);
     let at_end = {
         let writer = writer.clone();
@@ -107,17 +118,18 @@ pub fn open(log: &Path, state_dir: &Path, reader: EventReader) -> Result<Opened<
 /// A terminal that closes sends SIGHUP first, and is gone a moment later.
 const TERMINAL_CLOSES_WITHIN: Duration = Duration::from_millis(200);
 
-/// As [`open`], and rotates the log at each SIGHUP that is not that of a terminal that was closed. Within an
+/// As [`open`], and seals the log at the limits, and at each SIGHUP that is not that of a terminal that was closed. Within an
 /// async runtime.
 pub fn open_and_rotate(
     log: &Path,
     state_dir: &Path,
+    limits: Limits,
     reader: EventReader,
 ) -> Result<Opened<Audit>, AuditError> {
     // Before the log is read, which may take a while: a SIGHUP that nobody listens for ends the process.
     let terminal = Terminal::at_start();
     let mut hangups = signal(SignalKind::hangup()).map_err(|source| AuditError::Signal { source })?;
-    let opened = open(log, state_dir, reader)?;
+    let opened = open_within(log, state_dir, limits, reader)?;
     let writer = opened.service.writer.clone();
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {

@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use log::Level;
 use task_events::dedup::{Dedup, DedupError};
 use task_events::error_code::Code;
@@ -27,6 +27,7 @@ use uuid::Uuid;
 use super::current::Current;
 use super::file::{self, Files, Lines, Section, Storage};
 use super::gone;
+use super::limits::{Limits, first_time};
 use super::mark::Mark;
 use super::pending::{NewLines, Part};
 use super::recovery::{self, holds};
@@ -37,6 +38,9 @@ use super::{AuditError, segments};
 const SIGHUP_FOLLOWS: Duration = Duration::from_secs(60);
 /// Bytes that are looked at in one step for where a hole starts.
 const HOLE_STEP: u64 = 64 * 1024;
+
+/// What a full disk means, and what to do.
+const FULL: &str = "; free space on its disk: nothing is committed until then, and Kafka deletes waiting events once they are older than the topic's retention";
 
 /// How far a partition's work is done.
 #[derive(Debug, Clone)]
@@ -49,7 +53,7 @@ pub(super) struct Progress {
 /// Why nothing was acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JournalError {
-    #[error("cannot write audit log {}: {source}", path.display())]
+    #[error("cannot write audit log {}: {source}{}", path.display(), if source.kind() == io::ErrorKind::StorageFull { FULL } else { "" })]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot check audit log {}: {source}", path.display())]
     Look { path: PathBuf, source: io::Error },
@@ -81,6 +85,9 @@ pub(super) struct Journal<F: Files> {
     renamed: Option<Instant>,
     /// The length of the log when it was logged that another process had appended to it.
     reported: Option<u64>,
+    limits: Limits,
+    /// When the file's first event was audited, once that was asked for.
+    since: Option<DateTime<Utc>>,
 }
 
 impl<F: Files> Journal<F> {
@@ -95,7 +102,14 @@ impl<F: Files> Journal<F> {
             log::error!("{missing} {}", Code::AuditLinesMissing);
         }
         let (is_dirty, renamed, reported) = (false, None, None);
-        Ok(Self { path: path.to_owned(), real, file, is_dirty, mark, index, renamed, reported, files })
+        let (limits, since) = Default::default();
+        let path = path.to_owned();
+        Ok(Self { path, real, file, is_dirty, mark, index, renamed, reported, limits, since, files })
+    }
+
+    /// The same with limits at which the file is sealed.
+    pub(super) fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     pub(super) fn index(&self) -> &Dedup {
@@ -203,12 +217,28 @@ impl<F: Files> Journal<F> {
             log::info!("audit log {} has nothing to rotate", self.path.display());
             return Ok(());
         }
+        self.seal()
+    }
+
+    /// Seals the file where it is as long or as old as a segment may be.
+    pub(super) fn seal_if_due(&mut self) -> Result<(), JournalError> {
+        let since = match (self.limits.age, self.mark.length) {
+            (None, _) | (_, 0) => None,
+            _ => self.since.or(first_time(&self.file, self.mark.length).map_err(look_error(&self.path))?),
+        };
+        self.since = since;
+        if !self.limits.reached(self.mark.length, since) {
+            return Ok(());
+        }
+        self.make_ready()?;
+        self.seal()
+    }
+
+    fn seal(&mut self) -> Result<(), JournalError> {
         let failed = |source| JournalError::Rotate { path: self.path.clone(), source };
         let disk = self.files.disk();
-        let sealed = segments::name(&self.real, Utc::now());
-        if disk.exists(&sealed).map_err(failed)? {
-            return Err(failed(io::Error::other(format!("{} is already there", sealed.display()))));
-        }
+        let sealed = segments::free_name(&*disk, &self.real, self.mark.sealed_ids(), Utc::now());
+        let sealed = sealed.map_err(failed)?;
         disk.rename(&self.real, &sealed).and_then(|()| disk.sync_folder(&sealed)).map_err(failed)?;
         log::info!("rotated audit log {} to {}", self.path.display(), sealed.display());
         self.check()?;
@@ -275,7 +305,7 @@ impl<F: Files> Journal<F> {
     fn recover(&mut self, length: u64) -> Result<(), JournalError> {
         let Self { files, path, real, file, index, .. } = self;
         let (mark, missing) = recovery::recover(&Current { files, file, length, path, real }, index)?;
-        (self.mark, self.is_dirty) = (mark, false);
+        (self.mark, self.is_dirty, self.since) = (mark, false, None);
         match missing {
             None => Ok(()),
             Some(missing) => Err(JournalError::Reread { missing }),

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::file::Files;
 use super::journal::{Journal, JournalError};
+use super::limits::Limits;
 use super::line::MAX_LINE;
 use super::pending::{NewLines, Part};
 use super::*;

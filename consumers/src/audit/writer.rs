@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use super::AuditError;
 use super::file::{Files, MAX_UNSYNCED};
 use super::journal::{Journal, JournalError, Progress};
+use super::limits::Limits;
 use super::pending::{Part, Pending};
 
 /// How long a change by another hand may go unnoticed while nothing is written.
@@ -87,13 +88,18 @@ struct Flush {
 
 impl Writer {
     /// Opens the log, and starts its thread. Blocks.
-    pub(super) fn start<F: Files>(files: F, path: &Path, index_path: &Path) -> Result<Self, AuditError> {
-        let journal = Journal::open(files, path, index_path)?;
+    pub(super) fn start<F: Files>(
+        files: F,
+        path: &Path,
+        index_path: &Path,
+        limits: Limits,
+    ) -> Result<Self, AuditError> {
+        let journal = Journal::open(files, path, index_path)?.with_limits(limits);
         let index = journal.index().clone();
         let (commands, queue) = mpsc::sync_channel(QUEUE);
         let (generation, generation_seen) = watch::channel(0);
         let (trouble, trouble_seen) = watch::channel(None);
-        let worker = Worker { journal, generation, trouble, logged: None, next: None };
+        let worker = Worker { journal, generation, trouble, logged: None, sealing_failed: None, next: None };
         thread::Builder::new()
             .name("audit-log".to_owned())
             .spawn(move || worker.run(&queue))
@@ -170,6 +176,8 @@ struct Worker<F: Files> {
     trouble: watch::Sender<Option<String>>,
     /// What was logged last of a problem that stays, and when.
     logged: Option<(String, Instant)>,
+    /// When the log was not sealed though it was time.
+    sealing_failed: Option<Instant>,
     /// What was taken from the queue and is not done yet.
     next: Option<Command>,
 }
@@ -183,6 +191,7 @@ impl<F: Files> Worker<F> {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => {
                         self.look_after();
+                        self.seal_if_due();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -192,6 +201,7 @@ impl<F: Files> Worker<F> {
                 Command::Flush(first) => {
                     let group = self.group(first, queue);
                     self.flush(group);
+                    self.seal_if_due();
                 }
                 Command::Open { topic, partition, reply } => {
                     self.look_after();
@@ -233,6 +243,19 @@ impl<F: Files> Worker<F> {
         if self.logged.as_ref().is_none_or(|(logged, at)| *logged != text || at.elapsed() >= LOG_AGAIN) {
             log::warn!("{text}");
             self.logged = Some((text, Instant::now()));
+        }
+    }
+
+    /// Seals the log where it is time. What was flushed is done, whatever becomes of this.
+    fn seal_if_due(&mut self) {
+        if self.trouble.borrow().is_some() || self.sealing_failed.is_some_and(|at| at.elapsed() < LOG_AGAIN) {
+            return;
+        }
+        let sealed = self.journal.seal_if_due();
+        self.take_note(&sealed);
+        self.sealing_failed = sealed.is_err().then(Instant::now);
+        if let Err(error) = sealed {
+            log::error!("{error}; it goes on in the same file meanwhile {}", Code::AuditLogRotate);
         }
     }
 

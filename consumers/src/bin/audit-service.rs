@@ -20,7 +20,7 @@ use mem_functions as _;
 static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
-    let AuditArgs { group, audit_log_path, common } = task_events::command_line::parse();
+    let AuditArgs { group, audit_log_path, segments, common } = task_events::command_line::parse();
     let reads = Reads {
         name: AUDIT,
         group,
@@ -29,6 +29,7 @@ fn main() {
     };
     let registry = common.registry.clone();
     service::run(&common, reads, move |state_dir| {
-        audit::open_and_rotate(&audit_log_path, state_dir, registry.reader(Some(state_dir)))
+        let reader = registry.reader(Some(state_dir));
+        audit::open_and_rotate(&audit_log_path, state_dir, segments.limits(), reader)
     });
 }

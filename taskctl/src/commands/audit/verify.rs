@@ -1,0 +1,337 @@
+//! `taskctl audit verify`: whether every line of a log is a whole event, each event there once, in its topic's order.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use task_events::error_code::Code;
+use task_events::operate::Progress as _;
+use uuid::Uuid;
+
+use super::covered::{Covered, Step};
+use super::repeats::{Filter, MAX_SUSPECTS, Suspects};
+use crate::log_files::{LogFile, LogLine, files};
+use crate::output::{self, table};
+use crate::progress::Progress;
+use crate::{Context, Error};
+
+/// Findings that are shown; all are counted.
+const SHOWN: usize = 20;
+
+/// Which log to check.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The audit log. It may be in use; what is written meanwhile is not looked at
+    path: PathBuf,
+}
+
+/// A line, as far as it matters here; that the rest is there matters, too.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "read to see that they are there")]
+struct Line<'a> {
+    event_id: Uuid,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    occurred_at: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+    #[serde(borrow)]
+    audited_at: Cow<'a, str>,
+    #[serde(borrow)]
+    kafka: At<'a>,
+}
+
+#[derive(Deserialize)]
+struct At<'a> {
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
+    partition: i32,
+    offset: i64,
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Report {
+    /// The files of the log, oldest first.
+    files: Vec<String>,
+    lines: u64,
+    partitions: Vec<Covered>,
+    /// Lines that are not whole events.
+    damaged: u64,
+    /// Lines whose event is in an earlier one.
+    repeated: u64,
+    /// Lines that are before an earlier one in the topic.
+    out_of_order: u64,
+    /// How often a topic started again: it was recreated or truncated.
+    restarts: u64,
+    /// The first of them, for people.
+    findings: Vec<String>,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &Verify) -> Result<(), Error> {
+    let path = &args.path;
+    let report = files(path).and_then(|files| verify(&files)).map_err(|error| cannot_read(path, &error))?;
+    output::write(context.format, &report, text)?;
+    match report.damaged + report.repeated + report.out_of_order {
+        0 => Ok(()),
+        wrong => Err(Error::Refused(
+            Code::ChecksFailed,
+            format!("{}: {wrong} of {} lines are wrong", path.display(), report.lines),
+        )),
+    }
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> Error {
+    Error::Refused(Code::File, format!("audit log {} cannot be read: {error}", path.display()))
+}
+
+/// Reads the files of a log, oldest first.
+fn verify(files: &[LogFile]) -> io::Result<Report> {
+    let bytes = files.iter().map(|file| file.bytes).sum();
+    let mut report =
+        Report { files: files.iter().map(|file| file.name.clone()).collect(), ..Report::default() };
+    let (mut filter, mut suspects) = (Filter::new(bytes), Suspects::default());
+    let mut covered: BTreeMap<String, BTreeMap<i32, Covered>> = BTreeMap::new();
+    let mut progress = Progress::new("verifying the audit log", bytes, "bytes");
+    for file in files {
+        let mut lines = file.lines()?;
+        while let Some(line) = lines.next()? {
+            progress.add(line.bytes.len() as u64);
+            report.take(&file.name, line, &mut covered, |id| {
+                if filter.insert(id, 0) {
+                    suspects.add(id);
+                }
+            });
+        }
+    }
+    report.partitions = covered.into_values().flat_map(BTreeMap::into_values).collect();
+    for part in 1..filter.parts() {
+        filter.clear();
+        let mut progress = Progress::new("looking for repeated events", bytes, "bytes");
+        for_each_id(files, &mut progress, |_, _, id| {
+            if filter.insert(id, part) {
+                suspects.add(id);
+            }
+        })?;
+    }
+    drop(filter);
+    report.find_repeats(files, suspects)?;
+    Ok(report)
+}
+
+fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
+    let line =
+        bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
+    serde_json::from_slice(line).map_err(|error| error.to_string())
+}
+
+/// Gives the id of each line that is whole, with its file and place.
+fn for_each_id(
+    files: &[LogFile],
+    progress: &mut Progress,
+    mut take: impl FnMut(&str, LogLine<'_>, Uuid),
+) -> io::Result<()> {
+    for file in files {
+        let mut lines = file.lines()?;
+        while let Some(line) = lines.next()? {
+            progress.add(line.bytes.len() as u64);
+            if let Ok(whole) = parse(line.bytes) {
+                take(&file.name, line, whole.event_id);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A place, for people.
+fn place(file: &str, line: &LogLine<'_>) -> String {
+    format!("{file}:{} (byte {})", line.number, line.at)
+}
+
+impl Report {
+    /// Looks at a line.
+    fn take(
+        &mut self,
+        file: &str,
+        line: LogLine<'_>,
+        covered: &mut BTreeMap<String, BTreeMap<i32, Covered>>,
+        mut take_id: impl FnMut(Uuid),
+    ) {
+        self.lines += 1;
+        let whole: Line<'_> = match parse(line.bytes) {
+            Ok(whole) => whole,
+            Err(why) => {
+                self.damaged += 1;
+                return self
+                    .find(|| format!("{} is not an event of an audit log: {why}", place(file, &line)));
+            }
+        };
+        take_id(whole.event_id);
+        let At { topic, partition, offset } = whole.kafka;
+        // No name is copied for a topic that is known.
+        if !covered.contains_key(&*topic) {
+            covered.insert(topic.clone().into_owned(), BTreeMap::new());
+        }
+        let Some(of_topic) = covered.get_mut(&*topic) else { return };
+        let of_partition =
+            of_topic.entry(partition).or_insert_with(|| Covered::new(&topic, partition, offset));
+        let last = of_partition.last_offset;
+        match of_partition.add(offset) {
+            Step::Forward => {}
+            Step::Restart => {
+                self.restarts += 1;
+                self.find(|| {
+                    format!(
+                        "{} starts {topic}/{partition} again at offset {offset}, after offset {last}: it was recreated or truncated",
+                        place(file, &line)
+                    )
+                });
+            }
+            Step::OutOfOrder => {
+                self.out_of_order += 1;
+                self.find(|| {
+                    format!(
+                        "{} has offset {offset} of {topic}/{partition} after offset {last}",
+                        place(file, &line)
+                    )
+                });
+            }
+        }
+    }
+
+    /// Looks for the suspects once more, and counts those that are repeated.
+    fn find_repeats(&mut self, files: &[LogFile], suspects: Suspects) -> io::Result<()> {
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        if suspects.too_many {
+            self.find(|| format!("more than {MAX_SUSPECTS} events are repeated: not all are counted"));
+        }
+        let bytes = files.iter().map(|file| file.bytes).sum();
+        let mut progress = Progress::new("looking for repeated events", bytes, "bytes");
+        let mut confirm = suspects.confirm();
+        for_each_id(files, &mut progress, |file, line, id| {
+            if confirm.is_suspect(&id)
+                && let Some(first) = confirm.add(id, format!("{file}:{}", line.number))
+            {
+                self.repeated += 1;
+                self.find(|| format!("{} has event {id} of {first} again", place(file, &line)));
+            }
+        })
+    }
+
+    fn find(&mut self, finding: impl FnOnce() -> String) {
+        if self.findings.len() < SHOWN {
+            self.findings.push(finding());
+        }
+    }
+}
+
+fn text(report: &Report) -> String {
+    let rows = report.partitions.iter().map(|of| {
+        let (first, last) = (of.first_offset.to_string(), of.last_offset.to_string());
+        [of.topic.clone(), of.partition.to_string(), of.lines.to_string(), first, last]
+    });
+    let mut text = format!("{}\n", report.files.join("\n"));
+    text.push_str(&table(["TOPIC", "PARTITION", "LINES", "FIRST-OFFSET", "LAST-OFFSET"], rows));
+    for finding in &report.findings {
+        text.push_str(&format!("{finding}\n"));
+    }
+    text.push_str(&format!(
+        "{} lines: {} damaged, {} repeated, {} out of order\n",
+        report.lines, report.damaged, report.repeated, report.out_of_order
+    ));
+    if report.restarts > 0 {
+        let times = if report.restarts == 1 { "once" } else { "several times" };
+        text.push_str(&format!("a topic was recreated or truncated, and started again {times}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn line(id: u128, offset: i64) -> String {
+        format!(
+            "{{\"event_id\":\"{}\",\"event_type\":\"task.created\",\"occurred_at\":\"t\",\"data\":{{}},\"metadata\":{{}},\"audited_at\":\"t\",\"kafka\":{{\"topic\":\"e\",\"partition\":0,\"offset\":{offset}}}}}\n",
+            Uuid::from_u128(id)
+        )
+    }
+
+    fn report_of(segment: Option<&str>, log: &str) -> Report {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        fs::write(&path, log).unwrap();
+        if let Some(segment) = segment {
+            fs::write(folder.path().join("audit-00000000000000000000.log"), segment).unwrap();
+        }
+        verify(&files(&path).unwrap()).unwrap()
+    }
+
+    fn report(log: &str) -> Report {
+        report_of(None, log)
+    }
+
+    #[test]
+    fn a_log_is_verified_with_its_segments() {
+        let found = report_of(Some(&[line(1, 0), line(2, 1)].concat()), &[line(3, 2), line(1, 3)].concat());
+        assert_eq!(
+            (found.lines, found.files.len(), found.repeated, found.damaged),
+            (4, 2, 1, 0),
+            "{found:?}"
+        );
+        assert_eq!(found.partitions[0].lines, 4);
+        let finding = &found.findings[0];
+        assert!(
+            finding.starts_with("audit.log:2 ") && finding.contains("audit-00000000000000000000.log:1"),
+            "{finding}"
+        );
+    }
+
+    #[test]
+    fn a_whole_log_is_whole() {
+        let found = report(&[line(1, 0), line(2, 1), line(3, 7)].concat());
+        assert_eq!((found.lines, found.damaged, found.repeated, found.out_of_order), (3, 0, 0, 0));
+        assert_eq!((found.partitions[0].first_offset, found.partitions[0].last_offset), (0, 7));
+        assert_eq!(report("").lines, 0);
+    }
+
+    #[test]
+    fn what_is_wrong_is_found_with_its_line() {
+        let torn = line(4, 9);
+        let log = [line(1, 0), line(1, 2), line(2, 1), "{}\n".to_owned(), torn[..20].to_owned()].concat();
+        let found = report(&log);
+        assert_eq!((found.damaged, found.repeated, found.out_of_order, found.restarts), (2, 1, 1, 0));
+        let says =
+            |text: &str| assert!(found.findings.iter().any(|finding| finding.contains(text)), "{found:?}");
+        says("audit.log:3 (byte 372) has offset 1 of e/0 after offset 2");
+        says("audit.log:4 (byte 558) is not an event");
+        says("audit.log:5 (byte 561) is not an event of an audit log: it has no end");
+        says("audit.log:2 (byte 186) has event 00000000-0000-0000-0000-000000000001 of audit.log:1 again");
+    }
+
+    #[test]
+    fn a_topic_that_was_recreated_starts_again_and_is_in_order_from_there() {
+        // Shorter, longer, and where its start is by then. A hole that is filled behind it is no restart.
+        for (before, again) in [([0, 1, 5], [0, 3, 9]), ([7, 8, 9], [2, 3, 8]), ([7, 8, 9], [8, 9, 11])] {
+            let offsets = before.into_iter().chain(again);
+            let log: String = (0..).zip(offsets).map(|(id, offset)| line(id, offset)).collect();
+            let found = report(&log);
+            assert_eq!((found.restarts, found.out_of_order), (1, 0), "{before:?} {again:?}: {found:?}");
+            assert_eq!(found.partitions[0].last_offset, again[2]);
+            let found = report(&[log, line(100, again[2] - 1)].concat());
+            assert_eq!((found.restarts, found.out_of_order), (1, 1), "{found:?}");
+        }
+    }
+}
