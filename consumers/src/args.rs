@@ -115,6 +115,9 @@ pub struct AuditArgs {
     /// When the log is sealed into a segment.
     #[command(flatten)]
     pub segments: SegmentArgs,
+    /// File with the Ed25519 key (PEM, made by `taskctl audit keygen`) that signs a tree over the log's lines; no tree unless set
+    #[arg(long, env = "AUDIT_KEY_FILE")]
+    pub audit_key_file: Option<PathBuf>,
     /// What all services take.
     #[command(flatten)]
     pub common: ConsumerArgs,

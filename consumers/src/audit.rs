@@ -52,6 +52,7 @@ mod current;
 mod error;
 mod file;
 mod gone;
+mod hole;
 mod journal;
 mod limits;
 mod line;
@@ -64,12 +65,15 @@ mod scan;
 mod segments;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_tree::Signer;
+use serde_json::{Map, Value};
 use task_events::disk::FileSystem;
 use task_events::error_code::Code;
 use task_events::event::Malformed;
@@ -82,6 +86,7 @@ use tokio::time::sleep;
 
 use self::journal::Progress;
 use self::pending::Pending;
+use self::tree::passed_on;
 use self::writer::{FlushError, Writer};
 use crate::service::Opened;
 
@@ -92,16 +97,33 @@ pub use pending::Entry;
 
 /// Opens log and index, and brings them together. Blocks.
 pub fn open(log: &Path, state_dir: &Path, reader: EventReader) -> Result<Opened<Audit>, AuditError> {
-    open_within(log, state_dir, Limits::default(), reader)
+    open_with(log, state_dir, Settings::default(), reader)
 }
 
-fn open_within(
+/// How a log is kept.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// When it is sealed.
+    pub limits: Limits,
+    /// Signs the tree over its lines; there is none without.
+    pub signer: Option<Signer>,
+}
+
+/// Reads the key that signs the tree over a log's lines.
+pub fn read_key(path: &Path) -> Result<Signer, AuditError> {
+    let failed = |why: String| AuditError::Key { path: path.to_owned(), why };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    Signer::from_pem(&text).map_err(|error| failed(error.to_string()))
+}
+
+fn open_with(
     log: &Path,
     state_dir: &Path,
-    limits: Limits,
+    settings: Settings,
     reader: EventReader,
 ) -> Result<Opened<Audit>, AuditError> {
-    let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"), limits)?;
+    let Settings { limits, signer } = settings;
+    let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"), limits, signer)?;
     ::log::info!("Loaded {} previously seen events", writer.index().len()?);
     let at_end = {
         let writer = writer.clone();
@@ -123,13 +145,13 @@ const TERMINAL_CLOSES_WITHIN: Duration = Duration::from_millis(200);
 pub fn open_and_rotate(
     log: &Path,
     state_dir: &Path,
-    limits: Limits,
+    settings: Settings,
     reader: EventReader,
 ) -> Result<Opened<Audit>, AuditError> {
     // Before the log is read, which may take a while: a SIGHUP that nobody listens for ends the process.
     let terminal = Terminal::at_start();
     let mut hangups = signal(SignalKind::hangup()).map_err(|source| AuditError::Signal { source })?;
-    let opened = open_within(log, state_dir, limits, reader)?;
+    let opened = open_with(log, state_dir, settings, reader)?;
     let writer = opened.service.writer.clone();
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
@@ -158,6 +180,9 @@ impl Service for Audit {
 
     async fn open(&self, topic: &str, partition: i32) -> Result<PartitionAudit, HandlerError> {
         let opened = self.writer.open(topic, partition).await.map_err(failed)?;
+        if let Some(commits) = self.writer.commits() {
+            commits.reopen((topic, partition));
+        }
         Ok(PartitionAudit {
             writer: self.writer.clone(),
             reader: self.reader.clone(),
@@ -167,6 +192,19 @@ impl Service for Audit {
             generation: opened.generation,
             pending: Arc::new(Pending::new(topic, partition)),
         })
+    }
+
+    fn commit_meta(
+        &self,
+        topic: &str,
+        partition: i32,
+        before: impl FnOnce() -> Map<String, Value>,
+    ) -> Map<String, Value> {
+        match self.writer.commits() {
+            Some(commits) => commits.commit_meta((topic, partition), passed_on(before())),
+            // Anchors of other logs stay.
+            None => passed_on(before()),
+        }
     }
 }
 

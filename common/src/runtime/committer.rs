@@ -14,7 +14,7 @@ use super::status::Status;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::kafka::Position;
-use crate::offsets::{Commit, Slot};
+use crate::offsets::Slot;
 
 /// Least time between two commits: the position is never further behind than this and one produce.
 const PACE: Duration = Duration::from_millis(20);
@@ -63,7 +63,7 @@ impl<S: Service> Committer<S> {
                 continue;
             }
             let sent = Instant::now();
-            let commit = Commit::at(position, self.id.instance_id, false);
+            let commit = self.shared.commit(&self.slot, position, self.id.instance_id, false);
             let limit = every.max(MIN_COMMIT_TIMEOUT);
             let renewal = async {
                 let _on_its_way = self.renewing.lock().await;

@@ -28,7 +28,7 @@ use super::owner_id::OwnerId;
 use super::shared::Shared;
 use super::trouble::Trouble;
 use crate::kafka::{KafkaError, Position};
-use crate::offsets::{Claim, Claimed, Commit, Slot};
+use crate::offsets::{Claim, Claimed, Slot};
 
 /// Time for the call in progress when a stop is requested. It and the release fit into the 5 s of a stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -223,7 +223,7 @@ impl<S: Service> Ownership<S> {
         let until = Instant::now() + RELEASE_TIMEOUT;
         let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
         drop(_tasks);
-        let commit = Commit::at(position, id.instance_id, true);
+        let commit = shared.commit(&slot, position, id.instance_id, true);
         let limit = until.saturating_duration_since(Instant::now());
         let release = shared.offsets.commit(&slot, id.token, &commit, limit);
         let released = timeout(limit, release).await;

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::acknowledged::Acknowledged;
+use super::handler::Service;
 use super::status::Status;
 use crate::dlq::DlqPublisher;
-use crate::kafka::{Kafka, TopicReader};
-use crate::offsets::OffsetsLog;
+use crate::kafka::{Kafka, Position, TopicReader};
+use crate::offsets::{Commit, OffsetsLog, Slot};
 use crate::shutdown::Shutdown;
 use crate::state_dir::Identity;
 
@@ -68,4 +71,24 @@ pub(super) struct Shared<S> {
     pub(super) status: Status,
     pub(super) acknowledged: Acknowledged,
     pub(super) shutdown: Shutdown,
+}
+
+impl<S: Service> Shared<S> {
+    /// A commit of that position, with what the service keeps beside it.
+    pub(super) fn commit(
+        &self,
+        slot: &Slot,
+        position: Position,
+        instance_id: Uuid,
+        released: bool,
+    ) -> Commit {
+        let before = || {
+            let view = self.offsets.view();
+            let view = view.borrow();
+            let last = view.slot(slot).and_then(|state| state.last_commit());
+            last.map(|(_, commit)| commit.meta.clone()).unwrap_or_default()
+        };
+        let meta = self.service.commit_meta(&slot.topic, slot.partition, before);
+        Commit::at(position, instance_id, released).with_meta(meta)
+    }
 }

@@ -6,6 +6,7 @@ mod other_hands;
 mod power_cut;
 mod rig;
 mod rotation;
+mod tree;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use audit_tree::Signer;
 use task_events::dedup::{Dedup, DedupError};
 use task_events::error_code::Code;
 use task_events::kafka::Position;
@@ -20,6 +21,7 @@ use super::file::{Files, MAX_UNSYNCED};
 use super::journal::{Journal, JournalError, Progress};
 use super::limits::Limits;
 use super::pending::{Part, Pending};
+use super::tree::{Commits, Tree};
 
 /// How long a change by another hand may go unnoticed while nothing is written.
 const IDLE: Duration = Duration::from_secs(1);
@@ -35,6 +37,7 @@ pub(super) struct Writer {
     generation: watch::Receiver<u64>,
     trouble: watch::Receiver<Option<String>>,
     index: Dedup,
+    commits: Option<Commits>,
 }
 
 /// Why a flush was not done.
@@ -93,8 +96,13 @@ impl Writer {
         path: &Path,
         index_path: &Path,
         limits: Limits,
+        signer: Option<Signer>,
     ) -> Result<Self, AuditError> {
         let journal = Journal::open(files, path, index_path)?.with_limits(limits);
+        let tree = signer.map(Tree::start).transpose();
+        let tree = tree.map_err(|source| AuditError::Recover { path: path.to_owned(), source })?;
+        let commits = tree.as_ref().map(Tree::commits);
+        let journal = journal.with_tree(tree);
         let index = journal.index().clone();
         let (commands, queue) = mpsc::sync_channel(QUEUE);
         let (generation, generation_seen) = watch::channel(0);
@@ -104,11 +112,16 @@ impl Writer {
             .name("audit-log".to_owned())
             .spawn(move || worker.run(&queue))
             .map_err(|source| AuditError::Recover { path: path.to_owned(), source })?;
-        Ok(Self { commands, generation: generation_seen, trouble: trouble_seen, index })
+        Ok(Self { commands, generation: generation_seen, trouble: trouble_seen, index, commits })
     }
 
     pub(super) fn index(&self) -> &Dedup {
         &self.index
+    }
+
+    /// What commits carry of the tree over the log's lines, if there is one.
+    pub(super) fn commits(&self) -> Option<&Commits> {
+        self.commits.as_ref()
     }
 
     /// What the last look found wrong with the log, while nothing was written.
@@ -192,6 +205,7 @@ impl<F: Files> Worker<F> {
                     Err(RecvTimeoutError::Timeout) => {
                         self.look_after();
                         self.seal_if_due();
+                        self.journal.look_after_tree();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -202,6 +216,7 @@ impl<F: Files> Worker<F> {
                     let group = self.group(first, queue);
                     self.flush(group);
                     self.seal_if_due();
+                    self.journal.look_after_tree();
                 }
                 Command::Open { topic, partition, reply } => {
                     self.look_after();

@@ -1,8 +1,16 @@
 //! `taskctl audit`: looks at an audit log from outside the service that wrote it.
 
+mod anchors;
+mod beside;
+mod comparison;
 mod covered;
 mod export;
+mod findings;
+mod keygen;
+mod prove;
 mod repeats;
+mod report;
+mod tree;
 mod verify;
 
 use clap::Subcommand;
@@ -15,17 +23,27 @@ pub enum Command {
     /// Check that a log is whole: every line an event, each event once, in the order of its topic
     ///
     /// The log is the file and the segments beside it that were sealed before, compressed ones included. Where a topic
-    /// starts again (it was recreated or truncated), so does its order: that is counted, and not wrong. Needs less than
-    /// 64 MB of memory, however long the log is.
+    /// starts again (it was recreated or truncated), so does its order: that is counted, and not wrong. Where a tree is beside
+    /// the log, each line has to be the entry that it was when it was written. Needs less than 64 MB of memory, however
+    /// long the log is.
     Verify(verify::Verify),
     /// Write the lines of a log and its segments to stdout, oldest first: all, or those of a time, a task or a type
     Export(export::Export),
+    /// Make a pair of keys: with the private one audit-service signs a tree over the log's lines
+    Keygen(keygen::Keygen),
+    /// Write a proof to stdout that an event is in a log, for somebody who has only the public key
+    Prove(prove::Prove),
+    /// Check such a proof, without log or Kafka
+    Check(prove::Check),
 }
 
 /// Runs the command.
-pub fn run(context: &Context, command: Command) -> Result<(), Error> {
+pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
     match command {
-        Command::Verify(args) => verify::run(context, &args),
+        Command::Verify(args) => verify::run(context, &args).await,
         Command::Export(args) => export::run(&args),
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Prove(args) => prove::prove(&args),
+        Command::Check(args) => prove::check(&args),
     }
 }

@@ -275,7 +275,15 @@ async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Resul
     let Move { slot, to, .. } = each;
     let Some(to) = to else { return Ok(offsets.remove(slot).await?) };
     let token = offsets.claim(slot, &Claim::new(instance_id, "taskctl", LEASE_MS)).await?.token;
-    let commit = Commit::new(*to, instance_id, true);
+    // Anchors of audit logs stay.
+    let mut meta = {
+        let view = offsets.view();
+        let view = view.borrow();
+        let last = view.slot(slot).and_then(|state| state.last_commit());
+        last.map(|(_, commit)| commit.meta.clone()).unwrap_or_default()
+    };
+    meta.retain(|name, _| name == "trees");
+    let commit = Commit::new(*to, instance_id, true).with_meta(meta);
     let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
     offsets.catch_up().await?;
     let (missed, older) = {

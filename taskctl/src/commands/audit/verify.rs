@@ -6,27 +6,37 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use task_events::error_code::Code;
 use task_events::operate::Progress as _;
+use task_events::services::AUDIT;
 use uuid::Uuid;
 
+use super::anchors;
+use super::beside::tree_beside;
+use super::comparison::Comparison;
 use super::covered::{Covered, Step};
+use super::keygen;
 use super::repeats::{Filter, MAX_SUSPECTS, Suspects};
+use super::report::{Report, TreeReport, text};
+use super::tree::TreeCheck;
 use crate::log_files::{LogFile, LogLine, files};
-use crate::output::{self, table};
+use crate::output;
 use crate::progress::Progress;
 use crate::{Context, Error};
-
-/// Findings that are shown; all are counted.
-const SHOWN: usize = 20;
 
 /// Which log to check.
 #[derive(Debug, Args)]
 pub struct Verify {
     /// The audit log. It may be in use; what is written meanwhile is not looked at
     path: PathBuf,
+    /// The public key of the log, in PEM: the tree's checkpoint has to be signed by it
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+    /// Compare the tree with what Kafka has of it, in the commits of this group
+    #[arg(long, value_name = "GROUP", num_args = 0..=1, require_equals = true, default_missing_value = AUDIT)]
+    kafka: Option<String>,
 }
 
 /// A line, as far as it matters here; that the rest is there matters, too.
@@ -56,35 +66,26 @@ struct At<'a> {
     offset: i64,
 }
 
-/// What was found.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Report {
-    /// The files of the log, oldest first.
-    files: Vec<String>,
-    lines: u64,
-    partitions: Vec<Covered>,
-    /// Lines that are not whole events.
-    damaged: u64,
-    /// Lines whose event is in an earlier one.
-    repeated: u64,
-    /// Lines that are before an earlier one in the topic.
-    out_of_order: u64,
-    /// How often a topic started again: it was recreated or truncated.
-    restarts: u64,
-    /// The first of them, for people.
-    findings: Vec<String>,
-}
-
 /// Runs the command.
-pub fn run(context: &Context, args: &Verify) -> Result<(), Error> {
+pub async fn run(context: &Context, args: &Verify) -> Result<(), Error> {
     let path = &args.path;
-    let report = files(path).and_then(|files| verify(&files)).map_err(|error| cannot_read(path, &error))?;
+    let verifier = args.public_key.as_deref().map(keygen::read).transpose()?;
+    // Before the log: whatever is committed is in it.
+    let anchors = match &args.kafka {
+        Some(group) => Some(anchors::read(context, group).await?),
+        None => None,
+    };
+    let (tree, not_checked) =
+        tree_beside(path, verifier.as_ref(), anchors).map_err(|error| cannot_read(path, &error))?;
+    let mut report =
+        files(path).and_then(|files| verify(&files, tree)).map_err(|error| cannot_read(path, &error))?;
+    report.not_checked = not_checked;
     output::write(context.format, &report, text)?;
-    match report.damaged + report.repeated + report.out_of_order {
+    match report.wrong() {
         0 => Ok(()),
         wrong => Err(Error::Refused(
             Code::ChecksFailed,
-            format!("{}: {wrong} of {} lines are wrong", path.display(), report.lines),
+            format!("{}: {wrong} things are wrong in {} lines", path.display(), report.lines),
         )),
     }
 }
@@ -94,7 +95,8 @@ fn cannot_read(path: &Path, error: &io::Error) -> Error {
 }
 
 /// Reads the files of a log, oldest first.
-fn verify(files: &[LogFile]) -> io::Result<Report> {
+fn verify(files: &[LogFile], tree: Option<TreeCheck>) -> io::Result<Report> {
+    let mut comparison = tree.map(Comparison::start).transpose()?;
     let bytes = files.iter().map(|file| file.bytes).sum();
     let mut report =
         Report { files: files.iter().map(|file| file.name.clone()).collect(), ..Report::default() };
@@ -105,12 +107,27 @@ fn verify(files: &[LogFile]) -> io::Result<Report> {
         let mut lines = file.lines()?;
         while let Some(line) = lines.next()? {
             progress.add(line.bytes.len() as u64);
+            if let Some(comparison) = &mut comparison {
+                comparison.take(&file.name, &line)?;
+            }
             report.take(&file.name, line, &mut covered, |id| {
                 if filter.insert(id, 0) {
                     suspects.add(id);
                 }
             });
         }
+    }
+    if let Some(tree) = comparison.map(Comparison::finish).transpose()? {
+        report.findings.extend(tree.findings.shown);
+        report.tree = Some(TreeReport {
+            origin: tree.checkpoint.origin,
+            entries: tree.checkpoint.size,
+            anchors: tree.compared,
+            newest_anchor: tree.newest_anchor,
+            uncovered: tree.uncovered,
+            first_uncovered: tree.first_uncovered,
+            wrong: tree.findings.count,
+        });
     }
     report.partitions = covered.into_values().flat_map(BTreeMap::into_values).collect();
     for part in 1..filter.parts() {
@@ -227,33 +244,6 @@ impl Report {
             }
         })
     }
-
-    fn find(&mut self, finding: impl FnOnce() -> String) {
-        if self.findings.len() < SHOWN {
-            self.findings.push(finding());
-        }
-    }
-}
-
-fn text(report: &Report) -> String {
-    let rows = report.partitions.iter().map(|of| {
-        let (first, last) = (of.first_offset.to_string(), of.last_offset.to_string());
-        [of.topic.clone(), of.partition.to_string(), of.lines.to_string(), first, last]
-    });
-    let mut text = format!("{}\n", report.files.join("\n"));
-    text.push_str(&table(["TOPIC", "PARTITION", "LINES", "FIRST-OFFSET", "LAST-OFFSET"], rows));
-    for finding in &report.findings {
-        text.push_str(&format!("{finding}\n"));
-    }
-    text.push_str(&format!(
-        "{} lines: {} damaged, {} repeated, {} out of order\n",
-        report.lines, report.damaged, report.repeated, report.out_of_order
-    ));
-    if report.restarts > 0 {
-        let times = if report.restarts == 1 { "once" } else { "several times" };
-        text.push_str(&format!("a topic was recreated or truncated, and started again {times}\n"));
-    }
-    text
 }
 
 #[cfg(test)]
@@ -276,7 +266,7 @@ mod tests {
         if let Some(segment) = segment {
             fs::write(folder.path().join("audit-00000000000000000000.log"), segment).unwrap();
         }
-        verify(&files(&path).unwrap()).unwrap()
+        verify(&files(&path).unwrap(), None).unwrap()
     }
 
     fn report(log: &str) -> Report {
