@@ -2,11 +2,14 @@
 //! (`audit-00000000000000001200.log`, `audit.log.1.gz`), with their lines.
 //!
 //! They are read in the order in which they were written, which is that of their first lines, whatever their names.
-//! Of a file that is being written only what was there when it was opened is read.
+//! Of a file that is being written only what was there when it was opened is read. That file is held open, so that one
+//! that is sealed meanwhile is read all the same, once.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
@@ -16,15 +19,19 @@ use task_events::segments::is_segment;
 const MAX_LINE: u64 = 1024 * 1024;
 /// Bytes read at once.
 const READ: usize = 256 * 1024;
+/// How often the files are looked for, where the log is sealed at that very moment.
+const LOOKS: usize = 10;
 
 /// A file of a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LogFile {
     pub path: PathBuf,
     /// Its name without folder, for people.
     pub name: String,
     /// Bytes on disk.
     pub bytes: u64,
+    /// The log itself, which may have another name by the time it is read.
+    open: Option<Arc<File>>,
 }
 
 /// A line, and where it is.
@@ -41,19 +48,48 @@ pub struct LogLine<'a> {
 impl LogFile {
     fn new(path: PathBuf) -> io::Result<Self> {
         let bytes = fs::metadata(&path).map_err(|error| named(&path, &error))?.len();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { path, name, bytes })
+        Ok(Self { name: name_of(&path), path, bytes, open: None })
+    }
+
+    /// A file that stays open, and which one it is.
+    fn held(path: PathBuf) -> io::Result<(Self, (u64, u64))> {
+        let failed = |error| named(&path, &error);
+        let file = File::open(&path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let (bytes, open) = (metadata.len(), Some(Arc::new(file)));
+        Ok((Self { name: name_of(&path), path, bytes, open }, (metadata.dev(), metadata.ino())))
     }
 
     /// Its lines, from the first.
     pub fn lines(&self) -> io::Result<Lines> {
-        let file = File::open(&self.path).map_err(|error| named(&self.path, &error))?;
         let is_compressed = self.path.extension().is_some_and(|extension| extension == "gz");
-        let stream: Box<dyn Read + Send> =
-            if is_compressed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file.take(self.bytes)) };
+        let open = || File::open(&self.path).map_err(|error| named(&self.path, &error));
+        let stream: Box<dyn Read + Send> = match &self.open {
+            Some(file) => Box::new(FromStart { file: Arc::clone(file), at: 0 }.take(self.bytes)),
+            None if is_compressed => Box::new(MultiGzDecoder::new(open()?)),
+            None => Box::new(open()?.take(self.bytes)),
+        };
         let reader = BufReader::with_capacity(READ, stream);
         Ok(Lines { path: self.path.clone(), reader, line: Vec::new(), number: 0, at: 0 })
     }
+}
+
+/// Reads a file that others read too, from its start.
+struct FromStart {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The lines of a file.
@@ -81,15 +117,26 @@ impl Lines {
 
 /// The files of a log, oldest first; the last is the one that is written.
 pub fn files(log: &Path) -> io::Result<Vec<LogFile>> {
-    let mut segments = Vec::new();
-    for path in segments_beside(log)? {
-        let file = LogFile::new(path)?;
-        segments.push((first_time(&file)?, file.path.clone(), file));
+    for _ in 0..LOOKS {
+        let (active, id) = LogFile::held(log.to_owned())?;
+        let mut segments = Vec::new();
+        for path in segments_beside(log)? {
+            let file = LogFile::new(path)?;
+            segments.push((first_time(&file)?, file.path.clone(), file));
+        }
+        // Sealed meanwhile: whether the segments are all of those before it is not known.
+        if !fs::metadata(log).is_ok_and(|now| (now.dev(), now.ino()) == id) {
+            continue;
+        }
+        segments.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+        let mut files: Vec<LogFile> = segments.into_iter().map(|(_, _, file)| file).collect();
+        files.push(active);
+        return Ok(files);
     }
-    segments.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
-    let mut files: Vec<LogFile> = segments.into_iter().map(|(_, _, file)| file).collect();
-    files.push(LogFile::new(log.to_owned())?);
-    Ok(files)
+    Err(io::Error::other(format!(
+        "{}: it was sealed again and again while its segments were listed",
+        log.display()
+    )))
 }
 
 /// When the first line of a file was written. Files that do not say come first.
@@ -168,6 +215,13 @@ mod tests {
             }
             assert_eq!(places, expected);
         }
+        // Sealed before its turn came, and written in a new file.
+        let found = files(&log).unwrap();
+        fs::rename(&log, folder.path().join("audit-00000000000000000012.log")).unwrap();
+        put("audit.log", line(12));
+        let mut lines = found[3].lines().unwrap();
+        assert_eq!(lines.next().unwrap().unwrap().bytes, line(9).as_bytes());
+        assert_eq!(files(&log).unwrap().len(), 5);
         fs::remove_file(&log).unwrap();
         assert!(files(&log).unwrap_err().to_string().contains("audit.log: "));
     }

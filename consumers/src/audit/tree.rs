@@ -4,12 +4,14 @@
 //!
 //! 1. *Only durable lines are in the tree*: the journal gives lines to it after their sync, in their order. So an anchor
 //!    (size and root) may be committed to Kafka at once, though the tree's own files may lag.
-//! 2. *Writing lines never waits for the tree*: those that do not fit the queue are forgotten, and read again from the log once
-//!    the thread has caught up. A tree that cannot be written stops growing and is reported; the log goes on.
+//! 2. *A batch never waits for the tree*: lines that do not fit the queue are forgotten, and read again from the log, between
+//!    two batches, once the thread has caught up. A tree that cannot be written stops growing and is reported; the log goes on.
 //! 3. *A tree covers one log, from its first line on.* Where the log has not the line that the tree ends with (it was
 //!    truncated, replaced, restored), or Kafka has an anchor that the tree does not fit, the tree is set aside whole,
 //!    with the time behind its name, and a tree with a new origin begins. Nothing is ever taken out of a tree.
-//! 4. *An anchor of another origin is passed on as it is*: no instance judges or removes another's.
+//! 4. *Nothing is signed of a tree that was there before, beyond what was signed, until it is known to fit Kafka's anchor*:
+//!    or an old copy that was put back would get a second history under the same origin.
+//! 5. *An anchor of another origin is passed on as it is*: no instance judges or removes another's.
 //!
 //! The format is described in docs/audit-proof.md. There is no tree without a key.
 
@@ -41,7 +43,7 @@ const PUBLISH: Duration = Duration::from_secs(1);
 /// A tree that failed is tried again after this time.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// The longest wait for the thread where the log was changed.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum Message {
@@ -210,8 +212,7 @@ impl Shared {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => {
-                    let done =
-                        lock(&self.growing).as_mut().map(|tree| tree.publish().and_then(|()| tree.sync()));
+                    let done = lock(&self.growing).as_mut().map(|tree| self.make_durable(tree));
                     if let Some(Err(error)) = done {
                         self.fail(&error);
                     }
@@ -223,20 +224,22 @@ impl Shared {
             let done = match (&mut *growing, message) {
                 (_, Some(Message::Drain(drained))) => {
                     reply = Some(drained);
-                    growing.as_mut().map_or(Ok(()), |tree| tree.publish().and_then(|()| tree.sync()))
+                    growing.as_mut().map_or(Ok(()), |tree| self.make_durable(tree))
                 }
                 (Some(tree), Some(Message::Lines(lines, end))) => tree.add(&lines, end).and_then(|()| {
                     lock(&self.anchors).set_newest(tree.anchor());
-                    if published.elapsed() < PUBLISH { Ok(()) } else { tree.publish() }
+                    self.confirm(tree)?;
+                    if published.elapsed() < PUBLISH { Ok(()) } else { tree.publish(self.may_sign(tree)) }
                 }),
-                (Some(tree), Some(Message::Sealed)) => tree.seal(),
-                (Some(tree), None) => tree.publish(),
+                (Some(tree), Some(Message::Sealed)) => {
+                    self.confirm(tree).and_then(|()| tree.seal(self.may_sign(tree)))
+                }
+                (Some(tree), None) => self.confirm(tree).and_then(|()| tree.publish(self.may_sign(tree))),
                 (None, _) => Ok(()),
             };
             if published.elapsed() >= PUBLISH {
                 published = Instant::now();
             }
-            let done = done.and_then(|()| growing.as_mut().map_or(Ok(()), |tree| self.confirm(tree)));
             if let Err(error) = done {
                 *growing = None;
                 self.fail(&error);
@@ -246,6 +249,17 @@ impl Shared {
                 let _ = reply.send(());
             }
         }
+    }
+
+    fn make_durable(&self, tree: &mut Growing) -> io::Result<()> {
+        self.confirm(tree)?;
+        tree.publish(self.may_sign(tree))?;
+        tree.sync()
+    }
+
+    /// Whether the tree as it is now may be signed.
+    fn may_sign(&self, tree: &Growing) -> bool {
+        tree.is_new() || lock(&self.anchors).may_sign()
     }
 
     /// Compares what Kafka has of this tree with the tree.
@@ -289,7 +303,7 @@ fn follow<F: Files>(
                     add_file(&mut tree, current, path, from)?;
                 }
                 if tree.fits_checkpoint() {
-                    tree.publish()?;
+                    tree.publish(false)?;
                     return Ok(*tree);
                 }
                 "its last checkpoint is of other lines: they were changed while the service was stopped"
@@ -301,10 +315,11 @@ fn follow<F: Files>(
     };
     if !why.is_empty() {
         let aside = growing::set_aside(folder)?;
-        log::warn!(
-            "the tree of audit log {} is set aside as {}: {why}; a new tree begins",
+        log::error!(
+            "the tree of audit log {} is set aside as {}: {why}; a new tree begins {}",
             current.path.display(),
-            aside.display()
+            aside.display(),
+            Code::AuditTree
         );
     }
     lock(anchors).forget();
@@ -312,7 +327,7 @@ fn follow<F: Files>(
     for path in &files {
         add_file(&mut tree, current, path, 0)?;
     }
-    tree.publish()?;
+    tree.publish(true)?;
     log::info!("audit log {} has a tree of {} lines: {}", current.path.display(), tree.size(), tree.origin());
     Ok(tree)
 }
@@ -352,6 +367,7 @@ fn add_file<F: Files>(
         while let Some((at, bytes)) = lines.next()? {
             if at >= from {
                 tree.add(bytes, at + bytes.len() as u64)?;
+                tree.sync_if_due()?;
             }
         }
         Ok(())

@@ -24,6 +24,8 @@ pub(super) struct Anchors {
     /// What is to be compared, of which partition.
     unconfirmed: Vec<((String, i32), Anchor)>,
     refuted: bool,
+    /// Kafka's anchor of some partition fits, or it has none.
+    compared: bool,
 }
 
 impl Anchors {
@@ -40,6 +42,11 @@ impl Anchors {
     /// Whether Kafka has an anchor of this tree that it does not fit.
     pub(super) fn is_refuted(&self) -> bool {
         self.refuted
+    }
+
+    /// Whether Kafka's anchors are known to fit.
+    pub(super) fn may_sign(&self) -> bool {
+        self.compared && !self.refuted && self.unconfirmed.is_empty()
     }
 
     /// The partition has had another owner, maybe.
@@ -61,6 +68,7 @@ impl Anchors {
         let (of_it, rest) = self.unconfirmed.drain(..).partition::<Vec<_>, _>(|(_, other)| other == anchor);
         self.unconfirmed = rest;
         if fits {
+            self.compared = true;
             self.confirmed.extend(of_it.into_iter().map(|(slot, _)| slot));
         }
     }
@@ -88,8 +96,18 @@ impl Anchors {
             return meta;
         }
         if let Ok(newest) = serde_json::to_value(newest) {
+            if !trees.is_empty() && !trees.contains_key(origin) {
+                let others: Vec<&str> = trees.keys().map(String::as_str).collect();
+                log::warn!(
+                    "Kafka has anchors of other trees of {}/{}: {}; unless they are of other instances' logs, the tree of this log was removed or set aside: compare them by taskctl audit verify --kafka",
+                    slot.0,
+                    slot.1,
+                    others.join(", ")
+                );
+            }
             trees.insert(origin.clone(), newest);
             self.confirmed.insert(slot);
+            self.compared = true;
         }
         meta
     }

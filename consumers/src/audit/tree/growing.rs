@@ -3,6 +3,9 @@
 //! `state.json` says how far the tree was durable: every tile that it needs was synced before it was written. A start
 //! continues from there, and reads the lines behind it once more. The checkpoint may be newer; what is read has to lead
 //! to its root.
+//!
+//! A power cut leaves what `state.json` relies on as it was synced: tiles are never written again under a name that has
+//! its content, and the checkpoint, which is, is replaced durably.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -10,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use audit_tree::{Checkpoint, Hash, Rows, Signer, Tiles, leaf_hash};
+use audit_tree::{Checkpoint, Hash, Rows, Signer, Tile, Tiles, leaf_hash};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use task_events::disk::{FileSystem, replace};
@@ -75,15 +78,26 @@ pub(super) struct Growing {
     partials: BTreeSet<PathBuf>,
     synced_partials: BTreeSet<PathBuf>,
     filled: Vec<PathBuf>,
+    /// It began in this process: nobody else has signed anything of it.
+    is_new: bool,
 }
 
 impl Growing {
     /// Begins a tree in a folder that is not there yet.
     pub(super) fn create(folder: &Path, signer: &Signer) -> io::Result<Self> {
         fs::create_dir(folder)?;
+        Self::begin(folder, signer).inspect_err(|_| {
+            // It has no entry yet, and would be set aside at each further try.
+            let _ = fs::remove_dir_all(folder);
+        })
+    }
+
+    fn begin(folder: &Path, signer: &Signer) -> io::Result<Self> {
         let origin = format!("task-events/audit/{}", Uuid::new_v4());
-        fs::write(folder.join("vkey"), format!("{}\n", signer.verifier().vkey(&origin)))?;
+        let vkey = format!("{}\n", signer.verifier().vkey(&origin));
+        replace(&FileSystem, &folder.join("vkey"), &folder.join("vkey.new"), vkey.as_bytes())?;
         let mut tree = Self::at(folder, signer, State { origin, ..State::default() }, Rows::default());
+        tree.is_new = true;
         tree.write_checkpoint()?;
         tree.write_state()?;
         File::open(
@@ -109,6 +123,7 @@ impl Growing {
             partials,
             synced_partials,
             filled,
+            is_new: false,
         }
     }
 
@@ -147,11 +162,19 @@ impl Growing {
             return Ok(Found::Unusable("its tiles do not lead to the root of its checkpoint"));
         }
         let claimed = Some(claimed).filter(|claimed| claimed.size > state.size);
-        Ok(Found::Tree(Box::new(Self { last, claimed, ..Self::at(folder, signer, state, rows) })))
+        let paths = Tile::partials(state.size).map(|tile| tile.path(folder));
+        let synced_partials = paths.filter(|path| path.exists()).collect();
+        let tree = Self::at(folder, signer, state, rows);
+        Ok(Found::Tree(Box::new(Self { last, claimed, synced_partials, ..tree })))
     }
 
     pub(super) fn origin(&self) -> &str {
         &self.state.origin
+    }
+
+    /// Whether it began in this process.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -208,23 +231,22 @@ impl Growing {
     }
 
     /// The file with the last line is sealed.
-    pub(super) fn seal(&mut self) -> io::Result<()> {
+    pub(super) fn seal(&mut self, sign: bool) -> io::Result<()> {
         self.state.sealed = true;
-        self.publish()?;
+        self.publish(sign)?;
         self.sync()?;
         self.write_state()
     }
 
-    /// Writes what a reader needs of the tree as it is now, and its checkpoint.
-    pub(super) fn publish(&mut self) -> io::Result<()> {
+    /// Writes what a reader needs of the tree as it is now, and its checkpoint where it may be signed.
+    pub(super) fn publish(&mut self, sign: bool) -> io::Result<()> {
         let size = self.size();
         if size != self.published {
-            let mut partials = BTreeSet::new();
-            for (tile, hashes) in self.rows.partials() {
-                let path = tile.path(&self.folder);
-                write(&path, &hashes.concat())?;
-                partials.insert(path);
-            }
+            self.write_partials()?;
+        }
+        if size != self.published && sign && self.fits_checkpoint() {
+            let partials: BTreeSet<PathBuf> =
+                self.rows.partials().map(|(tile, _)| tile.path(&self.folder)).collect();
             self.write_checkpoint()?;
             for old in self.partials.difference(&partials).filter(|old| !self.synced_partials.contains(*old))
             {
@@ -232,10 +254,14 @@ impl Growing {
                 let _ = fs::remove_file(old);
                 self.unsynced.remove(old);
             }
-            self.unsynced.extend(partials.iter().cloned());
             (self.partials, self.published) = (partials, size);
         }
-        let (synced, at) = self.synced;
+        self.sync_if_due()
+    }
+
+    /// Makes durable what there is, where that is many lines or long ago.
+    pub(super) fn sync_if_due(&mut self) -> io::Result<()> {
+        let (size, (synced, at)) = (self.size(), self.synced);
         if size > synced && (size - synced >= SYNC_LINES || at.elapsed() >= SYNC_EVERY) {
             self.sync()?;
         }
@@ -247,7 +273,7 @@ impl Growing {
         if self.synced.0 == self.size() {
             return Ok(());
         }
-        self.unsynced.insert(self.folder.join(CHECKPOINT));
+        self.write_partials()?;
         let mut folders = BTreeSet::new();
         for path in &self.unsynced {
             File::open(path)?.sync_all()?;
@@ -270,16 +296,30 @@ impl Growing {
         Ok(())
     }
 
-    /// The root that the tree had at that size, in hexadecimal.
+    /// Writes the tiles that are not full and not there. Those of the last checkpoint stay.
+    fn write_partials(&mut self) -> io::Result<()> {
+        for (tile, hashes) in self.rows.partials() {
+            let path = tile.path(&self.folder);
+            if !self.partials.contains(&path) && !self.synced_partials.contains(&path) {
+                write(&path, &hashes.concat())?;
+                self.unsynced.insert(path.clone());
+            }
+            self.partials.insert(path);
+        }
+        Ok(())
+    }
+
+    /// The root that the tree had at that size, in hexadecimal. Nothing is signed for it.
     pub(super) fn root_at(&mut self, size: u64) -> io::Result<String> {
-        self.publish()?;
+        self.write_partials()?;
         Ok(hex(&Tiles::new(&self.folder, self.size()).root_at(size)?))
     }
 
     fn write_checkpoint(&self) -> io::Result<()> {
         let (origin, size, root) = (self.state.origin.clone(), self.size(), self.rows.root());
         let note = Checkpoint { origin, size, root }.sign(&self.signer);
-        write(&self.folder.join(CHECKPOINT), note.as_bytes())
+        let (path, new) = (self.folder.join(CHECKPOINT), self.folder.join("checkpoint.new"));
+        replace(&FileSystem, &path, &new, note.as_bytes())
     }
 
     fn write_state(&mut self) -> io::Result<()> {

@@ -8,7 +8,8 @@ use audit_tree::Verifier;
 use super::anchors::Anchor;
 use super::tree::{self, TreeCheck};
 
-/// The tree beside a log, and what it cannot be compared with. A tree that Kafka knows and that is not there is an error.
+/// The tree beside a log, and what it cannot be compared with. Where a signature or Kafka was asked for, a tree that is not
+/// there is an error, and so is one that Kafka has no anchor of.
 pub(super) fn tree_beside(
     path: &Path,
     verifier: Option<&Verifier>,
@@ -19,36 +20,33 @@ pub(super) fn tree_beside(
     if anchors.is_none() {
         not_checked.push("what Kafka has of the tree, against whoever has the key: give --kafka".to_owned());
     }
-    let anchors = anchors.unwrap_or_default();
-    let tree = tree::open(&folder, verifier, anchors.clone())?;
-    let older = older_trees(path)?;
-    match &tree {
-        Some(_) if verifier.is_none() => {
-            not_checked.push("who signed the tree: give --public-key".to_owned())
+    let is_asked = verifier.is_some() || anchors.is_some();
+    let is_known = anchors.as_ref().is_some_and(|anchors| !anchors.is_empty());
+    let tree = tree::open(&folder, verifier, anchors.clone().unwrap_or_default())?;
+    let Some(mut tree) = tree else {
+        if is_asked {
+            let known = if is_known { "; Kafka has anchors of a tree of this group" } else { "" };
+            return Err(io::Error::other(format!(
+                "there is no tree {}: it was removed, or the service had no AUDIT_KEY_FILE{known}",
+                folder.display()
+            )));
         }
-        Some(_) => {}
-        None => {
-            not_checked.push(format!("whether a line was changed: there is no tree {}", folder.display()))
-        }
+        not_checked.push(format!("whether a line was changed: there is no tree {}", folder.display()));
+        return Ok((None, not_checked));
+    };
+    if verifier.is_none() {
+        not_checked.push("who signed the tree: give --public-key".to_owned());
     }
-    let origin = tree.as_ref().map(|tree| tree.checkpoint.origin.clone());
-    for aside in &older {
+    let origin = &tree.checkpoint.origin;
+    if anchors.is_some_and(|anchors| !anchors.iter().any(|anchor| anchor.origin == *origin)) {
+        tree.findings.add(|| {
+            format!("Kafka has no anchor of this tree, {origin}: none was committed yet, or the offsets topic was changed")
+        });
+    }
+    for aside in older_trees(path)? {
         not_checked.push(format!("the lines of an older tree, set aside as {}", aside.display()));
     }
-    let mut others: Vec<&Anchor> =
-        anchors.iter().filter(|anchor| Some(&anchor.origin) != origin.as_ref()).collect();
-    others.sort_by(|one, other| (&one.origin, other.size).cmp(&(&other.origin, one.size)));
-    others.dedup_by(|one, other| one.origin == other.origin);
-    for Anchor { origin, size, .. } in &others {
-        not_checked.push(format!("another tree of this group that Kafka knows, with {size} lines: {origin}"));
-    }
-    if tree.is_none() && !anchors.is_empty() {
-        return Err(io::Error::other(format!(
-            "Kafka knows a tree of this group, and none is here: {} is missing",
-            folder.display()
-        )));
-    }
-    Ok((tree, not_checked))
+    Ok((Some(tree), not_checked))
 }
 
 /// The folders of trees that were set aside.

@@ -25,7 +25,7 @@ struct Batch {
 pub(super) struct Comparison {
     batches: SyncSender<Batch>,
     next: Batch,
-    thread: JoinHandle<io::Result<TreeCheck>>,
+    thread: JoinHandle<TreeCheck>,
 }
 
 impl Comparison {
@@ -36,13 +36,12 @@ impl Comparison {
     }
 
     /// Takes the next line of the log.
-    pub(super) fn take(&mut self, file: &str, line: &LogLine<'_>) -> io::Result<()> {
+    pub(super) fn take(&mut self, file: &str, line: &LogLine<'_>) {
         if self.next.file != file || self.next.bytes.len() >= BATCH {
             self.send(file);
         }
         self.next.bytes.extend_from_slice(line.bytes);
         self.next.lines.push((line.number, line.at, line.bytes.len()));
-        Ok(())
     }
 
     fn send(&mut self, next_file: &str) {
@@ -56,11 +55,11 @@ impl Comparison {
         self.send("");
         let Self { batches, thread, .. } = self;
         drop(batches);
-        thread.join().map_err(|_| io::Error::other("the comparison with the tree has ended early"))?
+        thread.join().map_err(|_| io::Error::other("the comparison with the tree has ended early"))
     }
 }
 
-fn compare(mut tree: TreeCheck, queue: &Receiver<Batch>) -> io::Result<TreeCheck> {
+fn compare(mut tree: TreeCheck, queue: &Receiver<Batch>) -> TreeCheck {
     while let Ok(Batch { file, bytes, lines }) = queue.recv() {
         let (file, mut rest): (Arc<str>, _) = (file.into(), bytes.as_slice());
         for (number, at, length) in lines {
@@ -68,9 +67,9 @@ fn compare(mut tree: TreeCheck, queue: &Receiver<Batch>) -> io::Result<TreeCheck
             rest = behind;
             let leaf = leaf(&file, number, at, line);
             if number == 1 {
-                tree.begin_file(&leaf)?;
+                tree.begin_file(&leaf);
             }
-            tree.take(&leaf)?;
+            tree.take(&leaf);
         }
     }
     tree.finish()
