@@ -73,6 +73,8 @@ codes! {
     AuditLogRotate = "TE0406",
     AuditLinesMissing = "TE0407",
     AuditSignal = "TE0408",
+    AuditTree = "TE0409",
+    AuditKey = "TE0410",
     KafkaUnreachable = "TE0501",
     UnknownTopic = "TE0502",
     UnknownPartition = "TE0503",

@@ -172,6 +172,12 @@ impl Commit {
         DoneBy::from_json(self.meta.get(DONE_BY))
     }
 
+    /// The same, with more of what the group keeps beside its offset.
+    pub fn with_meta(mut self, meta: serde_json::Map<String, serde_json::Value>) -> Self {
+        self.meta.extend(meta);
+        self
+    }
+
     /// Where to read next.
     pub fn position(&self) -> Position {
         Position { offset: self.offset, leader_epoch: self.leader_epoch, topic_id: self.topic_id }

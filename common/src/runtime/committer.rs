@@ -63,7 +63,10 @@ impl<S: Service> Committer<S> {
                 continue;
             }
             let sent = Instant::now();
-            let commit = self.id.commit(progress, self.parts.as_ref(), false);
+            let commit = self
+                .shared
+                .commit(&self.slot, progress.position, self.id.instance_id, false)
+                .with_done_by(&self.id.done_at(progress, self.parts.as_ref()));
             let limit = every.max(MIN_COMMIT_TIMEOUT);
             let renewal = async {
                 let _on_its_way = self.renewing.lock().await;

@@ -21,6 +21,7 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -44,6 +45,17 @@ pub trait Service: Send + Sync + 'static {
     /// none.
     fn trouble(&self) -> Option<String> {
         None
+    }
+
+    /// What a commit of a partition keeps beside its offset, where the last one kept what `before` gives. Nothing,
+    /// unless a service says otherwise. Called for each commit, so it must not block.
+    fn commit_meta(
+        &self,
+        _topic: &str,
+        _partition: i32,
+        _before: impl FnOnce() -> Map<String, Value>,
+    ) -> Map<String, Value> {
+        Map::new()
     }
 }
 

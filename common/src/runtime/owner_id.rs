@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::kafka::Position;
-use crate::offsets::{Commit, DoneBy, Slot, View};
+use crate::offsets::{DoneBy, Slot, View};
 
 /// What tells one ownership from every other, in one incarnation of the offsets topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,15 +45,9 @@ impl OwnerId {
         Term { incarnation: self.incarnation, token: self.token }
     }
 
-    /// A commit of that progress.
-    pub(super) fn commit(&self, progress: Progress, parts: Option<&Parts>, released: bool) -> Commit {
-        let commit = Commit::at(progress.position, self.instance_id, released);
-        commit.with_done_by(&self.done_at(progress, parts))
-    }
-
     /// How far each instance's own state goes; nothing where they keep none. What is not an event of the log (an
     /// idle partition, dead letters, markers) moves the position and nobody's part.
-    fn done_at(&self, Progress { position, handled }: Progress, parts: Option<&Parts>) -> DoneBy {
+    pub(super) fn done_at(&self, Progress { position, handled }: Progress, parts: Option<&Parts>) -> DoneBy {
         let Some(Parts { done_by, topic_id }) = parts else { return DoneBy::default() };
         let is_other_topic = topic_id.zip(position.topic_id).is_some_and(|(of, now)| of != now);
         let mut done_by = if is_other_topic { DoneBy::default() } else { done_by.clone() };
@@ -98,12 +92,12 @@ mod tests {
     fn what_an_ownership_has_not_handled_is_not_its_part() {
         let (id, me) = (id(), Uuid::from_u128(1));
         let parts = Parts { done_by: done_by(&[(me, 0), (OTHER, 50)]), topic_id: Some(Uuid::from_u128(9)) };
-        let done = |progress| id.commit(progress, Some(&parts), false).done_by();
+        let done = |progress| id.done_at(progress, Some(&parts));
         assert_eq!(done(at(50, None, 9)), done_by(&[(me, 0), (OTHER, 50)]), "idle");
         assert_eq!(done(at(53, None, 9)), done_by(&[(me, 0), (OTHER, 50)]), "dead letters and markers");
         assert_eq!(done(at(60, Some(58), 9)), done_by(&[(me, 58), (OTHER, 50)]));
         assert_eq!(done(at(40, Some(58), 9)), done_by(&[(me, 40), (OTHER, 50)]), "the topic was cut");
         assert_eq!(done(at(0, None, 8)), done_by(&[(me, 0)]), "the topic was recreated");
-        assert_eq!(id.commit(at(5, Some(5), 9), None, false).done_by(), DoneBy::default(), "no own state");
+        assert_eq!(id.done_at(at(5, Some(5), 9), None), DoneBy::default(), "no own state");
     }
 }

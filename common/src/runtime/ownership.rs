@@ -272,7 +272,8 @@ impl<S: Service> Ownership<S> {
         let until = Instant::now() + RELEASE_TIMEOUT;
         let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
         drop(_tasks);
-        let commit = id.commit(progress, parts.as_ref(), true);
+        let commit = shared.commit(&slot, position, id.instance_id, true);
+        let commit = commit.with_done_by(&id.done_at(progress, parts.as_ref()));
         if is_kept {
             return Ended::Kept(Box::new(Kept::new(id, commit)));
         }

@@ -320,7 +320,10 @@ async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Resul
 /// Whose state has what is known beyond the move, as far as it is not read again; and so is the lowest position of
 /// several moves without an owner between them, so that none of them skips anything.
 fn moved(before: Option<&Commit>, to: i64, topic_id: Option<Uuid>, instance_id: Uuid) -> Commit {
-    let commit = Commit::new(to, instance_id, true);
+    let mut meta = before.map(|before| before.meta.clone()).unwrap_or_default();
+    // Anchors of audit logs stay.
+    meta.retain(|name, _| name == "trees");
+    let commit = Commit::new(to, instance_id, true).with_meta(meta);
     let Some(before) = before else { return commit };
     let from = before.was_moved_from().map_or(before.offset, |from| from.min(before.offset));
     let commit = commit.moved_from(Some(from));

@@ -1,32 +1,34 @@
 //! A line of an audit log, as verifying reads it.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
-
-/// The longest line, in bytes: an event has 256 KiB at most.
-pub(super) const MAX_LINE: u64 = 1024 * 1024;
-/// Findings that are shown; all are counted.
-pub(super) const SHOWN: usize = 20;
 
 /// A line, as far as it matters here; that the rest is there matters, too.
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "read to see that they are there")]
 pub(super) struct Line<'a> {
     pub(super) event_id: Uuid,
-    event_type: String,
-    occurred_at: String,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    occurred_at: Cow<'a, str>,
     #[serde(borrow)]
     data: &'a RawValue,
     #[serde(borrow)]
     metadata: &'a RawValue,
-    audited_at: String,
-    pub(super) kafka: At,
+    #[serde(borrow)]
+    audited_at: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) kafka: At<'a>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct At {
-    pub(super) topic: String,
+pub(super) struct At<'a> {
+    #[serde(borrow)]
+    pub(super) topic: Cow<'a, str>,
     pub(super) partition: i32,
     pub(super) offset: i64,
 }

@@ -7,8 +7,8 @@
 //! log has.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, Metadata};
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,10 @@ use serde::Serialize;
 use task_events::operate::Progress as _;
 use uuid::Uuid;
 
-use super::line::{At, Line, MAX_LINE, SHOWN, parse};
+use super::findings::SHOWN;
+use super::line::{At, Line, parse};
 use super::parts::{Part, Step, holes, is_hand_over};
+use crate::log_files::{LogFile, files};
 use crate::output::table;
 use crate::progress::Progress;
 
@@ -113,9 +115,16 @@ pub(super) fn same_file(paths: &[PathBuf]) -> Option<String> {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     log: usize,
-    line: u64,
+    place: Place,
     slot: usize,
     offset: i64,
+}
+
+/// A line of a file, by its number here.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
+    line: u64,
 }
 
 /// Lines that are in two logs, one behind the other in the later one.
@@ -133,7 +142,9 @@ struct Union {
     report: Report,
     /// Each partition, by its number here.
     slots: Vec<(String, i32)>,
-    numbers: HashMap<(String, i32), usize>,
+    numbers: HashMap<String, HashMap<i32, usize>>,
+    /// Files, by the numbers in places.
+    files: Vec<String>,
     /// By partition and log.
     parts: BTreeMap<(usize, usize), Part>,
     events: Vec<u64>,
@@ -145,62 +156,61 @@ struct Union {
 
 /// Reads each log as long as it is now. Holds an id and where it is for each event.
 pub(super) fn verify(paths: &[PathBuf]) -> Result<Report, (PathBuf, io::Error)> {
-    let mut files = Vec::new();
+    let mut logs = Vec::new();
     for path in paths {
-        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        files.push(opened.map_err(|error| (path.clone(), error))?);
+        logs.push(files(path).map_err(|error| (path.clone(), error))?);
     }
-    let bytes = files.iter().map(|(length, _)| length).sum();
+    let bytes = logs.iter().flatten().map(|file| file.bytes).sum();
     let mut progress = Progress::new("verifying the audit logs", bytes, "bytes");
     let mut union = Union::default();
     union.report.logs = paths.iter().map(|path| path.display().to_string()).collect();
-    for (number, ((length, file), path)) in files.into_iter().zip(paths).enumerate() {
-        union.read(number, file.take(length), &mut progress).map_err(|error| (path.clone(), error))?;
+    for (log, (files, path)) in logs.iter().zip(paths).enumerate() {
+        union.open.clear();
+        for file in files {
+            union.read(log, file, &mut progress).map_err(|error| (path.clone(), error))?;
+        }
     }
     Ok(union.finish())
 }
 
 impl Union {
-    fn read(&mut self, log: usize, bytes: impl Read, progress: &mut Progress) -> io::Result<()> {
-        let mut lines = BufReader::new(bytes);
-        let (mut bytes, mut number) = (Vec::new(), 0_u64);
-        self.open.clear();
-        loop {
-            bytes.clear();
-            let read = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
-            if read == 0 {
-                return Ok(());
-            }
-            progress.add(u64::try_from(read).unwrap_or(0));
-            number += 1;
+    fn read(&mut self, log: usize, file: &LogFile, progress: &mut Progress) -> io::Result<()> {
+        let mut lines = file.lines()?;
+        let number_of_file = self.files.len();
+        self.files.push(file.path.display().to_string());
+        while let Some(line) = lines.next()? {
+            progress.add(line.bytes.len() as u64);
             self.report.lines += 1;
-            match parse(&bytes) {
+            let place = Place { file: number_of_file, line: line.number };
+            match parse(line.bytes) {
                 Ok(Line { event_id, kafka: At { topic, partition, offset }, .. }) => {
-                    let slot = self.number((topic, partition));
-                    self.take(event_id, Seen { log, line: number, slot, offset });
+                    let slot = self.number(&topic, partition);
+                    self.take(event_id, Seen { log, place, slot, offset });
                 }
                 Err(why) => {
                     self.report.damaged += 1;
-                    let place = self.place(log, number);
+                    let place = self.name_of(place);
                     self.report.find(|| format!("{place} is not an event of an audit log: {why}"));
                 }
             }
         }
+        Ok(())
     }
 
-    fn number(&mut self, slot: (String, i32)) -> usize {
-        if let Some(number) = self.numbers.get(&slot) {
+    fn number(&mut self, topic: &str, partition: i32) -> usize {
+        // No name is copied for a topic that is known.
+        if let Some(number) = self.numbers.get(topic).and_then(|of_topic| of_topic.get(&partition)) {
             return *number;
         }
         let number = self.slots.len();
-        self.slots.push(slot.clone());
+        self.slots.push((topic.to_owned(), partition));
         self.events.push(0);
-        self.numbers.insert(slot, number);
+        self.numbers.entry(topic.to_owned()).or_default().insert(partition, number);
         number
     }
 
-    fn place(&self, log: usize, line: u64) -> String {
-        format!("{}:{line}", self.report.logs.get(log).map_or("", String::as_str))
+    fn name_of(&self, Place { file, line }: Place) -> String {
+        format!("{}:{line}", self.files.get(file).map_or("", String::as_str))
     }
 
     fn name(&self, slot: usize) -> (String, i32) {
@@ -208,7 +218,7 @@ impl Union {
     }
 
     fn take(&mut self, event_id: Uuid, at: Seen) {
-        let Seen { log, line, slot, offset } = at;
+        let Seen { log, place, slot, offset } = at;
         let before = self.seen.insert(event_id, at);
         let is_shared = before.is_some_and(|before| before.log != log && before.slot == slot);
         match before {
@@ -221,7 +231,7 @@ impl Union {
             Some(_) if is_shared => self.report.published_twice += 1,
             Some(before) => {
                 self.report.repeated += 1;
-                let places = (self.place(log, line), self.place(before.log, before.line));
+                let places = (self.name_of(place), self.name_of(before.place));
                 self.report.find(|| format!("{} has event {event_id} of {} again", places.0, places.1));
             }
         }
@@ -233,7 +243,7 @@ impl Union {
             Step::Fill => self.report.filled += 1,
             Step::Restart => {
                 self.report.restarts += 1;
-                let (place, (topic, partition)) = (self.place(log, line), self.name(slot));
+                let (place, (topic, partition)) = (self.name_of(place), self.name(slot));
                 self.report.find(|| {
                     format!("{place} starts {topic}/{partition} again at offset {offset}: it was recreated or truncated")
                 });
