@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | claim | `{group}/{topic}/{partition}/claim` | [`Claim`] |
 //! | commit | `{group}/{topic}/{partition}/commit/{token}` | [`Commit`] |
+//! | member | `{group}/member/{instance_id}` | [`Member`] |
 //!
 //! **The token** of an owner is the Kafka offset of its claim: unique, rising, given by the broker. The
 //! claim with the highest offset owns the partition; a newer claim fences the older ones.
@@ -30,12 +31,27 @@
 //! no record of the owner for a lease. Both count on their own monotonic clock, and the owner's count
 //! starts before the standby's: the record is sent before it is seen. So when the standby's has run out,
 //! the owner's has too.
+//!
+//! # Sharing
+//!
+//! The members of a group share its partitions. Each computes the same target from the same records
+//! ([`assignor`], [`roster`]).
+//!
+//! 5. *The owner gives, nobody takes from the living.* An owner whose partition is to be another's releases it to
+//!    that one by name, once who lives has not changed for a while. A free partition is claimed by the named one,
+//!    or else by the target, at once; by the others in turn, a third of a lease apart.
+//! 6. *A view decides when, never whether.* Instances that see other members, or the same ones later, may move a
+//!    partition once more than needed or claim it both; claims, tokens and positions are as they are without.
 
+pub mod assignor;
 pub mod fold;
 mod follower;
 mod log;
+mod member;
 mod record;
+pub mod roster;
 
-pub use follower::{Follower, View};
+pub use follower::{Follower, MemberLife, View};
 pub use log::{Claimed, OffsetsLog};
-pub use record::{Claim, Commit, Key, MAX_LEASE_MS, OffsetsRecord, Slot, parse, render_key};
+pub use member::{ASSIGNOR, Member};
+pub use record::{Claim, Commit, DoneBy, Key, MAX_LEASE_MS, OffsetsRecord, Slot, parse, render_key};

@@ -14,6 +14,7 @@
 
 pub mod groups;
 pub mod letters;
+pub mod members;
 pub mod partitions;
 pub mod plan;
 pub mod positions;

@@ -18,6 +18,8 @@
 //! - *Only an owner with a valid lease handles*, checked before each event and before what was done is made
 //!   durable; it stops as well once it sees a newer claim. What it then has in flight is not committed.
 //! - *An owner that makes no progress loses its partition*: what hangs is not renewed ([`ownership`]).
+//! - *Partitions are shared by giving*: an owner releases what is to be another's to that one, after the event in
+//!   flight, and claims nothing that is another's before that one had its turn ([`membership`], [`claims`]).
 
 mod abort;
 mod acknowledged;
@@ -30,18 +32,27 @@ mod consumer;
 mod for_each;
 mod handler;
 mod intake;
+mod kept;
 mod log_ends;
+mod lost_part;
+mod member;
+mod membership;
 mod mirror;
+mod opening;
+mod own_part;
 mod owner;
 mod owner_id;
 mod ownership;
 mod recent;
 mod shared;
+#[cfg(test)]
+mod sharing_model;
 mod start;
 mod stats;
 mod status;
 mod topics;
 mod trouble;
+mod twin;
 mod worker;
 
 pub use consumer::run;
@@ -49,4 +60,4 @@ pub use for_each::{ForEach, for_each};
 pub use handler::{Decoder, Delivery, Done, GivenUp, Handler, HandlerError, OwnPosition, Service};
 pub use shared::ConsumerConfig;
 pub use stats::Stats;
-pub use status::{PartitionReport, PartitionState, Status, StatusReport};
+pub use status::{PartitionReport, PartitionState, Sharing, Status, StatusReport};

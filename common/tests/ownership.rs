@@ -14,11 +14,12 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A disk that hangs under the owner: another instance takes over, and what hangs holds up nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_that_hangs_loses_its_partition_and_no_other_within_two_leases() {
-    let world = World::start(2).await;
+    let world = World::start(4).await;
     let first = world.consumer(Script::default());
-    eventually("the first owns both", || first.owns(0) && first.owns(1)).await;
+    eventually("the first owns all", || (0..4).all(|partition| first.owns(partition))).await;
     let second = world.consumer(Script::default());
-    eventually("the second stands by", || second.status.is_ready()).await;
+    // It keeps the first of its partitions, and gives the others.
+    eventually("they share", || first.owns(0) && first.owns(1) && second.owns(2) && second.owns(3)).await;
 
     first.script.hang_in(0);
     let hung = Instant::now();
@@ -37,6 +38,29 @@ async fn a_flush_that_hangs_loses_its_partition_and_no_other_within_two_leases()
     first.stop().await;
     assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
     assert_eq!(world.position(0).await, Some(1));
+    second.stop().await;
+}
+
+/// Where there is nothing to share, the others stand by, and one of them takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_hangs_loses_the_only_partition_to_a_standby_within_two_leases() {
+    let world = World::start(1).await;
+    let first = world.consumer(Script::default());
+    eventually("the first owns", || first.owns(0)).await;
+    let second = world.consumer(Script::default());
+    eventually("the second stands by", || {
+        second.status.is_ready() && matches!(second.state(0), Some(PartitionState::Standby { .. }))
+    })
+    .await;
+    first.script.hang_in(0);
+    let hung = Instant::now();
+    world.produce(0, "waits").await;
+    eventually("the second handles the event", || second.script.flushed().contains(&(0, 0))).await;
+    assert!(hung.elapsed() < 2 * LEASE, "{:?}", hung.elapsed());
+    eventually("the first stands by", || matches!(first.state(0), Some(PartitionState::Standby { .. })))
+        .await;
+    assert_eq!(world.claims().await, 2);
+    first.stop().await;
     second.stop().await;
 }
 

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 use task_events::config::{KafkaArgs, LeaseArgs, LogArgs, StateArgs, TopicArgs, group_name};
@@ -11,6 +12,7 @@ use task_events::registry_args::RegistryArgs;
 use task_events::services::{AUDIT, DLQ_PROCESSOR, NOTIFICATION};
 use task_events::version::version;
 
+use crate::audit::Limits;
 use crate::webhook::{Config, Endpoint};
 
 /// What all three take.
@@ -111,9 +113,33 @@ pub struct AuditArgs {
     /// The audit log, one JSON object a line; its folder must exist
     #[arg(long, env = "AUDIT_LOG_PATH", default_value = "audit.log")]
     pub audit_log_path: PathBuf,
+    /// When the log is sealed into a segment.
+    #[command(flatten)]
+    pub segments: SegmentArgs,
+    /// File with the Ed25519 key (PEM, made by `taskctl audit keygen`) that signs a tree over the log's lines; no tree unless set
+    #[arg(long, env = "AUDIT_KEY_FILE")]
+    pub audit_key_file: Option<PathBuf>,
     /// What all services take.
     #[command(flatten)]
     pub common: ConsumerArgs,
+}
+
+/// When the audit log is sealed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct SegmentArgs {
+    /// Seal the audit log into a segment when it has this many bytes; by size never unless set
+    #[arg(long, env = "AUDIT_SEGMENT_BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub audit_segment_bytes: Option<u64>,
+    /// Seal the audit log when its first line is this many seconds old; by age never unless set
+    #[arg(long, env = "AUDIT_SEGMENT_AGE_S", value_parser = clap::value_parser!(u64).range(1..))]
+    pub audit_segment_age_s: Option<u64>,
+}
+
+impl SegmentArgs {
+    /// The same as limits.
+    pub fn limits(&self) -> Limits {
+        Limits { bytes: self.audit_segment_bytes, age: self.audit_segment_age_s.map(Duration::from_secs) }
+    }
 }
 
 /// Logs the events that a consumer could not handle, and counts them by group and error.

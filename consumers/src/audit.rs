@@ -41,8 +41,9 @@
 //! # Start positions
 //!
 //! Reading starts at the lower of the committed position and the log's own: the mark's, or the one after the
-//! last line where lines are beyond the mark. So a log that was restored from a backup is completed, a new log
-//! beside an old group has all that Kafka has, a group that was moved back is read again without a repeat in the
+//! last line where lines are beyond the mark; where several instances share the partitions, at the committed one, unless the
+//! log lacks what this instance had committed itself (the table in ARCHITECTURE.md). So a log that was restored from a backup is completed, a new log
+//! beside an old group of which nobody is left has all that Kafka has, a group that was moved back is read again without a repeat in the
 //! log, and one that was moved ahead skips nothing. Lines do not say which topic of a name they are of:
 //! where nothing is committed either, reading starts at the earliest record, and what the log has is not repeated.
 //!
@@ -52,7 +53,9 @@ mod current;
 mod error;
 mod file;
 mod gone;
+mod hole;
 mod journal;
+mod limits;
 mod line;
 mod mark;
 mod pending;
@@ -63,12 +66,15 @@ mod scan;
 mod segments;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_tree::Signer;
+use serde_json::{Map, Value};
 use task_events::disk::FileSystem;
 use task_events::error_code::Code;
 use task_events::event::Malformed;
@@ -81,16 +87,44 @@ use tokio::time::sleep;
 
 use self::journal::Progress;
 use self::pending::Pending;
+use self::tree::passed_on;
 use self::writer::{FlushError, Writer};
 use crate::service::Opened;
 
 pub use error::{AuditError, Damage};
+pub use limits::Limits;
 pub use line::{At, Line, parse, render};
 pub use pending::Entry;
 
 /// Opens log and index, and brings them together. Blocks.
 pub fn open(log: &Path, state_dir: &Path, reader: EventReader) -> Result<Opened<Audit>, AuditError> {
-    let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"))?;
+    open_with(log, state_dir, Settings::default(), reader)
+}
+
+/// How a log is kept.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// When it is sealed.
+    pub limits: Limits,
+    /// Signs the tree over its lines; there is none without.
+    pub signer: Option<Signer>,
+}
+
+/// Reads the key that signs the tree over a log's lines.
+pub fn read_key(path: &Path) -> Result<Signer, AuditError> {
+    let failed = |why: String| AuditError::Key { path: path.to_owned(), why };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    Signer::from_pem(&text).map_err(|error| failed(error.to_string()))
+}
+
+fn open_with(
+    log: &Path,
+    state_dir: &Path,
+    settings: Settings,
+    reader: EventReader,
+) -> Result<Opened<Audit>, AuditError> {
+    let Settings { limits, signer } = settings;
+    let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"), limits, signer)?;
     ::log::info!("Loaded {} previously seen events", writer.index().len()?);
     let at_end = {
         let writer = writer.clone();
@@ -107,17 +141,18 @@ pub fn open(log: &Path, state_dir: &Path, reader: EventReader) -> Result<Opened<
 /// A terminal that closes sends SIGHUP first, and is gone a moment later.
 const TERMINAL_CLOSES_WITHIN: Duration = Duration::from_millis(200);
 
-/// As [`open`], and rotates the log at each SIGHUP that is not that of a terminal that was closed. Within an
+/// As [`open`], and seals the log at the limits, and at each SIGHUP that is not that of a terminal that was closed. Within an
 /// async runtime.
 pub fn open_and_rotate(
     log: &Path,
     state_dir: &Path,
+    settings: Settings,
     reader: EventReader,
 ) -> Result<Opened<Audit>, AuditError> {
     // Before the log is read, which may take a while: a SIGHUP that nobody listens for ends the process.
     let terminal = Terminal::at_start();
     let mut hangups = signal(SignalKind::hangup()).map_err(|source| AuditError::Signal { source })?;
-    let opened = open(log, state_dir, reader)?;
+    let opened = open_with(log, state_dir, settings, reader)?;
     let writer = opened.service.writer.clone();
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
@@ -146,6 +181,9 @@ impl Service for Audit {
 
     async fn open(&self, topic: &str, partition: i32) -> Result<PartitionAudit, HandlerError> {
         let opened = self.writer.open(topic, partition).await.map_err(failed)?;
+        if let Some(commits) = self.writer.commits() {
+            commits.reopen((topic, partition));
+        }
         Ok(PartitionAudit {
             writer: self.writer.clone(),
             reader: self.reader.clone(),
@@ -155,6 +193,23 @@ impl Service for Audit {
             generation: opened.generation,
             pending: Arc::new(Pending::new(topic, partition)),
         })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.writer.trouble()
+    }
+
+    fn commit_meta(
+        &self,
+        topic: &str,
+        partition: i32,
+        before: impl FnOnce() -> Map<String, Value>,
+    ) -> Map<String, Value> {
+        match self.writer.commits() {
+            Some(commits) => commits.commit_meta((topic, partition), passed_on(before())),
+            // Anchors of other logs stay.
+            None => passed_on(before()),
+        }
     }
 }
 

@@ -52,6 +52,13 @@ impl Sink {
     }
 }
 
+impl Sink {
+    /// Why nothing can be written now, if it cannot.
+    pub fn trouble(&self) -> Option<String> {
+        self.output.trouble()
+    }
+}
+
 /// The lines of one partition. Dropped, it withdraws those that are not yet written.
 #[derive(Debug)]
 pub struct Lines {

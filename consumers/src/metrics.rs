@@ -105,6 +105,20 @@ fn partitions(text: &mut Text, subject: &Subject) {
             text.series(name, &labels, u8::from(state == current));
         }
     }
+    let sharing = report.sharing;
+    let labels = [("group", subject.group.as_str()), ("topic", &subject.topic)];
+    for (name, help, value) in [
+        (
+            "task_events_group_members",
+            "Instances that share the partitions, as this one sees them.",
+            sharing.members,
+        ),
+        ("task_events_group_owned_partitions", "Partitions that this instance owns.", sharing.owned),
+        ("task_events_group_target_partitions", "Partitions that this instance is to own.", sharing.target),
+    ] {
+        text.family(name, "gauge", help);
+        text.series(name, &labels, u32::try_from(value).unwrap_or(u32::MAX));
+    }
     text.single(
         "task_events_consumer_ready",
         "gauge",
@@ -158,6 +172,15 @@ fn counts(text: &mut Text, subject: &Subject) {
     let name = "task_events_commit_failures_total";
     text.family(name, "counter", "Commits that were not acknowledged.");
     text.series(name, &common, stats.failed_commits.load(Ordering::Relaxed));
+    let name = "task_events_partition_moves_total";
+    text.family(
+        name,
+        "counter",
+        "Partitions that this instance claimed, gave to another, or lost to another.",
+    );
+    for (what, counter) in [("claimed", &stats.claimed), ("given", &stats.given), ("lost", &stats.lost)] {
+        text.series(name, &[common.as_slice(), &[("what", what)]].concat(), counter.load(Ordering::Relaxed));
+    }
     text.histogram(
         "task_events_flush_duration_seconds",
         "Time to make a batch durable: its output or audit lines written, and its ids recorded.",

@@ -5,7 +5,8 @@
 //! - *Notifications are output, not log lines*: see [`lines`](crate::lines). An event is handled once its line
 //!   is written.
 //! - *At least once.* The dedup state, kept for as long as the topic keeps events, removes nearly all repeats;
-//!   what is left is a batch that was written just before the process died or lost its partition.
+//!   what is left is a batch that was written just before the process died or lost its partition. A partition that is
+//!   given to another instance is given after its last batch was committed: then nothing is repeated.
 
 use std::path::Path;
 use std::time::Duration;
@@ -100,6 +101,10 @@ impl Service for Notifications {
     async fn open(&self, _: &str, _: i32) -> Result<PartitionNotifications, HandlerError> {
         let lines = Lines::new(self.sink.clone(), Level::Info, module_path!());
         Ok(PartitionNotifications { dedup: self.dedup.clone(), reader: self.reader.clone(), lines })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.sink.trouble()
     }
 }
 

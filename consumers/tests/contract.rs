@@ -17,6 +17,7 @@ const VOLATILE: &[(&str, &str)] = &[
     ("claim_id", "\"2fb1e8a6-97cf-4d6c-8c22-30ad6a8a1c7e\""),
     ("instance_id", "\"7da2923b-51a5-4d8e-a1f5-0c4d1bde7b7a\""),
     ("topic_id", "\"c5a3e1d2-8f5e-4f3a-9d1c-6f0f5f3f2b1a\""),
+    ("joined_at", "\"2026-01-15T10:29:58.000000Z\""),
     ("claimed_at", "\"2026-01-15T10:29:58.000000Z\""),
     ("committed_at", "\"2026-01-15T10:30:00.100000Z\""),
     ("audited_at", "\"2026-01-15T10:30:00.050000Z\""),
@@ -125,13 +126,19 @@ async fn what_the_services_write_is_as_documented() {
     let stable = stable.map(|(name, value)| (name.as_str(), value.as_slice()));
     is_documented("dead-letter-headers.txt", &shown(stable));
 
-    // The first claim of the group, and the last commit, which is its release.
+    // The first claim of the group, the last commit, which is its release, and the member.
     let count = usize::try_from(world.records_of_offsets()).unwrap();
     let mut records = BTreeMap::new();
     for record in world.read(OFFSETS, 0, count).await {
         let key = String::from_utf8(record.key.unwrap().to_vec()).unwrap();
         let Some(bytes) = record.value.filter(|_| key.starts_with("audit/")) else { continue };
         assert!(parse(Some(key.as_bytes()), Some(&bytes)).is_ok(), "{key}");
+        if let Some((before, id)) = key.rsplit_once("/member/") {
+            assert!(id.parse::<Uuid>().is_ok(), "{id}");
+            let key = format!("{before}/member/7da2923b-51a5-4d8e-a1f5-0c4d1bde7b7a");
+            records.insert("member", format!("{key} {}", masked(&bytes)));
+            continue;
+        }
         let kind = if key.ends_with("/claim") { "claim" } else { "commit" };
         let (token, key) = match key.rsplit_once("commit/") {
             Some((before, token)) => (token.to_owned(), format!("{before}commit/0")),
@@ -152,6 +159,12 @@ fn the_documented_offsets_records_are_read() {
     for line in golden("offsets-records.txt").lines() {
         let (key, value) = line.split_once(' ').unwrap();
         let read = parse(Some(key.as_bytes()), Some(value.as_bytes())).unwrap();
-        assert!(matches!(read, OffsetsRecord::Claim(_, Some(_)) | OffsetsRecord::Commit(_, 0, Some(_))));
+        let is_known = matches!(
+            read,
+            OffsetsRecord::Claim(_, Some(_))
+                | OffsetsRecord::Commit(_, 0, Some(_))
+                | OffsetsRecord::Member(_, _, Some(_))
+        );
+        assert!(is_known, "{line}");
     }
 }

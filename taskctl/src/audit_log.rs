@@ -1,21 +1,15 @@
-//! Looks for lines in an audit log: the file that the audit service writes, and the segments beside it that were
-//! sealed before (`audit.log.20261125T211500.123456Z`, `audit.log.1.gz`).
+//! Looks for lines in an audit log, its segments included.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
 use memchr::memmem::Finder;
 use serde::Deserialize;
 use task_events::operate::Progress as _;
-use task_events::segments::is_segment;
 use uuid::Uuid;
 
+use crate::log_files::{LogLine, files};
 use crate::progress::Progress;
-
-/// The longest line, in bytes: an event has 256 KiB at most.
-const MAX_LINE: u64 = 1024 * 1024;
 
 /// A line that was found.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,69 +37,30 @@ pub struct At {
 
 /// The lines with that text, in log and segments. Blocks.
 pub fn find(log: &Path, text: &str) -> io::Result<Vec<Found>> {
-    let mut paths = segments(log)?;
-    paths.push(log.to_owned());
-    let sizes = paths.iter().filter_map(|path| Some(fs::metadata(path).ok()?.len()));
-    let mut progress = Progress::new("reading the audit log", sizes.sum(), "bytes");
+    let files = files(log)?;
+    let mut progress =
+        Progress::new("reading the audit log", files.iter().map(|file| file.bytes).sum(), "bytes");
+    let finder = Finder::new(text);
     let mut found = Vec::new();
-    for path in paths {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let file = File::open(&path)?;
-        let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
-        let lines: Box<dyn Read> =
-            if is_compressed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-        find_in(BufReader::with_capacity(1 << 16, lines), &name, text, &mut progress, &mut found)?;
+    for file in files {
+        let mut lines = file.lines()?;
+        while let Some(LogLine { number, bytes, .. }) = lines.next()? {
+            progress.add(bytes.len() as u64);
+            if finder.find(bytes).is_none() {
+                continue;
+            }
+            // A line that is no event is what `audit verify` is for.
+            if let Ok(line) = serde_json::from_slice(bytes) {
+                found.push(Found { place: format!("{}:{number}", file.name), line });
+            }
+        }
     }
     Ok(found)
 }
 
-fn find_in(
-    mut lines: impl BufRead,
-    name: &str,
-    text: &str,
-    progress: &mut Progress,
-    found: &mut Vec<Found>,
-) -> io::Result<()> {
-    let finder = Finder::new(text);
-    let (mut bytes, mut number) = (Vec::new(), 0_u64);
-    loop {
-        bytes.clear();
-        let size = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
-        if size == 0 {
-            return Ok(());
-        }
-        number += 1;
-        progress.add(u64::try_from(size).unwrap_or(0));
-        if finder.find(&bytes).is_none() {
-            continue;
-        }
-        // A line that is no event is what `audit verify` is for.
-        if let Ok(line) = serde_json::from_slice(&bytes) {
-            found.push(Found { place: format!("{name}:{number}"), line });
-        }
-    }
-}
-
-/// The segments beside the log, in the order of their names.
-fn segments(log: &Path) -> io::Result<Vec<PathBuf>> {
-    let folder = match log.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let Some(log_name) = log.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
-    let mut segments = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| is_segment(log_name, name)) {
-            segments.push(entry.path());
-        }
-    }
-    segments.sort();
-    Ok(segments)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::io::Write;
 
     use flate2::Compression;

@@ -15,6 +15,7 @@ mod audit_log;
 pub mod commands;
 mod context;
 mod error;
+mod log_files;
 mod output;
 mod progress;
 
@@ -107,7 +108,7 @@ impl Cli {
             Command::Schema(command) => commands::schema::run(&context, command).await,
             Command::Token(command) => commands::token::run(self.format, command),
             Command::Db(command) => commands::db::run(&context, command).await,
-            Command::Audit(command) => commands::audit::run(&context, command),
+            Command::Audit(command) => commands::audit::run(&context, command).await,
             Command::Tail(args) => commands::tail::run(&context, args).await,
             Command::Trace(args) => commands::trace::run(&context, args).await,
             Command::Doctor(args) => commands::doctor::run(&context, args).await,

@@ -9,6 +9,7 @@ use crate::avro::Avro;
 use crate::tls::Tls;
 
 /// One build of the binaries.
+#[derive(Default)]
 pub struct Build {
     /// How it is shown.
     pub label: String,
@@ -20,6 +21,8 @@ pub struct Build {
     pub tls: Option<Tls>,
     /// Tasks are in PostgreSQL, in a new database for each start.
     pub postgres: Option<Postgres>,
+    /// The audit log has a tree, signed by the key in this file.
+    pub audit_key: Option<PathBuf>,
 }
 
 static DATABASES: AtomicU64 = AtomicU64::new(0);
@@ -50,6 +53,10 @@ impl Build {
                 server.create_database(&database).expect("a database");
                 program.env("DATABASE_URL", server.url(&database))
             }
+            _ => program,
+        };
+        let program = match &self.audit_key {
+            Some(key) if name == "audit-service" => program.env("AUDIT_KEY_FILE", key.display()),
             _ => program,
         };
         match &self.avro {

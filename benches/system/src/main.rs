@@ -74,6 +74,10 @@ struct Args {
     /// PostgreSQL to the others
     #[arg(long)]
     postgres: bool,
+    /// Measure this build with the key in this file for the audit log, too, in the same run; the ratios are those with a
+    /// key to the others. Made by `taskctl audit keygen`
+    #[arg(long, value_name = "FILE")]
+    audit_key: Option<PathBuf>,
     /// How often; the medians count
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -97,8 +101,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> Outcome {
     let args = Args::parse();
-    let plain =
-        |label: &str| Build { label: label.to_owned(), folder: None, avro: None, tls: None, postgres: None };
+    let plain = |label: &str| Build { label: label.to_owned(), ..Build::default() };
     let mut builds = vec![plain("this")];
     if args.avro {
         let avro = Some(avro::Avro::start().await?);
@@ -114,12 +117,14 @@ async fn main() -> Outcome {
             builds.insert(0, Build { postgres, ..plain("this, on PostgreSQL") });
         }
     }
+    if let Some(key) = &args.audit_key {
+        let audit_key = Some(std::path::absolute(key).expect("a path"));
+        builds.insert(0, Build { audit_key, ..plain("this, with an audit key") });
+    }
     builds.extend(args.against.iter().map(|folder| Build {
         label: folder.display().to_string(),
         folder: Some(std::path::absolute(folder).expect("a path")),
-        avro: None,
-        tls: None,
-        postgres: None,
+        ..Build::default()
     }));
     let mut all = BTreeMap::new();
     for what in &args.what {

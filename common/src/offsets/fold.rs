@@ -9,13 +9,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use uuid::Uuid;
+
+use super::member::Member;
 use super::record::{Claim, Commit, OffsetsRecord, Slot};
 use crate::kafka::Position;
 
-/// All slots of the topic, by the records applied so far.
+/// All slots and members of the topic, by the records applied so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fold {
     slots: HashMap<Slot, SlotState>,
+    members: BTreeMap<(String, Uuid), Member>,
 }
 
 /// One slot.
@@ -68,6 +72,12 @@ impl Fold {
                 state.foreign.remove(&token);
                 state.commits.insert(token, commit);
             }
+            OffsetsRecord::Member(group, instance_id, Some(member)) => {
+                self.members.insert((group, instance_id), member);
+            }
+            OffsetsRecord::Member(group, instance_id, None) => {
+                self.members.remove(&(group, instance_id));
+            }
             OffsetsRecord::Commit(slot, token, None) => {
                 if let Some(state) = self.slots.get_mut(&slot) {
                     state.commits.remove(&token);
@@ -81,6 +91,27 @@ impl Fold {
     /// The slot, if any record spoke of it.
     pub fn slot(&self, slot: &Slot) -> Option<&SlotState> {
         self.slots.get(slot)
+    }
+
+    /// The members of a group that have not left, alive or not.
+    pub fn members(&self, group: &str) -> impl Iterator<Item = (Uuid, &Member)> {
+        let of_group = self.members.range((group.to_owned(), Uuid::nil())..);
+        let of_group = of_group.take_while(move |((of, _), _)| of == group);
+        of_group.map(|((_, instance_id), member)| (*instance_id, member))
+    }
+
+    /// The instances of which the topic speaks as owners of any partition, or as having done a part of it.
+    pub fn instances(&self, group: &str, topic: &str) -> BTreeSet<Uuid> {
+        let mut instances = BTreeSet::new();
+        let of_topic = self.slots.iter().filter(|(slot, _)| slot.group == group && slot.topic == topic);
+        for (_, state) in of_topic {
+            instances.extend(state.owner().map(|owner| owner.claim.instance_id));
+            if let Some((_, commit)) = state.last_commit() {
+                instances.insert(commit.instance_id);
+                instances.extend(commit.done_by().instances());
+            }
+        }
+        instances
     }
 
     /// All slots, in no order.
@@ -116,6 +147,11 @@ impl SlotState {
     pub fn is_released(&self) -> bool {
         let Some(owner) = &self.claim else { return true };
         self.commits.get(&owner.token).is_some_and(|commit| commit.released)
+    }
+
+    /// The instance that the owner released the slot to, if it named one.
+    pub fn released_to(&self) -> Option<Uuid> {
+        self.commits.get(&self.claim.as_ref()?.token).filter(|commit| commit.released)?.to
     }
 
     /// Tokens that have a commit still, though it no longer counts beside one of `token`: to be tombstoned

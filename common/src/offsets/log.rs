@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::follower::{Follower, View};
+use super::member::Member;
 use super::record::{Claim, Commit, Key, Slot, render_key};
 use crate::kafka::{Compression, Kafka, KafkaError, OffsetAt, Producer, ProducerRecord, REQUEST_TIMEOUT};
 
@@ -48,7 +49,11 @@ impl OffsetsLog {
     /// Returns when all that was in the topic at the time of the call has been read. Whoever decides on
     /// ownership calls this first: what it knows may be as old as its last pause.
     pub async fn catch_up(&self) -> Result<(), KafkaError> {
-        let end = self.kafka.list_offset(self.writer.topic(), 0, OffsetAt::Latest).await?;
+        self.reached(self.kafka.list_offset(self.writer.topic(), 0, OffsetAt::Latest).await?).await
+    }
+
+    /// Returns when all below that offset has been read.
+    async fn reached(&self, end: i64) -> Result<(), KafkaError> {
         let mut view = self.follower.view();
         let reached = timeout(REQUEST_TIMEOUT, view.wait_for(|view| view.next_offset >= end)).await;
         match reached {
@@ -69,7 +74,11 @@ impl OffsetsLog {
     pub async fn claim(&self, slot: &Slot, claim: &Claim) -> Result<Claimed, KafkaError> {
         let sent = Instant::now();
         let produced = self.write(&Key::Claim(slot.clone()), Some(claim), REQUEST_TIMEOUT).await;
-        self.catch_up().await?;
+        match produced {
+            // The broker said where it is: that far, and no further, is to be read.
+            Ok(token) => self.reached(token + 1).await?,
+            Err(_) => self.catch_up().await?,
+        }
         let found = self.claim_token(slot, claim.claim_id);
         match (found, produced) {
             (Some(token), _) | (None, Ok(token)) => Ok(Claimed { token, sent }),
@@ -102,6 +111,17 @@ impl OffsetsLog {
         let tombstone = |token: &i64| record(&Key::Commit(slot.clone(), *token), None);
         let records: Vec<_> = tokens.iter().map(tombstone).collect();
         self.writer.produce(&records, Compression::NoCompression).await.map(|_| ())
+    }
+
+    /// Writes the member's record, or removes it.
+    pub async fn write_member(
+        &self,
+        group: &str,
+        instance_id: Uuid,
+        member: Option<&Member>,
+        limit: Duration,
+    ) -> Result<(), KafkaError> {
+        self.write(&Key::Member(group.to_owned(), instance_id), member, limit).await.map(|_| ())
     }
 
     /// Removes the slot's claim and all its commits: the partition is no more, or nobody's.

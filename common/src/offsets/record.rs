@@ -1,5 +1,6 @@
 //! The records of the offsets topic: their keys and values, and reading them from what a topic may hold.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -7,11 +8,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::member::{Member, VERSION};
 use crate::kafka::Position;
 use crate::time::serialize_time;
 
-/// The version of both values that this code writes and reads.
-const VERSION: u32 = 1;
 /// The longest lease, in milliseconds. A claim with a longer one is not of this system: it would hold its
 /// partition for as long.
 pub const MAX_LEASE_MS: u64 = 3_600_000;
@@ -40,6 +40,8 @@ pub enum Key {
     Claim(Slot),
     /// How far the owner with this token is.
     Commit(Slot, i64),
+    /// An instance of the group lives.
+    Member(String, Uuid),
 }
 
 /// An instance takes a slot over.
@@ -108,6 +110,9 @@ pub struct Commit {
     pub committed_at: DateTime<Utc>,
     /// The owner has stopped and wants nothing more: whoever waits may claim at once.
     pub released: bool,
+    /// A release only: the instance that is to own next. It claims at once, and anyone else a little later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Uuid>,
     /// Room for what a group wants to keep beside its offset.
     #[serde(default)]
     pub meta: serde_json::Map<String, serde_json::Value>,
@@ -129,15 +134,113 @@ impl Commit {
             instance_id,
             committed_at: Utc::now(),
             released,
+            to: None,
             meta: serde_json::Map::new(),
         }
     }
 }
 
 impl Commit {
+    /// A release, for one instance where one is named.
+    pub fn released_to(self, to: Option<Uuid>) -> Self {
+        Self { released: true, to, ..self }
+    }
+
+    /// The same, with how far each instance's own state goes.
+    pub fn with_done_by(mut self, done_by: &DoneBy) -> Self {
+        if !done_by.0.is_empty() {
+            self.meta.insert(DONE_BY.to_owned(), done_by.to_json());
+        }
+        self
+    }
+
+    /// An operator's: the group was moved here from that position.
+    pub fn moved_from(mut self, from: Option<i64>) -> Self {
+        if let Some(from) = from {
+            self.meta.insert(MOVED_FROM.to_owned(), from.into());
+        }
+        self
+    }
+
+    /// Where the group was before an operator moved it here, if one did.
+    pub fn was_moved_from(&self) -> Option<i64> {
+        self.meta.get(MOVED_FROM)?.as_i64()
+    }
+
+    /// How far each instance has committed of what its own state holds, as far as kept.
+    pub fn done_by(&self) -> DoneBy {
+        DoneBy::from_json(self.meta.get(DONE_BY))
+    }
+
+    /// The same, with more of what the group keeps beside its offset.
+    pub fn with_meta(mut self, meta: serde_json::Map<String, serde_json::Value>) -> Self {
+        self.meta.extend(meta);
+        self
+    }
+
     /// Where to read next.
     pub fn position(&self) -> Position {
         Position { offset: self.offset, leader_epoch: self.leader_epoch, topic_id: self.topic_id }
+    }
+}
+
+/// Where a commit keeps it.
+const DONE_BY: &str = "done_by";
+const MOVED_FROM: &str = "moved_from";
+/// Instances that are remembered for a partition: those that came furthest.
+const MAX_DONE_BY: usize = 16;
+
+/// How far each instance has itself committed a partition whose work is in its own state, as a log is: what
+/// tells a state that was lost or restored from one that another instance went on from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DoneBy(BTreeMap<Uuid, i64>);
+
+impl DoneBy {
+    /// The offset below which the instance has done its part, if it has any.
+    pub fn of(&self, instance_id: Uuid) -> Option<i64> {
+        self.0.get(&instance_id).copied()
+    }
+
+    /// The instance is that far.
+    pub fn set(&mut self, instance_id: Uuid, offset: i64) {
+        self.0.insert(instance_id, offset);
+        while self.0.len() > MAX_DONE_BY {
+            let others = self.0.iter().filter(|(id, _)| **id != instance_id);
+            let Some(least) = others.min_by_key(|(_, offset)| **offset).map(|(id, _)| *id) else { return };
+            self.0.remove(&least);
+        }
+    }
+
+    /// Whether nothing is known of anybody's part.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The instances that are known.
+    pub fn instances(&self) -> impl Iterator<Item = Uuid> + '_ {
+        self.0.keys().copied()
+    }
+
+    /// Each instance with how far it is.
+    pub fn iter(&self) -> impl Iterator<Item = (Uuid, i64)> + '_ {
+        self.0.iter().map(|(id, offset)| (*id, *offset))
+    }
+
+    /// The same once all from that offset on is read again.
+    pub fn capped(&self, offset: i64) -> Self {
+        Self(self.0.iter().map(|(id, done)| (*id, offset.min(*done))).collect())
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        self.0.iter().map(|(id, offset)| (id.to_string(), serde_json::Value::from(*offset))).collect()
+    }
+
+    fn from_json(value: Option<&serde_json::Value>) -> Self {
+        let entries = value.and_then(serde_json::Value::as_object).into_iter().flatten();
+        let read = |(id, offset): (&String, &serde_json::Value)| Some((id.parse().ok()?, offset.as_i64()?));
+        let mut done_by = Self::default();
+        entries.filter_map(read).for_each(|(id, offset)| done_by.set(id, offset));
+        done_by
     }
 }
 
@@ -148,6 +251,8 @@ pub enum OffsetsRecord {
     Claim(Slot, Option<Claim>),
     /// A commit under a token; `None` is its tombstone.
     Commit(Slot, i64, Option<Commit>),
+    /// A member of a group; `None` is its tombstone.
+    Member(String, Uuid, Option<Member>),
 }
 
 /// The key of a record as it is in the topic.
@@ -155,17 +260,20 @@ pub fn render_key(key: &Key) -> Vec<u8> {
     match key {
         Key::Claim(slot) => format!("{slot}/claim"),
         Key::Commit(slot, token) => format!("{slot}/commit/{token}"),
+        Key::Member(group, instance_id) => format!("{group}/member/{instance_id}"),
     }
     .into_bytes()
 }
 
 fn parse_key(key: &str) -> Option<Key> {
     let mut parts = key.split('/');
-    let slot = Slot {
-        group: parts.next().filter(|group| !group.is_empty())?.to_owned(),
-        topic: parts.next().filter(|topic| !topic.is_empty())?.to_owned(),
-        partition: number(parts.next()?)?,
-    };
+    let group = parts.next().filter(|group| !group.is_empty())?.to_owned();
+    let topic = parts.next().filter(|topic| !topic.is_empty())?.to_owned();
+    let third = parts.next()?;
+    if let Some(instance_id) = instance(third).filter(|_| topic == "member") {
+        return parts.next().is_none().then_some(Key::Member(group, instance_id));
+    }
+    let slot = Slot { group, topic, partition: number(third)? };
     let key = match (parts.next()?, parts.next()) {
         ("claim", None) => Key::Claim(slot),
         ("commit", Some(token)) => Key::Commit(slot, number(token)?),
@@ -179,6 +287,11 @@ fn number<T: std::str::FromStr + fmt::Display + PartialOrd + Default>(text: &str
     text.parse().ok().filter(|n: &T| *n >= T::default() && n.to_string() == text)
 }
 
+/// An instance's id in its only spelling, as with [`number`].
+fn instance(text: &str) -> Option<Uuid> {
+    text.parse().ok().filter(|id: &Uuid| id.to_string() == text)
+}
+
 /// Reads a record, or says why it makes no sense.
 pub fn parse(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<OffsetsRecord, String> {
     let key = key.ok_or("it has no key")?;
@@ -187,9 +300,7 @@ pub fn parse(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<OffsetsRecord, 
         Key::Claim(slot) => {
             let claim: Option<Claim> = read(value)?;
             known_version(claim.as_ref().map(|claim| claim.v))?;
-            if let Some(claim) = claim.as_ref().filter(|claim| claim.lease_ms > MAX_LEASE_MS) {
-                return Err(format!("its lease is {} ms, the longest is {MAX_LEASE_MS}", claim.lease_ms));
-            }
+            within_bounds(claim.as_ref().map(|claim| claim.lease_ms))?;
             Ok(OffsetsRecord::Claim(slot, claim))
         }
         Key::Commit(slot, token) => {
@@ -200,6 +311,21 @@ pub fn parse(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<OffsetsRecord, 
             }
             Ok(OffsetsRecord::Commit(slot, token, commit))
         }
+        Key::Member(group, instance_id) => {
+            let member: Option<Member> = read(value)?;
+            known_version(member.as_ref().map(Member::version))?;
+            within_bounds(member.as_ref().map(|member| member.lease_ms))?;
+            Ok(OffsetsRecord::Member(group, instance_id, member))
+        }
+    }
+}
+
+fn within_bounds(lease_ms: Option<u64>) -> Result<(), String> {
+    match lease_ms {
+        Some(lease_ms) if lease_ms > MAX_LEASE_MS => {
+            Err(format!("its lease is {lease_ms} ms, the longest is {MAX_LEASE_MS}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -218,84 +344,4 @@ fn known_version(v: Option<u32>) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn slot() -> Slot {
-        Slot { group: "audit-service".to_owned(), topic: "task-events".to_owned(), partition: 0 }
-    }
-
-    #[test]
-    fn keys_are_those_of_the_contract() {
-        assert_eq!(render_key(&Key::Claim(slot())), b"audit-service/task-events/0/claim");
-        assert_eq!(render_key(&Key::Commit(slot(), 17)), b"audit-service/task-events/0/commit/17");
-    }
-
-    #[test]
-    fn a_record_reads_back_as_it_was_written() {
-        let claim = Claim::new(Uuid::new_v4(), "host", 10_000);
-        let value = serde_json::to_vec(&claim).unwrap();
-        let Ok(OffsetsRecord::Claim(read_slot, Some(read))) =
-            parse(Some(&render_key(&Key::Claim(slot()))), Some(&value))
-        else {
-            panic!("not a claim");
-        };
-        assert_eq!((read_slot, read.claim_id, read.lease_ms), (slot(), claim.claim_id, 10_000));
-        assert_eq!(read.service, None, "an operator's claim fits every service");
-        let position = Position { offset: 5, leader_epoch: Some(3), topic_id: Some(Uuid::new_v4()) };
-        let commit = Commit::at(position, Uuid::new_v4(), true);
-        let value = serde_json::to_vec(&commit).unwrap();
-        let Ok(OffsetsRecord::Commit(_, 17, Some(read))) = parse(Some(b"g/t/0/commit/17"), Some(&value))
-        else {
-            panic!("not a commit");
-        };
-        assert_eq!((read.position(), read.released), (position, true));
-    }
-
-    #[test]
-    fn records_of_older_versions_still_read() {
-        let claim = br#"{"v":1,"claim_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","instance_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d11","host":"h","claimed_at":"2026-01-01T00:00:00Z","lease_ms":10}"#;
-        let Ok(OffsetsRecord::Claim(_, Some(claim))) = parse(Some(b"g/t/0/claim"), Some(claim)) else {
-            panic!("not a claim");
-        };
-        assert_eq!((claim.service.as_deref(), claim.lease_ms), (None, 10));
-        let commit = br#"{"v":1,"offset":9,"instance_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","committed_at":"2026-01-01T00:00:00Z","released":false}"#;
-        let Ok(OffsetsRecord::Commit(_, 1, Some(commit))) = parse(Some(b"g/t/0/commit/1"), Some(commit))
-        else {
-            panic!("not a commit");
-        };
-        assert_eq!(commit.position(), Position::at(9));
-    }
-
-    #[test]
-    fn garbage_says_what_it_is() {
-        for key in [
-            "",
-            "g",
-            "g/t/0",
-            "g/t/x/claim",
-            "g/t/-1/claim",
-            "g/t/0/claim/1",
-            "g/t/0/commit",
-            "g/t/0/commit/01",
-            "/t/0/claim",
-            "g/t/0/commit/1/2",
-        ] {
-            assert!(parse(Some(key.as_bytes()), None).is_err(), "{key}");
-        }
-        assert!(parse(None, None).is_err());
-        assert!(parse(Some(b"g/t/0/claim"), Some(b"{}")).is_err());
-        let future = br#"{"v":2,"offset":1,"instance_id":"7a4b6f2e-3a3b-4f4c-9d52-0d4d5f0f9d10","committed_at":"2026-01-01T00:00:00Z","released":false}"#;
-        assert!(parse(Some(b"g/t/0/commit/1"), Some(future)).unwrap_err().contains("version is 2"));
-        let forever = serde_json::to_vec(&Claim::new(Uuid::nil(), "h", u64::MAX)).unwrap();
-        assert!(parse(Some(b"g/t/0/claim"), Some(&forever)).unwrap_err().contains("its lease is"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(key in proptest::collection::vec(any::<u8>(), 0..60), value in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(Some(&key), Some(&value));
-        }
-    }
-}
+mod tests;

@@ -83,6 +83,11 @@ impl Output {
         self.0.flush(limit)
     }
 
+    /// Why the descriptor takes nothing now, if it does not.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.hindrance().map(|hindrance| format!("the output is not taken: {hindrance}"))
+    }
+
     /// How many log lines were dropped.
     pub fn dropped(&self) -> u64 {
         self.0.dropped()

@@ -28,6 +28,7 @@ fn key_of(record: &OffsetsRecord) -> Key {
     match record {
         OffsetsRecord::Claim(slot, _) => Key::Claim(slot.clone()),
         OffsetsRecord::Commit(slot, token, _) => Key::Commit(slot.clone(), *token),
+        OffsetsRecord::Member(group, id, _) => Key::Member(group.clone(), *id),
     }
 }
 
@@ -36,6 +37,9 @@ fn value_of(record: &OffsetsRecord) -> Option<Vec<u8>> {
         OffsetsRecord::Claim(_, claim) => claim.as_ref().map(|claim| serde_json::to_vec(claim).unwrap()),
         OffsetsRecord::Commit(_, _, commit) => {
             commit.as_ref().map(|commit| serde_json::to_vec(commit).unwrap())
+        }
+        OffsetsRecord::Member(_, _, member) => {
+            member.as_ref().map(|member| serde_json::to_vec(member).unwrap())
         }
     }
 }

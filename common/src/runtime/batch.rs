@@ -59,6 +59,11 @@ impl Outcome {
     pub(super) fn at(position: Position) -> Self {
         Self { position, count: 0, handled: 0, ids: Vec::new() }
     }
+
+    /// Whether any event was handled.
+    pub(super) fn has_handled(&self) -> bool {
+        self.handled > 0
+    }
 }
 
 /// How one event ended.

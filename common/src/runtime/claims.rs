@@ -3,7 +3,7 @@
 //! Nothing is claimed from a living owner. An owner lives as long as its records arrive within its lease;
 //! a claim that this very process made, or the previous process of this instance, is claimed over at once.
 //! An instance is known by the id in its state folder, which one process at a time can lock; whoever else
-//! claims with that id is a twin, whose folder is a copy.
+//! claims with that id is a twin, whose folder is a copy. What nobody owns is claimed in turn: see [`verdict`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::offsets::fold::Owner;
+use crate::offsets::roster::{Roster, named};
 use crate::offsets::{Slot, View};
 
 /// Claims of this process that are remembered: one that was given up may land later.
@@ -26,10 +27,37 @@ pub(super) enum Verdict {
     Claim,
     /// Another instance owns the slot; it counts as silent at that time.
     Wait { owner: Owner, until: Instant },
+    /// Nobody owns the slot, and until then it is left to another instance.
+    Defer { to: Option<Uuid>, until: Instant },
     /// Another instance claims with this instance's id.
     Twin,
     /// The group belongs to another service.
     OtherService { service: String, slot: Slot },
+}
+
+/// The instance that asks.
+pub(super) struct Candidate<'a> {
+    pub(super) service: &'a str,
+    pub(super) instance_id: Uuid,
+    pub(super) lease: Duration,
+    pub(super) own: &'a OwnClaims,
+    /// The group, as of the same view.
+    pub(super) roster: &'a Roster,
+    /// Since when this instance has seen the slot as it is.
+    pub(super) since: Instant,
+    /// What it was to the slot before the offsets topic was recreated.
+    pub(super) before: Before,
+}
+
+/// What an instance was to a slot in the life of the offsets topic that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Nothing that counts: there was no such life, or nobody owned it.
+    Nothing,
+    /// Its owner, which knows its position still and claims first.
+    Owner,
+    /// A standby of another owner.
+    Standby,
 }
 
 /// The claims by which a process knows itself.
@@ -70,36 +98,45 @@ impl OwnClaims {
     }
 }
 
-/// Whether an instance of `service` with that id may claim the slot.
-pub(super) fn verdict(
-    view: &View,
-    slot: &Slot,
-    service: &str,
-    instance_id: Uuid,
-    own: &OwnClaims,
-    now: Instant,
-) -> Verdict {
+/// Whether the instance may claim the slot.
+///
+/// What is free is claimed at once by the one that it was given to, or else by the one whose target it is, and by
+/// the others in turn, so that nobody takes it from under the first and it does not stay free.
+pub(super) fn verdict(view: &View, slot: &Slot, candidate: &Candidate<'_>, now: Instant) -> Verdict {
+    let Candidate { service, instance_id, lease, own, roster, since, before } = *candidate;
     if let Some((service, slot)) = other_service(view, &slot.group, service) {
         return Verdict::OtherService { service, slot };
     }
-    let Some(state) = view.slot(slot) else { return Verdict::Claim };
-    let Some(owner) = state.owner().filter(|_| !state.is_released()) else { return Verdict::Claim };
-    if own.is_twin(owner, instance_id, view.lives) {
-        return Verdict::Twin;
-    }
-    if owner.claim.instance_id == instance_id || own.made(owner) {
-        return Verdict::Claim;
-    }
-    let until = match view.silent_since(slot) {
-        Some(since) if now >= since + owner.claim.lease() => return Verdict::Claim,
-        Some(since) => since + owner.claim.lease(),
-        None => now + OUT_OF_TOUCH,
+    let owner = view.slot(slot).and_then(|state| state.owner().map(|owner| (owner, state.is_released())));
+    let free_since = match owner {
+        Some((owner, false)) => {
+            if own.is_twin(owner, instance_id, view.lives) {
+                return Verdict::Twin;
+            }
+            if owner.claim.instance_id == instance_id || own.made(owner) {
+                return Verdict::Claim;
+            }
+            match view.silent_since(slot).map(|silent| silent + owner.claim.lease()) {
+                Some(expired) if now >= expired => expired,
+                Some(until) => return Verdict::Wait { owner: owner.clone(), until },
+                None => return Verdict::Wait { owner: owner.clone(), until: now + OUT_OF_TOUCH },
+            }
+        }
+        Some((_, true)) => view.seen(slot).unwrap_or(since),
+        None => since,
     };
-    Verdict::Wait { owner: owner.clone(), until }
+    let first = named(view, slot, &roster.members, now).or_else(|| roster.target(slot.partition));
+    let turn = match (owner, before) {
+        (None, Before::Owner) => Duration::ZERO,
+        (None, Before::Standby) => roster.turn(first, instance_id, lease) + lease / 3,
+        _ => roster.turn(first, instance_id, lease),
+    };
+    let until = free_since + turn;
+    if now >= until { Verdict::Claim } else { Verdict::Defer { to: first, until } }
 }
 
 /// The service that a group belongs to, by any of its latest claims, if it is another one.
-fn other_service(view: &View, group: &str, service: &str) -> Option<(String, Slot)> {
+pub(super) fn other_service(view: &View, group: &str, service: &str) -> Option<(String, Slot)> {
     let of_group = view.fold.slots().filter(|(slot, _)| slot.group == group);
     let mut claims =
         of_group.filter_map(|(slot, state)| Some((slot, state.owner()?.claim.service.as_deref()?)));
@@ -110,6 +147,7 @@ fn other_service(view: &View, group: &str, service: &str) -> Option<(String, Slo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offsets::roster::Asker;
     use crate::offsets::{Claim, OffsetsRecord};
 
     fn slot() -> Slot {
@@ -124,7 +162,18 @@ mod tests {
     }
 
     fn judge(view: &View, id: Uuid, own: &OwnClaims) -> Verdict {
-        verdict(view, &slot(), "audit-service", id, own, Instant::now())
+        let now = Instant::now();
+        let asker = Asker { instance_id: id, accepts: true };
+        let candidate = Candidate {
+            service: "audit-service",
+            instance_id: id,
+            lease: Duration::from_secs(10),
+            own,
+            roster: &Roster::of(view, "g", "t", 1, Some(asker), now),
+            since: now,
+            before: Before::Nothing,
+        };
+        verdict(view, &slot(), &candidate, now)
     }
 
     #[test]

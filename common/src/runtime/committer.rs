@@ -8,13 +8,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::activity::Activity;
 use super::handler::Service;
-use super::owner_id::OwnerId;
+use super::owner_id::{OwnerId, Parts, Progress};
 use super::shared::Shared;
 use super::status::Status;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
-use crate::kafka::Position;
-use crate::offsets::{Commit, Slot};
+use crate::offsets::Slot;
 
 /// Least time between two commits: the position is never further behind than this and one produce.
 const PACE: Duration = Duration::from_millis(20);
@@ -30,8 +29,9 @@ pub(super) struct Committer<S> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) slot: Slot,
     pub(super) id: OwnerId,
-    /// All below it is done.
-    pub(super) progress: watch::Receiver<Position>,
+    pub(super) progress: watch::Receiver<Progress>,
+    /// How far each instance's own state goes, where they keep one.
+    pub(super) parts: Option<Parts>,
     pub(super) lease: watch::Sender<Instant>,
     /// When the claim, or the last acknowledged commit, was sent.
     pub(super) renewed: Instant,
@@ -55,7 +55,7 @@ impl<S: Service> Committer<S> {
             }
             sleep_until(self.renewed + PACE).await;
             self.until_work_makes_progress(every).await;
-            let position = *self.progress.borrow_and_update();
+            let progress = *self.progress.borrow_and_update();
             // The process may have been stopped for an hour: then the topic says whether it still owns.
             if Instant::now() >= self.renewed + lease && !self.still_owns().await {
                 sleep(backoff.next_delay()).await;
@@ -63,7 +63,10 @@ impl<S: Service> Committer<S> {
                 continue;
             }
             let sent = Instant::now();
-            let commit = Commit::at(position, self.id.instance_id, false);
+            let commit = self
+                .shared
+                .commit(&self.slot, progress.position, self.id.instance_id, false)
+                .with_done_by(&self.id.done_at(progress, self.parts.as_ref()));
             let limit = every.max(MIN_COMMIT_TIMEOUT);
             let renewal = async {
                 let _on_its_way = self.renewing.lock().await;
@@ -76,7 +79,8 @@ impl<S: Service> Committer<S> {
                     let status = &self.shared.status;
                     status.stats().commits.record(sent.elapsed());
                     status.set_lease(self.slot.partition, sent + lease);
-                    self.shared.acknowledged.set(self.slot.partition, Some(position.offset));
+                    let (partition, offset) = (self.slot.partition, progress.position.offset);
+                    self.shared.acknowledged.set(partition, self.id.term(), offset);
                     self.failing.over(&format!("commits of {} are acknowledged again", self.slot));
                     backoff = Backoff::for_kafka();
                     if !has_cleaned {
@@ -85,7 +89,7 @@ impl<S: Service> Committer<S> {
                 }
                 Err(error) => {
                     Status::count(&self.shared.status.stats().failed_commits, 1);
-                    let (slot, offset) = (&self.slot, position.offset);
+                    let (slot, offset) = (&self.slot, progress.position.offset);
                     self.failing
                         .report(&format!("cannot commit {slot} at {offset}, will try again: {error}"));
                     sleep(backoff.next_delay()).await;

@@ -11,11 +11,12 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::abort::AbortOnDrop;
 use super::acknowledged::Acknowledged;
 use super::handler::Service;
+use super::membership::Membership;
 use super::shared::{ConsumerConfig, Shared};
 use super::status::Status;
 use super::topics::{look_at_policy, wait_for_topics};
 use super::trouble::Trouble;
-use super::{mirror, worker};
+use super::{member, mirror, worker};
 use crate::dlq::DlqPublisher;
 use crate::error_code::Code;
 use crate::kafka::{OffsetAt, TopicReader};
@@ -40,8 +41,11 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
         config,
         status,
         acknowledged: Acknowledged::default(),
+        membership: Membership::new(partitions),
         shutdown: shutdown.clone(),
     });
+    let member = tokio::spawn(member::run(Arc::clone(&shared)));
+    let _membership_ends_with_this = AbortOnDrop(vec![member.abort_handle()]);
     let (working, stopped) = oneshot::channel();
     let mirror = tokio::spawn(mirror::run(Arc::clone(&shared), stopped));
     let _mirror_ends_with_this = AbortOnDrop(vec![mirror.abort_handle()]);
@@ -50,6 +54,7 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
     let mut vanished = 0;
     let mut forgets = Trouble::new(&shared.status, None, "policy");
     loop {
+        shared.membership.set_partitions(partitions);
         workers.run(partitions);
         if shutdown.or(workers.watch(PARTITIONS_EVERY)).await.is_none() {
             break;
@@ -69,6 +74,9 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
     }
     while workers.tasks.join_next().await.is_some() {}
     drop(working);
+    if timeout(member::LEAVE_TIMEOUT, member).await.is_err() {
+        log::debug!("this instance is a member of group {} until its lease has run out", shared.config.group);
+    }
     if timeout(mirror::LAST, mirror).await.is_err() {
         log::debug!("the coordinator of group {} did not answer in time", shared.config.group);
     }
@@ -99,7 +107,7 @@ impl<S: Service> Workers<S> {
             log::warn!("partition {} of {} no longer exists", gone.0, self.shared.config.topic);
             gone.1.abort();
             self.shared.status.forget(gone.0);
-            self.shared.acknowledged.set(gone.0, None);
+            self.shared.acknowledged.forget(gone.0);
         }
         for partition in 0..partitions {
             let shared = &self.shared;

@@ -21,6 +21,7 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -39,6 +40,23 @@ pub trait Service: Send + Sync + 'static {
         topic: &str,
         partition: i32,
     ) -> impl Future<Output = Result<Self::Handler, HandlerError>> + Send;
+
+    /// Why no partition could be handled now, where that is known before one is owned: this instance is then given
+    /// none.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// What a commit of a partition keeps beside its offset, where the last one kept what `before` gives. Nothing,
+    /// unless a service says otherwise. Called for each commit, so it must not block.
+    fn commit_meta(
+        &self,
+        _topic: &str,
+        _partition: i32,
+        _before: impl FnOnce() -> Map<String, Value>,
+    ) -> Map<String, Value> {
+        Map::new()
+    }
 }
 
 /// What a group takes from the records of one partition. It changes nothing, in memory or elsewhere.

@@ -129,7 +129,7 @@ impl<'a, S: Service> Owner<'a, S> {
             topic_id: answer.topic_id.or(before.topic_id),
         };
         // The topic's id is known from the first answer on, for all commits to come.
-        self.advance(Position { topic_id: end.topic_id, ..before });
+        self.advance(Position { topic_id: end.topic_id, ..before }, false);
         self.recent.next_batch();
         let mut left = batch.events.as_slice();
         while !left.is_empty() {
@@ -152,7 +152,7 @@ impl<'a, S: Service> Owner<'a, S> {
         }
         // Past what holds no records: markers, aborted batches, and what compaction left empty.
         match self.reached.offset == end.offset {
-            true => self.advance(end),
+            true => self.advance(end, false),
             false => self.finish(&Outcome::at(end)).await?,
         }
         let is_held =
@@ -184,7 +184,7 @@ impl<'a, S: Service> Owner<'a, S> {
         if !self.batch().make_durable(outcome).await || !self.batch().give_up().await {
             return None;
         }
-        self.advance(outcome.position);
+        self.advance(outcome.position, outcome.has_handled());
         (!self.ownership.is_halted()).then_some(())
     }
 
@@ -201,7 +201,7 @@ impl<'a, S: Service> Owner<'a, S> {
     }
 
     /// All below the position is handled, or pending with the handler: the first that is pending holds what is committed.
-    fn advance(&mut self, position: Position) {
+    fn advance(&mut self, position: Position, has_handled: bool) {
         self.reached = position;
         let pending = self.handler.first_pending().filter(|first| *first < position.offset);
         let done = match pending {
@@ -209,7 +209,7 @@ impl<'a, S: Service> Owner<'a, S> {
             Some(offset) => Position { offset, leader_epoch: None, ..position },
             None => position,
         };
-        self.ownership.advance(done);
+        self.ownership.advance(done, has_handled);
         self.shared.status.set_position(self.slot.partition, done.offset);
     }
 

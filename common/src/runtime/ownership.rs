@@ -11,6 +11,8 @@
 //!   is shown as blocked and stays owned, since a standby would meet the same Kafka. Calls to Kafka need
 //!   no such watch: each has a timeout of its own.
 //! - *A commit never exceeds the work done.* Only what [`Ownership::advance`] was given is committed.
+//! - *What is given is done first*: the event in flight ends, and is made durable; then the partition is released to
+//!   the instance that is to own it, by name, and the mirror forgets it.
 //! - *A fenced or stopped owner does not wait for what hangs*: the call is abandoned, and its work is not
 //!   committed.
 
@@ -19,16 +21,19 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use super::abort::AbortOnDrop;
 use super::activity::{Activity, Stage};
 use super::committer::Committer;
 use super::handler::Service;
-use super::owner_id::OwnerId;
+use super::kept::Kept;
+use super::owner_id::{OwnerId, Parts, Progress};
 use super::shared::Shared;
+use super::status::{HANG, Status};
 use super::trouble::Trouble;
 use crate::kafka::{KafkaError, Position};
-use crate::offsets::{Claim, Claimed, Commit, Slot};
+use crate::offsets::{Claim, Claimed, Slot};
 
 /// Time for the call in progress when a stop is requested. It and the release fit into the 5 s of a stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,10 +43,23 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Halt {
     No,
+    /// The partition is to be another instance's: the event in flight ends first, however long it takes.
+    Give,
     /// A stop was requested: the event in flight may end until then.
     Stop(Instant),
     /// Another instance has claimed, or the offsets topic was recreated.
     Fenced,
+}
+
+/// How an ownership ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was released, to that instance where one is named.
+    Released(Option<Uuid>),
+    /// It was to be given, and is to be kept now.
+    Kept(Box<Kept>),
+    /// It had been lost before.
+    Lost,
 }
 
 /// The ownership of one partition.
@@ -49,12 +67,14 @@ pub(super) struct Ownership<S> {
     shared: Arc<Shared<S>>,
     slot: Slot,
     id: OwnerId,
-    progress: watch::Sender<Position>,
+    progress: watch::Sender<Progress>,
     lease: watch::Receiver<Instant>,
     halt: watch::Receiver<Halt>,
     activity: Arc<Activity>,
     /// Held while a renewal is on its way.
     renewing: Arc<AsyncMutex<()>>,
+    /// How far each instance's own state goes, where they keep one.
+    parts: Option<Parts>,
     _tasks: AbortOnDrop,
 }
 
@@ -66,6 +86,7 @@ impl<S: Service> Ownership<S> {
         claim: &Claim,
         claimed: &Claimed,
         start: Position,
+        parts: Option<Parts>,
     ) -> Self {
         let view = shared.offsets.view();
         let id = OwnerId {
@@ -76,7 +97,7 @@ impl<S: Service> Ownership<S> {
         };
         let activity = Arc::<Activity>::default();
         let renewing = Arc::<AsyncMutex<()>>::default();
-        let (progress, progress_seen) = watch::channel(start);
+        let (progress, progress_seen) = watch::channel(Progress { position: start, handled: None });
         let (lease_sender, lease) = watch::channel(claimed.sent + shared.config.lease);
         let (halt_sender, halt) = watch::channel(Halt::No);
         let committer = Committer {
@@ -84,14 +105,15 @@ impl<S: Service> Ownership<S> {
             slot: slot.clone(),
             id: id.clone(),
             progress: progress_seen,
+            parts: parts.clone(),
             lease: lease_sender,
             renewed: claimed.sent,
             activity: Arc::clone(&activity),
             renewing: Arc::clone(&renewing),
-            hanging: Trouble::new(&shared.status, slot.partition, "hang"),
+            hanging: Trouble::new(&shared.status, slot.partition, HANG),
             failing: Trouble::new(&shared.status, slot.partition, "commit"),
         };
-        let halter = halt_on_claim_or_stop(Arc::clone(shared), slot.clone(), id.clone(), halt_sender);
+        let halter = halt_in_time(Arc::clone(shared), slot.clone(), id.clone(), halt_sender);
         let tasks = vec![tokio::spawn(committer.run()).abort_handle(), tokio::spawn(halter).abort_handle()];
         Self {
             shared: Arc::clone(shared),
@@ -102,6 +124,7 @@ impl<S: Service> Ownership<S> {
             halt,
             activity,
             renewing,
+            parts,
             _tasks: AbortOnDrop(tasks),
         }
     }
@@ -155,22 +178,25 @@ impl<S: Service> Ownership<S> {
     }
 
     async fn abandoned(&self) {
-        self.halted().await;
-        let halt = *self.halt.borrow();
-        if let Halt::Stop(until) = halt {
-            let mut halt = self.halt.clone();
+        let mut halt = self.halt.clone();
+        let ends = halt.wait_for(|halt| matches!(halt, Halt::Stop(_) | Halt::Fenced)).await.map(|halt| *halt);
+        if let Ok(Halt::Stop(until)) = ends {
             let fenced = halt.wait_for(|halt| *halt == Halt::Fenced);
             let _ = tokio::time::timeout_at(until, fenced).await;
         }
     }
 
-    /// All below the position is done and durable: it may be committed.
-    pub(super) fn advance(&self, position: Position) {
-        self.progress.send_if_modified(|progress| std::mem::replace(progress, position) != position);
+    /// All below the position is done and durable: it may be committed. `has_handled`: an event was handled since.
+    pub(super) fn advance(&self, position: Position, has_handled: bool) {
+        self.progress.send_if_modified(|progress| {
+            let handled = if has_handled { Some(position.offset) } else { progress.handled };
+            let next = Progress { position, handled };
+            std::mem::replace(progress, next) != next
+        });
     }
 
     pub(super) fn position(&self) -> Position {
-        *self.progress.borrow()
+        self.progress.borrow().position
     }
 
     /// Whether no newer claim has been seen.
@@ -210,20 +236,48 @@ impl<S: Service> Ownership<S> {
         Some(())
     }
 
-    /// Ends the ownership: commits for the last time if it is still this instance's. Returns whether it was.
-    pub(super) async fn end(self) -> bool {
-        let position = self.position();
-        let Self { shared, slot, id, renewing, _tasks, .. } = self;
-        if !id.owns(&shared.offsets.view().borrow(), &slot) {
-            shared.acknowledged.set(slot.partition, None);
-            return false;
+    /// Ends the ownership: commits for the last time if it is still this instance's, and is not to stay so.
+    pub(super) async fn end(self) -> Ended {
+        let progress = *self.progress.borrow();
+        let position = progress.position;
+        let was_to_be_given = *self.halt.borrow() == Halt::Give;
+        let Self { shared, slot, id, renewing, parts, _tasks, .. } = self;
+        if shared.shutdown.is_requested() {
+            shared.membership.left().await;
+        }
+        // A stop may have come since: then nothing is kept, whoever the gift was for.
+        let is_given = was_to_be_given && !shared.shutdown.is_requested();
+        let owned_and_to = {
+            let view = shared.offsets.view();
+            let view = view.borrow();
+            let roster = shared.roster(&view, Instant::now());
+            // Who stops leaves to those that stay.
+            let roster = if is_given { roster } else { roster.without(id.instance_id) };
+            id.owns(&view, &slot).then(|| roster.target(slot.partition))
+        };
+        let to = match owned_and_to {
+            None => {
+                shared.acknowledged.end(slot.partition, id.term());
+                return Ended::Lost;
+            }
+            Some(to) => to,
+        };
+        let is_kept = is_given && to.is_none_or(|to| to == id.instance_id);
+        if to.is_some() && !is_kept {
+            // From here on its position is another's to report.
+            shared.acknowledged.end(slot.partition, id.term());
         }
         // A renewal that is on its way could land after the release and undo it: it is waited for, and none
         // begins after it.
         let until = Instant::now() + RELEASE_TIMEOUT;
         let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
         drop(_tasks);
-        let commit = Commit::at(position, id.instance_id, true);
+        let commit = shared.commit(&slot, position, id.instance_id, true);
+        let commit = commit.with_done_by(&id.done_at(progress, parts.as_ref()));
+        if is_kept {
+            return Ended::Kept(Box::new(Kept::new(id, commit)));
+        }
+        let commit = commit.released_to(to);
         let limit = until.saturating_duration_since(Instant::now());
         let release = shared.offsets.commit(&slot, id.token, &commit, limit);
         let released = timeout(limit, release).await;
@@ -232,28 +286,47 @@ impl<S: Service> Ownership<S> {
         });
         match released {
             Ok(_) => {
-                shared.acknowledged.set(slot.partition, Some(position.offset));
                 let Slot { group, topic, partition } = &slot;
                 let offset = position.offset;
-                log::info!(group, topic, partition, offset; "released {slot} at offset {offset}");
+                match to {
+                    Some(to) => {
+                        Status::count(&shared.status.stats().given, 1);
+                        log::info!(
+                            group, topic, partition, offset;
+                            "released {slot} at offset {offset}, to instance {to}"
+                        );
+                    }
+                    None => {
+                        shared.acknowledged.set(*partition, id.term(), offset);
+                        log::info!(group, topic, partition, offset; "released {slot} at offset {offset}");
+                    }
+                }
             }
             Err(error) => log::warn!(
                 "could not release {slot} at offset {}, the next owner waits for the lease to end and repeats a little: {error}",
                 position.offset
             ),
         }
-        true
+        Ended::Released(to)
     }
 }
 
-async fn halt_on_claim_or_stop<S>(
-    shared: Arc<Shared<S>>,
-    slot: Slot,
-    id: OwnerId,
-    halt: watch::Sender<Halt>,
-) {
+async fn halt_in_time<S>(shared: Arc<Shared<S>>, slot: Slot, id: OwnerId, halt: watch::Sender<Halt>) {
     let mut view = shared.offsets.view();
+    let mut gifts = shared.membership.gifts();
     let mut fenced = std::pin::pin!(view.wait_for(|view| !id.owns(view, &slot)));
+    let given = gifts.wait_for(|gifts| gifts.contains_key(&slot.partition));
+    tokio::select! {
+        biased;
+        _ = &mut fenced => {
+            halt.send_replace(Halt::Fenced);
+            return;
+        }
+        () = shared.shutdown.requested() => {}
+        _ = given => {
+            halt.send_replace(Halt::Give);
+        }
+    }
     if shared.shutdown.or(&mut fenced).await.is_none() {
         halt.send_replace(Halt::Stop(Instant::now() + FINISH_TIMEOUT));
         let _ = fenced.await;

@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+use uuid::Uuid;
+
 use super::acknowledged::Acknowledged;
+use super::handler::Service;
+use super::membership::Membership;
 use super::status::Status;
 use crate::dlq::DlqPublisher;
-use crate::kafka::{Kafka, TopicReader};
-use crate::offsets::OffsetsLog;
+use crate::kafka::{Kafka, Position, TopicReader};
+use crate::offsets::roster::{Asker, Roster};
+use crate::offsets::{Commit, OffsetsLog, Slot, View};
 use crate::shutdown::Shutdown;
 use crate::state_dir::Identity;
 
@@ -67,5 +73,36 @@ pub(super) struct Shared<S> {
     pub(super) dlq: Option<DlqPublisher>,
     pub(super) status: Status,
     pub(super) acknowledged: Acknowledged,
+    pub(super) membership: Membership,
     pub(super) shutdown: Shutdown,
+}
+
+impl<S> Shared<S> {
+    /// The group as the offsets topic says now.
+    pub(super) fn roster(&self, view: &View, now: Instant) -> Roster {
+        let (config, membership) = (&self.config, &self.membership);
+        let asker = Asker { instance_id: config.identity.id(), accepts: membership.accepts() };
+        let partitions = membership.partitions();
+        Roster::of(view, &config.group, &config.topic, partitions, Some(asker), now)
+    }
+}
+
+impl<S: Service> Shared<S> {
+    /// A commit of that position, with what the service keeps beside it.
+    pub(super) fn commit(
+        &self,
+        slot: &Slot,
+        position: Position,
+        instance_id: Uuid,
+        released: bool,
+    ) -> Commit {
+        let before = || {
+            let view = self.offsets.view();
+            let view = view.borrow();
+            let last = view.slot(slot).and_then(|state| state.last_commit());
+            last.map(|(_, commit)| commit.meta.clone()).unwrap_or_default()
+        };
+        let meta = self.service.commit_meta(&slot.topic, slot.partition, before);
+        Commit::at(position, instance_id, released).with_meta(meta)
+    }
 }

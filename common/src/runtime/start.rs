@@ -6,11 +6,24 @@
 //! topic, which was deleted and created again: the earliest record is next. Nor does one that names no topic at
 //! all, as where it is known from the lines of a log alone: they may be of another topic of this name. What is
 //! read once more is known to the service, and not handled again.
+//!
+//! Where partitions are shared, each instance keeps the part that it did itself. What another one committed is then not
+//! read again by the next, whose own state ends earlier: it is in the other's. Only where an instance's state ends
+//! before what it had itself committed, it reads from there, and repeats at worst what the other has as well.
 
 use uuid::Uuid;
 
 use super::handler::OwnPosition;
 use crate::kafka::Position;
+
+/// What other instances of the group have done of a partition that is shared, of which each keeps its own part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Elsewhere {
+    /// The offset below which this instance has itself committed its part, as far as kept.
+    pub(super) done_here: Option<i64>,
+    /// Where the group was before an operator moved it.
+    pub(super) moved_from: Option<i64>,
+}
 
 /// Where to start, and what about that an operator has to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +38,7 @@ pub(super) fn start(
     own: OwnPosition,
     earliest: i64,
     topic_id: Option<Uuid>,
+    elsewhere: Option<Elsewhere>,
 ) -> Start {
     let first = Position { offset: earliest, leader_epoch: None, topic_id };
     let is_of_this_topic = |position: &Position| match (position.topic_id, topic_id) {
@@ -33,6 +47,19 @@ pub(super) fn start(
     };
     let recreated = committed.filter(|committed| !is_of_this_topic(committed));
     let valid = committed.filter(is_of_this_topic);
+    // Moved ahead, the group skips nothing of which no state has anything.
+    let moved_from = elsewhere.and_then(|elsewhere| elsewhere.moved_from);
+    let valid = match (valid, moved_from) {
+        (Some(to), Some(from)) if from < to.offset && own != OwnPosition::NotKept => {
+            Some(Position { offset: from, leader_epoch: None, ..to })
+        }
+        (valid, _) => valid,
+    };
+    // What another instance committed is in that one's state, unless this one has lost what was its own part.
+    let own = match (valid, elsewhere) {
+        (Some(_), Some(Elsewhere { done_here, .. })) if !has_lost(own, done_here) => OwnPosition::NotKept,
+        _ => own,
+    };
     let own = match own {
         OwnPosition::At(position) if !is_of_this_topic(&position) => OwnPosition::Empty,
         OwnPosition::At(position) if recreated.is_some() && position.topic_id.is_none() => OwnPosition::Empty,
@@ -82,6 +109,15 @@ pub(super) fn start(
     Start { position: Position { topic_id: position.topic_id.or(topic_id), ..position }, warning }
 }
 
+/// Whether a state ends before what its instance has committed of it: it was lost, or restored from a backup.
+pub(super) fn has_lost(own: OwnPosition, done_here: Option<i64>) -> bool {
+    match (own, done_here) {
+        (OwnPosition::NotKept, _) | (_, None) => false,
+        (OwnPosition::Empty, Some(done)) => done > 0,
+        (OwnPosition::At(own), Some(done)) => own.offset < done,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,7 +130,7 @@ mod tests {
     }
 
     fn offset(committed: Option<Position>, own: OwnPosition) -> (i64, String) {
-        let Start { position, warning } = start(committed, own, 10, THIS);
+        let Start { position, warning } = start(committed, own, 10, THIS, None);
         assert_eq!(position.topic_id, THIS);
         (position.offset, warning.unwrap_or_default())
     }
@@ -133,7 +169,7 @@ mod tests {
             "a log of before it was created again"
         );
         // A broker that has no ids.
-        assert_eq!(start(None, OwnPosition::At(at(30, None)), 10, None).position.offset, 30);
+        assert_eq!(start(None, OwnPosition::At(at(30, None)), 10, None, None).position.offset, 30);
     }
 
     #[test]
@@ -148,5 +184,27 @@ mod tests {
             15,
             "its own is of this topic"
         );
+    }
+
+    #[test]
+    fn what_another_instance_did_is_in_its_state_and_what_this_one_lost_is_read_again() {
+        let from = |own, done_here| {
+            let Start { position, warning } =
+                start(Some(at(50, THIS)), own, 10, THIS, Some(Elsewhere { done_here, moved_from: None }));
+            (position.offset, warning.is_some())
+        };
+        assert_eq!(from(OwnPosition::Empty, None), (50, false), "a newcomer");
+        assert_eq!(from(OwnPosition::At(at(30, THIS)), Some(30)), (50, false), "it did its part up to there");
+        assert_eq!(from(OwnPosition::At(at(70, THIS)), Some(30)), (50, false), "the group was moved back");
+        assert_eq!(from(OwnPosition::At(at(30, None)), Some(30)), (50, false));
+        assert_eq!(from(OwnPosition::At(at(20, THIS)), Some(30)), (20, true), "restored from a backup");
+        assert_eq!(from(OwnPosition::Empty, Some(30)), (10, true), "lost");
+        let moved = |own, moved_from| {
+            let elsewhere = Some(Elsewhere { done_here: None, moved_from });
+            start(Some(at(50, THIS)), own, 10, THIS, elsewhere).position.offset
+        };
+        assert_eq!(moved(OwnPosition::At(at(30, THIS)), Some(40)), 40, "moved ahead it skips nothing");
+        assert_eq!(moved(OwnPosition::Empty, Some(90)), 50, "moved back it reads again");
+        assert_eq!(moved(OwnPosition::NotKept, Some(40)), 50, "a service without a state skips");
     }
 }

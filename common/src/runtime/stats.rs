@@ -26,6 +26,12 @@ pub struct Stats {
     pub commits: Histogram,
     /// Commits that were not.
     pub failed_commits: AtomicU64,
+    /// Partitions that were claimed.
+    pub claimed: AtomicU64,
+    /// Partitions that were given to another instance.
+    pub given: AtomicU64,
+    /// Partitions that another instance claimed without being given them.
+    pub lost: AtomicU64,
 }
 
 impl fmt::Display for Stats {

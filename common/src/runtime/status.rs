@@ -31,6 +31,18 @@ pub struct Status {
 struct Inner {
     waiting: Problems,
     partitions: BTreeMap<i32, Partition>,
+    sharing: Sharing,
+}
+
+/// How the partitions are shared, as this instance sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Sharing {
+    /// Instances of the group that live and share, this one included.
+    pub members: usize,
+    /// Partitions that this instance owns.
+    pub owned: usize,
+    /// Partitions that it is to own.
+    pub target: usize,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +89,9 @@ pub(super) enum Role {
     },
 }
 
+/// The cause of a problem: a call into the service does not return.
+pub(super) const HANG: &str = "hang";
+
 /// By cause: why, and since when it is over.
 type Problems = BTreeMap<&'static str, (String, Option<Instant>)>;
 
@@ -85,6 +100,8 @@ type Problems = BTreeMap<&'static str, (String, Option<Instant>)>;
 pub struct StatusReport {
     /// What the consumer as a whole waits for, if anything.
     pub waiting: Option<String>,
+    /// How the group shares its partitions.
+    pub sharing: Sharing,
     /// What each partition does.
     pub partitions: BTreeMap<i32, PartitionReport>,
 }
@@ -142,7 +159,7 @@ pub enum PartitionState {
 impl Default for Status {
     fn default() -> Self {
         let waiting = Problems::from([("start", ("starting".to_owned(), None))]);
-        let inner = Inner { waiting, partitions: BTreeMap::new() };
+        let inner = Inner { waiting, ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(inner)), stats: Arc::default() }
     }
 }
@@ -171,6 +188,7 @@ impl Status {
         };
         StatusReport {
             waiting: current(&inner.waiting, now),
+            sharing: inner.sharing,
             partitions: inner.partitions.iter().map(|(number, one)| (*number, report(one))).collect(),
         }
     }
@@ -237,6 +255,24 @@ impl Status {
         self.with(partition, |one| one.held_at = held_at);
     }
 
+    /// How the group shares its partitions now.
+    pub(super) fn set_sharing(&self, sharing: Sharing) {
+        self.lock().sharing = sharing;
+    }
+
+    /// Whether no partition has a problem: an instance that has one is given no more.
+    pub(super) fn makes_progress(&self) -> bool {
+        let (inner, now) = (self.lock(), Instant::now());
+        inner.partitions.values().all(|one| current(&one.problems, now).is_none())
+    }
+
+    /// Whether a call into the service hangs in the partition.
+    pub(super) fn hangs(&self) -> bool {
+        let inner = self.lock();
+        let lasts = |one: &Partition| one.problems.get(HANG).is_some_and(|(_, over)| over.is_none());
+        inner.partitions.values().any(lasts)
+    }
+
     /// The partition is no more.
     pub(super) fn forget(&self, partition: i32) {
         self.lock().partitions.remove(&partition);
@@ -284,63 +320,4 @@ fn current(problems: &Problems, now: Instant) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::trouble::Trouble;
-    use super::*;
-
-    #[test]
-    fn a_problem_is_shown_until_there_was_calm_for_a_moment() {
-        let status = Status::default();
-        assert!(!status.is_ready(), "starting");
-        status.started();
-        status.set_role(0, Role::Active { token: 1 });
-        assert!(status.is_ready());
-        let mut trouble = Trouble::new(&status, 0, "commit");
-        for _ in 0..20 {
-            trouble.report("cannot commit");
-            assert!(!status.is_ready());
-            trouble.over("commits again");
-            assert!(!status.is_ready(), "readiness does not flap");
-        }
-        let inner = status.lock();
-        let problems = &inner.partitions[&0].problems;
-        assert_eq!(current(problems, Instant::now() + CALM), None);
-    }
-
-    #[test]
-    fn a_blocked_partition_keeps_what_is_known_of_it() {
-        let status = Status::default();
-        status.started();
-        status.set_role(0, Role::Active { token: 1 });
-        status.set_position(0, 7);
-        status.set_log_end(0, 10);
-        let mut trouble = Trouble::new(&status, 0, "flush");
-        trouble.report("the disk hangs");
-        let report = status.report().partitions.remove(&0).unwrap();
-        assert_eq!(report.state, PartitionState::Blocked { why: "the disk hangs".to_owned() });
-        assert_eq!(report.lag(), Some(3));
-    }
-
-    #[test]
-    fn lag_in_seconds_is_that_of_the_first_event_that_waits() {
-        let status = Status::default();
-        let lag_after = |seconds| {
-            let later = Instant::now() + Duration::from_secs(seconds);
-            status.lock().partitions[&0].lag_seconds(later)
-        };
-        let is_about = |lag: Option<f64>, expected: f64| lag.is_some_and(|lag| (lag - expected).abs() < 60.0);
-        status.set_role(0, Role::Active { token: 1 });
-        status.set_position(0, 7);
-        assert_eq!(lag_after(0), None, "where the log ends is not known yet");
-        status.set_log_end(0, 7);
-        assert_eq!(lag_after(3_600), Some(0.0), "idle");
-        status.set_log_end(0, 9);
-        assert!(is_about(lag_after(600), 600.0));
-        // A record that was there before this process.
-        let hour_ago = Utc::now().timestamp_millis() - 3_600_000;
-        status.set_in_flight(0, 7, hour_ago);
-        assert!(is_about(lag_after(0), 3_600.0));
-        status.set_position(0, 9);
-        assert_eq!(lag_after(600), Some(0.0));
-    }
-}
+mod tests;

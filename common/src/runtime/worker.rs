@@ -3,23 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
 
-use super::claims::{OwnClaims, Verdict, verdict};
-use super::handler::{Handler, HandlerError, Service};
+use super::claims::{Before, Candidate, OwnClaims, Verdict, verdict};
+use super::handler::{Handler, OwnPosition, Service};
+use super::kept::Kept;
+use super::lost_part::LostPart;
+use super::opening::{Obstacle, log_start, open};
+use super::own_part::{Commits, commits, own_part};
 use super::owner::Owner;
-use super::ownership::Ownership;
+use super::owner_id::Parts;
+use super::ownership::{Ended, Ownership};
 use super::shared::Shared;
 use super::start::{Start, start};
-use super::status::Role;
+use super::status::{Role, Status};
 use super::trouble::Trouble;
+use super::twin::take_new_id;
 use crate::backoff::Backoff;
-use crate::kafka::{KafkaError, OffsetAt, Position};
-use crate::offsets::{Claim, Claimed, Slot};
+use crate::kafka::{KafkaError, Position};
+use crate::offsets::{Claim, Claimed, DoneBy, Slot, View};
 
-/// Time to write a new instance id, which may fail: the next start then finds its twin again.
-const PERSIST_TIMEOUT: Duration = Duration::from_secs(2);
+/// What was read this long ago is as good as now: a claim takes as long to be written.
+const FRESH: Duration = Duration::from_millis(100);
 /// An ownership that was shorter than this is followed by a pause, whatever ended it.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -28,11 +34,32 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
     let slot = Slot { group: shared.config.group.clone(), topic: shared.config.topic.clone(), partition };
     let shutdown = shared.shutdown.clone();
     let mut blocked = Trouble::new(&shared.status, partition, "claim");
-    let mut worker = Worker { shared, slot, own: OwnClaims::default(), reached: None };
-    let mut backoff = Backoff::for_kafka();
+    let mut worker = Worker {
+        shared,
+        slot,
+        own: OwnClaims::default(),
+        reached: None,
+        seen: None,
+        stood_by_in: None,
+        lost_part: LostPart::default(),
+        kept: None,
+    };
     worker.set_role(Role::Starting);
+    if shutdown.or(worker.shared.membership.joined()).await.is_none() {
+        return;
+    }
+    work(&mut worker, &mut blocked).await;
+    if let Some(kept) = worker.kept.take() {
+        kept.release(&worker.shared, &worker.slot).await;
+    }
+}
+
+/// Claims and owns, until a stop is requested.
+async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
+    let shutdown = worker.shared.shutdown.clone();
+    let mut backoff = Backoff::for_kafka();
     while !shutdown.is_requested() {
-        let claimed = match shutdown.or(worker.claim_when_free(&mut blocked)).await {
+        let claimed = match shutdown.or(worker.claim_when_free(blocked)).await {
             None => return,
             Some(claimed) => claimed,
         };
@@ -53,21 +80,16 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
     }
 }
 
-/// Why a partition cannot be owned now.
-#[derive(Debug, thiserror::Error)]
-enum Obstacle {
-    #[error("waits for Kafka: {0}")]
-    Kafka(#[from] KafkaError),
-    #[error("cannot be opened, and is not claimed: {0}")]
-    Open(#[from] HandlerError),
-}
-
 /// A partition that was claimed, ready to be handled.
 struct ClaimedPartition<H> {
     claim: Claim,
     claimed: Claimed,
     handler: H,
     start: Start,
+    /// How far each instance's own state goes, where they keep one.
+    parts: Option<Parts>,
+    /// What the group had committed.
+    committed: Option<i64>,
 }
 
 pub(super) struct Worker<S> {
@@ -76,7 +98,17 @@ pub(super) struct Worker<S> {
     own: OwnClaims,
     /// How far this process was when the offsets topic was recreated, which took its commits along.
     reached: Option<Position>,
+    /// How the slot was last seen, and since when it is so.
+    seen: Option<(Sight, Instant)>,
+    /// The life of the offsets topic in which another instance was last seen to own the slot.
+    stood_by_in: Option<u64>,
+    lost_part: LostPart,
+    /// The ownership before, if it was kept.
+    kept: Option<Kept>,
 }
+
+/// What of a slot decides who may claim it: the life of the topic, the owner's token, and whether it is released to whom.
+type Sight = (u64, Option<i64>, bool, Option<Uuid>);
 
 impl<S: Service> Worker<S> {
     fn set_role(&self, role: Role) {
@@ -89,46 +121,49 @@ impl<S: Service> Worker<S> {
         &mut self,
         blocked: &mut Trouble,
     ) -> Result<ClaimedPartition<S::Handler>, Obstacle> {
-        let handler = loop {
+        let (handler, topic_id, earliest) = loop {
             self.standby(blocked).await?;
-            let handler = self.open(blocked).await?;
-            // Opening takes its time, and somebody else may have claimed meanwhile.
-            if self.look().await? == Verdict::Claim {
-                break handler;
+            let comparison = self.lost_part.take();
+            let begun = Instant::now();
+            // At the same time, since nobody handles the partition meanwhile.
+            let (opened, log) = tokio::join!(
+                open(&self.shared, &self.slot, comparison, blocked),
+                log_start(&self.shared, &self.slot)
+            );
+            let (handler, (topic_id, earliest)) = (opened?, log?);
+            // Where that took its time, somebody else may have claimed meanwhile.
+            if begun.elapsed() < FRESH || self.look().await? == Verdict::Claim {
+                break (handler, topic_id, earliest);
             }
         };
         let config = &self.shared.config;
-        let topic = config.kafka.topic(&config.topic).await?;
-        let topic_id = Some(topic.id).filter(|id| !id.is_nil());
-        let earliest =
-            config.kafka.list_offset(&config.topic, self.slot.partition, OffsetAt::Earliest).await?;
         let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
         let claim = Claim::new(config.identity.id(), &config.host, lease_ms).for_service(&config.service);
         self.own.add(claim.claim_id);
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
         blocked.over(&format!("{} can be claimed", self.slot));
         // The topic has been read past the claim: the position is final, late commits included.
-        let committed =
-            self.shared.offsets.view().borrow().slot(&self.slot).and_then(|state| state.committed());
+        let own = handler.own_position();
+        let commits = commits(&self.shared, &self.slot, claim.instance_id);
+        let warning = commits.warning(own);
+        let Commits { committed, elsewhere, done_by, .. } = commits;
         let committed = committed.or(self.reached);
-        let start = start(committed, handler.own_position(), earliest, topic_id);
-        Ok(ClaimedPartition { claim, claimed, handler, start })
-    }
-
-    /// Opens the handler, however long that takes: it is not given up, since what hangs in file work would
-    /// hang again beside it.
-    async fn open(&self, blocked: &mut Trouble) -> Result<S::Handler, HandlerError> {
-        let mut opening = std::pin::pin!(self.shared.service.open(&self.slot.topic, self.slot.partition));
-        let lease = self.shared.config.lease;
-        if let Ok(opened) = timeout(lease, &mut opening).await {
-            return opened;
-        }
-        blocked.report(&format!(
-            "{} is not claimed: its state is not open after {} s; does its disk hang?",
-            self.slot,
-            lease.as_secs_f32()
-        ));
-        opening.await
+        let Start { position, warning: own_warning } = start(committed, own, earliest, topic_id, elsewhere);
+        let warnings: Vec<String> = own_warning.into_iter().chain(warning).collect();
+        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
+        let start = Start { position, warning };
+        // Positions of another topic of this name say nothing of this one, and where all is done again, nobody's part counts.
+        let is_current = committed.is_some_and(|committed| {
+            committed.topic_id.is_none() || committed.topic_id == start.position.topic_id
+        });
+        let is_kept = is_current && elsewhere.is_some();
+        let mut done_by = if is_kept { done_by } else { DoneBy::default() };
+        done_by.set(claim.instance_id, own_part(&done_by, claim.instance_id, own, start.position));
+        let keeps_parts = self.shared.membership.is_shared() && own != OwnPosition::NotKept;
+        let parts = keeps_parts.then_some(Parts { done_by, topic_id: start.position.topic_id });
+        Status::count(&self.shared.status.stats().claimed, 1);
+        let committed = committed.map(|committed| committed.offset);
+        Ok(ClaimedPartition { claim, claimed, handler, start, parts, committed })
     }
 
     /// Reads the offsets topic to its end, and judges.
@@ -139,7 +174,33 @@ impl<S: Service> Worker<S> {
         self.own.started(&view);
         let config = &self.shared.config;
         let now = Instant::now();
-        Ok(verdict(&view, &self.slot, &config.service, config.identity.id(), &self.own, now))
+        let sight = self.sight(&view);
+        let since = match self.seen {
+            Some((known, since)) if known == sight => since,
+            _ => now,
+        };
+        self.seen = Some((sight, since));
+        let candidate = Candidate {
+            service: &config.service,
+            instance_id: config.identity.id(),
+            lease: config.lease,
+            own: &self.own,
+            roster: &self.shared.roster(&view, now),
+            since,
+            before: match (self.reached, self.stood_by_in) {
+                (Some(_), _) => Before::Owner,
+                (None, Some(life)) if life != view.lives => Before::Standby,
+                _ => Before::Nothing,
+            },
+        };
+        Ok(verdict(&view, &self.slot, &candidate, now))
+    }
+
+    fn sight(&self, view: &View) -> Sight {
+        let state = view.slot(&self.slot);
+        let token = state.and_then(|state| state.owner()).map(|owner| owner.token);
+        let is_released = state.is_some_and(|state| state.is_released());
+        (view.lives, token, is_released, state.and_then(|state| state.released_to()))
     }
 
     /// Returns when this instance may claim: nobody owns the slot, the owner released it or was this very
@@ -152,7 +213,7 @@ impl<S: Service> Worker<S> {
             let until = match self.look().await? {
                 Verdict::Claim => return Ok(()),
                 Verdict::Twin => {
-                    self.take_new_id().await;
+                    take_new_id(&self.shared.config.identity).await;
                     continue;
                 }
                 Verdict::OtherService { service, slot } => {
@@ -175,8 +236,17 @@ impl<S: Service> Worker<S> {
                         );
                         logged_owner = Some(owner.token);
                     }
+                    self.stood_by_in = Some(self.shared.offsets.view().borrow().lives);
                     self.set_role(Role::Standby { owner: name });
-                    Some((owner.token, until))
+                    self.lost_part.compare(&self.shared, &self.slot);
+                    Some(until)
+                }
+                Verdict::Defer { to, until } => {
+                    let to = to.map_or_else(|| "nobody".to_owned(), |to| format!("instance {to}"));
+                    self.set_role(Role::Standby {
+                        owner: format!("nobody now; it is to be claimed by {to}"),
+                    });
+                    Some(until)
                 }
             };
             blocked.over(&format!("{} has reached Kafka", self.slot));
@@ -184,15 +254,16 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    /// Returns on the first of: another claim, a release, the end of the owner's lease.
+    /// Returns on the first of: another claim, a release, the end of the owner's lease or of the wait.
     async fn until_changed(
         &self,
-        view: &mut tokio::sync::watch::Receiver<crate::offsets::View>,
-        owner: Option<(i64, Instant)>,
+        view: &mut tokio::sync::watch::Receiver<View>,
+        until: Option<Instant>,
     ) -> Result<(), KafkaError> {
         /// A refused instance looks again after this time.
         const REFUSED: Duration = Duration::from_secs(5);
-        let until = owner.map_or_else(|| Instant::now() + REFUSED, |(_, until)| until);
+        let waits_for = self.seen.as_ref().filter(|_| until.is_some()).map(|(sight, _)| *sight);
+        let until = until.unwrap_or_else(|| Instant::now() + REFUSED);
         let changed = async {
             loop {
                 {
@@ -204,9 +275,7 @@ impl<S: Service> Worker<S> {
                     if let Some(position) = state.and_then(|state| state.position()) {
                         self.shared.status.set_position(self.slot.partition, position);
                     }
-                    let token = state.filter(|state| !state.is_released()).and_then(|state| state.owner());
-                    let token = token.map(|owner| owner.token);
-                    if owner.is_some_and(|(waited_for, _)| token != Some(waited_for)) {
+                    if waits_for.is_some_and(|waits_for| waits_for != self.sight(&view)) {
                         return Ok(());
                     }
                 }
@@ -218,29 +287,9 @@ impl<S: Service> Worker<S> {
         timeout_at(until, changed).await.unwrap_or(Ok(()))
     }
 
-    /// Another instance claims with this instance's id.
-    async fn take_new_id(&self) {
-        let identity = self.shared.config.identity.clone();
-        let twin = identity.id();
-        let new = identity.replace(twin);
-        log::warn!(
-            "another instance uses this instance's id {twin}: is one state folder a copy of the other? This one is {new} from now on, and waits like any other instance"
-        );
-        let persisted = timeout(PERSIST_TIMEOUT, spawn_blocking(move || identity.persist())).await;
-        let failure = match persisted {
-            Ok(Ok(Ok(()))) => return,
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("not done within {} s", PERSIST_TIMEOUT.as_secs_f32()),
-        };
-        log::warn!(
-            "the new id {new} is not kept in the state folder, and is lost with this process: {failure}"
-        );
-    }
-
     /// Handles events until a stop, or until another instance claims.
     async fn own(&mut self, claimed: ClaimedPartition<S::Handler>) {
-        let ClaimedPartition { claim, claimed, handler, start } = claimed;
+        let ClaimedPartition { claim, claimed, handler, start, parts, committed } = claimed;
         let Start { position: start, warning } = start;
         let Slot { group, topic, partition } = &self.slot;
         let (token, offset) = (claimed.token, start.offset);
@@ -251,8 +300,12 @@ impl<S: Service> Worker<S> {
         if let Some(warning) = warning {
             log::warn!(group, topic, partition; "{}: {warning}", self.slot);
         }
-        self.reached = None;
-        let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start);
+        (self.reached, self.stood_by_in, self.kept) = (None, None, None);
+        self.lost_part.is_owner();
+        let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start, parts);
+        if let Some(committed) = committed {
+            self.shared.acknowledged.set(self.slot.partition, ownership.id().term(), committed);
+        }
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
         let mut owner = Owner::new(&self.shared, &self.slot, handler, ownership);
@@ -266,7 +319,11 @@ impl<S: Service> Worker<S> {
             return;
         }
         let (id, position) = (ownership.id().clone(), ownership.position());
-        if !ownership.end().await {
+        let ended = ownership.end().await;
+        if let Ended::Kept(kept) = &ended {
+            self.kept = Some(Kept::clone(kept));
+        }
+        if ended == Ended::Lost {
             let view = self.shared.offsets.view();
             let (incarnation, owner) = {
                 let view = view.borrow();
@@ -289,7 +346,7 @@ impl<S: Service> Worker<S> {
                 }
                 Some(owner) if self.own.is_twin(&owner, id.instance_id, incarnation) => {
                     if self.shared.config.identity.id() == id.instance_id {
-                        self.take_new_id().await;
+                        take_new_id(&self.shared.config.identity).await;
                     }
                 }
                 None => log::warn!(
@@ -297,12 +354,15 @@ impl<S: Service> Worker<S> {
                     self.slot,
                     id.token
                 ),
-                _ => log::warn!(
-                    group = self.slot.group, topic = self.slot.topic, partition = self.slot.partition, token = id.token;
-                    "fenced: another instance has claimed {}; token {} is no longer valid",
-                    self.slot,
-                    id.token
-                ),
+                _ => {
+                    Status::count(&self.shared.status.stats().lost, 1);
+                    log::warn!(
+                        group = self.slot.group, topic = self.slot.topic, partition = self.slot.partition, token = id.token;
+                        "fenced: another instance has claimed {}; token {} is no longer valid",
+                        self.slot,
+                        id.token
+                    );
+                }
             }
         }
     }

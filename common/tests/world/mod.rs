@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,10 @@ use task_events::event::Malformed;
 use task_events::kafka::{
     Compression, ConsumerRecord, Kafka, NewTopic, Position, ProducerRecord, ReadEvent, TopicReader,
 };
-use task_events::offsets::{OffsetsLog, Slot};
+use task_events::offsets::{OffsetsLog, OffsetsRecord, Slot, parse};
 use task_events::runtime::{
-    self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, PartitionState, Service, Status,
+    self, ConsumerConfig, Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, PartitionState,
+    Service, Status,
 };
 use task_events::shutdown::{self, Trigger};
 use task_events::state_dir::Identity;
@@ -138,7 +140,12 @@ impl World {
     /// The offsets topic, read to its end.
     pub async fn offsets(&self) -> OffsetsLog {
         let offsets = OffsetsLog::open(&self.kafka, OFFSETS);
-        offsets.catch_up().await.unwrap();
+        let start = Instant::now();
+        // The topic may just have been created.
+        while let Err(error) = offsets.catch_up().await {
+            assert!(start.elapsed() < LIMIT, "{error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         offsets
     }
 
@@ -152,15 +159,24 @@ impl World {
 
     /// The claims that were ever made.
     pub async fn claims(&self) -> usize {
+        self.claims_made().await.len()
+    }
+
+    /// The claims that were ever made, in their order: of which slot, and by whom.
+    pub async fn claims_made(&self) -> Vec<(Slot, Uuid)> {
         let end = self.offsets().await.view().borrow().next_offset;
         let mut range = self.kafka.read_range(OFFSETS, 0, 0, end);
-        let mut claims = 0;
+        let mut claims = Vec::new();
         while let Some(fetched) = range.next().await {
             let batches = fetched.unwrap().batches;
-            let records = batches.iter().flat_map(|batch| batch.records());
-            claims += records
-                .filter(|record| record.as_ref().unwrap().key.as_ref().unwrap().ends_with(b"/claim"))
-                .count();
+            for record in batches.iter().flat_map(|batch| batch.records()) {
+                let record = record.unwrap();
+                if let Ok(OffsetsRecord::Claim(slot, Some(claim))) =
+                    parse(record.key.as_deref(), record.value.as_deref())
+                {
+                    claims.push((slot, claim.instance_id));
+                }
+            }
         }
         claims
     }
@@ -195,6 +211,12 @@ impl Consumer {
         matches!(self.state(partition), Some(PartitionState::Active { .. }))
     }
 
+    /// As kill -9: nothing is finished, and nothing is written any more.
+    pub async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+
     pub async fn stop(self) {
         // What hangs in a blocking thread would hold up the end of the test's runtime.
         let script = self.script.clone();
@@ -217,9 +239,19 @@ struct Shared {
     flushed: Mutex<Vec<(i32, i64)>>,
     /// The ids of what was flushed.
     known: Mutex<BTreeSet<Uuid>>,
+    trouble: AtomicBool,
+    /// A log as the audit service has one: where it ends in each partition. `None`: none is kept.
+    log: Mutex<Option<BTreeMap<i32, Position>>>,
 }
 
 impl Script {
+    /// Of a service that keeps a log of its own.
+    pub fn with_log() -> Self {
+        let script = Self::default();
+        *script.0.log.lock().unwrap() = Some(BTreeMap::new());
+        script
+    }
+
     /// From now on a flush of this partition hangs in its blocking thread, as on a frozen file system.
     pub fn hang_in(&self, partition: i32) {
         self.0.hanging.lock().unwrap().insert(partition);
@@ -229,6 +261,11 @@ impl Script {
     pub fn release(&self) {
         self.0.hanging.lock().unwrap().clear();
         self.0.released.notify_all();
+    }
+
+    /// From now on the service says that it could handle nothing, or no longer does.
+    pub fn set_trouble(&self, is_in_trouble: bool) {
+        self.0.trouble.store(is_in_trouble, Ordering::Relaxed);
     }
 
     /// What was decoded, in the order of its lookup.
@@ -250,13 +287,22 @@ pub struct Scripted {
     script: Script,
     partition: i32,
     pending: Vec<(i32, i64)>,
+    own: OwnPosition,
 }
 
 impl Service for Script {
     type Handler = Scripted;
 
     async fn open(&self, _: &str, partition: i32) -> Result<Scripted, HandlerError> {
-        Ok(Scripted { script: self.clone(), partition, pending: Vec::new() })
+        let log = self.0.log.lock().unwrap();
+        let own = log.as_ref().map_or(OwnPosition::NotKept, |log| {
+            log.get(&partition).map_or(OwnPosition::Empty, |end| OwnPosition::At(*end))
+        });
+        Ok(Scripted { script: self.clone(), partition, pending: Vec::new(), own })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.0.trouble.load(Ordering::Relaxed).then(|| "nothing goes".to_owned())
     }
 }
 
@@ -306,15 +352,23 @@ impl Handler for Scripted {
     async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
         let ids = done.ids.to_vec();
         let (shared, partition, pending) = (Arc::clone(&self.script.0), self.partition, self.pending.clone());
+        let end = pending.last().map(|(_, offset)| Position { offset: offset + 1, ..done.position });
         let flushing = spawn_blocking(move || {
             let hanging = shared.hanging.lock().unwrap();
             drop(shared.released.wait_while(hanging, |hanging| hanging.contains(&partition)).unwrap());
             shared.flushed.lock().unwrap().extend(pending);
+            if let (Some(log), Some(end)) = (shared.log.lock().unwrap().as_mut(), end) {
+                log.insert(partition, end);
+            }
             shared.known.lock().unwrap().extend(ids);
         });
         flushing.await.unwrap();
         self.pending.clear();
         Ok(0)
+    }
+
+    fn own_position(&self) -> OwnPosition {
+        self.own
     }
 }
 

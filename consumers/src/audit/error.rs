@@ -56,6 +56,14 @@ pub enum AuditError {
         /// What the system said.
         source: io::Error,
     },
+    /// The key for the tree over its lines cannot be used.
+    #[error("key {} cannot be used: {why}; set AUDIT_KEY_FILE to a key that `taskctl audit keygen` made, or unset it", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// Why not. Without its content.
+        why: String,
+    },
     /// The index cannot be used.
     #[error(transparent)]
     Index(#[from] DedupError),
@@ -70,6 +78,7 @@ impl Coded for AuditError {
             Self::KeepAside { .. } => Code::AuditLogTail,
             Self::Recover { .. } => Code::AuditLogRecover,
             Self::Signal { .. } => Code::AuditSignal,
+            Self::Key { .. } => Code::AuditKey,
             Self::Index(_) => Code::DedupState,
         }
     }

@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use log::Level;
 use task_events::dedup::{Dedup, DedupError};
 use task_events::error_code::Code;
@@ -25,18 +25,22 @@ use task_events::logging::log_all;
 use uuid::Uuid;
 
 use super::current::Current;
-use super::file::{self, Files, Lines, Section, Storage};
+use super::file::{self, Files, Lines, Section};
 use super::gone;
+use super::hole::cut_hole;
+use super::limits::{Limits, first_time};
 use super::mark::Mark;
 use super::pending::{NewLines, Part};
 use super::recovery::{self, holds};
 use super::scan::{ScanError, scan};
+use super::tree::Tree;
 use super::{AuditError, segments};
 
 /// A SIGHUP that comes so soon after a rename belongs to it.
 const SIGHUP_FOLLOWS: Duration = Duration::from_secs(60);
-/// Bytes that are looked at in one step for where a hole starts.
-const HOLE_STEP: u64 = 64 * 1024;
+
+/// What a full disk means, and what to do.
+const FULL: &str = "; free space on its disk: nothing is committed until then, and Kafka deletes waiting events once they are older than the topic's retention";
 
 /// How far a partition's work is done.
 #[derive(Debug, Clone)]
@@ -49,7 +53,7 @@ pub(super) struct Progress {
 /// Why nothing was acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JournalError {
-    #[error("cannot write audit log {}: {source}", path.display())]
+    #[error("cannot write audit log {}: {source}{}", path.display(), if source.kind() == io::ErrorKind::StorageFull { FULL } else { "" })]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot check audit log {}: {source}", path.display())]
     Look { path: PathBuf, source: io::Error },
@@ -67,6 +71,8 @@ pub(super) enum JournalError {
 /// The open log and its index.
 #[derive(Debug)]
 pub(super) struct Journal<F: Files> {
+    /// Ends, when this is dropped, before the log's lock does.
+    tree: Option<Tree>,
     files: F,
     path: PathBuf,
     /// The path without symbolic links.
@@ -81,6 +87,9 @@ pub(super) struct Journal<F: Files> {
     renamed: Option<Instant>,
     /// The length of the log when it was logged that another process had appended to it.
     reported: Option<u64>,
+    limits: Limits,
+    /// When the file's first event was audited, once that was asked for.
+    since: Option<DateTime<Utc>>,
 }
 
 impl<F: Files> Journal<F> {
@@ -95,7 +104,34 @@ impl<F: Files> Journal<F> {
             log::error!("{missing} {}", Code::AuditLinesMissing);
         }
         let (is_dirty, renamed, reported) = (false, None, None);
-        Ok(Self { path: path.to_owned(), real, file, is_dirty, mark, index, renamed, reported, files })
+        let (limits, since, tree) = Default::default();
+        let path = path.to_owned();
+        Ok(Self { path, real, file, is_dirty, mark, index, renamed, reported, limits, since, tree, files })
+    }
+
+    /// The same with limits at which the file is sealed.
+    pub(super) fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The same with a tree over its lines.
+    pub(super) fn with_tree(self, tree: Option<Tree>) -> Self {
+        let with_tree = Self { tree, ..self };
+        with_tree.follow();
+        with_tree
+    }
+
+    /// Brings a tree level with the log that is not.
+    pub(super) fn look_after_tree(&self) {
+        if self.tree.as_ref().is_some_and(Tree::lags) {
+            self.follow();
+        }
+    }
+
+    fn follow(&self) {
+        let Some(tree) = &self.tree else { return };
+        let Self { files, path, real, file, .. } = self;
+        tree.follow(&Current { files, file, length: self.mark.length, path, real });
     }
 
     pub(super) fn index(&self) -> &Dedup {
@@ -167,6 +203,9 @@ impl<F: Files> Journal<F> {
             self.mark.add(line.event_id, line.bytes.len());
         }
         self.mark.refused = false;
+        if let Some(tree) = &self.tree {
+            tree.add(bytes, end);
+        }
         Ok(())
     }
 
@@ -203,12 +242,28 @@ impl<F: Files> Journal<F> {
             log::info!("audit log {} has nothing to rotate", self.path.display());
             return Ok(());
         }
+        self.seal()
+    }
+
+    /// Seals the file where it is as long or as old as a segment may be.
+    pub(super) fn seal_if_due(&mut self) -> Result<(), JournalError> {
+        let since = match (self.limits.age, self.mark.length) {
+            (None, _) | (_, 0) => None,
+            _ => self.since.or(first_time(&self.file, self.mark.length).map_err(look_error(&self.path))?),
+        };
+        self.since = since;
+        if !self.limits.reached(self.mark.length, since) {
+            return Ok(());
+        }
+        self.make_ready()?;
+        self.seal()
+    }
+
+    fn seal(&mut self) -> Result<(), JournalError> {
         let failed = |source| JournalError::Rotate { path: self.path.clone(), source };
         let disk = self.files.disk();
-        let sealed = segments::name(&self.real, Utc::now());
-        if disk.exists(&sealed).map_err(failed)? {
-            return Err(failed(io::Error::other(format!("{} is already there", sealed.display()))));
-        }
+        let sealed = segments::free_name(&*disk, &self.real, self.mark.sealed_ids(), Utc::now());
+        let sealed = sealed.map_err(failed)?;
         disk.rename(&self.real, &sealed).and_then(|()| disk.sync_folder(&sealed)).map_err(failed)?;
         log::info!("rotated audit log {} to {}", self.path.display(), sealed.display());
         self.check()?;
@@ -218,6 +273,9 @@ impl<F: Files> Journal<F> {
 
     /// Makes all that the index holds durable.
     pub(super) fn checkpoint(&self) -> Result<(), DedupError> {
+        if let Some(tree) = &self.tree {
+            tree.checkpoint();
+        }
         self.index.checkpoint()
     }
 
@@ -268,14 +326,25 @@ impl<F: Files> Journal<F> {
         );
         (self.file, self.real, self.is_dirty) = (file, real, false);
         (self.mark, self.renamed) = (sealed, Some(Instant::now()));
-        self.recover(length)
+        if let Some(tree) = &self.tree {
+            tree.sealed();
+        }
+        if length == 0 { self.recover_index(length) } else { self.recover(length) }
     }
 
-    /// Brings the index together with the file as at a start.
+    /// Brings index and tree together with the file as at a start.
     fn recover(&mut self, length: u64) -> Result<(), JournalError> {
+        let recovered = self.recover_index(length);
+        if matches!(recovered, Ok(()) | Err(JournalError::Reread { .. })) {
+            self.follow();
+        }
+        recovered
+    }
+
+    fn recover_index(&mut self, length: u64) -> Result<(), JournalError> {
         let Self { files, path, real, file, index, .. } = self;
         let (mark, missing) = recovery::recover(&Current { files, file, length, path, real }, index)?;
-        (self.mark, self.is_dirty) = (mark, false);
+        (self.mark, self.is_dirty, self.since) = (mark, false, None);
         match missing {
             None => Ok(()),
             Some(missing) => Err(JournalError::Reread { missing }),
@@ -315,21 +384,4 @@ fn index_error(path: &Path) -> impl Fn(DedupError) -> JournalError + use<> {
 fn look_error(path: &Path) -> impl Fn(io::Error) -> JournalError + use<> {
     let path = path.to_owned();
     move |source| JournalError::Look { path: path.clone(), source }
-}
-
-/// Cuts off the zeros that end at `end`, and what follows them.
-fn cut_hole<S: Storage>(file: &S, end: u64) -> io::Result<()> {
-    let mut data_end = end;
-    while data_end > 0 {
-        let start = data_end.saturating_sub(HOLE_STEP);
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut Section::new(file, start, data_end), &mut bytes)?;
-        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
-            data_end = start + last as u64 + 1;
-            break;
-        }
-        data_end = start;
-    }
-    file.set_len(data_end)?;
-    file.sync_data()
 }

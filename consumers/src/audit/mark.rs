@@ -148,6 +148,11 @@ impl Mark {
         Self { has_gaps: true, refused: true, ..self.clone() }
     }
 
+    /// Ids in the sealed segments: the number of the file's first event.
+    pub(super) fn sealed_ids(&self) -> u64 {
+        self.sealed.ids
+    }
+
     /// The number of sealed segments.
     pub(super) fn segments(&self) -> u64 {
         self.sealed.segments

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use flate2::bufread::MultiGzDecoder;
-use task_events::segments::is_segment;
+use task_events::disk::Disk;
+use task_events::segments::{is_segment, sealed_path};
 use uuid::Uuid;
 
 use super::file::{Files, Lines, Section, Storage};
@@ -75,9 +76,19 @@ pub(super) fn named(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("segment {}: {error}", path.display()))
 }
 
-/// The name under which a log is sealed at that time.
-pub(super) fn name(log: &Path, time: DateTime<Utc>) -> PathBuf {
-    with_suffix(log, &time.format("%Y%m%dT%H%M%S%.6fZ").to_string())
+/// The name for a segment that begins with that event and is sealed at that time: `audit-<first>.log`. Numbers start
+/// again where lines were lost; a name that is taken by then gets the time behind the log's instead.
+pub(super) fn free_name(disk: &dyn Disk, log: &Path, first: u64, time: DateTime<Utc>) -> io::Result<PathBuf> {
+    let numbered = sealed_path(log, first);
+    // What was compressed has its number as well.
+    if !disk.exists(&numbered)? && !disk.exists(&with_suffix(&numbered, "gz"))? {
+        return Ok(numbered);
+    }
+    let timed = with_suffix(log, &time.format("%Y%m%dT%H%M%S%.6fZ").to_string());
+    match disk.exists(&timed)? {
+        false => Ok(timed),
+        true => Err(io::Error::other(format!("{} is already there", timed.display()))),
+    }
 }
 
 /// The log's path with that behind its name.
@@ -86,16 +97,4 @@ pub(super) fn with_suffix(log: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     PathBuf::from(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_this_service_seals_is_a_segment() {
-        let sealed = name(Path::new("/var/log/audit.log"), DateTime::from_timestamp_micros(1).unwrap());
-        assert_eq!(sealed, Path::new("/var/log/audit.log.19700101T000000.000001Z"));
-        assert!(is_segment("audit.log", sealed.file_name().unwrap().to_str().unwrap()));
-    }
 }

@@ -6,6 +6,7 @@ mod other_hands;
 mod power_cut;
 mod rig;
 mod rotation;
+mod tree;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use super::file::Files;
 use super::journal::{Journal, JournalError};
+use super::limits::Limits;
 use super::line::MAX_LINE;
 use super::pending::{NewLines, Part};
 use super::*;

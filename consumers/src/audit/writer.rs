@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use audit_tree::Signer;
 use task_events::dedup::{Dedup, DedupError};
 use task_events::error_code::Code;
 use task_events::kafka::Position;
@@ -18,7 +19,9 @@ use tokio::sync::{oneshot, watch};
 use super::AuditError;
 use super::file::{Files, MAX_UNSYNCED};
 use super::journal::{Journal, JournalError, Progress};
+use super::limits::Limits;
 use super::pending::{Part, Pending};
+use super::tree::{Commits, Tree};
 
 /// How long a change by another hand may go unnoticed while nothing is written.
 const IDLE: Duration = Duration::from_secs(1);
@@ -34,6 +37,7 @@ pub(super) struct Writer {
     generation: watch::Receiver<u64>,
     trouble: watch::Receiver<Option<String>>,
     index: Dedup,
+    commits: Option<Commits>,
 }
 
 /// Why a flush was not done.
@@ -87,22 +91,37 @@ struct Flush {
 
 impl Writer {
     /// Opens the log, and starts its thread. Blocks.
-    pub(super) fn start<F: Files>(files: F, path: &Path, index_path: &Path) -> Result<Self, AuditError> {
-        let journal = Journal::open(files, path, index_path)?;
+    pub(super) fn start<F: Files>(
+        files: F,
+        path: &Path,
+        index_path: &Path,
+        limits: Limits,
+        signer: Option<Signer>,
+    ) -> Result<Self, AuditError> {
+        let journal = Journal::open(files, path, index_path)?.with_limits(limits);
+        let tree = signer.map(Tree::start).transpose();
+        let tree = tree.map_err(|source| AuditError::Recover { path: path.to_owned(), source })?;
+        let commits = tree.as_ref().map(Tree::commits);
+        let journal = journal.with_tree(tree);
         let index = journal.index().clone();
         let (commands, queue) = mpsc::sync_channel(QUEUE);
         let (generation, generation_seen) = watch::channel(0);
         let (trouble, trouble_seen) = watch::channel(None);
-        let worker = Worker { journal, generation, trouble, logged: None, next: None };
+        let worker = Worker { journal, generation, trouble, logged: None, sealing_failed: None, next: None };
         thread::Builder::new()
             .name("audit-log".to_owned())
             .spawn(move || worker.run(&queue))
             .map_err(|source| AuditError::Recover { path: path.to_owned(), source })?;
-        Ok(Self { commands, generation: generation_seen, trouble: trouble_seen, index })
+        Ok(Self { commands, generation: generation_seen, trouble: trouble_seen, index, commits })
     }
 
     pub(super) fn index(&self) -> &Dedup {
         &self.index
+    }
+
+    /// What commits carry of the tree over the log's lines, if there is one.
+    pub(super) fn commits(&self) -> Option<&Commits> {
+        self.commits.as_ref()
     }
 
     /// What the last look found wrong with the log, while nothing was written.
@@ -170,6 +189,8 @@ struct Worker<F: Files> {
     trouble: watch::Sender<Option<String>>,
     /// What was logged last of a problem that stays, and when.
     logged: Option<(String, Instant)>,
+    /// When the log was not sealed though it was time.
+    sealing_failed: Option<Instant>,
     /// What was taken from the queue and is not done yet.
     next: Option<Command>,
 }
@@ -183,6 +204,8 @@ impl<F: Files> Worker<F> {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => {
                         self.look_after();
+                        self.seal_if_due();
+                        self.journal.look_after_tree();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -192,6 +215,8 @@ impl<F: Files> Worker<F> {
                 Command::Flush(first) => {
                     let group = self.group(first, queue);
                     self.flush(group);
+                    self.seal_if_due();
+                    self.journal.look_after_tree();
                 }
                 Command::Open { topic, partition, reply } => {
                     self.look_after();
@@ -233,6 +258,19 @@ impl<F: Files> Worker<F> {
         if self.logged.as_ref().is_none_or(|(logged, at)| *logged != text || at.elapsed() >= LOG_AGAIN) {
             log::warn!("{text}");
             self.logged = Some((text, Instant::now()));
+        }
+    }
+
+    /// Seals the log where it is time. What was flushed is done, whatever becomes of this.
+    fn seal_if_due(&mut self) {
+        if self.trouble.borrow().is_some() || self.sealing_failed.is_some_and(|at| at.elapsed() < LOG_AGAIN) {
+            return;
+        }
+        let sealed = self.journal.seal_if_due();
+        self.take_note(&sealed);
+        self.sealing_failed = sealed.is_err().then(Instant::now);
+        if let Err(error) = sealed {
+            log::error!("{error}; it goes on in the same file meanwhile {}", Code::AuditLogRotate);
         }
     }
 

@@ -6,7 +6,7 @@
 )]
 
 use consumers::args::AuditArgs;
-use consumers::audit;
+use consumers::audit::{self, Settings};
 use consumers::service::{self, Reads};
 use task_events::services::AUDIT;
 
@@ -20,7 +20,8 @@ use mem_functions as _;
 static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
-    let AuditArgs { group, audit_log_path, common } = task_events::command_line::parse();
+    let AuditArgs { group, audit_log_path, segments, audit_key_file, common } =
+        task_events::command_line::parse();
     let reads = Reads {
         name: AUDIT,
         group,
@@ -29,6 +30,9 @@ fn main() {
     };
     let registry = common.registry.clone();
     service::run(&common, reads, move |state_dir| {
-        audit::open_and_rotate(&audit_log_path, state_dir, registry.reader(Some(state_dir)))
+        let reader = registry.reader(Some(state_dir));
+        let signer = audit_key_file.as_deref().map(audit::read_key).transpose()?;
+        let settings = Settings { limits: segments.limits(), signer };
+        audit::open_and_rotate(&audit_log_path, state_dir, settings, reader)
     });
 }

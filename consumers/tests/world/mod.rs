@@ -104,7 +104,9 @@ impl World {
             {
                 let value: serde_json::Value = serde_json::from_slice(&value).unwrap();
                 let claimed = value.get("claimed_at");
-                let time = claimed.or(value.get("committed_at")).unwrap().as_str().unwrap();
+                // That an instance lives says nothing of a partition.
+                let Some(time) = claimed.or(value.get("committed_at")) else { continue };
+                let time = time.as_str().unwrap();
                 said.push((claimed.is_some(), time.parse::<DateTime<Utc>>().unwrap()));
             }
         }

@@ -42,6 +42,7 @@ pub const DEMO_BINARIES: &[&str] = &["devbroker"];
 /// The sources of what the binaries are built from, the workspace's own.
 pub const SOURCES: &[&str] = &[
     "api/src",
+    "audit-tree/src",
     "common/src",
     "consumers/src",
     "musl/mem-functions/src",

@@ -9,6 +9,7 @@ mod brokers;
 mod database;
 mod findings;
 mod groups;
+mod parts;
 mod state;
 mod topics;
 

@@ -9,6 +9,7 @@ use task_events::config::group_name;
 use task_events::kafka::KafkaError;
 use task_events::offsets::{OffsetsLog, Slot};
 use task_events::operate::groups::{Life, watch};
+use task_events::operate::members::{MemberRow, members, watch_members};
 use task_events::operate::partitions::{PartitionRow, add_unclaimed};
 use task_events::operate::scan::log_range;
 
@@ -49,6 +50,9 @@ pub struct Describe {
     /// The consumer group [default: all]
     #[arg(value_parser = group_name)]
     group: Option<String>,
+    /// Show the living instances of the group instead: what each has, and what it is to have
+    #[arg(long)]
+    members: bool,
     #[command(flatten)]
     wait: Wait,
 }
@@ -117,7 +121,11 @@ pub(super) fn list_text(rows: &[GroupRow]) -> String {
 
 async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
     let group = args.group.as_deref();
-    let rows = partition_rows(context, &context.offsets().await?, args.wait.limit(), group).await?;
+    let offsets = context.offsets().await?;
+    if args.members {
+        return describe_members(context, &offsets, args).await;
+    }
+    let rows = partition_rows(context, &offsets, args.wait.limit(), group).await?;
     if let Some(group) = group.filter(|_| rows.is_empty()) {
         return Err(context.unknown_group(group));
     }
@@ -134,6 +142,48 @@ async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
         }
     })?;
     Ok(())
+}
+
+/// A group's instances, once it is known of each whether it lives.
+async fn describe_members(context: &Context, offsets: &OffsetsLog, args: &Describe) -> Result<(), Error> {
+    let group = args.group.as_deref();
+    offsets.catch_up().await?;
+    watch_members(offsets, args.wait.limit(), group).await;
+    let counts = context.kafka.topics().await?;
+    let rows = {
+        let view = offsets.view();
+        let view = view.borrow();
+        if let Some(group) = group
+            && !view.fold.slots().any(|(slot, _)| slot.group == group)
+        {
+            return Err(context.unknown_group(group));
+        }
+        members(&view, group, |topic| counts.get(topic).copied().unwrap_or(0))
+    };
+    output::write(context.format, &rows, |rows| {
+        let header = ["GROUP", "TOPIC", "INSTANCE", "ALIVE", "ACCEPTS", "PARTITIONS", "TARGET", "JOINED"];
+        table(header, rows.iter().map(member_cells))
+    })?;
+    Ok(())
+}
+
+fn member_cells(row: &MemberRow) -> [String; 8] {
+    let yes = |is: bool, no: &str| if is { "yes" } else { no }.to_owned();
+    let list = |numbers: &[i32]| {
+        let numbers: Vec<String> = numbers.iter().map(i32::to_string).collect();
+        cell(Some(numbers.join(",")).filter(|numbers| !numbers.is_empty()))
+    };
+    let id = row.instance_id.to_string();
+    [
+        row.group.clone(),
+        row.topic.clone(),
+        format!("{}/{}", row.host, id.split('-').next().unwrap_or_default()),
+        yes(row.is_alive, "unknown"),
+        yes(row.accepts, "no"),
+        list(&row.partitions),
+        list(&row.targets),
+        row.joined_at.clone(),
+    ]
 }
 
 /// Each partition of one group, or of all, watched for that long.

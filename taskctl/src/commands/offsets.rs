@@ -100,6 +100,9 @@ struct Move {
     from: Option<i64>,
     /// `None`: the topic or the partition is no more, and what the group said of it is removed.
     to: Option<i64>,
+    /// The topic's id, where known.
+    #[serde(skip)]
+    topic_id: Option<Uuid>,
 }
 
 /// Runs the command.
@@ -163,7 +166,12 @@ async fn plan(
         if args.partition.is_none() {
             moves.extend(gone(known, &topic, count));
         }
-        for partition in partitions(&topic, count, args.partition)? {
+        let partitions = partitions(&topic, count, args.partition)?;
+        let topic_id = match partitions.is_empty() {
+            true => None,
+            false => Some(context.kafka.topic(&topic).await?.id).filter(|id| !id.is_nil()),
+        };
+        for partition in partitions {
             let slot = Slot { group: args.group.clone(), topic: topic.clone(), partition };
             let range = log_range(&context.kafka, &topic, partition).await?;
             let at_time = match &args.to {
@@ -177,7 +185,7 @@ async fn plan(
                 Error::Refused(Code::CannotMove, format!("cannot reset {topic}/{partition}: {why}"))
             })?;
             let from = known.get(&slot).and_then(|report| report.position);
-            moves.push(Move { slot, topic: topic.clone(), partition, from, to: Some(to) });
+            moves.push(Move { slot, topic: topic.clone(), partition, from, to: Some(to), topic_id });
         }
     }
     Ok(moves)
@@ -196,6 +204,7 @@ fn gone<'a>(
         partition: slot.partition,
         from: report.position,
         to: None,
+        topic_id: None,
     })
 }
 
@@ -274,8 +283,9 @@ async fn execute(offsets: &OffsetsLog, moves: &[Move]) -> Result<(), Error> {
 async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Result<(), Error> {
     let Move { slot, to, .. } = each;
     let Some(to) = to else { return Ok(offsets.remove(slot).await?) };
+    let before = offsets.view().borrow().slot(slot).and_then(|state| Some(state.last_commit()?.1.clone()));
     let token = offsets.claim(slot, &Claim::new(instance_id, "taskctl", LEASE_MS)).await?.token;
-    let commit = Commit::new(*to, instance_id, true);
+    let commit = moved(before.as_ref(), *to, each.topic_id, instance_id);
     let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
     offsets.catch_up().await?;
     let (missed, older) = {
@@ -303,6 +313,22 @@ async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Resul
         log::warn!("older commits of {slot} stay in the topic, which does no harm: {error}");
     }
     Ok(())
+}
+
+/// The commit that moves a group which was where `before` says.
+///
+/// Whose state has what is known beyond the move, as far as it is not read again; and so is the lowest position of
+/// several moves without an owner between them, so that none of them skips anything.
+fn moved(before: Option<&Commit>, to: i64, topic_id: Option<Uuid>, instance_id: Uuid) -> Commit {
+    let mut meta = before.map(|before| before.meta.clone()).unwrap_or_default();
+    // Anchors of audit logs stay.
+    meta.retain(|name, _| name == "trees");
+    let commit = Commit::new(to, instance_id, true).with_meta(meta);
+    let Some(before) = before else { return commit };
+    let from = before.was_moved_from().map_or(before.offset, |from| from.min(before.offset));
+    let commit = commit.moved_from(Some(from));
+    let is_of_this_topic = before.topic_id.zip(topic_id).is_none_or(|(of, now)| of == now);
+    if is_of_this_topic { commit.with_done_by(&before.done_by().capped(to)) } else { commit }
 }
 
 async fn commit_with_retries(

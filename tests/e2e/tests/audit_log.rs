@@ -20,8 +20,17 @@ struct Audited {
 impl Audited {
     /// With 100 events in the log.
     async fn start() -> Result<Self> {
+        Self::with(&[]).await
+    }
+
+    /// The same with more in the service's environment.
+    async fn with(env: &[(&str, &str)]) -> Result<Self> {
         let world = World::start().await?;
-        let audit = world.program("audit-service").env("HEALTH_ADDR", "127.0.0.1:0").start()?;
+        let mut program = world.program("audit-service").env("HEALTH_ADDR", "127.0.0.1:0");
+        for (name, value) in env {
+            program = program.env(name, value);
+        }
+        let audit = program.start()?;
         let mut audited = Self { world, audit, end: 0 };
         audited.events(100).await?;
         Ok(audited)
@@ -61,7 +70,7 @@ impl Audited {
         let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let of_log = paths.filter(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
-            name.starts_with("audit.log") && !name.contains(".torn-")
+            name.starts_with("audit") && !name.contains(".torn-")
         });
         let mut all: Vec<i64> = of_log.flat_map(|path| offsets(&path)).collect();
         all.sort_unstable();
@@ -296,5 +305,44 @@ async fn what_is_no_line_is_reported_once_and_shown_while_nothing_is_to_be_writt
     eventually("readiness", SOON, async || readiness(200, "").await).await?;
     audited.events(3).await?;
     assert_eq!(audited.offsets(), audited.all());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_that_is_sealed_by_size_has_each_event_once_and_is_verified_and_exported_as_one() -> Outcome {
+    let mut it = Audited::with(&[("AUDIT_SEGMENT_BYTES", "20000")]).await?;
+    for round in 0..5 {
+        it.events(100).await?;
+        match round {
+            1 => it.audit.signal(Signal::HUP)?,
+            2 => it.audit.kill9(),
+            _ => continue,
+        }
+        if round == 2 {
+            it.audit.restart()?;
+        }
+    }
+    let folder = it.log().parent().unwrap().to_owned();
+    let segments = async || {
+        let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.retain(|name| name.starts_with("audit-0"));
+        names.sort();
+        names
+    };
+    let names = segments().await;
+    assert!(names.len() >= 5, "{names:?}");
+    assert_eq!(it.union(), it.all());
+    // Archived compressed, one of them.
+    let packed = folder.join(&names[1]);
+    assert!(Command::new("gzip").arg(&packed).status().unwrap().success());
+    let log = it.log().display().to_string();
+    let verified = it.world.taskctl(&["audit", "verify", &log]).await?;
+    assert_eq!(verified.code, Some(0), "{verified:?}");
+    assert!(verified.stdout.contains("600 lines: 0 damaged, 0 repeated, 0 out of order"), "{verified:?}");
+    let exported = it.world.taskctl(&["audit", "export", &log, "--event-type", "task.created"]).await?;
+    let lines = exported.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let offsets: Vec<i64> = lines.map(|line| line["kafka"]["offset"].as_i64().unwrap()).collect();
+    assert_eq!(offsets, it.all());
     Ok(())
 }

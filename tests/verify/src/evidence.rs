@@ -233,8 +233,12 @@ impl AuditLog {
         for entry in fs::read_dir(folder).map_err(|error| Error::file(folder, error))? {
             let entry = entry.map_err(|error| Error::file(folder, error))?;
             let other = entry.file_name().to_string_lossy().into_owned();
-            let is_segment = other.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['.', '-']));
-            if is_segment && !other.contains(".torn-") {
+            let stem = name.strip_suffix(".log").unwrap_or(&name);
+            let is_segment = [&name, stem].iter().any(|name| {
+                let rest = other.strip_prefix(*name).and_then(|rest| rest.strip_prefix(['.', '-']));
+                rest.is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+            });
+            if is_segment {
                 let written = entry.metadata().and_then(|metadata| metadata.modified());
                 segments.push((written.map_err(|error| Error::file(path, error))?, entry.path()));
             }

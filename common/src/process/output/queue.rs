@@ -254,7 +254,6 @@ impl Queue {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    #[cfg(test)]
     pub(super) fn hindrance(&self) -> Option<Hindrance> {
         self.state().hindrance
     }

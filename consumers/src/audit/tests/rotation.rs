@@ -6,11 +6,13 @@ use super::*;
 
 /// The events of all segments and of the log, by name of file.
 fn union(rig: &Rig) -> Vec<u64> {
-    let mut names = rig.names();
-    names.retain(|name| name.starts_with("audit.log"));
-    // The log itself is the newest.
-    names.rotate_left(1);
-    names.iter().flat_map(|name| numbers(&fs::read(rig.path(name)).unwrap())).collect()
+    let paths = segments::beside(&FileSystem, &rig.log()).unwrap();
+    paths.iter().chain([&rig.log()]).flat_map(|path| numbers(&fs::read(path).unwrap())).collect()
+}
+
+/// The names of what this service sealed.
+fn sealed(rig: &Rig) -> Vec<String> {
+    rig.names().into_iter().filter(|name| name.starts_with("audit-")).collect()
 }
 
 fn gzip(rig: &Rig, name: &str) {
@@ -47,18 +49,78 @@ fn a_segment_is_sealed_and_its_events_are_known_ever_after() {
     let journal = rig.open();
     assert_eq!((ids(&journal), next(&journal, 0)), (10, Some(94)));
     drop(journal);
-    let segments: Vec<String> =
-        rig.names().into_iter().filter(|name| name.starts_with("audit.log.")).collect();
+    let segments = sealed(&rig);
+    assert_eq!(segments, [0, 3, 6].map(|first| format!("audit-{first:020}.log")));
     gzip(&rig, &segments[1]);
     fs::remove_file(rig.index()).unwrap();
     let journal = rig.open();
     assert_eq!((ids(&journal), next(&journal, 0)), (10, Some(94)), "from a compressed segment, too");
     drop(journal);
-    for name in rig.names().iter().filter(|name| name.starts_with("audit.log.")) {
-        fs::remove_file(rig.path(name)).unwrap();
+    for name in sealed(&rig) {
+        fs::remove_file(rig.path(&name)).unwrap();
     }
     let journal = rig.open();
     assert_eq!(ids(&journal), 10, "the index needs no segment");
+}
+
+#[test]
+fn a_log_is_sealed_at_its_limits_and_each_event_has_one_line_in_all_files_together() {
+    let rig = Rig::new();
+    let by_size = Limits { bytes: Some(600), age: None };
+    let mut journal = rig.open().with_limits(by_size);
+    for event in 0..12 {
+        batch(&mut journal, &events(event..event + 1));
+        journal.seal_if_due().unwrap();
+        if event % 5 == 4 {
+            drop(journal);
+            journal = rig.open().with_limits(by_size);
+        }
+    }
+    let line = rig.bytes().len().max(fs::read(rig.path(&sealed(&rig)[0])).unwrap().len());
+    assert!(sealed(&rig).len() >= 3 && line >= 600, "{:?}", rig.names());
+    assert_eq!((union(&rig), ids(&journal)), ((0..12).collect(), 12));
+    let firsts: Vec<String> = sealed(&rig);
+    let mut counted = 0;
+    for name in &firsts {
+        assert_eq!(*name, format!("audit-{counted:020}.log"));
+        counted += numbers(&fs::read(rig.path(name)).unwrap()).len() as u64;
+    }
+    drop(journal);
+
+    // By age, counted from the first line, whoever wrote it; also where nothing is written.
+    let mut journal = rig.open();
+    batch(&mut journal, &events(12..13));
+    drop(journal);
+    let old = String::from_utf8(rig.bytes()).unwrap();
+    let (start, end) = old.split_once(r#""audited_at":""#).unwrap();
+    fs::write(rig.log(), format!(r#"{start}"audited_at":"2020{}"#, &end[4..])).unwrap();
+    let mut journal = rig.open().with_limits(Limits { bytes: None, age: Some(Duration::from_secs(3_600)) });
+    let before = sealed(&rig).len();
+    journal.seal_if_due().unwrap();
+    assert_eq!((sealed(&rig).len(), rig.bytes().len()), (before + 1, 0));
+    batch(&mut journal, &events(13..14));
+    journal.seal_if_due().unwrap();
+    assert_eq!((sealed(&rig).len(), rig.numbers(), ids(&journal)), (before + 1, vec![13], 14));
+}
+
+#[test]
+fn a_segment_of_that_name_is_never_replaced() {
+    for suffix in ["", ".gz"] {
+        let rig = Rig::new();
+        let mut journal = rig.open();
+        batch(&mut journal, &events(0..3));
+        let name = format!("audit-{:020}.log", 0);
+        fs::write(rig.path(&name), b"somebody else's").unwrap();
+        if suffix == ".gz" {
+            gzip(&rig, &name);
+        }
+        let taken = rig.path(&format!("{name}{suffix}"));
+        let before = fs::read(&taken).unwrap();
+        journal.rotate().unwrap();
+        assert_eq!(fs::read(&taken).unwrap(), before);
+        let timed = rig.names().into_iter().find(|name| name.starts_with("audit.log.2")).unwrap();
+        assert_eq!(numbers(&fs::read(rig.path(&timed)).unwrap()), [0, 1, 2]);
+    }
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Files for Gated {
 fn start(rig: &Rig) -> (Writer, Arc<Gate>) {
     let files = Gated::default();
     let gate = Arc::clone(&files.0);
-    (Writer::start(files, &rig.log(), &rig.index()).unwrap(), gate)
+    (Writer::start(files, &rig.log(), &rig.index(), Limits::default(), None).unwrap(), gate)
 }
 
 /// A flush of one event of a partition.
@@ -203,7 +203,7 @@ async fn a_disk_that_hangs_holds_up_nobody_and_what_was_given_up_meanwhile_is_no
 #[tokio::test]
 async fn lines_that_are_gone_supersede_every_partition_also_while_idle() {
     let rig = Rig::new();
-    let writer = Writer::start(FileSystem, &rig.log(), &rig.index()).unwrap();
+    let writer = Writer::start(FileSystem, &rig.log(), &rig.index(), Limits::default(), None).unwrap();
     let service = Audit { writer, reader: EventReader::json() };
     let handlers = [service.open(TOPIC, 0).await.unwrap(), service.open(TOPIC, 1).await.unwrap()];
     flush(&service.writer, (0, 0, 0)).await.unwrap().unwrap();

@@ -7,8 +7,10 @@ use chrono::{TimeDelta, Utc};
 use task_events::kafka::OffsetAt;
 use task_events::offsets::Slot;
 use task_events::operate::groups::{Life, SlotReport, short, watch};
+use task_events::operate::members::{MemberRow, members};
 
 use super::findings::Findings;
+use super::parts;
 use crate::Context;
 
 /// How long owners are watched for a sign of life: the default lease, and a little.
@@ -35,6 +37,10 @@ pub(super) async fn examine(context: &Context, findings: &mut Findings) {
         life(slot, report, findings);
         lag(context, slot, report, findings).await;
     }
+    let counts = context.kafka.topics().await.unwrap_or_default();
+    let members = members(&offsets.view().borrow(), None, |topic| counts.get(topic).copied().unwrap_or(0));
+    sharing(&members, findings);
+    parts::examine(&offsets.view().borrow(), &members, findings);
     foreign(&offsets.view().borrow(), findings);
     clocks(&offsets.view().borrow(), &slots, findings);
 }
@@ -81,6 +87,17 @@ async fn lag(context: &Context, slot: &Slot, report: &SlotReport, findings: &mut
         );
     } else {
         findings.ok(subject, format!("position {position} of {end}, lag {}", end - position));
+    }
+}
+
+/// Instances that are given no partitions.
+fn sharing(members: &[MemberRow], findings: &mut Findings) {
+    for MemberRow { group, topic, host, .. } in members.iter().filter(|member| !member.accepts) {
+        findings.warn(
+            format!("group {group}"),
+            format!("its instance {host} makes no progress, and is given no partitions of {topic}"),
+            "look at the instance's /readyz: its disk, its output, or an event that cannot be handled",
+        );
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where offsets are reset to.
 
 use super::*;
+use task_events::kafka::Position;
+use task_events::offsets::DoneBy;
 use task_events::offsets::fold::Owner;
 use tokio::time::Instant;
 
@@ -67,4 +69,27 @@ fn a_group_is_live_unless_each_owner_released_or_fell_silent() {
     let active = Life::Active(Instant::now());
     assert_eq!(group(&[Life::Released, active]), Some("host/00000000 owns t/1".to_owned()));
     assert!(group(&[Life::Unknown]).is_some());
+}
+
+#[test]
+fn a_move_keeps_the_lowest_position_and_whose_state_has_what() {
+    let (one, other, operator) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(99));
+    let topic = Some(Uuid::from_u128(9));
+    let mut done_by = DoneBy::default();
+    done_by.set(one, 60);
+    done_by.set(other, 100);
+    let position = Position { topic_id: topic, ..Position::at(100) };
+    let before = Commit::at(position, other, true).with_done_by(&done_by);
+    let ahead = moved(Some(&before), 500, topic, operator);
+    assert_eq!((ahead.offset, ahead.was_moved_from(), ahead.done_by()), (500, Some(100), done_by.clone()));
+    let again = moved(Some(&ahead), 300, topic, operator);
+    assert_eq!((again.offset, again.was_moved_from()), (300, Some(100)), "the first was a mistake");
+    let back = moved(Some(&again), 80, topic, operator);
+    assert_eq!(
+        (back.was_moved_from(), back.done_by().of(one), back.done_by().of(other)),
+        (Some(100), Some(60), Some(80))
+    );
+    let recreated = moved(Some(&before), 5, Some(Uuid::from_u128(8)), operator);
+    assert_eq!(recreated.done_by(), DoneBy::default(), "of another topic");
+    assert_eq!(moved(None, 5, topic, operator).was_moved_from(), None);
 }

@@ -1,0 +1,156 @@
+//! Instances of one group share its partitions: by giving, to whom makes progress, and over a recreated offsets topic.
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use task_events::offsets::{Claim, Commit};
+use uuid::Uuid;
+use world::{Consumer, LEASE, Script, World, eventually};
+
+/// Longer than membership has to be unchanged before anything is given.
+const SETTLED: Duration = Duration::from_secs(3);
+
+fn owned(consumer: &Consumer) -> Vec<i32> {
+    (0..4).filter(|partition| consumer.owns(*partition)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_is_given_its_share_and_one_that_stops_gives_it_back_and_nothing_is_repeated() {
+    let world = World::start(4).await;
+    let first = world.consumer(Script::default());
+    eventually("the first owns all", || owned(&first).len() == 4).await;
+    for partition in 0..4 {
+        world.produce(partition, "before").await;
+    }
+    let second = world.consumer(Script::default());
+    eventually("they share", || owned(&first).len() == 2 && owned(&second).len() == 2).await;
+    let claims = world.claims_made().await;
+    assert_eq!(claims.len(), 6, "two moved: {claims:#?}");
+    for partition in 0..4 {
+        world.produce(partition, "between").await;
+    }
+    let all = |consumers: &[&Consumer], each: usize| {
+        let flushed: Vec<_> = consumers.iter().flat_map(|consumer| consumer.script.flushed()).collect();
+        let distinct: BTreeSet<_> = flushed.iter().copied().collect();
+        assert_eq!(distinct.len(), flushed.len(), "nothing twice: {flushed:?}");
+        distinct.len() == 4 * each
+    };
+    eventually("each event is handled", || all(&[&first, &second], 2)).await;
+
+    let script = second.script.clone();
+    second.stop().await;
+    let stopped = Instant::now();
+    eventually("the first owns all again", || owned(&first).len() == 4).await;
+    assert!(stopped.elapsed() < LEASE, "no lease was waited for: {:?}", stopped.elapsed());
+    for partition in 0..4 {
+        world.produce(partition, "after").await;
+    }
+    eventually("each event is handled", || {
+        let flushed = [first.script.flushed(), script.flushed()].concat();
+        assert_eq!(
+            flushed.iter().collect::<BTreeSet<_>>().len(),
+            flushed.len(),
+            "nothing twice: {flushed:?}"
+        );
+        flushed.len() == 12
+    })
+    .await;
+    let claims = world.claims_made().await;
+    assert_eq!(claims.len(), 8, "what the second had moved, and nothing else: {claims:#?}");
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_in_trouble_is_given_nothing_until_it_is_over() {
+    let world = World::start(4).await;
+    let first = world.consumer(Script::default());
+    eventually("the first owns all", || owned(&first).len() == 4).await;
+    let script = Script::default();
+    script.set_trouble(true);
+    let second = world.consumer(script.clone());
+    eventually("the second stands by", || second.status.is_ready()).await;
+    tokio::time::sleep(SETTLED + LEASE).await;
+    assert_eq!((owned(&first).len(), world.claims().await), (4, 4));
+    script.set_trouble(false);
+    eventually("they share", || owned(&first).len() == 2 && owned(&second).len() == 2).await;
+    first.stop().await;
+    second.stop().await;
+}
+
+/// The owner knows where it is, and a standby does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_offsets_topic_was_recreated_the_former_owner_goes_on_from_where_it_was() {
+    let world = World::start(1).await;
+    let first = world.consumer(Script::default());
+    eventually("the first owns", || first.owns(0)).await;
+    let others = [world.consumer(Script::default()), world.consumer(Script::default())];
+    eventually("the others stand by", || others.iter().all(|other| other.status.is_ready())).await;
+    world.produce(0, "before").await;
+    eventually("it is handled", || first.script.flushed().contains(&(0, 0))).await;
+    world.recreate_offsets().await;
+    world.produce(0, "after").await;
+    eventually("the next is handled", || first.script.flushed().contains(&(0, 1))).await;
+    assert!(first.owns(0));
+    assert_eq!(first.script.handled(), [(0, 0), (0, 1)], "nothing is repeated");
+    assert!(others.iter().all(|other| other.script.handled().is_empty()), "the others handle nothing");
+    tokio::time::sleep(LEASE).await;
+    assert!(first.owns(0) && others.iter().all(|other| !other.owns(0)), "exactly one owns");
+    for consumer in others.into_iter().chain([first]) {
+        consumer.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_offsets_topic_was_recreated_each_of_several_owners_goes_on_from_where_it_was() {
+    let world = World::start(4).await;
+    let first = world.consumer(Script::default());
+    let second = world.consumer(Script::default());
+    eventually("they share", || owned(&first).len() == 2 && owned(&second).len() == 2).await;
+    for partition in 0..4 {
+        world.produce(partition, "before").await;
+    }
+    let all = |each: usize| {
+        let flushed = [first.script.flushed(), second.script.flushed()].concat();
+        let distinct: BTreeSet<_> = flushed.iter().copied().collect();
+        assert_eq!(distinct.len(), flushed.len(), "nothing twice: {flushed:?}");
+        distinct.len() == 4 * each
+    };
+    eventually("each event is handled", || all(1)).await;
+    world.recreate_offsets().await;
+    for partition in 0..4 {
+        world.produce(partition, "after").await;
+    }
+    eventually("each event is handled", || all(2)).await;
+    eventually("they share", || owned(&first).len() == 2 && owned(&second).len() == 2).await;
+    first.stop().await;
+    second.stop().await;
+}
+
+/// It writes no member record, and knows no names.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_instance_of_an_older_version_owns_stays_its_own_until_it_releases_it() {
+    let world = World::start(2).await;
+    let offsets = world.offsets().await;
+    let (slot, old) = (world.slot(0), Uuid::new_v4());
+    let lease_ms = u64::try_from(LEASE.as_millis()).unwrap();
+    let claimed = offsets.claim(&slot, &Claim::new(old, "old", lease_ms)).await.unwrap();
+    let commit = async |released: bool| {
+        offsets.commit(&slot, claimed.token, &Commit::new(0, old, released), LEASE).await.unwrap();
+    };
+    let new = [world.consumer(Script::default()), world.consumer(Script::default())];
+    let shares = || new.iter().map(|consumer| owned(consumer).len()).collect::<Vec<_>>();
+    let until = Instant::now() + SETTLED + LEASE;
+    while Instant::now() < until {
+        commit(false).await;
+        tokio::time::sleep(LEASE / 10).await;
+    }
+    assert!(shares().contains(&1) && shares().contains(&0), "one has what was free: {:?}", shares());
+    assert!(new.iter().all(|consumer| !consumer.owns(0)));
+    commit(true).await;
+    eventually("they share", || new.iter().all(|consumer| owned(consumer).len() == 1)).await;
+    for consumer in new {
+        consumer.stop().await;
+    }
+}

@@ -1,0 +1,55 @@
+//! The anchors of audit logs in the offsets topic: of each tree the size and root at the last commit of each partition.
+
+use serde::Deserialize;
+use task_events::error_code::Code;
+
+use crate::{Context, Error};
+
+/// A size and a root that were committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Anchor {
+    pub(super) origin: String,
+    pub(super) size: u64,
+    /// In hexadecimal.
+    pub(super) root: String,
+    /// The partition that it was committed with.
+    pub(super) place: String,
+}
+
+#[derive(Deserialize)]
+struct Committed {
+    size: u64,
+    root: String,
+}
+
+/// The anchors of a group. What cannot be read is an error: it must not pass for an anchor that is not there.
+pub(super) async fn read(context: &Context, group: &str) -> Result<Vec<Anchor>, Error> {
+    let offsets = context.offsets().await?;
+    offsets.catch_up().await?;
+    let view = offsets.view();
+    let view = view.borrow();
+    let mut anchors = Vec::new();
+    let mut is_known = false;
+    for (slot, state) in view.fold.slots().filter(|(slot, _)| slot.group == group) {
+        is_known = true;
+        let Some(trees) = state.last_commit().and_then(|(_, commit)| commit.meta.get("trees")) else {
+            continue;
+        };
+        let trees = trees.as_object().ok_or_else(|| unreadable(&slot.to_string()))?;
+        for (origin, tree) in trees {
+            let Committed { size, root } =
+                Committed::deserialize(tree).map_err(|_| unreadable(&slot.to_string()))?;
+            anchors.push(Anchor { origin: origin.clone(), size, root, place: slot.to_string() });
+        }
+    }
+    if is_known { Ok(anchors) } else { Err(context.unknown_group(group)) }
+}
+
+fn unreadable(slot: &str) -> Error {
+    Error::Refused(
+        Code::ChecksFailed,
+        format!(
+            "the last commit of {slot} has an anchor that cannot be read: it was not written by audit-service"
+        ),
+    )
+}

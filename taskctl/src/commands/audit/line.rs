@@ -1,0 +1,40 @@
+//! A line of an audit log, as verifying reads it.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// A line, as far as it matters here; that the rest is there matters, too.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "read to see that they are there")]
+pub(super) struct Line<'a> {
+    pub(super) event_id: Uuid,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    occurred_at: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+    #[serde(borrow)]
+    audited_at: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) kafka: At<'a>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct At<'a> {
+    #[serde(borrow)]
+    pub(super) topic: Cow<'a, str>,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
+pub(super) fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
+    let line =
+        bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
+    serde_json::from_slice(line).map_err(|error| error.to_string())
+}

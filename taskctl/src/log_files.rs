@@ -1,0 +1,228 @@
+//! The files of an audit log: the one that the audit service writes, and the segments beside it that were sealed before
+//! (`audit-00000000000000001200.log`, `audit.log.1.gz`), with their lines.
+//!
+//! They are read in the order in which they were written, which is that of their first lines, whatever their names.
+//! Of a file that is being written only what was there when it was opened is read. That file is held open, so that one
+//! that is sealed meanwhile is read all the same, once.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flate2::read::MultiGzDecoder;
+use serde::Deserialize;
+use task_events::segments::is_segment;
+
+/// The longest line, in bytes: an event has 256 KiB at most.
+const MAX_LINE: u64 = 1024 * 1024;
+/// Bytes read at once.
+const READ: usize = 256 * 1024;
+/// How often the files are looked for, where the log is sealed at that very moment.
+const LOOKS: usize = 10;
+
+/// A file of a log.
+#[derive(Debug, Clone)]
+pub struct LogFile {
+    pub path: PathBuf,
+    /// Its name without folder, for people.
+    pub name: String,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The log itself, which may have another name by the time it is read.
+    open: Option<Arc<File>>,
+}
+
+/// A line, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub struct LogLine<'a> {
+    /// The first is 1.
+    pub number: u64,
+    /// The byte where it starts, in the file as it is when it is not compressed.
+    pub at: u64,
+    /// With its end, if it has one.
+    pub bytes: &'a [u8],
+}
+
+impl LogFile {
+    fn new(path: PathBuf) -> io::Result<Self> {
+        let bytes = fs::metadata(&path).map_err(|error| named(&path, &error))?.len();
+        Ok(Self { name: name_of(&path), path, bytes, open: None })
+    }
+
+    /// A file that stays open, and which one it is.
+    fn held(path: PathBuf) -> io::Result<(Self, (u64, u64))> {
+        let failed = |error| named(&path, &error);
+        let file = File::open(&path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let (bytes, open) = (metadata.len(), Some(Arc::new(file)));
+        Ok((Self { name: name_of(&path), path, bytes, open }, (metadata.dev(), metadata.ino())))
+    }
+
+    /// Its lines, from the first.
+    pub fn lines(&self) -> io::Result<Lines> {
+        let is_compressed = self.path.extension().is_some_and(|extension| extension == "gz");
+        let open = || File::open(&self.path).map_err(|error| named(&self.path, &error));
+        let stream: Box<dyn Read + Send> = match &self.open {
+            Some(file) => Box::new(FromStart { file: Arc::clone(file), at: 0 }.take(self.bytes)),
+            None if is_compressed => Box::new(MultiGzDecoder::new(open()?)),
+            None => Box::new(open()?.take(self.bytes)),
+        };
+        let reader = BufReader::with_capacity(READ, stream);
+        Ok(Lines { path: self.path.clone(), reader, line: Vec::new(), number: 0, at: 0 })
+    }
+}
+
+/// Reads a file that others read too, from its start.
+struct FromStart {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The lines of a file.
+pub struct Lines {
+    path: PathBuf,
+    reader: BufReader<Box<dyn Read + Send>>,
+    line: Vec<u8>,
+    number: u64,
+    at: u64,
+}
+
+impl Lines {
+    /// The next line. One that is longer than any may be comes in parts.
+    pub fn next(&mut self) -> io::Result<Option<LogLine<'_>>> {
+        let at = self.at + self.line.len() as u64;
+        self.line.clear();
+        let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut self.line);
+        if read.map_err(|error| named(&self.path, &error))? == 0 {
+            return Ok(None);
+        }
+        (self.at, self.number) = (at, self.number + 1);
+        Ok(Some(LogLine { number: self.number, at, bytes: &self.line }))
+    }
+}
+
+/// The files of a log, oldest first; the last is the one that is written.
+pub fn files(log: &Path) -> io::Result<Vec<LogFile>> {
+    for _ in 0..LOOKS {
+        let (active, id) = LogFile::held(log.to_owned())?;
+        let mut segments = Vec::new();
+        for path in segments_beside(log)? {
+            let file = LogFile::new(path)?;
+            segments.push((first_time(&file)?, file.path.clone(), file));
+        }
+        // Sealed meanwhile: whether the segments are all of those before it is not known.
+        if !fs::metadata(log).is_ok_and(|now| (now.dev(), now.ino()) == id) {
+            continue;
+        }
+        segments.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+        let mut files: Vec<LogFile> = segments.into_iter().map(|(_, _, file)| file).collect();
+        files.push(active);
+        return Ok(files);
+    }
+    Err(io::Error::other(format!(
+        "{}: it was sealed again and again while its segments were listed",
+        log.display()
+    )))
+}
+
+/// When the first line of a file was written. Files that do not say come first.
+fn first_time(file: &LogFile) -> io::Result<Option<String>> {
+    #[derive(Deserialize)]
+    struct Time {
+        audited_at: String,
+    }
+    let mut lines = file.lines()?;
+    let first = lines.next()?;
+    Ok(first.and_then(|line| serde_json::from_slice::<Time>(line.bytes).ok()).map(|time| time.audited_at))
+}
+
+fn segments_beside(log: &Path) -> io::Result<Vec<PathBuf>> {
+    let folder = match log.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let Some(log_name) = log.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| named(folder, &error))? {
+        let entry = entry?;
+        // To open a pipe would wait for somebody to write to it.
+        let is_file = || fs::metadata(entry.path()).map_or(true, |metadata| metadata.is_file());
+        if entry.file_name().to_str().is_some_and(|name| is_segment(log_name, name)) && is_file() {
+            segments.push(entry.path());
+        }
+    }
+    Ok(segments)
+}
+
+/// The error, with the file that it is about.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    #[test]
+    fn files_come_in_the_order_in_which_they_were_written_and_lines_with_their_places() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |second: u32| format!("{{\"audited_at\":\"2026-01-15T10:30:{second:02}Z\"}}\n");
+        let put = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
+        put("audit-00000000000000000009.log", line(1));
+        put("audit.log.1", line(3));
+        put("audit.log", [line(9), "torn".to_owned()].concat());
+        for other in ["audit.log.bak", "audit.log.1~", "audit.log.torn-20261125T211500.123456Z"] {
+            put(other, line(2));
+        }
+        fs::create_dir(folder.path().join("audit.log.7")).unwrap();
+        let gzip = File::create(folder.path().join("audit-00000000000000000003.log.gz")).unwrap();
+        let mut gzip = GzEncoder::new(gzip, Compression::fast());
+        gzip.write_all([line(2), line(2)].concat().as_bytes()).unwrap();
+        gzip.finish().unwrap();
+
+        let log = folder.path().join("audit.log");
+        let found = files(&log).unwrap();
+        let names: Vec<_> = found.iter().map(|file| file.name.as_str()).collect();
+        let gzip = "audit-00000000000000000003.log.gz";
+        assert_eq!(names, ["audit-00000000000000000009.log", gzip, "audit.log.1", "audit.log"]);
+        // What is written from now on is not read.
+        put("audit.log", [line(9), "torn".to_owned(), line(9)].concat());
+        let length = line(0).len() as u64;
+        for (file, expected) in [(1, [(1, 0), (2, length)]), (3, [(1, 0), (2, length)])] {
+            let mut lines = found[file].lines().unwrap();
+            let mut places = Vec::new();
+            while let Some(line) = lines.next().unwrap() {
+                places.push((line.number, line.at));
+            }
+            assert_eq!(places, expected);
+        }
+        // Sealed before its turn came, and written in a new file.
+        let found = files(&log).unwrap();
+        fs::rename(&log, folder.path().join("audit-00000000000000000012.log")).unwrap();
+        put("audit.log", line(12));
+        let mut lines = found[3].lines().unwrap();
+        assert_eq!(lines.next().unwrap().unwrap().bytes, line(9).as_bytes());
+        assert_eq!(files(&log).unwrap().len(), 5);
+        fs::remove_file(&log).unwrap();
+        assert!(files(&log).unwrap_err().to_string().contains("audit.log: "));
+    }
+}

@@ -1,0 +1,411 @@
+//! The audit log proves itself: what is done to a log, its tree or both is found and named with its place, by `taskctl
+//! audit verify` and by a script that knows the documented format alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use audit_tree::{Checkpoint, Hash, Rows, Signer, Tile, leaf_hash};
+use harness::{Event, Outcome, Result, SOON, Service, World, eventually};
+use rustix::process::Signal;
+
+const GROUP: &str = "audit-service";
+/// Lines in the segment and in the log. Both end in the middle of a tile.
+const SEGMENT: usize = 300;
+const LINES: usize = 350;
+
+struct Proved {
+    world: World,
+    audit: Service,
+    end: i64,
+}
+
+impl Proved {
+    /// A service with a key, and an empty log.
+    async fn empty() -> Result<Self> {
+        let world = World::start().await?;
+        let key = world.path("audit.key").display().to_string();
+        let made = world.taskctl(&["audit", "keygen", &key]).await?;
+        assert_eq!(made.code, Some(0), "{made:?}");
+        let audit = world.program("audit-service").env("AUDIT_KEY_FILE", &key).start()?;
+        Ok(Self { world, audit, end: 0 })
+    }
+
+    async fn start() -> Result<Self> {
+        let mut proved = Self::empty().await?;
+        proved.events(SEGMENT).await?;
+        proved.audit.signal(Signal::HUP)?;
+        proved.audit.wait_for_line("rotated audit log", SOON).await?;
+        proved.events(LINES).await?;
+        Ok(proved)
+    }
+
+    async fn events(&mut self, count: usize) -> Result<()> {
+        let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
+        let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
+        self.end = self.world.produce_values(&values).await?.last().unwrap() + 1;
+        self.world.committed(GROUP, self.end).await?;
+        Ok(())
+    }
+
+    /// Waits until Kafka has the tree of that many lines.
+    async fn anchored(&self, lines: u64) -> Result<()> {
+        let folder = self.world.audit_log_path().parent().unwrap().to_owned();
+        let newest = format!("the newest of {lines} lines");
+        let is_so = async || Ok(self.verify(&folder, &["--kafka"]).await?.1.contains(&newest).then_some(()));
+        eventually("the anchor in Kafka", SOON, is_so).await?;
+        Ok(())
+    }
+
+    fn public_key(&self) -> String {
+        self.world.path("audit.key.pub").display().to_string()
+    }
+
+    /// What `taskctl audit verify` says of the log in that folder, and whether it found something.
+    async fn verify(&self, folder: &Path, more: &[&str]) -> Result<(bool, String)> {
+        let (log, key) = (folder.join("audit.log").display().to_string(), self.public_key());
+        let args = [&["audit", "verify", log.as_str(), "--public-key", &key], more].concat();
+        let ran = self.world.taskctl(&args).await?;
+        Ok((ran.code == Some(0), format!("{}{}", ran.stdout, ran.stderr)))
+    }
+
+    /// A copy of log, segments and tree.
+    fn copy(&self, name: &str) -> PathBuf {
+        let to = self.world.path(name);
+        fs::create_dir(&to).unwrap();
+        let from = self.world.audit_log_path().parent().unwrap().to_owned();
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if name.starts_with("audit.log") || name.starts_with("audit-0") {
+                assert!(
+                    Command::new("cp").arg("-a").args([&path, &to.join(&name)]).status().unwrap().success()
+                );
+            }
+        }
+        to
+    }
+}
+
+fn segment() -> String {
+    format!("audit-{:020}.log", 0)
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn put(path: &Path, lines: &[String]) {
+    fs::write(path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+}
+
+/// Changes the lines of a file.
+fn edit(folder: &Path, file: &str, change: impl FnOnce(&mut Vec<String>)) {
+    let path = folder.join(file);
+    let mut all = lines(&path);
+    change(&mut all);
+    put(&path, &all);
+}
+
+type Hand = fn(&Path);
+
+/// What is done, how, and what names it.
+const HANDS: [(&str, Hand, &[&str]); 17] = [
+    (
+        "a changed byte",
+        |folder| edit(folder, "audit.log", |lines| lines[7] = lines[7].replace("task-api", "task-apj")),
+        &["audit.log:8 (byte ", "is not what entry 307 was: the line was changed"],
+    ),
+    (
+        "a deleted line",
+        |folder| edit(folder, &segment(), |lines| drop(lines.remove(9))),
+        &["entry 9 is missing before audit-00000000000000000000.log:10 (byte "],
+    ),
+    (
+        "swapped lines",
+        |folder| edit(folder, "audit.log", |lines| lines.swap(40, 41)),
+        &["entry 340 is missing before audit.log:41 (byte ", "audit.log:42 (byte ", "lines were swapped"],
+    ),
+    (
+        "an inserted line",
+        |folder| {
+            edit(folder, "audit.log", |lines| {
+                let forged = lines[5].replace("\"event_id\":\"01", "\"event_id\":\"11");
+                lines.insert(6, forged);
+            });
+        },
+        &["audit.log:7 (byte ", "were inserted"],
+    ),
+    (
+        "two lines merged",
+        |folder| {
+            edit(folder, "audit.log", |lines| {
+                let second = lines.remove(21);
+                lines[20].push_str(&second);
+            });
+        },
+        &["from audit.log:21 (byte ", "1 lines are in the place of 2 entries from 320 on"],
+    ),
+    (
+        "a truncated log",
+        |folder| edit(folder, "audit.log", |lines| lines.truncate(100)),
+        &["entries 400 to 649 have no line at the end of the log"],
+    ),
+    (
+        "a missing segment",
+        |folder| fs::remove_file(folder.join(segment())).unwrap(),
+        &["entries 0 to 299 are in no file before audit.log: a segment is missing"],
+    ),
+    (
+        "a segment under a name that is none",
+        |folder| fs::rename(folder.join(segment()), folder.join("old.log")).unwrap(),
+        &["entries 0 to 299 are in no file before audit.log: a segment is missing"],
+    ),
+    (
+        "a compressed segment changed",
+        |folder| {
+            edit(folder, &segment(), |lines| lines[2] = lines[2].replace("task-api", "task-apj"));
+            assert!(Command::new("gzip").arg(folder.join(segment())).status().unwrap().success());
+        },
+        &["audit-00000000000000000000.log.gz:3 (byte ", "is not what entry 2 was"],
+    ),
+    (
+        "a changed tile",
+        |folder| {
+            let tile = folder.join("audit.log.tree/tile/1/000.p/2");
+            let mut bytes = fs::read(&tile).unwrap();
+            bytes[5] ^= 1;
+            fs::write(tile, bytes).unwrap();
+        },
+        &["tile/1/000.p/2 was changed"],
+    ),
+    (
+        "a forged checkpoint",
+        |folder| edit(folder, "audit.log.tree/checkpoint", |lines| lines[1] = "649".to_owned()),
+        &["audit.log.tree/checkpoint: it is not signed by this key"],
+    ),
+    (
+        "a checkpoint of more entries",
+        |folder| edit(folder, "audit.log.tree/checkpoint", |lines| lines[1] = "99999".to_owned()),
+        &[
+            "audit.log.tree/checkpoint: it is not signed by this key",
+            "the tree lacks entries 512 to 767: tile ",
+        ],
+    ),
+    (
+        "a changed line beside a tile that is missing",
+        |folder| {
+            fs::remove_file(folder.join("audit.log.tree/tile/0/001")).unwrap();
+            edit(folder, &segment(), |lines| lines[2] = lines[2].replace("task-api", "task-apj"));
+        },
+        &["the tree lacks entries 256 to 511: tile ", ".log:3 (byte ", "is not what entry 2 was"],
+    ),
+    (
+        "many changed lines",
+        |folder| {
+            edit(folder, "audit.log", |lines| {
+                lines[20..320].iter_mut().for_each(|line| *line = line.replace("task-api", "task-apj"));
+            });
+        },
+        &["audit.log:21 (byte ", "299 lines behind it are not what entries 320 to 619 were"],
+    ),
+    (
+        "no tree",
+        |folder| fs::remove_dir_all(folder.join("audit.log.tree")).unwrap(),
+        &["there is no tree ", "AUDIT_KEY_FILE"],
+    ),
+    (
+        "a checkpoint of another origin",
+        |folder| edit(folder, "audit.log.tree/checkpoint", |lines| lines[0].push('x')),
+        &["audit.log.tree/checkpoint: it is not signed by this key"],
+    ),
+    (
+        "a line appended by a stranger",
+        |folder| {
+            edit(folder, "audit.log", |lines| {
+                lines.push(
+                    lines[5]
+                        .replace("\"event_id\":\"01", "\"event_id\":\"11")
+                        .replace("\"offset\":305", "\"offset\":999"),
+                );
+            });
+        },
+        &["1 lines are behind its checkpoint, from audit.log:351 (byte ", "appended by somebody else"],
+    ),
+];
+
+#[tokio::test]
+async fn an_empty_log_of_a_new_installation_is_whole() -> Outcome {
+    let it = Proved::empty().await?;
+    let folder = it.world.audit_log_path().parent().unwrap().to_owned();
+    let is_so = async || {
+        let (is_whole, said) = it.verify(&folder, &["--kafka"]).await?;
+        Ok((is_whole && said.contains("1 anchors in Kafka, the newest of 0 lines")).then_some(()))
+    };
+    eventually("a whole log", SOON, is_so).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_log_or_its_tree_is_found_and_named_with_its_place() -> Outcome {
+    let mut it = Proved::start().await?;
+    let folder = it.world.audit_log_path().parent().unwrap().to_owned();
+    let (is_whole, said) = it.verify(&folder, &["--kafka"]).await?;
+    assert!(is_whole, "while it is written: {said}");
+    assert!(it.audit.terminate(SOON).await?.success());
+    let old = it.copy("old");
+    it.audit.restart()?;
+    it.events(1).await?;
+    it.anchored(651).await?;
+    assert!(it.audit.terminate(SOON).await?.success());
+    let (is_whole, said) = it.verify(&folder, &["--kafka"]).await?;
+    assert!(is_whole && said.contains("651 entries, 0 differences\n1 anchors in Kafka"), "{said}");
+    assert!(!said.contains("not checked"), "{said}");
+    let (is_whole, said) = it.verify(&folder, &[]).await?;
+    assert!(is_whole && said.contains("not checked: what Kafka has of the tree"), "{said}");
+
+    for (number, (what, hand, places)) in HANDS.iter().enumerate() {
+        let copy = it.world.path(&format!("copy{number}"));
+        assert!(Command::new("cp").arg("-a").args([&old, &copy]).status().unwrap().success());
+        let (is_whole, said) = it.verify(&copy, &[]).await?;
+        assert!(is_whole, "{what}, before: {said}");
+        hand(&copy);
+        let (is_whole, said) = it.verify(&copy, &[]).await?;
+        assert_eq!(
+            is_whole,
+            places.iter().any(|place| place.contains("behind its checkpoint")),
+            "{what}: {said}"
+        );
+        for place in *places {
+            assert!(said.contains(place), "{what}: {place}: {said}");
+        }
+    }
+    // Whole in itself, and older than what Kafka has.
+    let (is_whole, said) = it.verify(&old, &["--kafka"]).await?;
+    assert!(!is_whole && said.contains("Kafka has an anchor of 651 lines, and the log has 650"), "{said}");
+    Ok(())
+}
+
+/// Makes the tree that the lines now lead to, under the same origin, and signs it: as somebody does who has the key.
+fn rewrite_tree(folder: &Path, key: &Path) {
+    let tree = folder.join("audit.log.tree");
+    let signer = Signer::from_pem(&fs::read_to_string(key).unwrap()).unwrap();
+    let write = |tile: Tile, hashes: &[Hash]| fs::write(tile.path(&tree), hashes.concat()).unwrap();
+    let mut rows = Rows::default();
+    for file in [segment(), "audit.log".to_owned()] {
+        for line in lines(&folder.join(file)) {
+            rows.push(leaf_hash(line.as_bytes()), &mut |tile, hashes| write(tile, hashes));
+        }
+    }
+    rows.partials().for_each(|(tile, hashes)| write(tile, hashes));
+    let origin = lines(&tree.join("checkpoint"))[0].clone();
+    let checkpoint = Checkpoint { origin, size: rows.size(), root: rows.root() };
+    fs::write(tree.join("checkpoint"), checkpoint.sign(&signer)).unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_is_rewritten_and_signed_with_the_real_key_is_found_against_kafka() -> Outcome {
+    let mut it = Proved::start().await?;
+    it.anchored(650).await?;
+    assert!(it.audit.terminate(SOON).await?.success());
+    let log = it.world.audit_log_path();
+    let folder = log.parent().unwrap().to_owned();
+    edit(&folder, "audit.log", |lines| lines[7] = lines[7].replace("task-api", "task-apj"));
+    rewrite_tree(&folder, &it.world.path("audit.key"));
+    let origin = lines(&folder.join("audit.log.tree/checkpoint"))[0].clone();
+    let (is_whole, said) = it.verify(&folder, &[]).await?;
+    assert!(is_whole && said.contains("not checked: what Kafka has"), "whole in itself: {said}");
+    let (is_whole, said) = it.verify(&folder, &["--kafka"]).await?;
+    assert!(!is_whole && said.contains("Kafka has another root of the first 650 lines"), "{said}");
+
+    // The service does not go on with it, and the evidence stays where it is.
+    it.audit.restart()?;
+    it.events(1).await?;
+    it.audit.wait_for_line("Kafka has an anchor that it does not fit", SOON).await?;
+    it.events(1).await?;
+    assert!(it.audit.terminate(SOON).await?.success());
+    // The new tree is of the changed lines, and signed: what Kafka has of the old one tells.
+    let (is_whole, said) = it.verify(&folder, &["--kafka"]).await?;
+    assert!(
+        !is_whole && said.contains("another root of the first 650 lines by another tree, task-events/audit/"),
+        "{said}"
+    );
+    assert!(said.contains("an older tree, set aside as "), "{said}");
+    let (is_whole, said) = it.verify(&folder, &["--kafka", "--accept-origin", &origin]).await?;
+    assert!(is_whole, "looked into, and accepted: {said}");
+
+    // Nor does it help to remove the tree before the service makes another.
+    fs::remove_dir_all(folder.join("audit.log.tree")).unwrap();
+    for more in [&[][..], &["--kafka"]] {
+        let (is_whole, said) = it.verify(&folder, more).await?;
+        assert!(!is_whole && said.contains("there is no tree"), "{more:?}: {said}");
+    }
+    it.audit.restart()?;
+    it.audit.wait_for_line("Kafka has anchors of other trees", SOON).await?;
+    assert!(it.audit.terminate(SOON).await?.success());
+    let (is_whole, said) = it.verify(&folder, &["--kafka"]).await?;
+    assert!(!is_whole && said.contains("by another tree, "), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_proof_needs_the_public_key_alone_and_the_documented_format_suffices_to_verify() -> Outcome {
+    let mut it = Proved::start().await?;
+    assert!(it.audit.terminate(SOON).await?.success());
+    let (log, key) = (it.world.audit_log_path(), it.public_key());
+    let line = lines(&log)[17].clone();
+    let id =
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()["event_id"].as_str().unwrap().to_owned();
+    let proof = it.world.taskctl(&["audit", "prove", &log.display().to_string(), &id]).await?;
+    assert_eq!(proof.code, Some(0), "{proof:?}");
+    let path = it.world.path("proof");
+    let check = async |proof: &str| {
+        fs::write(&path, proof).unwrap();
+        it.world.taskctl(&["audit", "check", &path.display().to_string(), "--public-key", &key]).await
+    };
+    let checked = check(&proof.stdout).await?;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(
+        checked.stdout.starts_with(&line) && checked.stdout.contains("entry 317 of the 650"),
+        "{checked:?}"
+    );
+    let forged = check(&proof.stdout.replace("index 317", "index 318")).await?;
+    assert!(forged.code == Some(1) && forged.stderr.contains("TE0513"), "{forged:?}");
+
+    // Others that know the format alone: a script, and in CI a verifier with Go's own transparency log.
+    let folder = log.parent().unwrap();
+    let vkey = fs::read_to_string(folder.join("audit.log.tree/vkey")).unwrap();
+    let python = || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../proof/verify.py");
+        Command::new("python3").arg(script).args([&log, Path::new(&key)]).output()
+    };
+    let go = || {
+        let verifier = std::env::var("AUDIT_GO_VERIFIER").ok()?;
+        Some(Command::new(verifier).args([&log, Path::new(&vkey)]).output().unwrap())
+    };
+    // In CI it has to be there.
+    let python = || match python() {
+        Err(error) if std::env::var_os("AUDIT_PROOF_PYTHON").is_none() => {
+            eprintln!("python3 is not tried: {error}");
+            None
+        }
+        ran => Some(ran.unwrap()),
+    };
+    let whole = python();
+    assert!(whole.iter().chain(&go()).all(|ran| ran.status.success()), "{whole:?}");
+    edit(folder, "audit.log", |lines| lines[7].push(' '));
+    let names_it = |ran: &std::process::Output, what: &str| {
+        !ran.status.success()
+            && [&ran.stdout, &ran.stderr].iter().any(|text| String::from_utf8_lossy(text).contains(what))
+    };
+    let (changed, by_go) = (python(), go());
+    assert!(
+        changed.iter().all(|ran| names_it(ran, "do not lead to the root of the checkpoint")),
+        "a changed line: {changed:?}"
+    );
+    assert!(by_go.iter().all(|ran| names_it(ran, "its line is not entry")), "a changed line: {by_go:?}");
+    // A key that cannot be used.
+    let refused = it.world.program("audit-service").env("AUDIT_KEY_FILE", &key).run(SOON).await?;
+    assert!(refused.code == Some(1) && refused.stderr.contains("[TE0410]"), "{refused:?}");
+    Ok(())
+}
