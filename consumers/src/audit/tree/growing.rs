@@ -161,11 +161,13 @@ impl Growing {
         if claimed.size <= state.size && tiles.root_at(claimed.size)? != claimed.root {
             return Ok(Found::Unusable("its tiles do not lead to the root of its checkpoint"));
         }
+        // The last state may be of lines that were not signed yet.
+        let published = claimed.size.min(state.size);
         let claimed = Some(claimed).filter(|claimed| claimed.size > state.size);
         let paths = Tile::partials(state.size).map(|tile| tile.path(folder));
         let synced_partials = paths.filter(|path| path.exists()).collect();
         let tree = Self::at(folder, signer, state, rows);
-        Ok(Found::Tree(Box::new(Self { last, claimed, synced_partials, ..tree })))
+        Ok(Found::Tree(Box::new(Self { last, claimed, published, synced_partials, ..tree })))
     }
 
     pub(super) fn origin(&self) -> &str {
