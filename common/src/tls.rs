@@ -24,7 +24,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+pub use tokio_rustls::client::TlsStream;
 
 use reloaded::Reloaded;
 

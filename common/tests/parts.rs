@@ -65,20 +65,27 @@ async fn an_idle_owner_that_is_killed_does_nothing_of_the_others_part_again() {
     second.stop().await;
 }
 
-/// As a service whose volume is lost: nobody is left who has what was done.
+/// As a service whose volume is lost: nobody is left who has what was done. After a stop the next one claims at once, after
+/// a kill it stands by first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_instance_that_finds_nobody_of_before_does_all_again() {
-    let world = World::start(4).await;
-    let first = world.consumer(Script::with_log());
-    eventually("the first owns all", || owned(&first).len() == 4).await;
-    for partition in [0, 1, 2, 3, 0] {
-        world.produce(partition, "before").await;
+    for is_stopped in [true, false] {
+        let world = World::start(4).await;
+        let first = world.consumer(Script::with_log());
+        eventually("the first owns all", || owned(&first).len() == 4).await;
+        for partition in [0, 1, 2, 3, 0] {
+            world.produce(partition, "before").await;
+        }
+        eventually("it handles all", || first.script.flushed().len() == 5).await;
+        if is_stopped {
+            first.stop().await;
+        } else {
+            first.kill().await;
+        }
+        let new = world.consumer(Script::with_log());
+        eventually("the new one has all", || handled_once(&[&new.script]) == 5).await;
+        new.stop().await;
     }
-    eventually("it handles all", || first.script.flushed().len() == 5).await;
-    first.kill().await;
-    let new = world.consumer(Script::with_log());
-    eventually("the new one has all", || handled_once(&[&new.script]) == 5).await;
-    new.stop().await;
 }
 
 /// A fail-over is no loss: the instance that stays has been there before.

@@ -170,6 +170,17 @@ impl Connection {
         if late { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    fn set_idle_time(&mut self) {
+        let (times, is_full) = (self.place.0.times, self.place.0.open() > self.place.0.most / 2);
+        self.due.set(if is_full { times.short_idle } else { times.idle });
+    }
+
+    /// The client has taken an answer at last: its time to be idle begins, and only reading looks at it.
+    fn answer_is_taken(&mut self, cx: &Context<'_>) {
+        self.set_idle_time();
+        cx.waker().wake_by_ref();
+    }
+
     fn hold(&mut self, bytes: usize) -> io::Result<()> {
         let before = std::mem::replace(&mut self.held, bytes);
         if bytes <= before {
@@ -200,12 +211,14 @@ impl AsyncRead for Connection {
         let answer_is_late = self.due.has_passed(cx) && self.take_by.is_none();
         if answer_is_late && !self.is_idle {
             self.socket.last_words(cx, TOO_SLOW);
+            self.socket.farewell(cx);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(cx, buf);
         // What an idle client sends in the last moment is read all the same: unread it would be lost.
         if read.is_pending() && answer_is_late {
+            self.socket.farewell(cx);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         ready!(read)?;
@@ -236,11 +249,9 @@ impl AsyncWrite for Connection {
         let written = written?;
         self.hold(0)?;
         self.is_idle = true;
-        let (times, is_full) = (self.place.0.times, self.place.0.open() > self.place.0.most / 2);
-        self.due.set(if is_full { times.short_idle } else { times.idle });
+        self.set_idle_time();
         if written == buf.len() && self.take_by.take().is_some() {
-            // The time of an idle client begins, and only reading looks at it.
-            cx.waker().wake_by_ref();
+            self.answer_is_taken(cx);
         }
         Poll::Ready(Ok(written))
     }
@@ -251,7 +262,7 @@ impl AsyncWrite for Connection {
             Poll::Pending => self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
             Poll::Ready(flushed) => {
                 if self.take_by.take().is_some() {
-                    cx.waker().wake_by_ref();
+                    self.answer_is_taken(cx);
                 }
                 Poll::Ready(flushed)
             }
@@ -259,7 +270,11 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        // With TLS the client has to take what is left, and the alert.
+        match Pin::new(&mut self.socket).poll_shutdown(cx) {
+            Poll::Pending => self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            ended => ended,
+        }
     }
 }
 

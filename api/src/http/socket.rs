@@ -20,13 +20,27 @@ impl Socket {
             let _ = Pin::new(self).poll_flush(cx);
         }
     }
+
+    /// Tells a client of TLS that nothing more comes: otherwise it takes the end for an attack.
+    pub(super) fn farewell(&mut self, cx: &mut Context<'_>) {
+        if let Self::Tls(stream) = self {
+            let _ = Pin::new(stream).poll_shutdown(cx);
+        }
+    }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
+                // A client that ends its half without the alert of TLS has an answer to come all the same: where a request
+                // ends, HTTP says.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    Poll::Ready(Ok(()))
+                }
+                read => read,
+            },
         }
     }
 }

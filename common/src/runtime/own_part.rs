@@ -50,7 +50,7 @@ struct Group<'a> {
     instance_id: Uuid,
     /// The instances of which the topic spoke before this process claimed anything.
     veterans: &'a BTreeSet<Uuid>,
-    /// Whether an instance was seen to renew its membership within its lease.
+    /// Whether an instance has a membership that has not run out.
     is_alive: &'a dyn Fn(Uuid) -> bool,
     /// Whether an instance was alive at any time since this process started.
     was_alive: &'a dyn Fn(Uuid) -> bool,
@@ -90,7 +90,8 @@ pub(super) fn commits<S>(shared: &Shared<S>, slot: &Slot, instance_id: Uuid) -> 
     let is_alive = |id: Uuid| {
         let mut members = view.fold.members(&slot.group).filter(|(other, _)| *other == id);
         let life = |(id, member): (Uuid, &Member)| view.member_life(&slot.group, id, member.lease(), now);
-        members.next().map(life) == Some(MemberLife::Alive)
+        // One of which it is not known yet may well be: it has not been silent for its lease.
+        members.next().is_some_and(|member| life(member) != MemberLife::Dead)
     };
     let veterans = shared.membership.veterans(&view, slot);
     let was_alive = |id| view.member_was_seen(&slot.group, id);

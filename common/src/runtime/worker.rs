@@ -172,6 +172,8 @@ impl<S: Service> Worker<S> {
         let view = self.shared.offsets.view();
         let view = view.borrow();
         self.own.started(&view);
+        // Before this process claims anything: afterwards it would find itself.
+        self.shared.membership.veterans(&view, &self.slot);
         let config = &self.shared.config;
         let now = Instant::now();
         let sight = self.sight(&view);

@@ -30,7 +30,8 @@ impl<C> Reloaded<C> {
         Ok(Self { current, watch: Mutex::new(Watch { stamps, log: LogOnce::new(module_path!()) }) })
     }
 
-    fn current(&self) -> Arc<C> {
+    /// As it was last read.
+    pub(super) fn current(&self) -> Arc<C> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -3,13 +3,20 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::files::{Identity, server_config, stamps};
 use super::reloaded::Reloaded;
+
+/// Time for a look at the files.
+const FILES_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of plain text, and as many encrypted, that wait in a connection for its socket: a record of TLS.
+const MAX_BUFFERED: usize = 16 * 1024;
 
 /// A connection after the handshake.
 pub type TlsServerStream = tokio_rustls::server::TlsStream<TcpStream>;
@@ -38,11 +45,17 @@ impl TlsServer {
         Ok(Self(Arc::new(Inner { identity, variables, config })))
     }
 
-    /// The handshake, with the certificate as the files have it now. The caller bounds its time.
+    /// The handshake, with the certificate as the files have it now; where their disk does not say in time, as it was
+    /// before. The caller bounds its time.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsServerStream> {
         let inner = Arc::clone(&self.0);
-        let config = tokio::task::spawn_blocking(move || inner.refreshed()).await;
-        TlsAcceptor::from(config.map_err(io::Error::other)?).accept(stream).await
+        let refreshed = tokio::task::spawn_blocking(move || inner.refreshed());
+        let config = match timeout(FILES_TIMEOUT, refreshed).await {
+            Ok(config) => config.map_err(io::Error::other)?,
+            Err(_) => self.0.config.current(),
+        };
+        let acceptor = TlsAcceptor::from(config);
+        acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(MAX_BUFFERED))).await
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Command {
     /// The log is the file and the segments beside it that were sealed before, compressed ones included. Where a topic
     /// starts again (it was recreated or truncated), so does its order: that is counted, and not wrong. Where a tree is beside
     /// the log, each line has to be the entry that it was when it was written. Needs less than 64 MB of memory, however
-    /// long the log is.
+    /// long the log is; several logs are compared in memory, with some 100 bytes for each line.
     Verify(verify::Verify),
     /// Write the lines of a log and its segments to stdout, oldest first: all, or those of a time, a task or a type
     Export(export::Export),

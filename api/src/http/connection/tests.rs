@@ -1,3 +1,5 @@
+use harness::{Authority, Validity};
+use task_events::tls::{Identity, Tls, TlsFiles, TlsStream, TlsVariables};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -77,6 +79,74 @@ async fn an_idle_connection_is_closed_without_a_word_and_sooner_where_many_are_o
     }
     let times = connections(1).times;
     assert!(took[0] >= times.idle && took[1] >= times.short_idle && took[1] < took[0], "{took:?}");
+}
+
+/// The same over TLS, with the client's end as it is below TLS.
+async fn secured(connections: &Arc<Connections>) -> (TlsStream<TcpStream>, Connection) {
+    static CA: TlsVariables = TlsVariables { ca: "CA", identity: None };
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("ca").unwrap();
+    let ca = folder.path().join("ca.crt");
+    harness::replace(&ca, authority.certificate()).unwrap();
+    let issued = authority.issue("api", &["localhost"], Validity::Valid).unwrap();
+    let (certificate, key) = issued.write(folder.path(), "api").unwrap();
+    let server = TlsServer::load(Identity { certificate, key }, ("CERTIFICATE", "KEY")).unwrap();
+    let client = Tls::load(TlsFiles { ca: Some(ca), identity: None, variables: &CA }).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let (client, connection) = tokio::join!(
+        client.connect(stream, "localhost"),
+        Arc::clone(connections).admit(accepted, Some(&server))
+    );
+    (client.unwrap(), connection.unwrap())
+}
+
+#[tokio::test]
+async fn a_client_of_tls_that_does_not_take_its_answer_is_left() {
+    let connections = connections(10);
+    let (_client, mut connection) = secured(&connections).await;
+    let (begun, answer) = (Instant::now(), vec![b'x'; 64 * 1024]);
+    let error = soon(async {
+        loop {
+            if let Err(error) = connection.write_all(&answer).await {
+                break error;
+            }
+            if let Err(error) = connection.flush().await {
+                break error;
+            }
+        }
+    })
+    .await;
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(begun.elapsed() >= connections.times.take);
+    // The end as well waits no longer than for an answer.
+    soon(connection.shutdown()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_client_of_tls_is_told_the_end_and_may_end_its_half_without_a_word() {
+    let connections = connections(1);
+    let (mut client, mut connection) = secured(&connections).await;
+    connection.write_all(b"answer").await.unwrap();
+    connection.flush().await.unwrap();
+    // Idle for too long.
+    soon(connection.read_exact(&mut [0])).await.unwrap_err();
+    drop(connection);
+    let mut answer = String::new();
+    soon(client.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!((answer.as_str(), connections.open()), ("answer", 0));
+
+    let (mut client, mut connection) = secured(&connections).await;
+    client.write_all(b"request").await.unwrap();
+    client.flush().await.unwrap();
+    client.get_mut().0.shutdown().await.unwrap();
+    let mut request = Vec::new();
+    soon(connection.read_to_end(&mut request)).await.unwrap();
+    assert_eq!(request, b"request");
+    connection.write_all(b"answer").await.unwrap();
+    connection.flush().await.unwrap();
+    assert_eq!(soon(client.read_exact(&mut [0; 6])).await.unwrap(), 6);
 }
 
 #[tokio::test]
