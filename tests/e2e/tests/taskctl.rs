@@ -83,16 +83,28 @@ const NO_REGISTRY: [Case; 4] = [
     case("schema init", "TE0601"),
 ];
 
-const NO_FILE: [Case; 5] = [
+/// Without a database's address.
+const NO_DATABASE: [Case; 2] = [case("db status", "TE0208"), case("db migrate", "TE0208")];
+
+const NO_FILE: [Case; 10] = [
     case("audit verify NONE", "TE0511"),
     case("audit verify FOLDER", "TE0511"),
+    case("audit prove NONE 01a216b2-569b-7137-befb-bca62242f665", "TE0511"),
+    case("audit check NONE --public-key NONE", "TE0410"),
+    case("audit export NONE", "TE0511"),
+    case("audit export FOLDER", "TE0511"),
+    case("audit keygen NONE/key", "TE0511"),
     case("man --dir NONE", "TE0511"),
     case("schema check NONE", "TE0511"),
     case("schema register NONE", "TE0511"),
 ];
 
-const NO_PERMISSION: [Case; 6] = [
+const NO_PERMISSION: [Case; 10] = [
     case("audit verify FILE", "TE0511"),
+    case("audit prove FILE 01a216b2-569b-7137-befb-bca62242f665", "TE0511"),
+    case("audit check FILE --public-key FILE", "TE0410"),
+    case("audit export FILE", "TE0511"),
+    case("audit keygen FOLDER/key", "TE0511"),
     case("man --dir FOLDER", "TE0511"),
     case("schema check FILE", "TE0511"),
     case("schema register FILE", "TE0511"),
@@ -130,6 +142,7 @@ async fn each_command_says_what_is_missing_in_one_line_with_its_code() -> Outcom
     all_fail(|| world.program("taskctl").env("KAFKA_BOOTSTRAP_SERVERS", &dead), &KAFKA_DOWN).await?;
     all_fail(|| world.program("taskctl"), &WRONG_TOPIC).await?;
     all_fail(|| world.program("taskctl"), &UNKNOWN).await?;
+    all_fail(|| world.program("taskctl"), &NO_DATABASE).await?;
     let schema = world.path("schema.avsc");
     std::fs::write(&schema, r#"{"type": "record", "name": "Task", "fields": []}"#).unwrap();
     for registry in [None, Some(format!("http://127.0.0.1:{}", free_port()?))] {
@@ -202,11 +215,16 @@ async fn the_tables_have_every_command() -> Outcome {
         let command = page.trim_start_matches("taskctl-").replace('-', " ");
         let is_of_files = has(&NO_FILE, &command) && has(&NO_PERMISSION, &command);
         let is_of_registry = has(&NO_REGISTRY, &command);
+        let is_of_database = has(&NO_DATABASE, &command);
         let is_of_kafka = has(&KAFKA_DOWN, &command)
             // It creates the topic that is not there.
             && (has(&WRONG_TOPIC, &command) || command == "topics create");
         assert!(
-            is_of_files || is_of_registry || is_of_kafka || ALWAYS.contains(&command.as_str()),
+            is_of_files
+                || is_of_registry
+                || is_of_database
+                || is_of_kafka
+                || ALWAYS.contains(&command.as_str()),
             "{command}"
         );
     }
