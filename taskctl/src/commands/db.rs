@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use task_events::database::{DatabaseArgs, SchemaState, Session, connect, migrate, state};
-use task_events::error_code::Code;
+use task_events::error_code::{Code, Coded as _};
 use task_events::time::format_time;
 
 use crate::output::{self, table};
@@ -57,7 +57,13 @@ impl Database {
                 "no database is named: set DATABASE_URL, as in postgres://user:password@host:5432/database";
             Error::Refused(Code::DatabaseAddress, why.to_owned())
         })?;
-        Ok(connect(&url.config()?, None).await?)
+        connect(&url.config()?, None).await.map_err(|error| {
+            let why = format!(
+                "the {} cannot be used: {error}; look at DATABASE_URL, and at the server",
+                url.place()
+            );
+            Error::Refused(error.code(), why)
+        })
     }
 }
 

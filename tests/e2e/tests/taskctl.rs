@@ -143,6 +143,10 @@ async fn each_command_says_what_is_missing_in_one_line_with_its_code() -> Outcom
     all_fail(|| world.program("taskctl"), &WRONG_TOPIC).await?;
     all_fail(|| world.program("taskctl"), &UNKNOWN).await?;
     all_fail(|| world.program("taskctl"), &NO_DATABASE).await?;
+    let address = format!("postgres://somebody@{dead}/tasks");
+    for Case { args, .. } in &NO_DATABASE {
+        fails(world.program("taskctl").env("DATABASE_URL", &address), args, "TE0207").await?;
+    }
     let schema = world.path("schema.avsc");
     std::fs::write(&schema, r#"{"type": "record", "name": "Task", "fields": []}"#).unwrap();
     for registry in [None, Some(format!("http://127.0.0.1:{}", free_port()?))] {
