@@ -42,9 +42,8 @@ async fn a_newcomer_is_given_its_share_and_one_that_stops_gives_it_back_and_noth
 
     let script = second.script.clone();
     second.stop().await;
-    let stopped = Instant::now();
+    // Released at the stop: `instances_that_stop_at_once_release_all_that_they_have`.
     eventually("the first owns all again", || owned(&first).len() == 4).await;
-    assert!(stopped.elapsed() < LEASE, "no lease was waited for: {:?}", stopped.elapsed());
     for partition in 0..4 {
         world.produce(partition, "after").await;
     }
