@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use world::{Consumer, Script, World, eventually};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn owned(consumer: &Consumer) -> Vec<i32> {
     (0..4).filter(|partition| consumer.owns(*partition)).collect()

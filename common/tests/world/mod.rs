@@ -28,7 +28,7 @@ pub const GROUP: &str = "g";
 pub const TOPIC: &str = "events";
 const OFFSETS: &str = "offsets";
 const DLQ: &str = "dlq";
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub kafka: Kafka,
