@@ -353,18 +353,7 @@ async fn an_instance_whose_audit_log_was_lost_says_so_and_completes_it_when_it_o
         api.delivered().await?;
         Ok(world.topic(EVENTS).await?.len())
     };
-    let audited = async |logs: &[&str], count: usize| {
-        eventually("all to be audited", SOON, async || {
-            let mut ids = BTreeSet::new();
-            for log in logs {
-                let path = world.instance_audit_log(log);
-                let lines = if path.exists() { harness::read_audit_log(&path)? } else { Vec::new() };
-                ids.extend(lines.iter().map(|line| text(&line["event_id"])));
-            }
-            Ok((ids.len() == count).then_some(()))
-        })
-        .await
-    };
+    let audited = async |logs: &[&str], count: usize| audited_in(&world, logs, count).await;
     let owners = async |count: usize| {
         eventually("the owners", SOON, async || {
             let shares = Group::read(&world, "audit-service").await?.shares();
@@ -404,6 +393,20 @@ async fn an_instance_whose_audit_log_was_lost_says_so_and_completes_it_when_it_o
     Ok(())
 }
 
+/// Waits until the logs of these instances have that many events together.
+async fn audited_in(world: &World, logs: &[&str], count: usize) -> Result<()> {
+    eventually("all to be audited", SOON, async || {
+        let mut ids = BTreeSet::new();
+        for log in logs {
+            let path = world.instance_audit_log(log);
+            let lines = if path.exists() { harness::read_audit_log(&path)? } else { Vec::new() };
+            ids.extend(lines.iter().map(|line| text(&line["event_id"])));
+        }
+        Ok((ids.len() == count).then_some(()))
+    })
+    .await
+}
+
 /// The recipe of docs/audit-log.md: the log of an instance is lost for good, and the others write what theirs lack.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_lost_audit_log_had_is_written_again_after_the_group_is_moved_back() -> Outcome {
@@ -412,18 +415,7 @@ async fn what_only_a_lost_audit_log_had_is_written_again_after_the_group_is_move
     create_topic(&world.broker.bootstrap(), EVENTS, 2).await?;
     world.create_topics().await?;
     let (_service, api) = world.start_api().await?;
-    let lines = async |logs: &[&str], count: usize| {
-        eventually("all to be audited", SOON, async || {
-            let mut ids = BTreeSet::new();
-            for log in logs {
-                let path = world.instance_audit_log(log);
-                let lines = if path.exists() { harness::read_audit_log(&path)? } else { Vec::new() };
-                ids.extend(lines.iter().map(|line| text(&line["event_id"])));
-            }
-            Ok((ids.len() == count).then_some(()))
-        })
-        .await
-    };
+    let lines = async |logs: &[&str], count: usize| audited_in(&world, logs, count).await;
     let mut count = 0;
     let mut create = async || -> Result<usize> {
         for number in 0..20 {
