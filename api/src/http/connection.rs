@@ -163,11 +163,11 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready once the client has not taken what it is sent for too long.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready, with an error, once the client has not taken what it is sent for too long.
+    fn poll_late<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let time = self.place.0.times.take;
         let late = self.take_by.get_or_insert_with(|| Deadline::after(time)).has_passed(cx);
-        if late { Poll::Ready(()) } else { Poll::Pending }
+        if late { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     }
 
     fn set_idle_time(&mut self) {
@@ -244,7 +244,7 @@ impl AsyncWrite for Connection {
         };
         let Poll::Ready(written) = sent else {
             self.hold(buf.len())?;
-            return self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+            return self.poll_late(cx);
         };
         let written = written?;
         self.hold(0)?;
@@ -259,7 +259,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // TLS has bytes of its own, which the socket may not take.
         match Pin::new(&mut self.socket).poll_flush(cx) {
-            Poll::Pending => self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => self.poll_late(cx),
             Poll::Ready(flushed) => {
                 if self.take_by.take().is_some() {
                     self.answer_is_taken(cx);
@@ -272,7 +272,7 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // With TLS the client has to take what is left, and the alert.
         match Pin::new(&mut self.socket).poll_shutdown(cx) {
-            Poll::Pending => self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => self.poll_late(cx),
             ended => ended,
         }
     }

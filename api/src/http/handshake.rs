@@ -1,4 +1,4 @@
-//! What a client is told before there is HTTP: TLS, or why not.
+//! The TLS handshake with a client, and the answers to those that are refused before there is HTTP.
 
 use std::io;
 use std::time::Duration;

@@ -26,7 +26,7 @@ impl DatabaseArgs {
     }
 }
 
-/// A parser's error would show the text, which holds a password: what is wrong with it is told later.
+/// A parser's error would show the text, which holds a password: `DatabaseUrl::config` says what is wrong with it.
 fn url(text: &str) -> Result<DatabaseUrl, Infallible> {
     Ok(DatabaseUrl::new(text))
 }

@@ -1,4 +1,4 @@
-//! What the workers of all partitions are told of the group: whether this instance has joined it, and what it is to
+//! The group as the workers of all partitions see it: whether this instance has joined it, and what it is to
 //! give to others. [`member`](super::member) writes it.
 //!
 //! *Nothing is given in haste*: only while the topic is followed, and after who lives, and who accepts, has not
