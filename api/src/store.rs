@@ -160,7 +160,10 @@ impl Embedded {
         match timeout(self.disk_timeout, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(StoreError::Unavailable("it was closed meanwhile".to_owned())),
-            Err(_) => Err(StoreError::Slow),
+            Err(_) => {
+                self.shared.refused_as_slow();
+                Err(StoreError::Slow)
+            }
         }
     }
 
@@ -232,8 +235,7 @@ impl Embedded {
         if let Some(failure) = self.shared.write_failure().or(misplaced) {
             return Some(failure.to_string());
         }
-        let since = *self.shared.writing_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let hangs = since.map(|since| since.elapsed()).filter(|hangs| *hangs >= self.disk_timeout);
+        let hangs = self.shared.hangs(self.disk_timeout);
         hangs.map(|hangs| format!("the disk has not answered for {} s; changes wait for it", hangs.as_secs()))
     }
 

@@ -26,6 +26,14 @@ use super::wal::files::Files;
 use super::wal::{Limits, Place, Position};
 use crate::event_format::EventFormat;
 
+/// A wait of the writer for the disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Writing {
+    since: Instant,
+    /// Somebody's change was refused meanwhile because it took too long.
+    refused: bool,
+}
+
 /// What threads share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -50,8 +58,8 @@ pub(super) struct Shared {
     pub(super) misplaced: Mutex<Option<WriteFailure>>,
     /// The writer was asked to look where the files are, and has not yet.
     pub(super) is_looked_for: AtomicBool,
-    /// Since when the writer has been waiting for the disk, while it does.
-    pub(super) writing_since: Mutex<Option<Instant>>,
+    /// What the writer waits for the disk with, while it does.
+    pub(super) writing: Mutex<Option<Writing>>,
     /// What was found to be unreadable.
     pub(super) reported: Mutex<Reported>,
     /// What is in the outbox: the last sequence number on disk, and how many events wait.
@@ -126,9 +134,31 @@ impl Shared {
         drop(self.more_applied.wait_timeout(applied, most));
     }
 
-    /// The writer waits for the disk since then, or no longer.
-    pub(super) fn set_writing_since(&self, since: Option<Instant>) {
-        *self.writing_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    pub(super) fn begin_writing(&self) {
+        *self.writing() = Some(Writing { since: Instant::now(), refused: false });
+    }
+
+    pub(super) fn end_writing(&self) {
+        *self.writing() = None;
+    }
+
+    /// A change was refused because it took too long.
+    pub(super) fn refused_as_slow(&self) {
+        if let Some(writing) = self.writing().as_mut() {
+            writing.refused = true;
+        }
+    }
+
+    /// How long the writer has been waiting for the disk, if that is too long: the limit, or whatever a change
+    /// was refused for. Who was refused finds the store failing, also if the wait began just after the change.
+    pub(super) fn hangs(&self, limit: Duration) -> Option<Duration> {
+        let writing = (*self.writing())?;
+        let waited = writing.since.elapsed();
+        (writing.refused || waited >= limit).then_some(waited)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take_lazy(&self) -> Vec<LazyDelivery> {

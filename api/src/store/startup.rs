@@ -86,7 +86,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, limits: Limits) -> Result<Op
         failures: Mutex::default(),
         misplaced: Mutex::default(),
         is_looked_for: AtomicBool::new(false),
-        writing_since: Mutex::default(),
+        writing: Mutex::default(),
         reported: Mutex::default(),
         commits: AtomicU64::new(0),
         event_format: OnceLock::new(),

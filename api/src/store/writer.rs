@@ -97,7 +97,7 @@ impl Writer {
         let mut group = Vec::with_capacity(BATCH);
         self.prepare();
         while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-            self.shared.set_writing_since(Some(Instant::now()));
+            self.shared.begin_writing();
             self.refuse_if_misplaced(&mut batch);
             self.check_database(&mut batch);
             let mut rest = batch.drain(..);
@@ -115,7 +115,7 @@ impl Writer {
                 lazy = Vec::new();
             }
             drop(rest);
-            self.shared.set_writing_since(None);
+            self.shared.end_writing();
         }
         self.close();
     }
