@@ -77,11 +77,13 @@ async fn open(config: &Config, notified: Option<Arc<Notify>>) -> Result<Session,
     });
     let session = Session { client, driver };
     let ms = STATEMENT_TIMEOUT.as_millis();
-    // Not as parameters of the connection, which PgBouncer refuses.
+    // Not as parameters of the connection, which PgBouncer refuses. All statements are short, and read by an index or
+    // few rows: compiling them takes longer than they do, and statistics of a queue are always of another time.
     let settings = format!(
         "SET statement_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}; SET lock_timeout = 5000; \
          SET client_connection_check_interval = 1000; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
-         SET tcp_keepalives_count = 3; SET tcp_user_timeout = 15000"
+         SET tcp_keepalives_count = 3; SET tcp_user_timeout = 15000; SET jit = off; SET enable_bitmapscan = off; \
+         SET enable_seqscan = off"
     );
     session.batch_execute(&settings).await?;
     Ok(session)
