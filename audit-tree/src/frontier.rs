@@ -18,11 +18,12 @@ impl Frontier {
 
     /// Adds an entry.
     pub fn push(&mut self, leaf: Hash) {
-        self.push_at(0, leaf);
+        self.push_at(0, leaf, &mut |_, _| {});
     }
 
-    /// Adds 2^level entries with that root; the size has to be a multiple of so many.
-    pub(crate) fn push_at(&mut self, level: usize, root: Hash) {
+    /// Adds 2^level entries with that root; the size has to be a multiple of so many. Each root above it is given to
+    /// `above`, with its level.
+    pub(crate) fn push_at(&mut self, level: usize, root: Hash, above: &mut impl FnMut(usize, &Hash)) {
         self.size += 1 << level;
         let (mut level, mut root) = (level, root);
         loop {
@@ -31,7 +32,10 @@ impl Frontier {
             }
             let Some(place) = self.roots.get_mut(level) else { return };
             match place.take() {
-                Some(left) => (root, level) = (node_hash(&left, &root), level + 1),
+                Some(left) => {
+                    (root, level) = (node_hash(&left, &root), level + 1);
+                    above(level, &root);
+                }
                 None => {
                     *place = Some(root);
                     return;

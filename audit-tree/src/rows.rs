@@ -1,7 +1,7 @@
 //! A tree that grows: the hashes of each level that are in no full tile yet, and the tiles that get full.
 
 use crate::frontier::Frontier;
-use crate::hash::{Hash, tile_root};
+use crate::hash::Hash;
 use crate::tile::{TILE, Tile};
 
 /// The end of a tree.
@@ -27,7 +27,7 @@ impl Rows {
     pub fn restore(size: u64, rows: Vec<Vec<Hash>>) -> Option<Self> {
         let mut frontier = Frontier::default();
         for (level, row) in rows.iter().enumerate().rev() {
-            row.iter().for_each(|hash| frontier.push_at(8 * level, *hash));
+            row.iter().for_each(|hash| frontier.push_at(8 * level, *hash, &mut |_, _| {}));
         }
         (frontier.size() == size && rows.iter().all(|row| (row.len() as u64) < TILE))
             .then_some(Self { frontier, rows })
@@ -35,24 +35,28 @@ impl Rows {
 
     /// Adds an entry. Each tile that it fills is given to `full`, with its hashes.
     pub fn push(&mut self, leaf: Hash, full: &mut impl FnMut(Tile, &[Hash])) {
-        self.frontier.push(leaf);
-        let size = self.size();
-        let (mut hash, mut level) = (leaf, 0);
-        loop {
-            if self.rows.len() <= level {
-                self.rows.push(Vec::with_capacity(256));
+        let Self { frontier, rows } = self;
+        let (mut level, mut entries) = (0, frontier.size() + 1);
+        let mut push = |hash: &Hash| {
+            if rows.len() <= level {
+                rows.push(Vec::with_capacity(256));
             }
-            let Some(row) = self.rows.get_mut(level) else { return };
-            row.push(hash);
-            if (row.len() as u64) < TILE {
-                return;
+            let Some(row) = rows.get_mut(level) else { return };
+            row.push(*hash);
+            if (row.len() as u64) == TILE {
+                entries /= TILE;
+                full(Tile { level, number: entries - 1, width: TILE }, row);
+                row.clear();
+                level += 1;
             }
-            let number = (size >> (8 * level)) / TILE - 1;
-            full(Tile { level, number, width: TILE }, row);
-            let Some(above) = tile_root(row) else { return };
-            row.clear();
-            (hash, level) = (above, level + 1);
-        }
+        };
+        push(&leaf);
+        // The root of a full tile is an entry of the row above.
+        frontier.push_at(0, leaf, &mut |at, root| {
+            if at % 8 == 0 {
+                push(root);
+            }
+        });
     }
 
     /// The tiles that are not full, with their hashes.

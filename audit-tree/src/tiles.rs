@@ -50,7 +50,7 @@ impl Tiles {
         let mut frontier = Frontier::default();
         let mut start = 0;
         for level in (0..u64::BITS as usize).rev().filter(|level| size >> level & 1 == 1) {
-            frontier.push_at(level, self.node(level, start >> level)?);
+            frontier.push_at(level, self.node(level, start >> level)?, &mut |_, _| {});
             start += 1 << level;
         }
         Ok(frontier.root())

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use audit_tree::{Checkpoint, Hash, Rows, Signer, Tile, Tiles, leaf_hash};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
-use task_events::disk::{FileSystem, replace};
+use task_events::disk::{self, FileSystem, replace};
 use uuid::Uuid;
 
 use super::super::segments::with_suffix;
@@ -25,6 +25,8 @@ use super::anchors::Anchor;
 /// The tree is made durable after so many lines, or so much time, whichever is first.
 const SYNC_LINES: u64 = 65_536;
 const SYNC_EVERY: Duration = Duration::from_secs(10);
+/// Files that are synced one by one. More of them would have the disk to themselves, and the log would wait for each.
+const FEW_FILES: usize = 32;
 /// The names of the files beside the tiles.
 const STATE: &str = "state.json";
 const CHECKPOINT: &str = "checkpoint";
@@ -200,8 +202,11 @@ impl Growing {
     /// Adds whole lines, of which the last ends at that byte of its file.
     pub(super) fn add(&mut self, lines: &[u8], end: u64) -> io::Result<()> {
         let mut at = end.saturating_sub(lines.len() as u64);
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let mut begun = 0;
+        for end in memchr::memchr_iter(b'\n', lines) {
+            let Some(line) = lines.get(begun..=end) else { return Ok(()) };
             let Some(leaf) = leaf_of(line) else { return Ok(()) };
+            begun = end + 1;
             if at == 0 {
                 self.state.files.push(self.size());
             }
@@ -276,14 +281,8 @@ impl Growing {
             return Ok(());
         }
         self.write_partials()?;
-        let mut folders = BTreeSet::new();
-        for path in &self.unsynced {
-            File::open(path)?.sync_all()?;
-            let above = path.ancestors().skip(1).take_while(|above| above.starts_with(&self.folder));
-            folders.extend(above.map(Path::to_owned));
-        }
-        for folder in &folders {
-            File::open(folder)?.sync_all()?;
+        if self.unsynced.len() <= FEW_FILES || !disk::sync_all_beside(&self.folder)? {
+            self.sync_files()?;
         }
         self.unsynced.clear();
         self.write_state()?;
@@ -296,6 +295,16 @@ impl Growing {
         self.synced_partials = self.partials.clone();
         self.synced = (self.size(), Instant::now());
         Ok(())
+    }
+
+    fn sync_files(&self) -> io::Result<()> {
+        let mut folders = BTreeSet::new();
+        for path in &self.unsynced {
+            File::open(path)?.sync_all()?;
+            let above = path.ancestors().skip(1).take_while(|above| above.starts_with(&self.folder));
+            folders.extend(above.map(Path::to_owned));
+        }
+        folders.iter().try_for_each(|folder| File::open(folder)?.sync_all())
     }
 
     /// Writes the tiles that are not full and not there. Those of the last checkpoint stay.
