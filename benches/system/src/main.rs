@@ -101,6 +101,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> Outcome {
     let args = Args::parse();
+    harness::measure_kafka();
     let plain = |label: &str| Build { label: label.to_owned(), ..Build::default() };
     let mut builds = vec![plain("this")];
     if args.avro {

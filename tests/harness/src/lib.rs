@@ -54,7 +54,7 @@ pub use error::{Error, Failure, Outcome, Result};
 pub use event::Event;
 pub use foreign::{Transaction, produce_gzip_bomb, produce_with_headers};
 pub use history::{Change, History, Seen};
-pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools};
+pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools, measure_kafka};
 pub use load::{Answers, Load, LoadConfig, Script};
 pub use net::{DroppingPort, free_port, http};
 pub use offsets::GroupOffsets;
