@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use harness::{Postgres, Program, Result, World};
+use tempfile::TempDir;
 
 use crate::avro::Avro;
 use crate::tls::Tls;
@@ -21,11 +22,20 @@ pub struct Build {
     pub tls: Option<Tls>,
     /// Tasks are in PostgreSQL, in a new database for each start.
     pub postgres: Option<Postgres>,
-    /// The audit log has a tree, signed by the key in this file.
-    pub audit_key: Option<PathBuf>,
+    /// The audit log has a tree, signed with this key.
+    pub audit_key: Option<AuditKey>,
 }
 
-static DATABASES: AtomicU64 = AtomicU64::new(0);
+/// A key for audit logs.
+pub struct AuditKey {
+    pub file: PathBuf,
+    /// The logs stay to the end: ext4 passes over each file that was deleted in the last minute when it makes one,
+    /// and a tree has a file for 256 lines.
+    pub logs: TempDir,
+}
+
+/// Databases and logs that were made.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 impl Build {
     /// A fresh broker with the topics, to which its programs connect as it does.
@@ -49,14 +59,17 @@ impl Build {
         };
         let program = match &self.postgres {
             Some(server) if name == "task-api" => {
-                let database = format!("bench{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+                let database = format!("bench{}", MADE.fetch_add(1, Ordering::Relaxed));
                 server.create_database(&database).expect("a database");
                 program.env("DATABASE_URL", server.url(&database))
             }
             _ => program,
         };
         let program = match &self.audit_key {
-            Some(key) if name == "audit-service" => program.env("AUDIT_KEY_FILE", key.display()),
+            Some(key) if name == "audit-service" => {
+                let log = key.logs.path().join(format!("{}.log", MADE.fetch_add(1, Ordering::Relaxed)));
+                program.env("AUDIT_KEY_FILE", key.file.display()).env("AUDIT_LOG_PATH", log.display())
+            }
             _ => program,
         };
         match &self.avro {

@@ -31,10 +31,10 @@ mod watchers;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use build::Build;
+use build::{AuditKey, Build};
 use clap::{Parser, ValueEnum};
 use figures::{Figures, medians};
-use harness::{Outcome, Result};
+use harness::{Error, Outcome, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
@@ -119,8 +119,12 @@ async fn main() -> Outcome {
         }
     }
     if let Some(key) = &args.audit_key {
-        let audit_key = Some(std::path::absolute(key).expect("a path"));
-        builds.insert(0, Build { audit_key, ..plain("this, with an audit key") });
+        let file = std::path::absolute(key).expect("a path");
+        let logs = tempfile::tempdir().map_err(|error| Error::file(&std::env::temp_dir(), error))?;
+        builds.insert(
+            0,
+            Build { audit_key: Some(AuditKey { file, logs }), ..plain("this, with an audit key") },
+        );
     }
     builds.extend(args.against.iter().map(|folder| Build {
         label: folder.display().to_string(),
