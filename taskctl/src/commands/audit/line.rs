@@ -38,3 +38,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
         bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
     serde_json::from_slice(line).map_err(|error| error.to_string())
 }
+
+/// The id that a line begins with, as the audit service writes it. The rest of the line may be anything.
+pub(super) fn first_id(bytes: &[u8]) -> Option<Uuid> {
+    let id = bytes.strip_prefix(br#"{"event_id":""#)?.get(..36)?;
+    Uuid::try_parse_ascii(id).ok()
+}

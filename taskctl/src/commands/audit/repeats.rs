@@ -45,14 +45,17 @@ impl Filter {
         self.words.fill(0);
     }
 
+    /// Whether an id is of that part.
+    pub(super) fn is_of(&self, id: &Uuid, part: u64) -> bool {
+        self.parts == 1 || hash_of(id) % self.parts == part
+    }
+
     /// Takes an id if it is of that part. Whether it may have been there before.
     pub(super) fn insert(&mut self, id: Uuid, part: u64) -> bool {
-        let (high, low) = id.as_u64_pair();
-        let hash = mix(mix(high) ^ low);
-        if self.parts > 1 && hash % self.parts != part {
+        if !self.is_of(&id, part) {
             return false;
         }
-        let hash = mix(hash);
+        let hash = mix(hash_of(&id));
         let block = (hash as usize % (WORDS / BLOCK)) * BLOCK;
         let mut bits = mix(hash);
         let mut is_known = true;
@@ -66,6 +69,11 @@ impl Filter {
         }
         is_known
     }
+}
+
+fn hash_of(id: &Uuid) -> u64 {
+    let (high, low) = id.as_u64_pair();
+    mix(mix(high) ^ low)
 }
 
 /// Spreads the bits of a number (the finaliser of splitmix64).
