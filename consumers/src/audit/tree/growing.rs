@@ -22,8 +22,9 @@ use uuid::Uuid;
 use super::super::segments::with_suffix;
 use super::anchors::Anchor;
 
-/// The tree is made durable after so many lines, or so much time, whichever is first.
-const SYNC_LINES: u64 = 65_536;
+/// The tree is made durable after so many lines, or so much time, whichever is first. A start reads what is not durable
+/// again from the log: a million lines in a second.
+const SYNC_LINES: u64 = 2_000_000;
 const SYNC_EVERY: Duration = Duration::from_secs(10);
 /// Files that are synced one by one. More of them would have the disk to themselves, and the log would wait for each.
 const FEW_FILES: usize = 32;
