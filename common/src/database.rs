@@ -3,7 +3,9 @@
 //! | part | what |
 //! | --- | --- |
 //! | `address` | `DATABASE_URL` |
+//! | `tls_options` | what an address says about TLS |
 //! | `args` | flags and environment |
+//! | `encryption` | TLS below a connection |
 //! | `session` | a connection, which ends with its value |
 //! | `migrations` | the versions of the schema |
 //! | `error` | what went wrong, by what to do about it |
@@ -16,14 +18,17 @@
 //! 2. *The address is a secret.* No error, log line or `Debug` shows it; host and database alone are named.
 //! 3. *The schema moves forward only*, one process at a time, and a program refuses a schema that does not work
 //!    with it.
+//! 4. *TLS is verified or there is no connection*: no setting leaves the check out, and nothing falls back to plain text.
 
 mod address;
 mod args;
+mod encryption;
 mod error;
 mod migrations;
 mod session;
+mod tls_options;
 
-pub use address::DatabaseUrl;
+pub use address::{DatabaseUrl, Endpoint};
 pub use args::DatabaseArgs;
 pub use error::{DatabaseError, Trouble};
 pub use migrations::{Applied, Migration, SchemaState, ensure, migrate, state};

@@ -9,6 +9,7 @@
 //!    Where the new ones cannot be used, the former ones stay in use, one warning says why, and each later connection
 //!    reads them again.
 
+mod binding;
 mod failure;
 mod files;
 mod processor;
@@ -22,12 +23,13 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 pub use tokio_rustls::client::TlsStream;
 
 use reloaded::Reloaded;
 
+pub use binding::channel_binding;
 pub use failure::{TlsError, is_certificate_alert};
 pub use files::{Identity, TlsFiles, TlsVariables};
 pub use server::{TlsServer, TlsServerStream};
@@ -70,7 +72,10 @@ impl Tls {
     }
 
     /// The handshake, on a connection to the host. The caller bounds its time.
-    pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, TlsError> {
+    pub async fn connect<S>(&self, stream: S, host: &str) -> Result<TlsStream<S>, TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| TlsError(format!("'{host}' is no host name that a certificate can have")))?;

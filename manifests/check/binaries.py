@@ -24,6 +24,10 @@ GXQetefngotzTgIgURyL58BDfSnY8sClaSsUPucuo8LxYI4i0XKLmNNQAbI=
 """,
     "password": "secret",
 }
+# What a variable from a Secret has, by the key there, where it is no password.
+STAND_INS = {"uri": "postgresql://task_api:secret@127.0.0.1:1/tasks"}
+# One variable within another one's value.
+REFERENCE = re.compile(r"\$\(([A-Z_]+)\)")
 # Ends all processes of a check, however it ends.
 TIME_LIMIT = 20
 
@@ -39,9 +43,9 @@ def environment(container: dict, objects: list[dict]) -> dict[str, str]:
         if "configMapKeyRef" in source:
             env[entry["name"]] = maps[source["configMapKeyRef"]["name"]][source["configMapKeyRef"]["key"]]
         elif "secretKeyRef" in source:
-            env[entry["name"]] = "secret"
+            env[entry["name"]] = STAND_INS.get(source["secretKeyRef"]["key"], "secret")
         else:
-            env[entry["name"]] = entry["value"]
+            env[entry["name"]] = REFERENCE.sub(lambda found: env[found[1]], entry["value"])
     return env
 
 
@@ -55,7 +59,8 @@ def errors(container: dict, objects: list[dict], folder: Path) -> list[str]:
         return [f"{name}: the binary does not take {container['args']}: {asked.stderr.strip()}"]
     said = asked.stdout
     known = set(re.findall(r"\[env: ([A-Z_]+)", said))
-    found = [f"{name}: the binary knows no variable {key}" for key in env if key not in known]
+    for_others = {key for entry in container.get("env", []) for key in REFERENCE.findall(entry.get("value", ""))}
+    found = [f"{name}: the binary knows no variable {key}" for key in env if key not in known | for_others]
     if found or "livenessProbe" not in container:
         return found
     return probe_errors(container, env, binary)
@@ -81,6 +86,12 @@ def probe_errors(container: dict, env: dict[str, str], binary: Path) -> list[str
         for key, value in env.items():
             if value.startswith("/") and here[key] == value:
                 found.append(f"{name}: {key}={value} is on no volume, and the root is read-only")
+        if "DATABASE_URL" in here:
+            # Without the database there is no HTTP: that the address is one, with its CA, and then the rest without it.
+            url = here.pop("DATABASE_URL")
+            for mount in mounts:
+                url = url.replace(f"={mount}/", f"={state}/")
+            found += address_errors(name, {**here, "DATABASE_URL": url}, binary, state)
         process = subprocess.Popen([binary], env=here, cwd=state, stdout=subprocess.DEVNULL)
         try:
             for probe in ("livenessProbe", "readinessProbe"):
@@ -94,6 +105,22 @@ def probe_errors(container: dict, env: dict[str, str], binary: Path) -> list[str
             process.terminate()
             process.wait(TIME_LIMIT)
     return found
+
+
+def address_errors(name: str, env: dict[str, str], binary: Path, state: str) -> list[str]:
+    """Whether the binary takes the address of its database, and only misses the server."""
+    command = ["timeout", str(TIME_LIMIT), binary]
+    process = subprocess.Popen(command, env=env, cwd=state, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line.strip())
+            if "cannot use the database tasks at 127.0.0.1 yet" in line:
+                return []
+        return [f"{name}: it does not take its DATABASE_URL: {' / '.join(lines)}"]
+    finally:
+        process.terminate()
+        process.wait(TIME_LIMIT)
 
 
 def moved(value: str, mounts: list[str], to: str) -> str:

@@ -1,7 +1,8 @@
-"""Checks the manifests: python check.py BINARIES, with STRIMZI_CRDS, PROMETHEUS_CRDS and KUSTOMIZE in the environment.
+"""Checks the manifests: python check.py BINARIES, with STRIMZI_CRDS, PROMETHEUS_CRDS, POSTGRES_CRDS and KUSTOMIZE set.
 
-BINARIES is a folder with the built binaries, STRIMZI_CRDS and PROMETHEUS_CRDS those with the custom resource
-definitions of Strimzi and of the Prometheus operator, KUSTOMIZE the command that renders a folder (`kubectl kustomize`).
+BINARIES is a folder with the built binaries, STRIMZI_CRDS, PROMETHEUS_CRDS and POSTGRES_CRDS those with the custom
+resource definitions of Strimzi, of the Prometheus operator and of CloudNativePG, KUSTOMIZE the command that renders a
+folder (`kubectl kustomize`).
 """
 
 import copy
@@ -18,13 +19,13 @@ import monitoring
 from schemas import Schemas
 
 MANIFESTS = Path(__file__).resolve().parent.parent
-OVERLAYS = ("dev", "production")
+OVERLAYS = ("dev", "production", "scaled")
 WORKLOADS = ("Deployment", "StatefulSet")
 
 
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
-    schemas = Schemas(Path(os.environ["STRIMZI_CRDS"]), Path(os.environ["PROMETHEUS_CRDS"]))
+    schemas = Schemas(*(Path(os.environ[f"{name}_CRDS"]) for name in ("STRIMZI", "PROMETHEUS", "POSTGRES")))
     failed = passed = 0
 
     def report(what: str, errors: list[str]) -> None:
@@ -62,6 +63,12 @@ def main() -> None:
         planted = copy.deepcopy(objects)
         plant(next(obj for obj in planted if obj["kind"] == kind))
         report(f"a planted fault is caught: {what}", [] if references(planted) else ["it passed"])
+    scaled = render("overlays/scaled")
+    for what, kind, plant in SCALED:
+        planted = copy.deepcopy(scaled)
+        plant(next(obj for obj in planted if obj["kind"] == kind))
+        caught = any(schemas.errors(obj) for obj in planted) or references(planted)
+        report(f"a planted fault is caught: {what}", [] if caught else ["it passed"])
     name, container = copy.deepcopy(next(iter(containers(objects))))
     container["env"].append({"name": "KAFKA_BOOTSTRAP_SERVER", "value": "x:1"})
     caught = binaries.errors(container, objects, folder)
@@ -110,16 +117,18 @@ def references(objects: list[dict]) -> list[str]:
     """Names that one object uses of another: Secrets of users, selected pods, ports, the Kafka cluster."""
     found = []
     users = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "KafkaUser"}
+    databases = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Cluster"}
+    workloads = {(obj["kind"], obj["metadata"]["name"]) for obj in objects if obj["kind"] in WORKLOADS}
     clusters = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Kafka"}
     labels = [pod["metadata"]["labels"] for pod in pods(objects)]
     ports = {port["name"] for _, container in containers(objects) for port in container.get("ports", [])}
     for name, container in containers(objects):
         for entry in container["env"]:
             secret = entry.get("valueFrom", {}).get("secretKeyRef")
-            if secret and secret["name"] not in users:
-                found.append(f"{name}: no KafkaUser {secret['name']}, so no Secret of its name")
-    # Strimzi makes these: a user's password, and the certificates of a cluster's CA.
-    secrets = users | {f"{cluster}-cluster-ca-cert" for cluster in clusters}
+            if secret and secret["name"] not in users | {f"{database}-app" for database in databases}:
+                found.append(f"{name}: no KafkaUser {secret['name']}, so no Secret of its name, and no database's")
+    # Strimzi makes these: a user's password, and the certificates of a cluster's CA; CloudNativePG that of its own.
+    secrets = users | {f"{cluster}-cluster-ca-cert" for cluster in clusters} | {f"{name}-ca" for name in databases}
     for pod in pods(objects):
         for volume in pod["spec"].get("volumes", []):
             if "secret" in volume and volume["secret"]["secretName"] not in secrets:
@@ -130,6 +139,9 @@ def references(objects: list[dict]) -> list[str]:
         name, spec = f"{obj['kind']}/{obj['metadata']['name']}", obj.get("spec", {})
         if obj["kind"] in WORKLOADS:
             found += [f"{name}: {error}" for error in inconsistent(spec, services)]
+        if obj["kind"] == "HorizontalPodAutoscaler":
+            target = (spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"])
+            found += [] if target in workloads else [f"{name}: scales {'/'.join(target)}, which is not there"]
         if obj["kind"] == "KafkaUser":
             asked = {acl["resource"]["name"] for acl in spec["authorization"]["acls"] if acl["resource"]["type"] == "topic"}
             found += [f"{name}: no KafkaTopic {topic}" for topic in sorted(asked - topics)]
@@ -197,6 +209,12 @@ MONITORING = [
     ("a PodMonitor that selects no pod", "PodMonitor", set_field("spec", "selector", "matchLabels", {"app": "x"})),
     ("a PodMonitor with an interval as a number", "PodMonitor", set_field("spec", "podMetricsEndpoints", 0, "interval", 15)),
     ("a dashboard that asks for what is not there", "ConfigMap", misspell),
+]
+SCALED = [
+    ("a misspelt field of a database", "Cluster", set_field("spec", "instance", 3)),
+    ("a database of another name than its Secrets'", "Cluster", set_field("metadata", "name", "db")),
+    ("an autoscaler of nothing", "HorizontalPodAutoscaler", set_field("spec", "scaleTargetRef", "kind", "StatefulSet")),
+    ("a misspelt field of an autoscaler", "HorizontalPodAutoscaler", set_field("spec", "minReplica", 2)),
 ]
 MISMATCHES = [
     ("a Service that selects no pod", "Service", set_field("spec", "selector", "app.kubernetes.io/name", "task-apis")),

@@ -29,7 +29,7 @@ class Schemas:
                     key = (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
                     self.custom[key] = jsonschema.Draft202012Validator(schema)
         if len(self.custom) == before:
-            raise SystemExit(f"error: {crds} holds no custom resource definitions; set STRIMZI_CRDS and PROMETHEUS_CRDS")
+            raise SystemExit(f"error: {crds} holds no custom resource definitions; set STRIMZI_CRDS, PROMETHEUS_CRDS and POSTGRES_CRDS")
 
     def errors(self, obj: dict) -> list[str]:
         """What is wrong with an object. A kind without a schema is an error: nothing is skipped."""

@@ -147,9 +147,9 @@ impl Drop for TurnGuard {
 impl Postgres {
     /// Connects, and starts the store's tasks in this runtime.
     pub(super) async fn connect(url: &DatabaseUrl, migrates: bool) -> Result<(Self, Closing), DatabaseError> {
-        let config = url.config()?;
-        database::ensure(&*database::connect(&config, None).await?, migrates).await?;
-        let shared = Arc::new(Shared::new(config, url.place()));
+        let endpoint = url.endpoint().await?;
+        database::ensure(&*database::connect(&endpoint, None).await?, migrates).await?;
+        let shared = Arc::new(Shared::new(endpoint, url.place()));
         let (queue, changes) = mpsc::channel(MAX_QUEUED);
         let (reports, reported) = mpsc::channel(MAX_REPORTS);
         let wanted = watch::Sender::new(0);

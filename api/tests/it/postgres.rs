@@ -6,6 +6,7 @@ mod faults;
 mod pooler;
 mod replicas;
 mod service;
+mod tls;
 mod turns;
 
 use harness::{Postgres, Proxy, free_port};

@@ -4,9 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
 use super::error::DatabaseError;
+use super::tls_options;
+use crate::tls::{Tls, TlsFiles};
 
 /// Time to connect to one host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -18,38 +20,49 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(String);
 
+/// How to connect to a database.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub(super) config: Config,
+    /// None: plain text.
+    pub(super) tls: Option<Tls>,
+}
+
 impl DatabaseUrl {
-    /// Any text; whether it is an address, [`config`](Self::config) says.
+    /// Any text; whether it is an address, [`endpoint`](Self::endpoint) says.
     pub fn new(text: &str) -> Self {
         Self(text.trim().to_owned())
     }
 
-    /// How to connect.
-    pub fn config(&self) -> Result<Config, DatabaseError> {
-        let tls = || {
-            DatabaseError::address(
-                "sslmode asks for TLS, which this version does not speak to PostgreSQL: connect through a trusted network or a proxy that speaks TLS, with sslmode=disable",
-            )
-        };
+    /// How to connect, with the files of TLS that it names.
+    pub async fn endpoint(&self) -> Result<Endpoint, DatabaseError> {
+        let (config, files) = self.parse()?;
+        let Some(files) = files else { return Ok(Endpoint { config, tls: None }) };
+        let loaded = tokio::task::spawn_blocking(|| Tls::load(files)).await;
+        let tls = loaded.unwrap_or_else(|error| Err(error.to_string())).map_err(DatabaseError::address)?;
+        Ok(Endpoint { config, tls: Some(tls) })
+    }
+
+    fn parse(&self) -> Result<(Config, Option<TlsFiles>), DatabaseError> {
         let wrong = |why: &dyn fmt::Display| {
             DatabaseError::address(format!(
                 "it is not an address such as postgres://user:password@host:5432/database ({why})"
             ))
         };
+        let (rest, options) = tls_options::take(&self.0);
+        let files = options.files()?;
         // The parser's errors name options, not values.
-        let parsed: Result<Config, _> = self.0.parse();
-        // Modes that the parser does not know.
-        let mut config = match parsed {
-            Err(_) if self.0.contains("verify-ca") || self.0.contains("verify-full") => return Err(tls()),
-            parsed => parsed.map_err(|error| wrong(&error))?,
-        };
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(tls());
-        }
+        let mut config: Config = rest.parse().map_err(|error| wrong(&error))?;
         if config.get_hosts().is_empty() {
             return Err(wrong(&"no host"));
         }
-        config.ssl_mode(SslMode::Disable);
+        config.ssl_mode(if files.is_some() { SslMode::Require } else { SslMode::Disable });
+        if config.get_ssl_negotiation() == SslNegotiation::Direct {
+            return Err(DatabaseError::address("sslnegotiation=direct is not supported: leave it out"));
+        }
+        if files.is_some() && config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_))) {
+            return Err(DatabaseError::address("TLS is not for a Unix socket: leave sslmode out"));
+        }
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             // Of several hosts, the one that takes changes.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -58,12 +71,12 @@ impl DatabaseUrl {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.keepalives(true).keepalives_idle(KEEPALIVE_IDLE).tcp_user_timeout(TCP_USER_TIMEOUT);
-        Ok(config)
+        Ok((config, files))
     }
 
     /// Hosts and database, for people.
     pub fn place(&self) -> String {
-        let Ok(config) = self.config() else { return "the database".to_owned() };
+        let Ok((config, _)) = self.parse() else { return "the database".to_owned() };
         // What has other characters may be part of a password that was not percent-encoded: then what is beside it may
         // be, too.
         let is_plain = |name: &str, also: &str| {
@@ -97,10 +110,13 @@ mod tests {
     #[test]
     fn a_password_is_in_no_error_and_no_debug_output() {
         for text in [
-            "postgres://u:hush@h/db?sslmode=require",
-            "postgres://u:hush@h/db?sslmode=%72equire",
-            "host=h password=hush sslmode = require",
-            "host=h password=hush sslmode='require'",
+            "postgres://u:hush@h/db?sslmode=prefer",
+            "postgres://u:hush@h/db?sslmode=%70refer",
+            "host=h password=hush sslmode = prefer",
+            "host=h password=hush sslmode='prefer'",
+            "host=/run password=hush sslmode=require",
+            "postgres://u:hush@h/db?sslmode=require&sslnegotiation=direct",
+            "postgres://u:hush@h/db?sslmode=require&sslcrl=hush",
             "postgres://u:hush@h/db?sslmode=hush2",
             "postgres://u:hush@h:port/db",
             "postgres://u:hush@",
@@ -109,11 +125,11 @@ mod tests {
             "",
         ] {
             let url = DatabaseUrl::new(text);
-            let shown = format!("{url:?} {} {}", url.config().unwrap_err(), url.place());
+            let shown = format!("{url:?} {} {}", url.parse().unwrap_err(), url.place());
             assert!(!shown.contains("hush"), "{shown}");
         }
         let url = DatabaseUrl::new("postgres://u:hush@h,i:5433/db\n");
-        assert!(!format!("{url:?} {:?}", url.config().unwrap()).contains("hush"));
+        assert!(!format!("{url:?} {:?}", url.parse().unwrap()).contains("hush"));
         assert_eq!(url.place(), "database db at h, i");
         // The parser ends the password at the first @, and the host at the first /.
         for text in [
@@ -131,19 +147,30 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_cannot_be_had_is_refused_rather_than_left_out() {
-        for mode in ["require", "verify-ca", "verify-full"] {
-            let error = DatabaseUrl::new(&format!("postgres://h/db?sslmode={mode}")).config().unwrap_err();
-            assert!(error.to_string().contains("TLS"), "{error}");
+    fn tls_is_required_where_it_is_asked_for() {
+        let mode = |text: &str| DatabaseUrl::new(text).parse().unwrap().0.get_ssl_mode();
+        for text in [
+            "postgres://h/db?sslmode=require",
+            "postgres://h/db?sslmode=%72equire",
+            "postgres://h/db?sslmode=verify-ca",
+            "host=h sslmode = verify-full",
+            "host=h sslmode='require'",
+        ] {
+            assert_eq!(mode(text), SslMode::Require, "{text}");
         }
         for text in
-            ["postgres://h/db?sslmode=%72equire", "host=h sslmode = require", "host=h sslmode='require'"]
+            ["postgres://h/db", "postgres://h/db?sslmode=disable", "postgres://u:sslmode=require@h/db"]
         {
-            let error = DatabaseUrl::new(text).config().unwrap_err();
-            assert!(error.to_string().contains("TLS"), "{error}");
+            assert_eq!(mode(text), SslMode::Disable, "{text}");
         }
-        assert!(DatabaseUrl::new("postgres://h/db?sslmode=prefer").config().is_ok());
-        assert!(DatabaseUrl::new("postgres://u:sslmode=require@h/db").config().is_ok(), "a password");
         assert!(!DatabaseUrl::new("postgres://u:12/hush@h/db").place().contains("hush"));
+    }
+
+    #[tokio::test]
+    async fn files_that_cannot_be_read_are_named() {
+        let url = DatabaseUrl::new("postgres://u:hush@h/db?sslmode=verify-full&sslrootcert=/none/ca.crt");
+        let error = url.endpoint().await.unwrap_err().to_string();
+        assert!(error.contains("sslrootcert") && error.contains("/none/ca.crt"), "{error}");
+        assert!(!error.contains("hush"), "{error}");
     }
 }

@@ -2,10 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 
 use tokio_postgres::error::SqlState;
 
 use crate::error_code::{Code, Coded};
+use crate::tls::{TlsError, is_certificate_alert};
 
 /// What can be done about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +84,9 @@ impl Coded for DatabaseError {
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(reported) = error.as_db_error() else {
+            if let Some(message) = of_tls(&error) {
+                return Self::new(Trouble::Connection, message);
+            }
             let mut message = error.to_string();
             let mut source = error.source();
             while let Some(cause) = source {
@@ -98,6 +103,30 @@ impl From<tokio_postgres::Error> for DatabaseError {
         let message = format!("{} (SQLSTATE {})", reported.message(), reported.code().code());
         Self::new(trouble(reported.code()), message)
     }
+}
+
+/// What is wrong with TLS, if that is what is wrong.
+fn of_tls(error: &tokio_postgres::Error) -> Option<String> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(refused) = cause.downcast_ref::<TlsError>() {
+            return Some(format!("TLS: {refused}"));
+        }
+        if cause.downcast_ref::<io::Error>().is_some_and(is_certificate_alert) {
+            return Some(format!(
+                "TLS: it refuses this client's certificate ({cause}): give one that it accepts by sslcert and sslkey in DATABASE_URL"
+            ));
+        }
+        // Of tokio-postgres, without a type of its own.
+        if cause.to_string() == "server does not support TLS" {
+            return Some(
+                "TLS: its server does not speak it, and plain text is not tried: switch ssl on there, or use sslmode=disable on a trusted network"
+                    .to_owned(),
+            );
+        }
+        source = cause.source();
+    }
+    None
 }
 
 fn trouble(state: &SqlState) -> Trouble {

@@ -6,12 +6,16 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Socket};
 
+use super::address::Endpoint;
+use super::encryption::Encryption;
 use super::error::DatabaseError;
+use crate::tls::Tls;
 
 /// After this the server ends a statement, and a transaction in which nothing happens.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +28,7 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Session {
     client: Client,
     driver: JoinHandle<()>,
+    tls: Option<Tls>,
 }
 
 impl fmt::Debug for Session {
@@ -49,33 +54,54 @@ impl Drop for Session {
 impl Session {
     /// Drops it while something may run on it: the server is asked to cancel that.
     pub fn abandon(self) {
-        let cancel = self.client.cancel_token();
+        let (cancel, tls) = (self.client.cancel_token(), self.tls.clone());
         tokio::spawn(async move {
             // A server that does not hear it ends the statement by its own timeout.
-            let _ = timeout(CANCEL_TIMEOUT, cancel.cancel_query(NoTls)).await;
+            let cancelled = async {
+                match tls {
+                    Some(tls) => cancel.cancel_query(Encryption(tls)).await,
+                    None => cancel.cancel_query(NoTls).await,
+                }
+            };
+            let _ = timeout(CANCEL_TIMEOUT, cancelled).await;
             drop(self);
         });
     }
 }
 
 /// Connects. Notifications wake `notified`.
-pub async fn connect(config: &Config, notified: Option<Arc<Notify>>) -> Result<Session, DatabaseError> {
-    let connected = timeout(CONNECT_TIMEOUT, open(config, notified)).await;
+pub async fn connect(endpoint: &Endpoint, notified: Option<Arc<Notify>>) -> Result<Session, DatabaseError> {
+    let connected = timeout(CONNECT_TIMEOUT, open(endpoint, notified)).await;
     connected.unwrap_or_else(|_| Err(DatabaseError::timeout("connect")))
 }
 
-async fn open(config: &Config, notified: Option<Arc<Notify>>) -> Result<Session, DatabaseError> {
-    let (client, mut connection) = config.connect(NoTls).await?;
-    let driver = tokio::spawn(async move {
-        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-            match (message, &notified) {
-                (AsyncMessage::Notification(_), Some(notified)) => notified.notify_one(),
-                (AsyncMessage::Notice(notice), _) => log::debug!("the database reports: {notice}"),
-                _ => {}
-            }
+/// Runs a connection until it ends.
+async fn drive<T>(mut connection: Connection<Socket, T>, notified: Option<Arc<Notify>>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+        match (message, &notified) {
+            (AsyncMessage::Notification(_), Some(notified)) => notified.notify_one(),
+            (AsyncMessage::Notice(notice), _) => log::debug!("the database reports: {notice}"),
+            _ => {}
         }
-    });
-    let session = Session { client, driver };
+    }
+}
+
+async fn open(endpoint: &Endpoint, notified: Option<Arc<Notify>>) -> Result<Session, DatabaseError> {
+    let Endpoint { config, tls } = endpoint;
+    let (client, driver) = match tls {
+        Some(tls) => {
+            let (client, connection) = config.connect(Encryption(tls.clone())).await?;
+            (client, tokio::spawn(drive(connection, notified)))
+        }
+        None => {
+            let (client, connection) = config.connect(NoTls).await?;
+            (client, tokio::spawn(drive(connection, notified)))
+        }
+    };
+    let session = Session { client, driver, tls: tls.clone() };
     let ms = STATEMENT_TIMEOUT.as_millis();
     // Not as parameters of the connection, which PgBouncer refuses. All statements are short, and read by an index or
     // few rows: compiling them takes longer than they do, and statistics of a queue are always of another time.

@@ -37,7 +37,7 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<DateTime<Utc>> {
 }
 
 /// The tag and the content of the first element, and what follows it.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match first & 0x7f {

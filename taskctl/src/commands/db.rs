@@ -57,7 +57,8 @@ impl Database {
                 "no database is named: set DATABASE_URL, as in postgres://user:password@host:5432/database";
             Error::Refused(Code::DatabaseAddress, why.to_owned())
         })?;
-        connect(&url.config()?, None).await.map_err(|error| {
+        let connected = async { connect(&url.endpoint().await?, None).await }.await;
+        connected.map_err(|error| {
             let why = format!(
                 "the {} cannot be used: {error}; look at DATABASE_URL, and at the server",
                 url.place()

@@ -1,6 +1,6 @@
 //! The whole system with the tasks in PostgreSQL: two replicas, and the operator's command.
 
-use harness::{Outcome, Postgres, Program, SOON, World, eventually};
+use harness::{Authority, Outcome, Postgres, Program, SOON, Validity, World, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,5 +40,46 @@ async fn two_replicas_on_postgresql_reach_the_audit_log_and_taskctl_sees_the_dat
     server.sql("postgres", "ALTER DATABASE tasks SET synchronous_commit = off")?;
     let doctor = taskctl(&["doctor", "--format", "json"]).await?;
     assert!(doctor.stdout.contains("synchronous_commit is off") && doctor.code == Some(1), "{doctor:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_and_taskctl_reach_the_database_by_tls_or_say_in_one_line_why_not() -> Outcome {
+    let Some(server) = Postgres::start("")? else { return Ok(()) };
+    server.create_database("tasks")?;
+    let authority = Authority::new("right")?;
+    server.serve_tls(&authority.issue("db", &["127.0.0.1"], Validity::Valid)?, authority.certificate())?;
+    server.sql("postgres", "CREATE ROLE app LOGIN PASSWORD 'hush'; ALTER DATABASE tasks OWNER TO app")?;
+    server.set_login_rules("hostssl all app 127.0.0.1/32 scram-sha-256")?;
+    let world = World::start().await?;
+    world.create_topics().await?;
+    let (right, wrong) = (world.path("right.crt"), world.path("wrong.crt"));
+    harness::replace(&right, authority.certificate())?;
+    harness::replace(&wrong, Authority::new("wrong")?.certificate())?;
+    let plain = server.url("tasks").replace("postgres@", "app:hush@");
+    let url = |ca: &std::path::Path| format!("{plain}?sslmode=verify-full&sslrootcert={}", ca.display());
+    let taskctl = async |url: &str, args: &[&str]| {
+        world.program("taskctl").env("DATABASE_URL", url).args(args).run(SOON).await
+    };
+    for (url, code, part) in [
+        (url(&wrong), "TE0207", "TLS: its certificate is signed by no CA that is trusted here"),
+        (format!("{plain}?sslmode=prefer"), "TE0208", "plain text"),
+        (url(&world.path("none.crt")), "TE0208", "none.crt"),
+        (plain.clone(), "TE0207", "no encryption"),
+    ] {
+        let refused = taskctl(&url, &["db", "status"]).await?;
+        let text = &refused.stderr;
+        assert!(refused.code == Some(1) && text.contains(code) && text.contains(part), "{refused:?}");
+        assert!(text.trim().lines().count() == 1 && !text.contains("hush"), "{text}");
+    }
+    let migrated = taskctl(&url(&right), &["db", "migrate"]).await?;
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
+    let (_api, client) =
+        world.start_api_as(world.program("task-api").env("DATABASE_URL", url(&right))).await?;
+    client.create("over TLS").await?;
+    let doctor = taskctl(&url(&right), &["doctor", "--format", "json"]).await?;
+    assert!(doctor.stdout.contains("its schema has version 1"), "{doctor:?}");
+    let doctor = taskctl(&url(&wrong), &["doctor", "--format", "json"]).await?;
+    assert!(doctor.stdout.contains("give the CA that signed it"), "{doctor:?}");
     Ok(())
 }

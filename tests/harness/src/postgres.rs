@@ -1,6 +1,6 @@
 //! PostgreSQL, as Debian installs it: a server of its own in a temporary folder, which ends with this process.
 
-use crate::{Error, Result, free_port};
+use crate::{Certificate, Error, Result, free_port};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -33,6 +33,8 @@ rm -rf "$dir"
 
 /// Ports that are tried.
 const MAX_STARTS: usize = 5;
+/// How often a server is asked whether it has loaded its settings: each time is a process of its own.
+const MAX_LOOKS: usize = 1000;
 /// Longest path of a folder in which a socket's name still fits into the system's limit.
 const MAX_SOCKET_FOLDER: usize = 70;
 
@@ -176,6 +178,50 @@ impl Postgres {
             return Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned());
         }
         Err(Error::failed(format!("psql: {}", String::from_utf8_lossy(&ran.stderr))))
+    }
+
+    /// Speaks TLS from now on, also beside plain text, with this certificate, and accepts clients' that this CA signed.
+    pub fn serve_tls(&self, certificate: &Certificate, client_ca: &str) -> Result<()> {
+        for (file, text) in [
+            ("server.crt", &*certificate.certificate),
+            ("server.key", &certificate.key),
+            ("ca.crt", client_ca),
+        ] {
+            self.write_file(file, text)?;
+        }
+        let settings = ["ssl = on", "ssl_cert_file = 'server.crt'", "ssl_key_file = 'server.key'"];
+        for setting in settings.into_iter().chain(["ssl_ca_file = 'ca.crt'"]) {
+            self.sql("postgres", &format!("ALTER SYSTEM SET {setting}"))?;
+        }
+        self.reload()
+    }
+
+    /// Replaces the rules of who may log in; whoever is `postgres` stays trusted.
+    pub fn set_login_rules(&self, rules: &str) -> Result<()> {
+        self.write_file("pg_hba.conf", &format!("host all postgres 127.0.0.1/32 trust\n{rules}"))?;
+        self.reload()
+    }
+
+    /// A file in its data folder, that belongs to it.
+    fn write_file(&self, name: &str, text: &str) -> Result<()> {
+        let text = text.trim_end();
+        let copy = format!(
+            "COPY (SELECT unnest(string_to_array('{text}', E'\n'))) TO PROGRAM 'umask 077; cat > {name}'"
+        );
+        self.sql("postgres", &copy).map(drop)
+    }
+
+    /// Reads its settings again, and waits until connections are served by them.
+    fn reload(&self) -> Result<()> {
+        let loaded = || self.sql("postgres", "SELECT pg_conf_load_time() FROM pg_sleep(0.02)");
+        let before = loaded()?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        for _ in 0..MAX_LOOKS {
+            if loaded()? != before {
+                return Ok(());
+            }
+        }
+        Err(Error::failed("PostgreSQL does not load its settings"))
     }
 
     /// Ends all its processes at once, without order.

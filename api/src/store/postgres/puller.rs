@@ -55,7 +55,7 @@ async fn pull_all(shared: &Shared, session: &mut Option<Session>, term: &Term) -
     let session = match session {
         Some(session) if !session.is_closed() => session,
         _ => {
-            let connected = database::connect(&shared.config, Some(Arc::clone(&shared.wake))).await?;
+            let connected = database::connect(&shared.endpoint, Some(Arc::clone(&shared.wake))).await?;
             connected.batch_execute(LISTEN).await?;
             session.insert(connected)
         }

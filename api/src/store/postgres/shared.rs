@@ -3,11 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use task_events::database::{self, DatabaseError, Session};
+use task_events::database::{self, DatabaseError, Endpoint, Session};
 use task_events::metrics::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tokio_postgres::Config;
 use uuid::Uuid;
 
 use super::super::change::TaskIds;
@@ -19,7 +18,7 @@ use crate::event_format::EventFormat;
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: Config,
+    pub(super) endpoint: Endpoint,
     /// Host and database, for people.
     pub(super) place: String,
     /// This process among the replicas.
@@ -43,9 +42,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(config: Config, place: String) -> Self {
+    pub(super) fn new(endpoint: Endpoint, place: String) -> Self {
         Self {
-            config,
+            endpoint,
             place,
             me: Uuid::new_v4(),
             health: Health::default(),
@@ -64,7 +63,7 @@ impl Shared {
     }
 
     pub(super) async fn connect(&self) -> Result<Session, DatabaseError> {
-        database::connect(&self.config, None).await
+        database::connect(&self.endpoint, None).await
     }
 
     pub(super) fn event_format(&self) -> EventFormat {

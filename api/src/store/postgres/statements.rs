@@ -245,8 +245,8 @@ mod tests {
     async fn a_group_that_was_not_committed_is_not_however_often_it_is_asked_for() {
         let Some(server) = Postgres::shared().unwrap() else { return };
         server.create_database("fence").unwrap();
-        let config = DatabaseUrl::new(&server.url("fence")).config().unwrap();
-        let session = connect(&config, None).await.unwrap();
+        let endpoint = DatabaseUrl::new(&server.url("fence")).endpoint().await.unwrap();
+        let session = connect(&endpoint, None).await.unwrap();
         ensure(&session, true).await.unwrap();
         let (lost, made) = (Uuid::now_v7(), Uuid::now_v7());
         write(&session, made, &Draft::default(), false, false).await.unwrap();

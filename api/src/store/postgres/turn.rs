@@ -317,8 +317,8 @@ mod tests {
     async fn what_waits_for_a_full_partition_is_passed_over_by_parts() {
         let Some(server) = Postgres::shared().unwrap() else { return };
         server.create_database("parts").unwrap();
-        let config = DatabaseUrl::new(&server.url("parts")).config().unwrap();
-        let session = connect(&config, None).await.unwrap();
+        let endpoint = DatabaseUrl::new(&server.url("parts")).endpoint().await.unwrap();
+        let session = connect(&endpoint, None).await.unwrap();
         ensure(&session, true).await.unwrap();
         let insert = format!(
             "INSERT INTO task_events.outbox (seq, event_id, task_id, hash, encoding, payload) OVERRIDING SYSTEM VALUE \

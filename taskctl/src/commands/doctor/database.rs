@@ -28,7 +28,7 @@ const OUTBOX: &str = "SELECT (SELECT count(*) FROM (SELECT 1 FROM task_events.ou
 pub(super) async fn examine(args: &DatabaseArgs, findings: &mut Findings) {
     let Some(url) = args.url() else { return };
     let subject = url.place();
-    let session = match async { connect(&url.config()?, None).await }.await {
+    let session = match async { connect(&url.endpoint().await?, None).await }.await {
         Ok(session) => session,
         Err(error) => {
             let remedy = "look whether it runs, takes changes and knows this user, and at DATABASE_URL";
