@@ -95,8 +95,11 @@ impl SchemaState {
 
 /// What the database has.
 pub async fn state(client: &Client) -> Result<SchemaState, DatabaseError> {
-    let there = client.query_typed("SELECT to_regclass('task_events.migrations') IS NOT NULL", &[]).await?;
-    if !there.first().is_some_and(|row| row.get(0)) {
+    // Read from the catalogue: a name that was looked up before, and was missing, is missing in the server's cache still
+    // when the lock of migrations has been waited for.
+    let there = "SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE n.nspname = 'task_events' AND c.relname = 'migrations'";
+    if client.query_typed(there, &[]).await?.is_empty() {
         return Ok(SchemaState { applied: Vec::new() });
     }
     let rows = "SELECT version, name, applied_at, works_from FROM task_events.migrations ORDER BY version";
@@ -168,7 +171,41 @@ pub async fn ensure(client: &Client, migrates: bool) -> Result<(), DatabaseError
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Barrier;
+    use tokio::task::JoinSet;
+
+    use super::super::{DatabaseUrl, connect};
     use super::*;
+
+    const REPLICAS: usize = 6;
+
+    /// As replicas do that are started together.
+    #[tokio::test]
+    async fn of_several_that_find_an_empty_database_one_migrates_and_all_go_on() {
+        let Some(server) = harness::Postgres::shared().unwrap() else { return };
+        for round in 0..5 {
+            let name = format!("together{round}");
+            server.create_database(&name).unwrap();
+            let endpoint = DatabaseUrl::new(&server.url(&name)).endpoint().await.unwrap();
+            let looked = Arc::new(Barrier::new(REPLICAS));
+            let mut replicas = JoinSet::new();
+            for _ in 0..REPLICAS {
+                let (endpoint, looked) = (endpoint.clone(), Arc::clone(&looked));
+                replicas.spawn(async move {
+                    let session = connect(&endpoint, None).await.unwrap();
+                    assert_eq!(state(&session).await.unwrap().version(), 0);
+                    looked.wait().await;
+                    let applied = migrate(&session).await.unwrap().len();
+                    ensure(&session, true).await.unwrap();
+                    applied
+                });
+            }
+            let applied: usize = replicas.join_all().await.into_iter().sum();
+            assert_eq!(applied, MIGRATIONS.len(), "once");
+        }
+    }
 
     #[test]
     fn versions_rise_by_one_and_the_program_before_works_with_each() {
