@@ -121,7 +121,9 @@ pub async fn migrate(client: &Client) -> Result<Vec<&'static Migration>, Databas
 
 async fn migrate_locked(client: &Client) -> Result<Vec<&'static Migration>, DatabaseError> {
     client
-        .batch_execute("BEGIN; SET LOCAL statement_timeout = '290s'; SET LOCAL lock_timeout = '290s'")
+        .batch_execute(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '290s'; SET LOCAL lock_timeout = '290s'",
+        )
         .await?;
     let migrated = apply(client).await;
     let end = client.batch_execute(if migrated.is_ok() { "COMMIT" } else { "ROLLBACK" }).await;
@@ -132,6 +134,8 @@ async fn migrate_locked(client: &Client) -> Result<Vec<&'static Migration>, Data
 
 async fn apply(client: &Client) -> Result<Vec<&'static Migration>, DatabaseError> {
     client.query_typed("SELECT 1 FROM pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
+    // Whoever waits for a table has all others wait behind it: shortly, and again later.
+    client.batch_execute("SET LOCAL lock_timeout = '2s'").await?;
     let state = state(client).await?;
     if state.applied.is_empty() {
         client
@@ -188,6 +192,9 @@ mod tests {
         for round in 0..5 {
             let name = format!("together{round}");
             server.create_database(&name).unwrap();
+            let level = if round % 2 == 0 { "read committed" } else { "serializable" };
+            let level = format!("ALTER DATABASE {name} SET default_transaction_isolation = '{level}'");
+            server.sql("postgres", &level).unwrap();
             let endpoint = DatabaseUrl::new(&server.url(&name)).endpoint().await.unwrap();
             let looked = Arc::new(Barrier::new(REPLICAS));
             let mut replicas = JoinSet::new();

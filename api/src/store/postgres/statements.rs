@@ -42,7 +42,7 @@ pub(super) async fn lock(client: &Client, group: &[&Mutation]) -> Result<Known, 
     // Sent in this order, in one flight: each sees what was committed before it.
     let (begun, locked, answered, tasks, existing) = tokio::join!(
         biased;
-        client.batch_execute("BEGIN"),
+        client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED"),
         client.query_typed("SELECT k FROM unnest($1) k WHERE pg_try_advisory_xact_lock(k)", &locked),
         client.query_typed(
             "SELECT key, fingerprint, task FROM task_events.answers WHERE key = ANY($1) AND expires_at > now()",
