@@ -88,13 +88,14 @@ pub(super) struct Deletion {
     pub(super) positions: BTreeMap<i32, i64>,
 }
 
-/// Takes the turn if it is free, or was this process's own. `None` if it is another's.
+/// Takes the turn if it is free, or was this process's own. `None` if it is another's. One that expires later than any
+/// can was given before the database's clock was set back: its holder may be dead, and if it lives it has lost the term.
 pub(super) async fn claim(session: &Session, me: Uuid) -> Result<Option<(Held, Begin)>, TurnError> {
     let (term, sent) = (Uuid::new_v4(), Instant::now());
     let claim = format!(
         "UPDATE task_events.relay SET term = $1, holder = $2, host = $3, turn = turn + 1, \
          expires_at = clock_timestamp() + {LEASE_SQL} WHERE expires_at <= clock_timestamp() OR holder = $2 \
-         RETURNING turn, pg_postmaster_start_time(), topic_id, partitions"
+         OR expires_at > clock_timestamp() + 2 * {LEASE_SQL} RETURNING turn, pg_postmaster_start_time(), topic_id, partitions"
     );
     let host = format!("{}/{}", host(), std::process::id());
     let parameters: Parameters = vec![(&term, Type::UUID), (&me, Type::UUID), (&host, Type::TEXT)];
@@ -160,7 +161,7 @@ impl Held {
             within(async {
                 let (begun, deleted, committed) = tokio::join!(
                     biased;
-                    session.batch_execute("BEGIN; SET LOCAL synchronous_commit = off"),
+                    session.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off"),
                     session.query_typed(DELETE, &parameters),
                     session.batch_execute("COMMIT"),
                 );
@@ -349,5 +350,20 @@ mod tests {
             .unwrap();
         assert_eq!(pull(&[0, 1], later).await, (vec![], false), "no statement is needed");
         assert!(held.term.pull(&session, &[], 2, &[], later).await.is_err());
+    }
+
+    /// The holder died with a database whose clock was ahead.
+    #[tokio::test]
+    async fn a_turn_that_expires_later_than_any_can_is_free() {
+        let Some(server) = Postgres::shared().unwrap() else { return };
+        server.create_database("clock").unwrap();
+        let endpoint = DatabaseUrl::new(&server.url("clock")).endpoint().await.unwrap();
+        let session = connect(&endpoint, None).await.unwrap();
+        ensure(&session, true).await.unwrap();
+        let (mut held, _) = claim(&session, Uuid::new_v4()).await.unwrap().unwrap();
+        assert!(claim(&session, Uuid::new_v4()).await.unwrap().is_none());
+        server.sql("clock", "UPDATE task_events.relay SET expires_at = now() + interval '1 hour'").unwrap();
+        assert!(claim(&session, Uuid::new_v4()).await.unwrap().is_some());
+        assert!(matches!(held.renew(&session).await, Err(TurnError::Lost)));
     }
 }
