@@ -152,7 +152,7 @@ async fn serve_database(
         match connected {
             None => return Ok(()),
             Some(Ok(connected)) => break connected,
-            Some(Err(error)) if error.ends_session() => {
+            Some(Err(error)) if error.may_pass() => {
                 log::warn!("cannot use the {} yet: {error} {}", url.place(), error.code());
             }
             Some(Err(error)) => return Err(error.into()),

@@ -132,6 +132,7 @@ impl WriteFailure {
     pub(super) fn of_database(place: &str, error: &DatabaseError) -> Self {
         let kind = match error.trouble() {
             Trouble::Connection => "the database cannot be reached",
+            Trouble::Crowded => "the database has no connection left",
             Trouble::ReadOnly => "the database is read-only: a standby, or a failover is under way",
             Trouble::Full => "the database has no space or no memory left",
             Trouble::Timeout => "the database does not answer in time",

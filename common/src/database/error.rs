@@ -16,6 +16,8 @@ pub enum Trouble {
     Address,
     /// No connection, or it is lost: another one, later.
     Connection,
+    /// No connection, since others have all of them: later. Those that are there work.
+    Crowded,
     /// This server takes no changes: another connection, which may find one that does.
     ReadOnly,
     /// It has no space left, or no memory: wait.
@@ -24,7 +26,7 @@ pub enum Trouble {
     Conflict,
     /// It took too long, and was ended.
     Timeout,
-    /// The schema is another than expected.
+    /// The schema is another than expected, or may not be used.
     Schema,
     /// This statement, or its values.
     Statement,
@@ -59,7 +61,13 @@ impl DatabaseError {
 
     /// Whether another connection is needed before the next attempt.
     pub fn ends_session(&self) -> bool {
-        matches!(self.trouble, Trouble::Connection | Trouble::ReadOnly | Trouble::Timeout)
+        use Trouble::{Connection, Crowded, ReadOnly, Timeout};
+        matches!(self.trouble, Connection | Crowded | ReadOnly | Timeout)
+    }
+
+    /// Whether it may be over without anybody changing anything here.
+    pub fn may_pass(&self) -> bool {
+        self.ends_session() || matches!(self.trouble, Trouble::Full | Trouble::Conflict)
     }
 }
 
@@ -134,12 +142,12 @@ fn trouble(state: &SqlState) -> Trouble {
         "40001" | "40P01" | "55P03" => Trouble::Conflict,
         "25006" => Trouble::ReadOnly,
         "57014" => Trouble::Timeout,
-        // No disk, no memory, no lock space, no more connections; a configured limit.
-        "53300" => Trouble::Connection,
+        "53300" => Trouble::Crowded,
+        // No disk, no memory, no lock space; a configured limit.
         code if code.starts_with("53") => Trouble::Full,
         // I/O errors of the server's disk.
         code if code.starts_with("58") => Trouble::Full,
-        "42P01" | "42703" | "3F000" => Trouble::Schema,
+        "42P01" | "42703" | "3F000" | "42501" => Trouble::Schema,
         // Connection exceptions, shut-downs, ended idle transactions, failed logins.
         code if ["08", "57", "25", "28", "3D"].iter().any(|class| code.starts_with(class)) => {
             Trouble::Connection

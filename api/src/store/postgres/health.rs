@@ -15,10 +15,10 @@ const REFUSE_AFTER: Duration = Duration::from_secs(2);
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// Least time between two log lines about one matter, where what fails changes.
 const LOG_EVERY: Duration = Duration::from_secs(5);
-/// Without space, a change is let through so often: a smaller one, or one to another table, says nothing about it.
+/// Where only a change tells whether changes are taken, one is let through so often.
 const TRY_EVERY: Duration = Duration::from_secs(1);
-/// Without a failure for so long, while changes were let through if there were any, space is expected to be there.
-const FULL_FOR: Duration = Duration::from_secs(5);
+/// Without a failure for so long, while changes were let through if there were any, they are expected to be taken.
+const TRIED_FOR: Duration = Duration::from_secs(5);
 /// How long a database that lets changes wait may answer nothing, before reads are refused at once.
 const SILENT_FOR: Duration = Duration::from_secs(10);
 
@@ -35,6 +35,14 @@ struct Failing {
     failed: Instant,
     tried: Instant,
     answered: Instant,
+}
+
+impl Failing {
+    /// Whether only a change tells: a smaller write, or one to another table, says nothing of space, or of rights; and a
+    /// connection that cannot be had nothing of those that are there.
+    fn is_tried(&self) -> bool {
+        matches!(self.trouble, Trouble::Full | Trouble::Schema | Trouble::Crowded)
+    }
 }
 
 /// Whether a line that would be logged again and again is due: on a change, and now and then.
@@ -91,8 +99,8 @@ impl Health {
 
     /// The database answers, and took a small write, if changes fail. Space for another one may still be missing.
     pub(super) fn answers(&self) {
-        let is_full = |now: &Failing| now.trouble == Trouble::Full && now.failed.elapsed() < FULL_FOR;
-        if !self.failing().as_ref().is_some_and(is_full) {
+        let is_tried = |now: &Failing| now.is_tried() && now.failed.elapsed() < TRIED_FOR;
+        if !self.failing().as_ref().is_some_and(is_tried) {
             self.works();
         }
     }
@@ -114,11 +122,11 @@ impl Health {
         failing.as_ref().filter(|now| now.since.elapsed() >= REFUSE_AFTER).map(|now| now.failure.clone())
     }
 
-    /// The same, but for one change now and then where space is missing.
+    /// The same, but for one change now and then where only that tells.
     pub(super) fn refusal_of_change(&self) -> Option<WriteFailure> {
         let mut failing = self.failing();
         let failing = failing.as_mut().filter(|now| now.since.elapsed() >= REFUSE_AFTER)?;
-        if failing.trouble == Trouble::Full && failing.tried.elapsed() >= TRY_EVERY {
+        if failing.is_tried() && failing.tried.elapsed() >= TRY_EVERY {
             failing.tried = Instant::now();
             return None;
         }

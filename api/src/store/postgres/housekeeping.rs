@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use task_events::database::{DatabaseError, Session};
+use task_events::database::{DatabaseError, Session, Trouble};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -38,6 +38,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let round = timeout(ROUND_TIMEOUT, round(&shared, &mut session)).await;
         match round.unwrap_or_else(|_| Err(DatabaseError::timeout("look at the database"))) {
             Ok(()) => shared.health.answers(),
+            // The others' connections may work.
+            Err(error) if error.trouble() == Trouble::Crowded => {
+                log::debug!("no connection is left to look at the database with: {error}");
+            }
             Err(error) => {
                 shared.health.failed(&shared.place, &error);
                 if let Some(session) = session.take() {

@@ -131,17 +131,17 @@ impl Writer {
             }
             match error.trouble() {
                 Trouble::Conflict => {}
-                Trouble::Connection | Trouble::ReadOnly | Trouble::Timeout => {
+                Trouble::Connection | Trouble::Crowded | Trouble::ReadOnly | Trouble::Timeout => {
                     self.shared.health.failed(&self.shared.place, &error);
                 }
-                Trouble::Full => {
+                Trouble::Full | Trouble::Schema => {
                     self.shared.health.failed(&self.shared.place, &error);
                     return self.refused(group, &error);
                 }
-                Trouble::Statement | Trouble::Schema | Trouble::Address if group.len() > 1 => {
+                Trouble::Statement | Trouble::Address if group.len() > 1 => {
                     return self.one_by_one(group).await;
                 }
-                Trouble::Statement | Trouble::Schema | Trouble::Address => {
+                Trouble::Statement | Trouble::Address => {
                     log::warn!("a change was refused by the {}: {error}", self.shared.place);
                     return self.refused(group, &error);
                 }

@@ -217,3 +217,26 @@ async fn a_full_disk_and_a_wrong_schema_are_refused_with_what_is_known() {
     let newer = Store::connect(&DatabaseUrl::new(&server.url("full_disk")), true).await.unwrap_err();
     assert!(newer.to_string().contains("newer program"), "{newer}");
 }
+
+/// As for a program that skipped a version, or one whose rights were withdrawn: the database answers all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_refuses_every_change_is_a_failure_until_it_takes_them() {
+    let Some((server, stores)) = replicas("another_schema", 1).await else { return };
+    let store = &stores[0].0;
+    done(store, create("t")).await;
+    let rename = |from, to| format!("ALTER TABLE task_events.outbox RENAME COLUMN {from} TO {to}");
+    server.sql("another_schema", &rename("traceparent", "trace")).unwrap();
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        let refused = store.mutate(create("u")).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+        // Not only until it is next looked at.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(store.failure().is_some_and(|failure| failure.contains("traceparent")));
+        assert_eq!(store.list(Filter::default(), None, 10).await.unwrap().tasks.len(), 1);
+    }
+    server.sql("another_schema", &rename("trace", "traceparent")).unwrap();
+    let works = || async { store.mutate(create("v")).await.is_ok() };
+    eventually("changes are taken again", works).await;
+    assert_eq!(store.failure(), None);
+}
