@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
@@ -49,6 +50,11 @@ impl DatabaseUrl {
                 "it is not an address such as postgres://user:password@host:5432/database ({why})"
             ))
         };
+        if !self.has_a_login_that_is_one() {
+            return Err(DatabaseError::address(
+                "an @, / or ? in its user, password or options has to be percent-encoded: %40, %2F, %3F",
+            ));
+        }
         let (rest, options) = tls_options::take(&self.0);
         let files = options.files()?;
         // The parser's errors name options, not values.
@@ -63,6 +69,13 @@ impl DatabaseUrl {
         if files.is_some() && config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_))) {
             return Err(DatabaseError::address("TLS is not for a Unix socket: leave sslmode out"));
         }
+        let is_named = |host: &Host| match host {
+            Host::Tcp(name) => ServerName::try_from(name.as_str()).is_ok(),
+            Host::Unix(_) => false,
+        };
+        if files.is_some() && !config.get_hosts().iter().all(is_named) {
+            return Err(DatabaseError::address("a host is no name or address that a certificate can have"));
+        }
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             // Of several hosts, the one that takes changes.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -72,6 +85,15 @@ impl DatabaseUrl {
         }
         config.keepalives(true).keepalives_idle(KEEPALIVE_IDLE).tcp_user_timeout(TCP_USER_TIMEOUT);
         Ok((config, files))
+    }
+
+    /// Whether what is before the first `@` of a URL is a login. Where it is a host, with the `@` in an option, the parser takes
+    /// all of it for a login, `sslmode` as well, and the rest for the host.
+    fn has_a_login_that_is_one(&self) -> bool {
+        let Some((_, rest)) = self.0.split_once("://") else { return true };
+        let Some((login, rest)) = rest.split_once('@') else { return true };
+        let hosts = rest.split(['/', '?']).next().unwrap_or(rest);
+        !login.contains(['/', '?']) && !hosts.contains('@')
     }
 
     /// Hosts and database, for people.
@@ -122,6 +144,13 @@ mod tests {
             "postgres://u:hush@",
             "hush",
             "host=h password=hush port=x",
+            "postgres://db/tasks?sslmode=verify-full&user=app&sslrootcert=/etc/ca@hush/ca.crt",
+            "postgres://db?sslmode=require&user=app&password=p@hush",
+            "postgres://db/tasks?user=app&password=p@hush/word",
+            "postgres://u:12/hush@h/db",
+            "postgres://u:12?hush@h/db",
+            "postgres://u:pa@hush@db/tasks?hostaddr=10.0.0.1&sslmode=verify-full",
+            "host='hush@db' sslmode=verify-full",
             "",
         ] {
             let url = DatabaseUrl::new(text);

@@ -128,7 +128,7 @@ fn of_tls(error: &tokio_postgres::Error) -> Option<String> {
         // Of tokio-postgres, without a type of its own.
         if cause.to_string() == "server does not support TLS" {
             return Some(
-                "TLS: its server does not speak it, and plain text is not tried: switch ssl on there, or use sslmode=disable on a trusted network"
+                "TLS: its server does not speak it, or something in between takes it away; plain text is not tried: switch ssl on there"
                     .to_owned(),
             );
         }

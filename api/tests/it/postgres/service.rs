@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use harness::{Postgres, Signal};
 use reqwest::StatusCode;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::process::Service;
 use crate::relay::Cluster;
 use crate::support::eventually;
+
+/// Time for a process to end that does not start.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Posts a task, and waits for its event.
 async fn posted(service: &Service, cluster: &Cluster, title: &str) {
@@ -62,13 +66,14 @@ async fn replicas_take_over_from_each_other_and_a_clean_stop_hands_over_at_once(
 async fn an_embedded_store_is_not_left_out_silently() {
     let dir = tempfile::tempdir().unwrap();
     drop(Service::start(dir.path()).await);
-    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_task-api"))
+    let ran = tokio::process::Command::new(env!("CARGO_BIN_EXE_task-api"))
         .env_clear()
         .env("STATE_DIR", dir.path())
         .env("PORT", "0")
         .env("DATABASE_URL", "postgres://127.0.0.1:1/db")
-        .output()
-        .unwrap();
+        .kill_on_drop(true)
+        .output();
+    let ran = timeout(LIMIT, ran).await.expect("it ends").unwrap();
     let text = String::from_utf8(ran.stderr).unwrap() + &String::from_utf8(ran.stdout).unwrap();
     assert!(ran.status.code() == Some(1) && text.contains("embedded store"), "{text}");
 }
@@ -76,14 +81,15 @@ async fn an_embedded_store_is_not_left_out_silently() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_address_ends_the_process_with_one_line_that_hides_the_password() {
     let dir = tempfile::tempdir().unwrap();
-    for url in ["postgres://u:hush@127.0.0.1:1/db?sslmode=require", "postgres://u:hush@h:port/db", "hush"] {
-        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_task-api"))
+    for url in ["postgres://u:hush@127.0.0.1:1/db?sslmode=prefer", "postgres://u:hush@h:port/db", "hush"] {
+        let ran = tokio::process::Command::new(env!("CARGO_BIN_EXE_task-api"))
             .env_clear()
             .env("STATE_DIR", dir.path())
             .env("PORT", "0")
             .env("DATABASE_URL", url)
-            .output()
-            .unwrap();
+            .kill_on_drop(true)
+            .output();
+        let ran = timeout(LIMIT, ran).await.expect("it ends").unwrap();
         let text = String::from_utf8(ran.stderr).unwrap() + &String::from_utf8(ran.stdout).unwrap();
         assert!(ran.status.code() == Some(1) && text.contains("TE0208") && !text.contains("hush"), "{text}");
     }
