@@ -18,7 +18,7 @@ fn owned(consumer: &Consumer) -> Vec<i32> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_is_given_its_share_and_one_that_stops_gives_it_back_and_nothing_is_repeated() {
-    let world = World::start(4).await;
+    let world = World::start(4).await.with_long_leases();
     let first = world.consumer(Script::default());
     eventually("the first owns all", || owned(&first).len() == 4).await;
     for partition in 0..4 {
@@ -105,7 +105,7 @@ async fn after_the_offsets_topic_was_recreated_the_former_owner_goes_on_from_whe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_offsets_topic_was_recreated_each_of_several_owners_goes_on_from_where_it_was() {
-    let world = World::start(4).await;
+    let world = World::start(4).await.with_long_leases();
     let first = world.consumer(Script::default());
     let second = world.consumer(Script::default());
     eventually("they share", || owned(&first).len() == 2 && owned(&second).len() == 2).await;

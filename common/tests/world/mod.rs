@@ -37,6 +37,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct World {
     pub kafka: Kafka,
     broker: Broker,
+    lease: Duration,
 }
 
 impl World {
@@ -51,7 +52,12 @@ impl World {
         create(&kafka, TOPIC, partitions, &EVENTS_CONFIG).await;
         create(&kafka, OFFSETS, 1, &OFFSETS_CONFIG).await;
         create(&kafka, DLQ, 1, &[("max.message.bytes", max_message_bytes)]).await;
-        Self { kafka, broker }
+        Self { kafka, broker, lease: LEASE }
+    }
+
+    /// With a lease that no pause of the machine outlasts, where nobody's lease is to run out.
+    pub fn with_long_leases(self) -> Self {
+        Self { lease: Duration::from_secs(15), ..self }
     }
 
     pub fn bootstrap(&self) -> String {
@@ -123,7 +129,7 @@ impl World {
             service: service.to_owned(),
             identity: identity.clone(),
             host: "test".to_owned(),
-            lease: LEASE,
+            lease: self.lease,
             foreign_group_hint: None,
         };
         let (trigger, shutdown) = shutdown::channel();
