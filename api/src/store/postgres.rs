@@ -9,6 +9,7 @@
 //! | part | what |
 //! | --- | --- |
 //! | `writer`, `group`, `statements` | groups of changes: deciding them, and their two flights |
+//! | `pace` | how many groups there are under load |
 //! | `turn`, `keeper` | which replica publishes, and what it reports |
 //! | `puller`, `ledger` | the events that it holds |
 //! | `pool`, `reads` | reading tasks and the outbox |
@@ -38,6 +39,7 @@ mod health;
 mod housekeeping;
 mod keeper;
 mod ledger;
+mod pace;
 mod pool;
 mod puller;
 mod reads;

@@ -14,6 +14,7 @@ use super::super::delivery::OutboxState;
 use super::super::failure::{Reported, Unreadable};
 use super::health::Health;
 use super::ledger::Ledger;
+use super::pace::{Calls, Flying};
 use crate::event_format::EventFormat;
 
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub(super) struct Shared {
     pub(super) outbox: watch::Sender<OutboxState>,
     /// Events that this process took out of the outbox.
     pub(super) sent: AtomicU64,
+    /// Groups on their way to the database.
+    pub(super) flying: Flying,
+    /// Of another replica's relay.
+    pub(super) calls: Calls,
     pub(super) commits: AtomicU64,
     pub(super) flights: Histogram,
     /// The term of the relay's turn that this process has, if it has it.
@@ -53,6 +58,8 @@ impl Shared {
             reported: Mutex::default(),
             outbox: watch::Sender::default(),
             sent: AtomicU64::new(0),
+            flying: Flying::default(),
+            calls: Calls::default(),
             commits: AtomicU64::new(0),
             flights: Histogram::default(),
             turn: watch::Sender::default(),

@@ -73,14 +73,13 @@ pub(super) async fn write(
     group: Uuid,
     draft: &Draft,
     is_begun: bool,
-    notifies: bool,
+    calls: bool,
 ) -> Result<(), DatabaseError> {
     let rows = Columns::of(draft);
     let (sql, parameters) = rows.statement(&group);
-    let notify = async {
-        if notifies {
-            // A transaction of its own, without a write: it holds the lock of all notifications for an instant only.
-            drop(client.batch_execute(NOTIFY).await);
+    let called = async {
+        if calls {
+            drop(call(client).await);
         }
     };
     let commit = async {
@@ -91,10 +90,16 @@ pub(super) async fn write(
     };
     // COMMIT of a failed transaction is no error: what counts is that the statement before it succeeded too.
     let (written, committed, ()) =
-        tokio::join!(biased; client.query_typed(&sql, &parameters), commit, notify);
+        tokio::join!(biased; client.query_typed(&sql, &parameters), commit, called);
     written?;
     let committed: Result<(), tokio_postgres::Error> = committed;
     Ok(committed?)
+}
+
+/// Wakes the relay of another replica: in a transaction of its own, without a write, which holds the lock of all
+/// notifications for an instant only.
+pub(super) async fn call(client: &Client) -> Result<(), DatabaseError> {
+    Ok(client.batch_execute(NOTIFY).await?)
 }
 
 /// Whether the group was committed. If not, it never will be: the row is ours from now on, and what may still run on

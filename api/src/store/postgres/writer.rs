@@ -21,13 +21,14 @@ use chrono::{SubsecRound, Utc};
 use task_events::backoff::Backoff;
 use task_events::database::{DatabaseError, Session, Trouble};
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use uuid::Uuid;
 
 use super::super::failure::{StoreError, WriteFailure};
 use super::super::job::MutateResult;
 use super::super::mutation::{Mutation, Outcome};
 use super::group::{Decision, Draft, Known};
+use super::pace::{FEW, FILL_TIME};
 use super::shared::Shared;
 use super::statements;
 use crate::reply::{Group, Reply};
@@ -58,6 +59,8 @@ pub(super) type Queue = Arc<Mutex<mpsc::Receiver<Waiting>>>;
 struct Writer {
     shared: Arc<Shared>,
     session: Option<Session>,
+    /// The relay of another replica is to be called then, unless that has happened since the group before was committed.
+    call: Option<Instant>,
 }
 
 /// A group that was not committed, or may have been.
@@ -75,13 +78,18 @@ impl From<DatabaseError> for Failed {
 
 /// Commits what comes until the queue is closed and empty.
 pub(super) async fn run(shared: Arc<Shared>, queue: Queue) {
-    let mut writer = Writer { shared, session: None };
+    let mut writer = Writer { shared: Arc::clone(&shared), session: None, call: None };
     let mut later = Vec::new();
     loop {
         let mut group = mem::take(&mut later);
         if group.is_empty() {
-            if queue.lock().await.recv_many(&mut group, MAX_GROUP).await == 0 {
-                return;
+            match writer.take(&queue, &mut group).await {
+                Some(1..) => {}
+                Some(0) => return writer.call().await,
+                None => {
+                    writer.call().await;
+                    continue;
+                }
             }
         } else {
             sleep(BUSY_PAUSE).await;
@@ -93,11 +101,52 @@ pub(super) async fn run(shared: Arc<Shared>, queue: Queue) {
                 }
             }
         }
+        let flying = shared.flying.begin();
         later = writer.commit(group).await;
+        drop(flying);
     }
 }
 
 impl Writer {
+    /// Takes the next group: how many changes, 0 at the end; `None` if the relay is to be called first.
+    async fn take(&self, queue: &Queue, group: &mut Vec<Waiting>) -> Option<usize> {
+        let filled = async {
+            let mut queue = queue.lock().await;
+            queue.recv_many(group, MAX_GROUP).await;
+            let until = Instant::now() + FILL_TIME;
+            while (1..FEW).contains(&group.len()) {
+                let left = MAX_GROUP - group.len();
+                tokio::select! {
+                    biased;
+                    more = queue.recv_many(group, left) => if more == 0 { break },
+                    () = self.shared.flying.none() => break,
+                    () = sleep_until(until) => break,
+                }
+            }
+        };
+        let is_due = match self.call {
+            None => {
+                filled.await;
+                false
+            }
+            // What was taken stays in the group.
+            Some(at) => timeout_at(at, filled).await.is_err(),
+        };
+        (!is_due || !group.is_empty()).then_some(group.len())
+    }
+
+    /// Calls the relay, if that is owed. Where it fails, the relay looks by itself before long.
+    async fn call(&mut self) {
+        if self.call.take().is_none() {
+            return;
+        }
+        if self.shared.has_turn() {
+            self.shared.wake.notify_one();
+        } else if let Some(session) = &self.session {
+            drop(flight("call the relay", statements::call(session)).await);
+        }
+    }
+
     /// Commits a group and answers it. Returns the changes that have to wait for other replicas.
     async fn commit(&mut self, group: Vec<Waiting>) -> Vec<Waiting> {
         // Those that have waited for others' locks are no reason to refuse the others.
@@ -189,7 +238,11 @@ impl Writer {
         }
         let (id, begun) = (Uuid::now_v7(), Instant::now());
         let is_ours = self.shared.has_turn();
-        match flight("commit", statements::write(session, id, &draft, has_locks, !is_ours)).await {
+        let calls = !is_ours && {
+            self.call = self.shared.calls.due(draft.events.len());
+            self.call.is_none()
+        };
+        match flight("commit", statements::write(session, id, &draft, has_locks, calls)).await {
             Ok(()) => {
                 self.shared.flights.record(begun.elapsed());
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
