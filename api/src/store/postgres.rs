@@ -41,7 +41,7 @@ mod ledger;
 mod pool;
 mod puller;
 mod reads;
-mod rows;
+pub(in crate::store) mod rows;
 mod shared;
 mod statements;
 mod turn;

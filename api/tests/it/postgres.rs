@@ -3,6 +3,7 @@
 
 mod doubt;
 mod faults;
+mod import;
 mod pooler;
 mod replicas;
 mod service;
