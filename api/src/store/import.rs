@@ -23,7 +23,7 @@
 //!    known that the transaction has not been committed and never will be.
 //! 3. *Resumable.* A batch and the note how far it reaches are one statement. After a kill at any point the next run goes
 //!    on: with the next batch, or with the transaction. Where it is not known whether that was committed, the database
-//!    says so.
+//!    says so, and so it does of a move that was given up.
 //! 4. *One state of the store.* What is staged belongs to a position of the store's log. Where the store has gone on since,
 //!    because an API was started on it in between, staging begins anew.
 //! 5. *Bounded memory*, whatever the store holds: one batch.
@@ -106,9 +106,9 @@ pub async fn import(
     };
     match (opened, action) {
         (Err(StoreError::Moved { moved, .. }), Action::Plan | Action::Execute) if moved.is_done => {
-            Ok(place.report(None, Outcome::MovedBefore))
+            Ok(place.marked(moved, Outcome::MovedBefore))
         }
-        (Err(StoreError::Moved { .. }), Action::Plan) => Ok(place.report(None, Outcome::Unfinished)),
+        (Err(StoreError::Moved { moved, .. }), Action::Plan) => Ok(place.marked(moved, Outcome::Unfinished)),
         (Err(StoreError::Moved { moved, .. }), Action::Execute) => {
             let session = connect(url).await?;
             place.finish(&session, moved).await
@@ -153,6 +153,11 @@ struct Place<'a> {
 impl Place<'_> {
     fn report(&self, contents: Option<Contents>, outcome: Outcome) -> Report {
         Report { store: self.dir.to_owned(), to: self.to.clone(), contents, outcome }
+    }
+
+    /// Of a store that is marked: the database is the one that the mark names, whichever address was given now.
+    fn marked(&self, moved: Moved, outcome: Outcome) -> Report {
+        Report { to: moved.to, ..self.report(None, outcome) }
     }
 
     async fn stage(

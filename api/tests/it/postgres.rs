@@ -4,6 +4,7 @@
 mod doubt;
 mod faults;
 mod import;
+mod import_ends;
 mod pooler;
 mod replicas;
 mod service;

@@ -14,7 +14,7 @@ use super::super::postgres::rows::{Parameters, TASK};
 use super::super::schema::Meta;
 use super::batch::Contents;
 use super::error::ImportError;
-use super::staging::{DROP_TABLES, Part, check_empty, forget, has_notes, transaction, within, within_time};
+use super::staging::{DROP_TABLES, Part, check_empty, give_up, has_notes, transaction, within, within_time};
 
 /// Time for one of the last statements, which writes all rows of a table with its indexes.
 const LONG_TIMEOUT: Duration = Duration::from_secs(12 * 60 * 60);
@@ -49,16 +49,17 @@ pub(super) async fn finish(
     let end = transaction(session, async {
         within(session.batch_execute(LONG_SQL)).await?;
         let contents = contents(session, moved.id).await?;
-        match is_finished(session, moved.id).await? {
+        match note(session, moved.id).await? {
             None => return Err(unknown(moved, to)),
-            Some(true) => return Ok(End::Finished(contents)),
-            Some(false) => {}
+            Some(Note::Finished) => return Ok(End::Finished(contents)),
+            Some(Note::GivenUp) => return Ok(End::Refused(given_up())),
+            Some(Note::Begun) => {}
         }
         within_time(LONG_TIMEOUT, session.batch_execute(LOCK_TABLES)).await?;
         if let Err(error) = check_empty(session).await {
             return match error {
                 ImportError::Refused(_) => {
-                    forget(session, moved.id).await?;
+                    give_up(session, moved.id).await?;
                     Ok(End::Refused(error))
                 }
                 error => Err(error),
@@ -66,8 +67,8 @@ pub(super) async fn finish(
         }
         place(session, &contents).await?;
         place_relay(session, meta).await?;
-        let note = "UPDATE task_events_import.moves SET finished_at = now() WHERE id = $1";
-        within(session.query_typed(note, &[(&moved.id, Type::UUID)])).await?;
+        let done = "UPDATE task_events_import.moves SET finished_at = now() WHERE id = $1";
+        within(session.execute_typed(done, &[(&moved.id, Type::UUID)])).await?;
         within(session.batch_execute(DROP_TABLES)).await?;
         Ok(End::Finished(contents))
     })
@@ -82,9 +83,10 @@ pub(super) async fn finish(
 /// Makes sure that the move is never finished.
 pub(super) async fn cancel(session: &Session, moved: &Moved, to: &str) -> Result<(), ImportError> {
     transaction(session, async {
-        match is_finished(session, moved.id).await? {
-            Some(false) => forget(session, moved.id).await,
-            Some(true) => Err(ImportError::Refused(
+        match note(session, moved.id).await? {
+            Some(Note::GivenUp) => Ok(()),
+            Some(Note::Begun) => give_up(session, moved.id).await,
+            Some(Note::Finished) => Err(ImportError::Refused(
                 "the database has all tasks already: finish the move with `taskctl db import --execute`, if that is not done, and start the API with DATABASE_URL"
                     .to_owned(),
             )),
@@ -96,14 +98,32 @@ pub(super) async fn cancel(session: &Session, moved: &Moved, to: &str) -> Result
     .await
 }
 
+/// What the database knows of a move.
+enum Note {
+    Begun,
+    Finished,
+    /// The run that gave it up was killed before it could take the mark away.
+    GivenUp,
+}
+
 /// `None`: the database does not know the move.
-async fn is_finished(session: &Session, id: Uuid) -> Result<Option<bool>, ImportError> {
+async fn note(session: &Session, id: Uuid) -> Result<Option<Note>, ImportError> {
     if !has_notes(session).await? {
         return Ok(None);
     }
-    let find = "SELECT finished_at IS NOT NULL FROM task_events_import.moves WHERE id = $1 FOR UPDATE";
+    let find = "SELECT finished_at IS NOT NULL, given_up_at IS NOT NULL FROM task_events_import.moves \
+        WHERE id = $1 FOR UPDATE";
     let rows = within(session.query_typed(find, &[(&id, Type::UUID)])).await?;
-    Ok(rows.first().map(|row| row.get(0)))
+    Ok(rows.first().map(|row| match (row.get(0), row.get(1)) {
+        (true, _) => Note::Finished,
+        (false, true) => Note::GivenUp,
+        (false, false) => Note::Begun,
+    }))
+}
+
+fn given_up() -> ImportError {
+    let why = "the move was given up before: the embedded store is served again; run the import once more to move it";
+    ImportError::Refused(why.to_owned())
 }
 
 fn unknown(moved: &Moved, to: &str) -> ImportError {

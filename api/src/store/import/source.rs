@@ -1,10 +1,13 @@
 //! The embedded store as it is read for a move: closed in order before, so that its database has all of its log.
 
+use std::fs;
 use std::ops::Bound;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread::JoinHandle;
 
 use redb::{Database, ReadableDatabase, ReadableTableMetadata};
+use rustix::process::geteuid;
 use task_events::error_code::Code;
 use task_events::state_dir::StateDir;
 use uuid::Uuid;
@@ -37,7 +40,20 @@ pub(super) fn lock(root: &Path, name: &str) -> Result<StateDir, ImportError> {
             dir.display()
         )));
     }
+    refuse_stranger(&dir)?;
     Ok(StateDir::open(root, name)?)
+}
+
+/// Root could do it for the user whose files they are, who then could not open what root has written.
+fn refuse_stranger(dir: &Path) -> Result<(), ImportError> {
+    let owner = fs::metadata(dir.join("tasks.redb")).map_or(0, |file| file.uid());
+    if owner == 0 || !geteuid().is_root() {
+        return Ok(());
+    }
+    Err(ImportError::Refused(format!(
+        "{} belongs to the user with the id {owner}, who could not open what root writes there: run the import as that user",
+        dir.display()
+    )))
 }
 
 impl Source {

@@ -51,7 +51,7 @@ pub(super) struct Move {
 
 const NOTES: &str = "CREATE SCHEMA task_events_import; \
     CREATE TABLE task_events_import.moves (id uuid PRIMARY KEY, store uuid NOT NULL, position bigint NOT NULL, \
-    begun_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz); \
+    begun_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz, given_up_at timestamptz); \
     CREATE TABLE task_events_import.parts (move uuid REFERENCES task_events_import.moves ON DELETE CASCADE, \
     part text, count bigint NOT NULL DEFAULT 0, last bytea, PRIMARY KEY (move, part))";
 const TABLES: &str = "CREATE TABLE task_events_import.tasks (id uuid NOT NULL, title text NOT NULL, \
@@ -85,7 +85,7 @@ pub(super) async fn begin(session: &Session, store: Uuid, position: u64) -> Resu
             log::warn!(
                 "the store has changed since its import began, since an API was started on it: the import begins anew"
             );
-            forget(session, found.id).await?;
+            give_up(session, found.id).await?;
         } else if !has_notes(session).await? {
             within(session.batch_execute(NOTES)).await?;
         }
@@ -104,12 +104,12 @@ pub(super) async fn begin(session: &Session, store: Uuid, position: u64) -> Resu
     .await
 }
 
-/// Forgets what was staged of that store, if anything was.
+/// Gives up what was staged of that store, if anything was.
 pub(super) async fn drop_of(session: &Session, store: Uuid) -> Result<(), ImportError> {
     transaction(session, async {
         if let Some(found) = unfinished(session).await? {
             found.check(store)?;
-            forget(session, found.id).await?;
+            give_up(session, found.id).await?;
         }
         Ok(())
     })
@@ -196,7 +196,8 @@ async fn unfinished(session: &Session) -> Result<Option<Unfinished>, ImportError
     if !has_notes(session).await? {
         return Ok(None);
     }
-    let find = "SELECT id, store, position FROM task_events_import.moves WHERE finished_at IS NULL";
+    let find = "SELECT id, store, position FROM task_events_import.moves \
+        WHERE finished_at IS NULL AND given_up_at IS NULL";
     let rows = within(session.query_typed(find, &[])).await?;
     Ok(rows.first().map(|row| Unfinished { id: row.get(0), store: row.get(1), position: row.get(2) }))
 }
@@ -211,13 +212,14 @@ async fn resumed(session: &Session, id: Uuid) -> Result<Move, ImportError> {
     Ok(Move { id, staged: staged.collect() })
 }
 
-/// In a transaction that has [`LOCK`]: a move of which nothing is left then.
-pub(super) async fn forget(session: &Session, id: Uuid) -> Result<(), ImportError> {
-    within(session.query_typed(
-        "DELETE FROM task_events_import.moves WHERE id = $1 AND finished_at IS NULL",
-        &[(&id, Type::UUID)],
-    ))
-    .await?;
+/// In a transaction that has [`LOCK`]: a move that is never finished. It stays noted as such, for a store that is marked.
+pub(super) async fn give_up(session: &Session, id: Uuid) -> Result<(), ImportError> {
+    let note =
+        "UPDATE task_events_import.moves SET given_up_at = now() WHERE id = $1 AND finished_at IS NULL";
+    let parts = "DELETE FROM task_events_import.parts WHERE move = $1";
+    for sql in [note, parts] {
+        within(session.execute_typed(sql, &[(&id, Type::UUID)])).await?;
+    }
     within(session.batch_execute(DROP_TABLES)).await
 }
 
