@@ -9,10 +9,11 @@ use std::time::Duration;
 
 /// Time for a clean stop while Kafka is unreachable.
 const STOP: Duration = Duration::from_secs(20);
-/// Kills grow farther apart by this much, so that they hit each part of the import, and one run reaches its end.
-const LATER: Duration = Duration::from_millis(15);
+/// The first run is killed after this time, each later one after a quarter more, so that kills hit each part of the import
+/// and one run reaches its end.
+const FIRST_KILL: Duration = Duration::from_millis(15);
 /// More runs than any machine needs.
-const MAX_RUNS: usize = 1_000;
+const MAX_RUNS: usize = 60;
 
 async fn loaded(api: &Api, tasks: usize) -> Result<Answers> {
     let answers = Load::at_full_speed(api.url(), 32, tasks)?.finish().await?;
@@ -60,7 +61,7 @@ async fn a_store_that_is_moved_under_kills_while_kafka_is_down_loses_and_repeats
         "{planned:?}"
     );
     let mut kills = 0;
-    let mut delay = LATER;
+    let mut delay = FIRST_KILL;
     loop {
         let mut run = taskctl(&["db", "import", "--execute"]).start()?;
         match run.wait_exit(delay).await {
@@ -70,7 +71,7 @@ async fn a_store_that_is_moved_under_kills_while_kafka_is_down_loses_and_repeats
             }
             Err(_) => run.kill9(),
         }
-        (kills, delay) = (kills + 1, delay + LATER);
+        (kills, delay) = (kills + 1, delay.mul_f64(1.25));
         assert!(kills < MAX_RUNS, "it does not end");
     }
     println!("{kills} kills");
