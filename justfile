@@ -79,6 +79,10 @@ images: dist
 up: dist
     docker compose up --build
 
+# The same past one process: API replicas on PostgreSQL behind a load balancer, instances that share six partitions
+up-scaled: dist
+    docker compose --file compose.scaled.yaml up --build
+
 # Stop what `up` started; its volumes stay
 down:
     docker compose down
@@ -87,7 +91,7 @@ down:
 verify *args:
     cargo run --release -p verify -- run {{args}}
 
-# Check compose.yaml, the systemd units and the manifests; installs what that needs
+# Check the compose files, the systemd units and the manifests; installs what that needs
 check-deploy: dist
     bash .ci/compose
     bash .ci/systemd

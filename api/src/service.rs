@@ -78,6 +78,7 @@ impl Coded for ServiceError {
     fn code(&self) -> Code {
         match self {
             Self::StateDir(_) => Code::StateFolder,
+            Self::Store(StoreError::Moved { .. }) => Code::StoreMoved,
             Self::Store(_) => Code::Store,
             Self::Database(error) => error.code(),
             Self::Listen { .. } => Code::Listen,
@@ -95,6 +96,7 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     let tls = args.https.tls().map_err(ServiceError::Certificate)?;
     if let Some(url) = args.database.url().cloned() {
         let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
+        refuse_embedded(state_dir.path())?;
         return runtime()?.block_on(serve_database(args, edge, tls, &url, state_dir.path()));
     }
     let listener = listen(&args, &edge)?;
@@ -130,6 +132,22 @@ fn listen(args: &Args, edge: &Edge) -> Result<TcpListener, ServiceError> {
     Ok(listener)
 }
 
+/// With a database, the tasks of an embedded store would be left out, unless they were moved.
+fn refuse_embedded(state_dir: &Path) -> Result<(), ServiceError> {
+    if !Store::is_in(state_dir) {
+        return Ok(());
+    }
+    match Store::moved(state_dir)? {
+        Some(moved) if moved.is_done => Ok(()),
+        Some(moved) => Err(StoreError::Moved { folder: state_dir.to_owned(), moved }.into()),
+        None => Err(DatabaseError::address(format!(
+            "{} holds the tasks of the embedded store, and events that may still wait: move them with `taskctl db import`, or move the files of the folder away",
+            state_dir.display()
+        ))
+        .into()),
+    }
+}
+
 /// With the tasks in a database.
 async fn serve_database(
     args: Args,
@@ -138,13 +156,6 @@ async fn serve_database(
     url: &DatabaseUrl,
     state_dir: &Path,
 ) -> Result<(), ServiceError> {
-    if Store::is_in(state_dir) {
-        return Err(DatabaseError::address(format!(
-            "{} holds the tasks of the embedded store, and events that may still wait: start the API without DATABASE_URL until its outbox is empty, then move the files of the folder away",
-            state_dir.display()
-        ))
-        .into());
-    }
     let signals = shutdown::on_signals()?;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let (store, closing) = loop {

@@ -24,6 +24,8 @@
 //! | `job`, `shared` | work for the writer; what the threads share |
 //! | `placement` | whether the files are where they were |
 //! | `change` | what a change makes of a task, in either store |
+//! | `import` | moving an embedded store into PostgreSQL |
+//! | `moved`, `mark` | the mark of a store that was moved, and reading and writing it |
 //! | `query`, `order`, `failure` | pages, and their order; what cannot be done, and why |
 //!
 //! # Invariants
@@ -52,7 +54,10 @@ mod delivery;
 mod draft;
 mod facade;
 mod failure;
+pub mod import;
 mod job;
+mod mark;
+mod moved;
 mod mutation;
 mod operation;
 mod order;
@@ -88,6 +93,7 @@ pub use delivery::{Delivered, OutboxEntry, OutboxState, PublishedTopic};
 pub use facade::{Store, Turn};
 pub use failure::{StoreError, Unreadable, WriteFailure};
 use job::{Job, MutateResult};
+pub use moved::Moved;
 pub use mutation::{IdempotencyKey, Mutation, Outcome, Preconditions, VersionSet};
 pub use order::Order;
 pub use outbox::OutboxScan;

@@ -57,6 +57,8 @@ codes! {
     Database = "TE0207",
     DatabaseAddress = "TE0208",
     DatabaseSchema = "TE0209",
+    StoreMoved = "TE0210",
+    CannotImport = "TE0211",
     MalformedEvent = "TE0301",
     UnreadableRecord = "TE0302",
     GaveUp = "TE0303",

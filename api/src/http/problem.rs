@@ -133,7 +133,7 @@ impl From<StoreError> for Problem {
             StoreError::Refused(failure) => {
                 format!("The store cannot be written: {}. Nothing was changed", failure.remedy())
             }
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::Moved { .. } => {
                 "The store cannot be used at the moment; the change may or may not have been made".to_owned()
             }
             StoreError::Unreadable(unreadable) => {

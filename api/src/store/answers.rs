@@ -14,6 +14,7 @@
 //! 3. Numbers only rise, also where the index was lost.
 //! 4. What a former version kept by key stays there until it has expired.
 
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,9 @@ const FORMAT: u8 = 1;
 pub(super) const KEEP_ANSWER_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Expired answers that are removed for each change, so that the work is spread.
 const FORGET_PER_CHANGE: usize = 2;
+
+/// A key and what was answered under it.
+pub(super) type Kept = Result<(String, Answer), Unreadable>;
 
 /// Where the database has its answers.
 #[derive(Debug)]
@@ -138,6 +142,43 @@ impl Answers {
             self.has_former.store(is_left, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Those of a former version behind that key, at most so many, by key.
+    pub(super) fn kept_before(
+        read: &ReadTransaction,
+        after: &str,
+        most: usize,
+    ) -> Result<Vec<Kept>, redb::Error> {
+        let former = match read.open_table(FORMER) {
+            Ok(former) => former,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let kept = former.range::<&str>(behind)?.take(most).map(|entry| {
+            let (key, stored) = entry?;
+            let answer = read_former(key.value(), stored.value());
+            Ok(answer.map(|answer| (key.value().to_owned(), answer)))
+        });
+        kept.collect()
+    }
+
+    /// Those from that number on, at most so many, with their numbers. A key that was used again has several: the last
+    /// counts.
+    pub(super) fn kept(
+        read: &ReadTransaction,
+        from: u64,
+        most: usize,
+    ) -> Result<Vec<(u64, Kept)>, redb::Error> {
+        let kept = read.open_table(ANSWERS)?;
+        let kept = kept.range(from..)?.take(most).map(|entry| {
+            let (number, stored) = entry?;
+            let damaged = || Unreadable::new(format!("answer {}", number.value()), "it is damaged");
+            let answer = read_answer(stored.value()).ok_or_else(damaged);
+            Ok((number.value(), answer.map(|(key, answer)| (key.to_owned(), answer))))
+        });
+        kept.collect()
     }
 
     /// All answers, by key.

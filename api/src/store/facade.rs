@@ -13,6 +13,8 @@ use uuid::Uuid;
 use super::Embedded;
 use super::delivery::{Delivered, OutboxEntry, OutboxState, PublishedTopic};
 use super::failure::StoreError;
+use super::mark;
+use super::moved::Moved;
 use super::mutation::{Mutation, Outcome};
 use super::outbox::OutboxScan;
 use super::postgres::{Closing, Postgres, TurnGuard};
@@ -61,6 +63,11 @@ impl Store {
     /// Whether the folder holds an embedded store.
     pub fn is_in(dir: &Path) -> bool {
         dir.join("tasks.redb").exists()
+    }
+
+    /// Where its tasks are, if it was moved into a database. Blocks.
+    pub fn moved(dir: &Path) -> Result<Option<Moved>, StoreError> {
+        mark::find(dir)
     }
 
     /// Connects to the database that keeps the tasks, whose schema is brought up to date where `migrates`. To be

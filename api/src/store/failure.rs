@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
 use task_events::database::{DatabaseError, Trouble};
 use task_events::error_code::Code;
 
+use super::moved::Moved;
 use super::wal::files::SegmentError;
 use super::wal::recovery::LogError;
 
@@ -40,6 +41,14 @@ pub enum StoreError {
     /// One stored value, which was needed, cannot be read. Nothing was changed.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// Its tasks are in a database.
+    #[error("{}: {moved}", folder.display())]
+    Moved {
+        /// Where the store is.
+        folder: PathBuf,
+        /// Where its tasks are.
+        moved: Moved,
+    },
 }
 
 impl From<redb::Error> for StoreError {

@@ -43,7 +43,7 @@ mod pace;
 mod pool;
 mod puller;
 mod reads;
-mod rows;
+pub(in crate::store) mod rows;
 mod shared;
 mod statements;
 mod turn;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::delivery::{OutboxEntry, PublishedTopic};
 use super::failure::Unreadable;
+use super::moved::Moved;
 use super::operation::EventBytes;
 use super::outbox::Stored;
 use super::wal::Position;
@@ -56,6 +57,8 @@ const JSON_BYTES: usize = 512;
 /// take one whose event still waits in the log for damage.
 const FORMAT: u32 = 1;
 const FORMAT_WITH_DELETIONS: u32 = 2;
+/// That of a store which was moved into a database: versions that do not know the mark refuse it, too.
+const FORMAT_MOVED: u32 = 3;
 
 /// What belongs to the changes that the database has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,6 +69,12 @@ pub(super) struct Meta {
     /// Up to where the database has the log.
     pub(super) applied: Position,
     pub(super) outbox: Stored,
+    /// Where the tasks are in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) moved: Option<Moved>,
+    /// The format before it was moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    format_before: Option<u32>,
 }
 
 /// An event as it waited in the table of a former version.
@@ -97,11 +106,20 @@ pub(super) fn fingerprint(text: &str) -> Box<[u8]> {
 
 impl Meta {
     fn new(outbox: Stored) -> Self {
-        Self { format: FORMAT, store: Uuid::new_v4(), applied: Position::default(), outbox }
+        let (store, applied) = (Uuid::new_v4(), Position::default());
+        Self { format: FORMAT, store, applied, outbox, moved: None, format_before: None }
     }
 
     pub(super) fn at(&self, applied: Position, outbox: Stored) -> Self {
-        Self { format: self.format, store: self.store, applied, outbox }
+        Self { applied, outbox, ..self.clone() }
+    }
+
+    /// With that mark, or without one.
+    pub(super) fn marked(&self, moved: Option<Moved>) -> Self {
+        let before = self.format_before.unwrap_or(self.format);
+        let (format, format_before) =
+            if moved.is_some() { (FORMAT_MOVED, Some(before)) } else { (before, None) };
+        Self { format, format_before, moved, ..self.clone() }
     }
 
     /// From the first deletion on.
@@ -149,7 +167,8 @@ fn take_former(write: &WriteTransaction) -> Result<Stored, redb::Error> {
     Ok(outbox)
 }
 
-fn read_meta(database: &Database) -> Result<Option<Meta>, redb::Error> {
+/// `None`: it is of a version before the log.
+pub(super) fn read_meta(database: &Database) -> Result<Option<Meta>, redb::Error> {
     let read = database.begin_read()?;
     let table = match read.open_table(META) {
         Ok(table) => table,
@@ -162,10 +181,10 @@ fn read_meta(database: &Database) -> Result<Option<Meta>, redb::Error> {
     let damaged = |why: String| redb::Error::Corrupted(why);
     let meta: Meta = serde_json::from_slice(stored.value())
         .map_err(|error| damaged(format!("its position in the log cannot be read: {error}")))?;
-    if meta.format > FORMAT_WITH_DELETIONS {
+    if meta.format > FORMAT_MOVED {
         let format = meta.format;
         return Err(damaged(format!(
-            "it has format {format}, and this program knows {FORMAT_WITH_DELETIONS}: start a newer one"
+            "it has format {format}, and this program knows {FORMAT_MOVED}: start a newer one"
         )));
     }
     Ok(Some(meta))
@@ -179,9 +198,14 @@ pub(super) fn write_meta(write: &WriteTransaction, meta: &Meta) -> Result<(), re
 
 /// Opens the file, which must be there: an empty one in its place would be a loss that nobody sees.
 pub(super) fn reopen(disk: &dyn Disk, path: &Path) -> Result<(Database, Meta), redb::Error> {
+    let (database, meta) = open_present(disk, path)?;
+    Ok((database, meta.ok_or_else(|| redb::Error::Corrupted("it has no position".to_owned()))?))
+}
+
+/// Opens the file, which must be there, of whatever version.
+pub(super) fn open_present(disk: &dyn Disk, path: &Path) -> Result<(Database, Option<Meta>), redb::Error> {
     let database = disk.open(path, Database::builder().set_cache_size(CACHE))?;
-    let meta =
-        read_meta(&database)?.ok_or_else(|| redb::Error::Corrupted("it has no position".to_owned()))?;
+    let meta = read_meta(&database)?;
     Ok((database, meta))
 }
 

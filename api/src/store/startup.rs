@@ -58,6 +58,9 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, limits: Limits) -> Result<Op
     let of_log =
         |error: LogError| StoreError::Unavailable(format!("{error}; {}", failure::log_remedy(&error)));
     let (database, meta) = schema::open(&*disk, &path).map_err(of_database)?;
+    if let Some(moved) = meta.moved {
+        return Err(StoreError::Moved { folder: dir.to_owned(), moved });
+    }
     let answers = Answers::open(Arc::clone(&disk), &path, &database, limits.answers).map_err(of_database)?;
     let files = Files::find(Arc::clone(&disk), &path, meta.store, limits);
     let files = Arc::new(files.map_err(|error| of_log(error.into()))?);

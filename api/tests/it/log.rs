@@ -17,10 +17,10 @@ use crate::store::{close, create, done};
 use crate::support::{App, Writer, eventually, is_postgres};
 
 /// The tables of a former version.
-const TASKS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("tasks");
+pub const TASKS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("tasks");
 const BY_STATUS: TableDefinition<(u8, [u8; 16]), ()> = TableDefinition::new("tasks_by_status");
 const BY_OWNER: TableDefinition<([u8; 16], u8, [u8; 16]), ()> = TableDefinition::new("tasks_by_owner");
-const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
+pub const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
 const POSITIONS: TableDefinition<i32, i64> = TableDefinition::new("positions");
 const PUBLISHED_TOPIC: TableDefinition<(), (u128, i32)> = TableDefinition::new("published_topic");
 const LAST_SEQ: TableDefinition<(), u64> = TableDefinition::new("last_seq");
@@ -34,7 +34,7 @@ const FAR_AHEAD: u64 = 9_000_000_000_000;
 
 /// A store as a former version wrote it: events 1 to 3 are delivered, of 4 to `events` those from 6 on that are even
 /// cannot be read, as many as there is garbage. One answer is under a key.
-fn write_former(dir: &Path, events: u64, position: i64) -> Vec<Value> {
+pub fn write_former(dir: &Path, events: u64, position: i64) -> Vec<Value> {
     let mut tasks = Vec::new();
     let database = Database::create(dir.join("tasks.redb")).unwrap();
     let write = database.begin_write().unwrap();

@@ -26,7 +26,7 @@ enum Step {
 }
 
 #[derive(Debug, Clone)]
-struct Call {
+pub struct Call {
     step: Step,
     key: Option<u8>,
     /// Of the version of then, so much later.
@@ -38,7 +38,7 @@ fn owner(number: u8) -> Uuid {
     Uuid::from_u128(u128::from(number) + 1)
 }
 
-fn calls() -> impl Strategy<Value = Vec<Call>> {
+pub fn calls() -> impl Strategy<Value = Vec<Call>> {
     let task = 0..8_usize;
     let status =
         prop_oneof![Just(TaskStatus::Pending), Just(TaskStatus::InProgress), Just(TaskStatus::Completed)];
@@ -65,15 +65,15 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 
 /// What a store has to have.
 #[derive(Default)]
-struct Model {
+pub struct Model {
     tasks: BTreeMap<Uuid, Task>,
     answers: BTreeMap<u8, (String, Task)>,
-    events: Vec<(String, Uuid, String, String, Option<String>)>,
+    pub events: Vec<(String, Uuid, String, String, Option<String>)>,
     ids: Vec<Uuid>,
 }
 
 impl Model {
-    fn mutation(&self, call: &Call) -> Mutation {
+    pub fn mutation(&self, call: &Call) -> Mutation {
         let id = |task: usize| self.ids.get(task).copied().unwrap_or(Uuid::from_u128(9));
         let of_step = match &call.step {
             Step::Create { owner: number } => {
@@ -101,7 +101,12 @@ impl Model {
     }
 
     /// Takes the outcome of a store, which has to be what it must be. A new task has the id that the store gave it.
-    fn check(&mut self, call: &Call, mutation: &Mutation, outcome: &Outcome) -> Result<(), TestCaseError> {
+    pub fn check(
+        &mut self,
+        call: &Call,
+        mutation: &Mutation,
+        outcome: &Outcome,
+    ) -> Result<(), TestCaseError> {
         let fingerprint = mutation.idempotency.as_ref().map(|key| key.fingerprint.clone());
         if let Some((stored, task)) = call.key.and_then(|key| self.answers.get(&key)) {
             let is_same = Some(stored) == fingerprint.as_ref();
@@ -183,7 +188,7 @@ impl Model {
         Ok(())
     }
 
-    async fn compare(&self, store: &Store, first_seq: u64) -> Result<(), TestCaseError> {
+    pub async fn compare(&self, store: &Store, first_seq: u64) -> Result<(), TestCaseError> {
         for id in &self.ids {
             let stored = store.task(*id).await.unwrap();
             prop_assert_eq!(stored.as_ref(), self.tasks.get(id));
@@ -265,7 +270,7 @@ fn run(store: &Store, runtime: &tokio::runtime::Runtime, cases: u32) {
     answered.unwrap();
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 

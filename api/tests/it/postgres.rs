@@ -3,6 +3,8 @@
 
 mod doubt;
 mod faults;
+mod import;
+mod import_ends;
 mod pooler;
 mod replicas;
 mod service;

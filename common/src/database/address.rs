@@ -11,6 +11,7 @@ use super::error::DatabaseError;
 use super::tls_options;
 use crate::tls::{Tls, TlsFiles};
 
+const DEFAULT_PORT: u16 = 5432;
 /// Time to connect to one host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Silence after which a host is asked whether it is still there, and how long sent data may stay unacknowledged.
@@ -96,7 +97,7 @@ impl DatabaseUrl {
         !login.contains(['/', '?']) && !hosts.contains('@')
     }
 
-    /// Hosts and database, for people.
+    /// Hosts, with ports that are not PostgreSQL's own, and database, for people.
     pub fn place(&self) -> String {
         let Ok((config, _)) = self.parse() else { return "the database".to_owned() };
         // What has other characters may be part of a password that was not percent-encoded: then what is beside it may
@@ -104,11 +105,22 @@ impl DatabaseUrl {
         let is_plain = |name: &str, also: &str| {
             name.chars().all(|c| c.is_alphanumeric() || "._-".contains(c) || also.contains(c))
         };
-        let host = |host: &Host| match host {
+        let name = |host: &Host| match host {
             Host::Tcp(name) => Some(name.clone()).filter(|name| is_plain(name, ":")),
             Host::Unix(path) => path.to_str().filter(|path| is_plain(path, "/")).map(str::to_owned),
         };
-        let hosts: Option<Vec<String>> = config.get_hosts().iter().map(host).collect();
+        // One port is that of all hosts.
+        let ports = config.get_ports();
+        let port = |number: usize| ports.get(number).or(ports.first()).filter(|port| **port != DEFAULT_PORT);
+        let host = |(number, host): (usize, &Host)| {
+            let name = name(host)?;
+            Some(match port(number) {
+                Some(port) if name.contains(':') => format!("[{name}]:{port}"),
+                Some(port) => format!("{name}:{port}"),
+                None => name,
+            })
+        };
+        let hosts: Option<Vec<String>> = config.get_hosts().iter().enumerate().map(host).collect();
         let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres");
         match hosts.filter(|_| is_plain(database, "")) {
             Some(hosts) => format!("database {database} at {}", hosts.join(", ")),
@@ -159,7 +171,7 @@ mod tests {
         }
         let url = DatabaseUrl::new("postgres://u:hush@h,i:5433/db\n");
         assert!(!format!("{url:?} {:?}", url.parse().unwrap()).contains("hush"));
-        assert_eq!(url.place(), "database db at h, i");
+        assert_eq!(url.place(), "database db at h, i:5433");
         // The parser ends the password at the first @, and the host at the first /.
         for text in [
             "postgres://u:pa@hush@db/tasks",
@@ -170,7 +182,7 @@ mod tests {
             let place = DatabaseUrl::new(text).place();
             assert!(!place.contains("hush"), "{place}");
         }
-        assert_eq!(DatabaseUrl::new("postgres://u@[::1]:5433/db").place(), "database db at ::1");
+        assert_eq!(DatabaseUrl::new("postgres://u@[::1]:5433/db").place(), "database db at [::1]:5433");
         let socket = DatabaseUrl::new("host=/var/run/postgresql dbname=db");
         assert_eq!(socket.place(), "database db at /var/run/postgresql");
     }

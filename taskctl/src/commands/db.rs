@@ -1,9 +1,12 @@
-//! `taskctl db`: the schema of the database that keeps the tasks of API replicas.
+//! `taskctl db`: the database that keeps the tasks of API replicas: its schema, and moving an embedded store into it.
 
-use clap::{Args, Subcommand};
+mod import;
+mod place;
+
+use clap::Subcommand;
+use place::Database;
 use serde::Serialize;
-use task_events::database::{DatabaseArgs, SchemaState, Session, connect, migrate, state};
-use task_events::error_code::{Code, Coded as _};
+use task_events::database::{SchemaState, migrate, state};
 use task_events::time::format_time;
 
 use crate::output::{self, table};
@@ -16,13 +19,8 @@ pub enum Command {
     Status(Database),
     /// Bring its schema up to date, one process at a time, forward only
     Migrate(Database),
-}
-
-/// Which database.
-#[derive(Debug, Args)]
-pub struct Database {
-    #[command(flatten)]
-    database: DatabaseArgs,
+    /// Move the tasks of an embedded store into it, with the events that wait: shows what it would do, unless told to
+    Import(import::Import),
 }
 
 /// A version of the schema.
@@ -36,7 +34,10 @@ struct Row {
 
 /// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
-    let (Command::Status(args) | Command::Migrate(args)) = &command;
+    let args = match &command {
+        Command::Import(args) => return import::run(context.format, args).await,
+        Command::Status(args) | Command::Migrate(args) => args,
+    };
     let session = args.connect().await?;
     if matches!(command, Command::Migrate(_)) {
         migrate(&session).await?;
@@ -48,24 +49,6 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
         found.check()?;
     }
     Ok(())
-}
-
-impl Database {
-    async fn connect(&self) -> Result<Session, Error> {
-        let url = self.database.url().ok_or_else(|| {
-            let why =
-                "no database is named: set DATABASE_URL, as in postgres://user:password@host:5432/database";
-            Error::Refused(Code::DatabaseAddress, why.to_owned())
-        })?;
-        let connected = async { connect(&url.endpoint().await?, None).await }.await;
-        connected.map_err(|error| {
-            let why = format!(
-                "the {} cannot be used: {error}; look at DATABASE_URL, and at the server",
-                url.place()
-            );
-            Error::Refused(error.code(), why)
-        })
-    }
 }
 
 fn rows(state: &SchemaState) -> Vec<Row> {

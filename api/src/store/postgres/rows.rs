@@ -1,5 +1,8 @@
 //! Rows as values, and values as parameters.
 
+use std::borrow::Borrow;
+
+use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
@@ -12,11 +15,50 @@ use crate::task::{Task, TaskStatus};
 
 /// Parameters of an unnamed statement, with their types: no statement is prepared by name, which poolers that give
 /// out a connection for each transaction do not know.
-pub(super) type Parameters<'a> = Vec<Parameter<'a>>;
-pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+pub(in crate::store) type Parameters<'a> = Vec<Parameter<'a>>;
+pub(in crate::store) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// The columns of a task, in the order of [`task`].
-pub(super) const TASK: &str = "id, title, status, owner_id, version, created_at, updated_at";
+pub(in crate::store) const TASK: &str = "id, title, status, owner_id, version, created_at, updated_at";
+
+/// Tasks as arrays: a column each, in the order of [`TASK`].
+#[derive(Default)]
+pub(in crate::store) struct TaskColumns {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) titles: Vec<String>,
+    pub(super) statuses: Vec<i16>,
+    pub(super) owners: Vec<Option<Uuid>>,
+    pub(super) versions: Vec<i64>,
+    created: Vec<DateTime<Utc>>,
+    pub(super) updated: Vec<DateTime<Utc>>,
+}
+
+impl TaskColumns {
+    pub(in crate::store) fn of<T: Borrow<Task>>(tasks: &[T]) -> Self {
+        let tasks = || tasks.iter().map(T::borrow);
+        Self {
+            ids: tasks().map(|task| task.id).collect(),
+            titles: tasks().map(|task| task.title.clone()).collect(),
+            statuses: tasks().map(|task| task.status.code().into()).collect(),
+            owners: tasks().map(|task| task.owner_id).collect(),
+            versions: tasks().map(|task| i64::try_from(task.version).unwrap_or(i64::MAX)).collect(),
+            created: tasks().map(|task| task.created_at).collect(),
+            updated: tasks().map(|task| task.updated_at).collect(),
+        }
+    }
+
+    pub(in crate::store) fn parameters(&self) -> Parameters<'_> {
+        vec![
+            (&self.ids, Type::UUID_ARRAY),
+            (&self.titles, Type::TEXT_ARRAY),
+            (&self.statuses, Type::INT2_ARRAY),
+            (&self.owners, Type::UUID_ARRAY),
+            (&self.versions, Type::INT8_ARRAY),
+            (&self.created, Type::TIMESTAMPTZ_ARRAY),
+            (&self.updated, Type::TIMESTAMPTZ_ARRAY),
+        ]
+    }
+}
 
 /// The columns of an event, in the order of [`pulled`].
 pub(super) const EVENT: &str = "o.seq, o.event_id, o.hash, o.encoding, o.payload, o.traceparent";

@@ -14,7 +14,7 @@ use super::super::failure::Unreadable;
 use super::super::mutation::Mutation;
 use super::super::operation::{Bytes, read_task, write_task};
 use super::group::{Answered, Draft, Known, lock_of};
-use super::rows::{self, Parameters, TASK};
+use super::rows::{self, Parameters, TASK, TaskColumns};
 
 /// Wakes the relay of another replica, which has said [`LISTEN`].
 const NOTIFY: &str = "NOTIFY task_events";
@@ -114,8 +114,8 @@ pub(super) async fn was_committed(client: &Client, group: Uuid) -> Result<bool, 
 /// A column each.
 #[derive(Default)]
 struct Columns {
-    made: Tasks,
-    changed: Tasks,
+    made: TaskColumns,
+    changed: TaskColumns,
     deleted: Vec<Uuid>,
     keys: Vec<Vec<u8>>,
     fingerprints: Vec<Vec<u8>>,
@@ -126,31 +126,6 @@ struct Columns {
     encodings: Vec<i16>,
     payloads: Vec<Vec<u8>>,
     traceparents: Vec<Option<String>>,
-}
-
-#[derive(Default)]
-struct Tasks {
-    ids: Vec<Uuid>,
-    titles: Vec<String>,
-    statuses: Vec<i16>,
-    owners: Vec<Option<Uuid>>,
-    versions: Vec<i64>,
-    created: Vec<chrono::DateTime<chrono::Utc>>,
-    updated: Vec<chrono::DateTime<chrono::Utc>>,
-}
-
-impl Tasks {
-    fn of(tasks: &[Arc<crate::task::Task>]) -> Self {
-        Self {
-            ids: tasks.iter().map(|task| task.id).collect(),
-            titles: tasks.iter().map(|task| task.title.clone()).collect(),
-            statuses: tasks.iter().map(|task| task.status.code().into()).collect(),
-            owners: tasks.iter().map(|task| task.owner_id).collect(),
-            versions: tasks.iter().map(|task| i64::try_from(task.version).unwrap_or(i64::MAX)).collect(),
-            created: tasks.iter().map(|task| task.created_at).collect(),
-            updated: tasks.iter().map(|task| task.updated_at).collect(),
-        }
-    }
 }
 
 const MADE: &str = "made AS (INSERT INTO task_events.tasks \
@@ -172,8 +147,8 @@ impl Columns {
     fn of(draft: &Draft) -> Self {
         let tasks = draft.tasks();
         let mut columns = Self {
-            made: Tasks::of(&tasks.made),
-            changed: Tasks::of(&tasks.changed),
+            made: TaskColumns::of(&tasks.made),
+            changed: TaskColumns::of(&tasks.changed),
             deleted: tasks.deleted,
             ..Self::default()
         };
@@ -202,22 +177,16 @@ impl Columns {
     /// One statement for all: sequence numbers are drawn while all its rows are locked.
     fn statement<'a>(&'a self, group: &'a Uuid) -> (String, Parameters<'a>) {
         let (made, changed) = (&self.made, &self.changed);
-        let mut parameters: Parameters = vec![
-            (group, Type::UUID),
-            (&made.ids, Type::UUID_ARRAY),
-            (&made.titles, Type::TEXT_ARRAY),
-            (&made.statuses, Type::INT2_ARRAY),
-            (&made.owners, Type::UUID_ARRAY),
-            (&made.versions, Type::INT8_ARRAY),
-            (&made.created, Type::TIMESTAMPTZ_ARRAY),
-            (&made.updated, Type::TIMESTAMPTZ_ARRAY),
+        let mut parameters: Parameters = vec![(group, Type::UUID)];
+        parameters.extend(made.parameters());
+        parameters.extend::<Parameters>(vec![
             (&self.event_ids, Type::UUID_ARRAY),
             (&self.task_ids, Type::UUID_ARRAY),
             (&self.hashes, Type::INT4_ARRAY),
             (&self.encodings, Type::INT2_ARRAY),
             (&self.payloads, Type::BYTEA_ARRAY),
             (&self.traceparents, Type::TEXT_ARRAY),
-        ];
+        ]);
         let noted = "WITH noted AS (INSERT INTO task_events.groups (id) VALUES ($1))";
         if changed.ids.is_empty() && self.deleted.is_empty() && self.keys.is_empty() {
             return (format!("{noted}, {MADE} {EVENTS}"), parameters);

@@ -1,0 +1,37 @@
+//! The mark of an embedded store whose tasks were moved into a database.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use task_events::time::format_time;
+use uuid::Uuid;
+
+/// Where the tasks of a store are in its place. While a store has one, no API serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Names the move, here and in the database.
+    pub id: Uuid,
+    /// The database, as far as it is no secret.
+    pub to: String,
+    /// When the mark was made.
+    pub at: DateTime<Utc>,
+    /// The database has confirmed that it has all. Until then it may have all or nothing.
+    pub is_done: bool,
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (to, at) = (&self.to, format_time(self.at));
+        match self.is_done {
+            true => write!(
+                f,
+                "its tasks were moved to the {to} at {at}: set DATABASE_URL for that, or STATE_DIR to another folder"
+            ),
+            false => write!(
+                f,
+                "its tasks are being moved to the {to} since {at}: finish that with `taskctl db import --execute`, or give it up with `--cancel`"
+            ),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! An embedded store with events that wait is moved to PostgreSQL while Kafka is unreachable, with kill -9 again and
+//! again: what was answered before and after is in the topic and in the audit log, once and in order.
+
+use harness::{
+    Answers, Api, Load, Method, Outcome, Postgres, Result, SOON, StatusCode, World, alone, eventually,
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Time for a clean stop while Kafka is unreachable.
+const STOP: Duration = Duration::from_secs(20);
+/// The first run is killed after this time, each later one after a quarter more, so that kills hit each part of the import
+/// and one run reaches its end.
+const FIRST_KILL: Duration = Duration::from_millis(15);
+/// More runs than any machine needs.
+const MAX_RUNS: usize = 60;
+
+async fn loaded(api: &Api, tasks: usize) -> Result<Answers> {
+    let answers = Load::at_full_speed(api.url(), 32, tasks)?.finish().await?;
+    assert_eq!((answers.failures, answers.unanswered), (0, 0));
+    Ok(answers)
+}
+
+/// A create under a key: what is answered, and whether it was answered before.
+async fn keyed(api: &Api) -> Result<(StatusCode, Value, bool)> {
+    let request = api.request(Method::POST, "/tasks").header("idempotency-key", "moved with the store");
+    let answered = request.json(&json!({"title": "keyed"})).send().await?;
+    let is_replayed = answered.headers().contains_key("idempotent-replayed");
+    Ok((answered.status(), answered.json().await?, is_replayed))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_moved_under_kills_while_kafka_is_down_loses_and_repeats_nothing() -> Outcome {
+    let Some(server) = Postgres::start("")? else { return Ok(()) };
+    let _alone = alone().await;
+    server.create_database("tasks")?;
+    let url = server.url("tasks");
+    let mut world = World::start().await?;
+    let (mut service, api) = world.start_api().await?;
+    let _audit = world.program("audit-service").start()?;
+    let mut answers = loaded(&api, 1_000).await?;
+    api.delivered().await?;
+    world.broker.kill9();
+    answers.changes.extend(loaded(&api, 3_000).await?.changes);
+    let (_, task, _) = keyed(&api).await?;
+    answers.changes.push(harness::Change::new("task.created", &task)?);
+    let waiting = api.readiness().await?.1["outbox"]["waiting"].as_u64();
+    assert!(waiting > Some(3_000), "{waiting:?}");
+    assert_eq!(service.terminate(STOP).await?.code(), Some(0));
+
+    let taskctl = |args: &[&str]| {
+        world.program("taskctl").env("DATABASE_URL", &url).env("LOG_LEVEL", "info").args(args)
+    };
+    let migrated = taskctl(&["db", "migrate"]).run(SOON).await?;
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
+    let planned = taskctl(&["db", "import", "--format", "json"]).run(SOON).await?;
+    let plan: Value = serde_json::from_str(&planned.stdout)?;
+    assert_eq!(
+        (&plan["outcome"], &plan["waiting_events"]),
+        (&json!("planned"), &json!(waiting)),
+        "{planned:?}"
+    );
+    let mut kills = 0;
+    let mut delay = FIRST_KILL;
+    loop {
+        let mut run = taskctl(&["db", "import", "--execute"]).start()?;
+        match run.wait_exit(delay).await {
+            Ok(status) => {
+                assert_eq!(status.code(), Some(0), "after {kills} kills: {:?}", run.lines());
+                break;
+            }
+            Err(_) => run.kill9(),
+        }
+        (kills, delay) = (kills + 1, delay.mul_f64(1.25));
+        assert!(kills < MAX_RUNS, "it does not end");
+    }
+    println!("{kills} kills");
+    let again = taskctl(&["db", "import", "--execute"]).run(SOON).await?;
+    assert!(again.code == Some(0) && again.stdout.contains("moved before"), "{again:?}");
+    let refused = world.program("task-api").run(SOON).await?;
+    assert!(refused.code == Some(1) && format!("{refused:?}").contains("TE0210"), "{refused:?}");
+
+    world.broker.restart().await?;
+    let with = |name: &str| match name {
+        "task-api" => world.program("task-api").env("DATABASE_URL", &url),
+        other => world.instance("task-api", other).env("DATABASE_URL", &url),
+    };
+    let (_one, first) = world.start_api_as(with("task-api")).await?;
+    let (_other, second) = world.start_api_as(with("other")).await?;
+    let replayed = keyed(&second).await?;
+    assert_eq!(replayed, (StatusCode::CREATED, task, true));
+    answers.changes.extend(loaded(&second, 500).await?.changes);
+    let is_empty = async || {
+        let left = server.sql("tasks", "SELECT count(*) FROM task_events.outbox")?;
+        Ok((left.trim() == "0").then_some(()))
+    };
+    eventually("the outbox to be empty", SOON, is_empty).await?;
+    let history = world.check_history(&first, answers).await?;
+    println!("{} changes, {} events", history.answered.len(), history.topic.len());
+    assert_eq!(history.topic.len(), history.answered.len(), "each once in the topic");
+    Ok(())
+}
