@@ -15,6 +15,7 @@ mod audit_log;
 pub mod commands;
 mod context;
 mod error;
+mod log_blocks;
 mod log_files;
 mod output;
 mod progress;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use task_events::segments::is_segment;
 
 /// The longest line, in bytes: an event has 256 KiB at most.
-const MAX_LINE: u64 = 1024 * 1024;
+pub const MAX_LINE: u64 = 1024 * 1024;
 /// Bytes read at once.
 const READ: usize = 256 * 1024;
 /// How often the files are looked for, where the log is sealed at that very moment.
@@ -62,25 +62,46 @@ impl LogFile {
 
     /// Its lines, from the first.
     pub fn lines(&self) -> io::Result<Lines> {
-        let is_compressed = self.path.extension().is_some_and(|extension| extension == "gz");
-        let open = || File::open(&self.path).map_err(|error| named(&self.path, &error));
-        let stream: Box<dyn Read + Send> = match &self.open {
-            Some(file) => Box::new(FromStart { file: Arc::clone(file), at: 0 }.take(self.bytes)),
-            None if is_compressed => Box::new(MultiGzDecoder::new(open()?)),
-            None => Box::new(open()?.take(self.bytes)),
+        Ok(Lines::new(self, self.stream()?, READ))
+    }
+
+    /// Its lines between two bytes, at which lines begin; the first has that number. Of a file that is not compressed.
+    pub fn lines_between(&self, from: u64, to: u64, number: u64) -> io::Result<Lines> {
+        let file = match &self.open {
+            Some(file) => Arc::clone(file),
+            None => Arc::new(self.open_by_path()?),
         };
-        let reader = BufReader::with_capacity(READ, stream);
-        Ok(Lines { path: self.path.clone(), reader, line: Vec::new(), number: 0, at: 0 })
+        let bytes = to.min(self.bytes).saturating_sub(from);
+        let stream = Box::new(Section { file, at: from }.take(bytes));
+        let at_once = usize::try_from(bytes).map_or(READ, |bytes| bytes.min(READ));
+        Ok(Lines { number: number.saturating_sub(1), at: from, ..Lines::new(self, stream, at_once) })
+    }
+
+    /// Its bytes, as they are when they are not compressed.
+    pub fn stream(&self) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match &self.open {
+            Some(file) => Box::new(Section { file: Arc::clone(file), at: 0 }.take(self.bytes)),
+            None if self.is_compressed() => Box::new(MultiGzDecoder::new(self.open_by_path()?)),
+            None => Box::new(self.open_by_path()?.take(self.bytes)),
+        })
+    }
+
+    pub fn is_compressed(&self) -> bool {
+        self.open.is_none() && self.path.extension().is_some_and(|extension| extension == "gz")
+    }
+
+    fn open_by_path(&self) -> io::Result<File> {
+        File::open(&self.path).map_err(|error| named(&self.path, &error))
     }
 }
 
-/// Reads a file that others read too, from its start.
-struct FromStart {
+/// Reads a file that others read too.
+struct Section {
     file: Arc<File>,
     at: u64,
 }
 
-impl Read for FromStart {
+impl Read for Section {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(buffer, self.at)?;
         self.at += read as u64;
@@ -102,6 +123,11 @@ pub struct Lines {
 }
 
 impl Lines {
+    fn new(file: &LogFile, stream: Box<dyn Read + Send>, at_once: usize) -> Self {
+        let reader = BufReader::with_capacity(at_once, stream);
+        Self { path: file.path.clone(), reader, line: Vec::new(), number: 0, at: 0 }
+    }
+
     /// The next line. One that is longer than any may be comes in parts.
     pub fn next(&mut self) -> io::Result<Option<LogLine<'_>>> {
         let at = self.at + self.line.len() as u64;
@@ -169,7 +195,7 @@ fn segments_beside(log: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The error, with the file that it is about.
-fn named(path: &Path, error: &io::Error) -> io::Error {
+pub fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 

@@ -2,19 +2,22 @@
 
 mod anchors;
 mod beside;
-mod comparison;
 mod covered;
 mod export;
 mod findings;
 mod keygen;
 mod line;
+mod lines;
 mod parts;
+mod pipeline;
+mod plain;
 mod prove;
 mod repeats;
 mod report;
 mod tree;
 mod union;
 mod verify;
+mod zones;
 
 use clap::Subcommand;
 

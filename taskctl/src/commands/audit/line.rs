@@ -6,11 +6,27 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::plain;
+
 /// A line, as far as it matters here; that the rest is there matters, too.
-#[derive(Deserialize)]
-#[allow(dead_code, reason = "read to see that they are there")]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line<'a> {
     pub(super) event_id: Uuid,
+    pub(super) kafka: At<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct At<'a> {
+    #[serde(borrow)]
+    pub(super) topic: Cow<'a, str>,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "read to see that they are there")]
+struct Fields<'a> {
+    event_id: Uuid,
     #[serde(borrow)]
     event_type: Cow<'a, str>,
     #[serde(borrow)]
@@ -22,21 +38,22 @@ pub(super) struct Line<'a> {
     #[serde(borrow)]
     audited_at: Cow<'a, str>,
     #[serde(borrow)]
-    pub(super) kafka: At<'a>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct At<'a> {
-    #[serde(borrow)]
-    pub(super) topic: Cow<'a, str>,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
+    kafka: At<'a>,
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
     let line =
         bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
-    serde_json::from_slice(line).map_err(|error| error.to_string())
+    match plain::parse(line) {
+        Some(line) => Ok(line),
+        None => parse_any(line).map_err(|error| error.to_string()),
+    }
+}
+
+/// Reads a line in any form of JSON.
+pub(super) fn parse_any(line: &[u8]) -> serde_json::Result<Line<'_>> {
+    let Fields { event_id, kafka, .. } = serde_json::from_slice(line)?;
+    Ok(Line { event_id, kafka })
 }
 
 /// The id that a line begins with, as the audit service writes it. The rest of the line may be anything.

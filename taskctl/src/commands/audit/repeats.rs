@@ -2,13 +2,16 @@
 //!
 //! # Invariants
 //!
-//! 1. *Every repeated id is a suspect*: the filter forgets no id that it was given. It also suspects a few that come
-//!    once, so suspects are looked for once more, by their ids alone.
-//! 2. *Memory is bounded*: ids are taken in parts, of which each fits the filter; a log of more than
-//!    [`PART_BYTES`] is read again for each further part. More suspects than [`MAX_SUSPECTS`] are an answer of
-//!    their own: no audit log has them.
+//! 1. *Every repeated id is a suspect*: the filter forgets no id that a later one could repeat unnoticed. When it is full,
+//!    it is emptied, and suspects each id from then on that is not greater than all before: ids of version 7 rise with
+//!    time, so few are.
+//! 2. *Memory is bounded*: where ids are not in such an order, more are suspected than can be kept; then the log is read
+//!    again, for one part of the ids after the other, of which each fits the filter.
+//! 3. *Some that come once are suspects, too*: suspects are looked for once more, by their ids alone. More of
+//!    them than [`MAX_SUSPECTS`] are an answer of their own: no audit log has them.
 
 use std::collections::{HashMap, HashSet};
+use std::hint::black_box;
 
 use uuid::Uuid;
 
@@ -18,45 +21,73 @@ const WORDS: usize = 1 << 22;
 const BLOCK: usize = 8;
 /// Bits that are set for an id.
 const BITS: u32 = 5;
-/// Bytes of a log whose ids fit the filter: some 12,000,000 lines of 400 bytes, with 1 in 1,000 suspected.
-pub(super) const PART_BYTES: u64 = 5_000_000_000;
+/// Ids that fit the filter, with 1 in 2,000 suspected.
+const CAPACITY: u64 = 12_000_000;
 /// Suspects that are kept.
-pub(super) const MAX_SUSPECTS: usize = 200_000;
+const MAX_SUSPECTS: usize = 200_000;
 
-/// The filter for one part of the ids.
+/// What is kept at most.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Ids in the filter.
+    pub(super) ids: u64,
+    pub(super) suspects: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { ids: CAPACITY, suspects: MAX_SUSPECTS }
+    }
+}
+
+/// The filter for the ids of a log.
 pub(super) struct Filter {
     words: Vec<u64>,
-    parts: u64,
+    capacity: u64,
+    /// Ids in it.
+    ids: u64,
+    /// The greatest id that it was given, and the greatest that it has forgotten.
+    greatest: Option<Uuid>,
+    forgotten: Option<Uuid>,
 }
 
 impl Filter {
-    /// For a log of that many bytes.
-    pub(super) fn new(bytes: u64) -> Self {
-        Self { words: vec![0; WORDS], parts: bytes / PART_BYTES + 1 }
+    pub(super) fn new(bounds: Bounds) -> Self {
+        let capacity = bounds.ids;
+        let (ids, greatest, forgotten) = (0, None, None);
+        Self { words: vec![0; WORDS], capacity, ids, greatest, forgotten }
     }
 
-    /// How often the log has to be read.
-    pub(super) fn parts(&self) -> u64 {
-        self.parts
-    }
-
-    /// Starts with the next part.
-    pub(super) fn clear(&mut self) {
-        self.words.fill(0);
-    }
-
-    /// Whether an id is of that part.
-    pub(super) fn is_of(&self, id: &Uuid, part: u64) -> bool {
-        self.parts == 1 || hash_of(id) % self.parts == part
-    }
-
-    /// Takes an id if it is of that part. Whether it may have been there before.
-    pub(super) fn insert(&mut self, id: Uuid, part: u64) -> bool {
-        if !self.is_of(&id, part) {
-            return false;
+    /// Takes the next id of the log. Whether it may have been there before.
+    pub(super) fn insert(&mut self, id: &Uuid) -> bool {
+        if self.ids == self.capacity {
+            self.clear();
+            self.forgotten = self.greatest;
         }
-        let hash = mix(hash_of(&id));
-        let block = (hash as usize % (WORDS / BLOCK)) * BLOCK;
+        self.greatest = self.greatest.max(Some(*id));
+        if self.forgotten >= Some(*id) {
+            return true;
+        }
+        self.ids += 1;
+        self.set(id)
+    }
+
+    /// Reads what it has of these ids, so that memory answers for several at once: one after the other they would take
+    /// longer than all else that is done for a line.
+    pub(super) fn prefetch<'a>(&self, ids: impl Iterator<Item = &'a Uuid>) {
+        let words = ids.map(|id| self.words.get(block_of(mix(hash_of(id)))).copied().unwrap_or(0));
+        black_box(words.fold(0, |all, word| all ^ word));
+    }
+
+    /// Whether all that it suspects may be because it has forgotten ids.
+    pub(super) fn has_forgotten(&self) -> bool {
+        self.forgotten.is_some()
+    }
+
+    /// Whether an id may have been set before. It is set then.
+    pub(super) fn set(&mut self, id: &Uuid) -> bool {
+        let hash = mix(hash_of(id));
+        let block = block_of(hash);
         let mut bits = mix(hash);
         let mut is_known = true;
         for _ in 0..BITS {
@@ -69,6 +100,27 @@ impl Filter {
         }
         is_known
     }
+
+    /// Empties it.
+    pub(super) fn clear(&mut self) {
+        self.words.fill(0);
+        self.ids = 0;
+    }
+}
+
+/// Parts of so many ids, of which each fits the filter.
+pub(super) fn parts(ids: u64, bounds: Bounds) -> u64 {
+    ids / bounds.ids.max(1) + 1
+}
+
+/// Which of the parts an id is in.
+pub(super) fn part_of(id: &Uuid, parts: u64) -> u64 {
+    hash_of(id) % parts
+}
+
+/// The first word of the block for a hash.
+fn block_of(hash: u64) -> usize {
+    (hash as usize % (WORDS / BLOCK)) * BLOCK
 }
 
 fn hash_of(id: &Uuid) -> u64 {
@@ -84,16 +136,20 @@ fn mix(number: u64) -> u64 {
 }
 
 /// Ids that may be repeated.
-#[derive(Default)]
 pub(super) struct Suspects {
     ids: HashSet<Uuid>,
+    max: usize,
     /// There were too many: those that are kept are not all.
     pub(super) too_many: bool,
 }
 
 impl Suspects {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { ids: HashSet::new(), max: bounds.suspects, too_many: false }
+    }
+
     pub(super) fn add(&mut self, id: Uuid) {
-        self.too_many |= self.ids.len() >= MAX_SUSPECTS && !self.ids.contains(&id);
+        self.too_many |= self.ids.len() >= self.max && !self.ids.contains(&id);
         if !self.too_many {
             self.ids.insert(id);
         }
@@ -101,6 +157,10 @@ impl Suspects {
 
     pub(super) fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    pub(super) fn ids(&self) -> Vec<Uuid> {
+        self.ids.iter().copied().collect()
     }
 
     /// Looks at them once more. `P` is a line's place.
@@ -136,25 +196,50 @@ impl<P: Clone> Confirm<P> {
 mod tests {
     use super::*;
 
+    fn id(number: u128) -> Uuid {
+        Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number)
+    }
+
     #[test]
     fn every_repeat_is_suspected_and_few_others_are() {
-        for bytes in [0, 3 * PART_BYTES] {
-            let mut filter = Filter::new(bytes);
-            let id = |number: u128| Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number);
-            let (mut suspected, mut found) = (0, HashSet::new());
-            for part in 0..filter.parts() {
-                filter.clear();
-                suspected += (0..300_000).filter(|number| filter.insert(id(*number), part)).count();
-                found.extend((0..300_000).step_by(1_000).filter(|number| filter.insert(id(*number), part)));
-            }
+        for capacity in [CAPACITY, 70_000] {
+            let mut filter = Filter::new(Bounds { ids: capacity, ..Bounds::default() });
+            let suspected = (0..300_000).filter(|number| filter.insert(&id(*number))).count();
             assert!(suspected < 30, "{suspected}");
-            assert_eq!(found.len(), 300, "each is of one part");
+            assert_eq!(filter.has_forgotten(), capacity < 300_000);
+            assert!((0..300_000).step_by(1_000).all(|number| filter.insert(&id(number))), "{capacity}");
+        }
+    }
+
+    #[test]
+    fn a_repeat_is_suspected_wherever_the_filter_was_emptied_between() {
+        for (capacity, distance) in
+            (1..12).flat_map(|capacity| (0..30).map(move |distance| (capacity, distance)))
+        {
+            let mut filter = Filter::new(Bounds { ids: capacity, ..Bounds::default() });
+            // In no order, so that what was forgotten is greater than some and less than others.
+            let spread = |number: u128| id(number * 17 % 31);
+            let _ = (0..=distance).filter(|number| filter.insert(&spread(*number))).count();
+            assert!(filter.insert(&spread(0)), "{capacity} {distance}");
+        }
+    }
+
+    #[test]
+    fn each_id_is_in_one_part() {
+        let mut filter = Filter::new(Bounds::default());
+        for part in 0..3 {
+            filter.clear();
+            let of_part = |number: &u128| part_of(&id(*number), 3) == part;
+            let numbers = (0..30_000).chain((0..30_000).step_by(100));
+            let found = numbers.filter(of_part).filter(|number| filter.set(&id(*number))).count();
+            let repeated = (0..30_000).step_by(100).filter(of_part).count();
+            assert!((repeated..repeated + 9).contains(&found) && repeated > 50, "{found} {repeated}");
         }
     }
 
     #[test]
     fn suspects_are_bounded_and_those_that_come_once_are_cleared() {
-        let mut suspects = Suspects::default();
+        let mut suspects = Suspects::new(Bounds::default());
         (0..MAX_SUSPECTS as u128 + 9).for_each(|number| suspects.add(Uuid::from_u128(number)));
         assert!(suspects.too_many && suspects.ids.len() == MAX_SUSPECTS);
         let mut confirm = suspects.confirm();

@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use audit_tree::{Checkpoint, Hash, Rows, TILE, Tile, Tiles, Verifier, leaf_hash};
+use audit_tree::{Checkpoint, Hash, Rows, TILE, Tile, Tiles, Verifier};
 use serde::Deserialize;
 
 use super::anchors::Anchor;
@@ -347,10 +347,4 @@ fn compare(folder: &Path, tile: Tile, hashes: &[Hash], findings: &mut Findings) 
         Ok(_) => findings.add(|| format!("tile {} was changed", path.display())),
         Err(error) => findings.add(|| format!("tile {} cannot be read: {error}", path.display())),
     }
-}
-
-/// The leaf of a line without its end.
-pub(super) fn leaf(file: &Arc<str>, number: u64, at: u64, line: &[u8]) -> Leaf {
-    let entry = line.strip_suffix(b"\n").unwrap_or(line);
-    Leaf { file: Arc::clone(file), number, at, hash: leaf_hash(entry) }
 }

@@ -1,0 +1,315 @@
+//! What `taskctl audit verify` says of the lines of a log: all are read once, and those of few events, which may be
+//! repeated, once more.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use task_events::operate::Progress as _;
+use uuid::Uuid;
+
+use super::covered::{Covered, Step};
+use super::line::{first_id, parse};
+use super::pipeline::{self, Event};
+use super::repeats::{Bounds, Filter, Suspects, part_of, parts};
+use super::report::{Report, TreeReport};
+use super::tree::{Leaf, TreeCheck};
+use super::zones::{Place, Zones};
+use crate::log_files::{LogFile, LogLine};
+use crate::progress::Progress;
+
+/// What a log has of each partition of each topic.
+type Partitions = BTreeMap<String, BTreeMap<i32, Covered>>;
+
+/// Reads the files of a log, oldest first.
+pub(super) fn verify(files: &[LogFile], tree: Option<TreeCheck>) -> io::Result<Report> {
+    verify_within(files, tree, Bounds::default())
+}
+
+fn verify_within(files: &[LogFile], mut tree: Option<TreeCheck>, bounds: Bounds) -> io::Result<Report> {
+    let names: Vec<Arc<str>> = files.iter().map(|file| Arc::from(file.name.as_str())).collect();
+    let mut report =
+        Report { files: files.iter().map(|file| file.name.clone()).collect(), ..Report::default() };
+    let (mut filter, mut suspects, mut zones) =
+        (Filter::new(bounds), Suspects::new(bounds), Zones::new(files));
+    let mut covered = Partitions::new();
+    let mut progress = Progress::new("verifying the audit log", bytes_of(files), "bytes");
+    let (mut file, mut number) = (0, 0);
+    pipeline::for_each_block(files, tree.is_some(), |block| {
+        progress.add(block.block.bytes().len() as u64);
+        if block.block.file != file {
+            (file, number) = (block.block.file, 0);
+        }
+        let (Some(name), Some(of_file)) = (names.get(file), files.get(file)) else { return };
+        filter.prefetch(block.lines.iter().filter_map(|line| Some(&line.event.as_ref().ok()?.id)));
+        let mut at = block.block.at;
+        for line in &block.lines {
+            number += 1;
+            if let Some(tree) = &mut tree {
+                let leaf = Leaf { file: Arc::clone(name), number, at, hash: line.leaf };
+                if number == 1 {
+                    tree.begin_file(&leaf);
+                }
+                tree.take(&leaf);
+            }
+            report.lines += 1;
+            match &line.event {
+                Ok(event) => {
+                    if filter.insert(&event.id) {
+                        suspects.add(event.id);
+                    }
+                    zones.add(file, of_file.is_compressed(), at, number, event.id);
+                    let topic = block.topics.get(event.topic).map_or("", String::as_str);
+                    report.take(|| place(name, number, at), event, topic, &mut covered);
+                }
+                Err(why) => {
+                    report.damaged += 1;
+                    let place = || place(name, number, at);
+                    report.find(|| format!("{} is not an event of an audit log: {why}", place()));
+                }
+            }
+            at += line.length as u64;
+        }
+    })?;
+    if let Some(tree) = tree.map(TreeCheck::finish) {
+        report.findings.extend(tree.findings.shown);
+        report.tree = Some(TreeReport {
+            origin: tree.checkpoint.origin,
+            entries: tree.checkpoint.size,
+            anchors: tree.compared,
+            newest_anchor: tree.newest_anchor,
+            uncovered: tree.uncovered,
+            first_uncovered: tree.first_uncovered,
+            wrong: tree.findings.count,
+        });
+    }
+    report.partitions = covered.into_values().flat_map(BTreeMap::into_values).collect();
+    drop(progress);
+    if suspects.too_many && filter.has_forgotten() {
+        suspects = suspects_by_parts(files, &mut filter, report.lines, bounds)?;
+    }
+    drop(filter);
+    report.find_repeats(files, suspects, &zones)?;
+    Ok(report)
+}
+
+fn bytes_of(files: &[LogFile]) -> u64 {
+    files.iter().map(|file| file.bytes).sum()
+}
+
+/// The events that may be repeated, in a log whose ids are in no order.
+fn suspects_by_parts(
+    files: &[LogFile],
+    filter: &mut Filter,
+    lines: u64,
+    bounds: Bounds,
+) -> io::Result<Suspects> {
+    let (mut suspects, parts) = (Suspects::new(bounds), parts(lines, bounds));
+    for part in 0..parts {
+        filter.clear();
+        let mut progress = Progress::new("looking for repeated events", bytes_of(files), "bytes");
+        for file in files {
+            let mut lines = file.lines()?;
+            while let Some(line) = lines.next()? {
+                progress.add(line.bytes.len() as u64);
+                if let Some(id) = whole_id(line.bytes, |id| part_of(id, parts) == part)
+                    && filter.set(&id)
+                {
+                    suspects.add(id);
+                }
+            }
+        }
+    }
+    Ok(suspects)
+}
+
+/// The id of a line that is whole, if it is wanted. Of others, as most are, only the start is read.
+fn whole_id(bytes: &[u8], is_wanted: impl Fn(&Uuid) -> bool) -> Option<Uuid> {
+    if let Some(id) = first_id(bytes)
+        && !is_wanted(&id)
+    {
+        return None;
+    }
+    parse(bytes).ok().map(|whole| whole.event_id).filter(is_wanted)
+}
+
+/// A place, for people.
+fn place(file: &str, number: u64, at: u64) -> String {
+    format!("{file}:{number} (byte {at})")
+}
+
+impl Report {
+    /// Looks at the next event of the log.
+    fn take(&mut self, place: impl Fn() -> String, event: &Event, topic: &str, covered: &mut Partitions) {
+        let Event { partition, offset, .. } = *event;
+        // No name is copied for a topic that is known.
+        if !covered.contains_key(topic) {
+            covered.insert(topic.to_owned(), BTreeMap::new());
+        }
+        let Some(of_topic) = covered.get_mut(topic) else { return };
+        let of_partition =
+            of_topic.entry(partition).or_insert_with(|| Covered::new(topic, partition, offset));
+        let last = of_partition.last_offset;
+        match of_partition.add(offset) {
+            Step::Forward => {}
+            Step::Restart => {
+                self.restarts += 1;
+                self.find(|| {
+                    format!(
+                        "{} starts {topic}/{partition} again at offset {offset}, after offset {last}: it was recreated or truncated",
+                        place()
+                    )
+                });
+            }
+            Step::OutOfOrder => {
+                self.out_of_order += 1;
+                self.find(|| {
+                    format!("{} has offset {offset} of {topic}/{partition} after offset {last}", place())
+                });
+            }
+        }
+    }
+
+    /// Looks for the suspects once more where they may be, and counts those that are repeated.
+    fn find_repeats(&mut self, files: &[LogFile], suspects: Suspects, zones: &Zones) -> io::Result<()> {
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        if suspects.too_many {
+            let ids = suspects.ids().len();
+            self.find(|| format!("more than {ids} events are repeated: not all are counted"));
+        }
+        let places = zones.of(suspects.ids());
+        let length = |Place { file, from, to, .. }: &Place| {
+            let bytes = files.get(*file).map_or(0, |file| file.bytes);
+            bytes.min(*to).saturating_sub(*from)
+        };
+        let mut progress =
+            Progress::new("looking for repeated events", places.iter().map(length).sum(), "bytes");
+        let mut confirm = suspects.confirm();
+        for Place { file, from, to, number } in places {
+            let Some(file) = files.get(file) else { continue };
+            let mut lines = match file.is_compressed() {
+                true => file.lines()?,
+                false => file.lines_between(from, to, number)?,
+            };
+            while let Some(LogLine { number, at, bytes }) = lines.next()? {
+                progress.add(bytes.len() as u64);
+                if let Some(id) = whole_id(bytes, |id| confirm.is_suspect(id))
+                    && let Some(first) = confirm.add(id, format!("{}:{number}", file.name))
+                {
+                    self.repeated += 1;
+                    self.find(|| {
+                        format!("{} has event {id} of {first} again", place(&file.name, number, at))
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::log_files::files;
+
+    fn line(id: u128, offset: i64) -> String {
+        format!(
+            "{{\"event_id\":\"{}\",\"event_type\":\"task.created\",\"occurred_at\":\"t\",\"data\":{{}},\"metadata\":{{}},\"audited_at\":\"t\",\"kafka\":{{\"topic\":\"e\",\"partition\":0,\"offset\":{offset}}}}}\n",
+            Uuid::from_u128(id)
+        )
+    }
+
+    fn report_of(segment: Option<&str>, log: &str) -> Report {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        fs::write(&path, log).unwrap();
+        if let Some(segment) = segment {
+            fs::write(folder.path().join("audit-00000000000000000000.log"), segment).unwrap();
+        }
+        verify(&files(&path).unwrap(), None).unwrap()
+    }
+
+    fn report(log: &str) -> Report {
+        report_of(None, log)
+    }
+
+    #[test]
+    fn a_log_is_verified_with_its_segments() {
+        let found = report_of(Some(&[line(1, 0), line(2, 1)].concat()), &[line(3, 2), line(1, 3)].concat());
+        assert_eq!(
+            (found.lines, found.files.len(), found.repeated, found.damaged),
+            (4, 2, 1, 0),
+            "{found:?}"
+        );
+        assert_eq!(found.partitions[0].lines, 4);
+        let finding = &found.findings[0];
+        assert!(
+            finding.starts_with("audit.log:2 ") && finding.contains("audit-00000000000000000000.log:1"),
+            "{finding}"
+        );
+    }
+
+    #[test]
+    fn a_whole_log_is_whole() {
+        let found = report(&[line(1, 0), line(2, 1), line(3, 7)].concat());
+        assert_eq!((found.lines, found.damaged, found.repeated, found.out_of_order), (3, 0, 0, 0));
+        assert_eq!((found.partitions[0].first_offset, found.partitions[0].last_offset), (0, 7));
+        assert_eq!(report("").lines, 0);
+    }
+
+    #[test]
+    fn what_is_wrong_is_found_with_its_line() {
+        let torn = line(4, 9);
+        let log = [line(1, 0), line(1, 2), line(2, 1), "{}\n".to_owned(), torn[..20].to_owned()].concat();
+        let found = report(&log);
+        assert_eq!((found.damaged, found.repeated, found.out_of_order, found.restarts), (2, 1, 1, 0));
+        let says =
+            |text: &str| assert!(found.findings.iter().any(|finding| finding.contains(text)), "{found:?}");
+        says("audit.log:3 (byte 372) has offset 1 of e/0 after offset 2");
+        says("audit.log:4 (byte 558) is not an event");
+        says("audit.log:5 (byte 561) is not an event of an audit log: it has no end");
+        says("audit.log:2 (byte 186) has event 00000000-0000-0000-0000-000000000001 of audit.log:1 again");
+
+        // A line that is not whole repeats nothing, whatever it begins with; one in another order of fields may.
+        let (cut, other) = (&line(1, 1)[..60], line(1, 2).replacen(r#"{"event_id""#, r#"{ "event_id""#, 1));
+        let found = report(&[&line(1, 0), cut, "\n", &other].concat());
+        assert_eq!((found.lines, found.damaged, found.repeated), (3, 1, 1), "{found:?}");
+    }
+
+    #[test]
+    fn a_topic_that_was_recreated_starts_again_and_is_in_order_from_there() {
+        // Shorter, longer, and where its start is by then. A hole that is filled behind it is no restart.
+        for (before, again) in [([0, 1, 5], [0, 3, 9]), ([7, 8, 9], [2, 3, 8]), ([7, 8, 9], [8, 9, 11])] {
+            let offsets = before.into_iter().chain(again);
+            let log: String = (0..).zip(offsets).map(|(id, offset)| line(id, offset)).collect();
+            let found = report(&log);
+            assert_eq!((found.restarts, found.out_of_order), (1, 0), "{before:?} {again:?}: {found:?}");
+            assert_eq!(found.partitions[0].last_offset, again[2]);
+            let found = report(&[log, line(100, again[2] - 1)].concat());
+            assert_eq!((found.restarts, found.out_of_order), (1, 1), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn repeats_are_counted_whatever_the_order_of_ids_and_however_little_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let orders: [fn(u128) -> u128; 3] =
+            [|number| number, |number| 5_000 - number, |number| number * 7_919 % 5_003];
+        for order in orders {
+            // Ten events once more: one behind the other, and far behind.
+            let ids = (0..5_000).chain((100..200).step_by(20)).chain(4_995..5_000);
+            let log: String = ids.zip(0..).map(|(id, offset)| line(order(id), offset)).collect();
+            fs::write(&path, log).unwrap();
+            let files = files(&path).unwrap();
+            for (ids, suspects) in [(100_000, 100_000), (700, 100_000), (700, 50), (2_000, 10)] {
+                let found = verify_within(&files, None, Bounds { ids, suspects }).unwrap();
+                assert_eq!((found.lines, found.damaged, found.repeated), (5_010, 0, 10), "{ids} {suspects}");
+            }
+        }
+    }
+}
