@@ -14,6 +14,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod answers;
 mod api;
 mod broker;
 mod certificates;
@@ -43,6 +44,7 @@ mod topic_config;
 mod wire;
 mod world;
 
+pub use answers::Answers;
 pub use api::{Api, id_of};
 pub use broker::{Broker, Kind, SecureListener};
 pub use certificates::{Authority, Certificate, Validity, replace};
@@ -55,7 +57,7 @@ pub use event::Event;
 pub use foreign::{Transaction, produce_gzip_bomb, produce_with_headers};
 pub use history::{Change, History, Seen};
 pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools, measure_kafka};
-pub use load::{Answers, Load, LoadConfig, Script};
+pub use load::{Load, LoadConfig, Script};
 pub use net::{DroppingPort, free_port, http};
 pub use offsets::GroupOffsets;
 pub use outage::{Outage, Recovered};

@@ -13,9 +13,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
+use crate::answers::Answers;
 use crate::dice::Dice;
 use crate::error::{Error, Result};
-use crate::history::Change;
 use crate::http;
 use crate::requests::{Answer, Kind, Request, Task, now};
 
@@ -47,44 +47,15 @@ pub enum Script {
 /// What the clients do.
 #[derive(Debug, Clone)]
 pub struct LoadConfig {
-    /// Where the API is.
-    pub url: String,
+    /// Where the API is; its replicas, if there are several. Clients are spread over them, and go on to the next one
+    /// where they get no answer, or 5xx.
+    pub urls: Vec<String>,
     /// Clients, each with a connection.
     pub connections: usize,
     /// Requests a second, all together; none for as many as the API answers.
     pub rate: Option<u32>,
     /// What they ask for.
     pub script: Script,
-}
-
-/// What the clients were answered.
-#[derive(Debug, Default)]
-pub struct Answers {
-    /// Every request, in the order of sending.
-    pub requests: Vec<Request>,
-    /// The changes that were answered 2xx; those of one task in their order.
-    pub changes: Vec<Change>,
-    /// Answers of 500 and above.
-    pub failures: usize,
-    /// Requests without an answer: the connection was refused, or broke.
-    pub unanswered: usize,
-    /// From the first request to the last answer.
-    pub took: Duration,
-}
-
-impl Answers {
-    /// Of requests in each client's order.
-    fn of(mut requests: Vec<Request>, took: Duration) -> Self {
-        let count = |wanted: fn(&Answer) -> bool| requests.iter().filter(|one| wanted(&one.answer)).count();
-        let done = requests.iter().filter_map(|request| Some((request.kind, request.done()?)));
-        let changes =
-            done.flat_map(|(kind, task)| kind.events().iter().map(|event| Change::of_task(event, task)));
-        let changes = changes.collect();
-        let failures = count(|answer| matches!(answer, Answer::Failed { .. }));
-        let unanswered = count(|answer| matches!(answer, Answer::None { .. }));
-        requests.sort_by_key(|request| request.sent);
-        Self { requests, changes, failures, unanswered, took }
-    }
 }
 
 /// Clients at work.
@@ -113,13 +84,13 @@ impl Load {
     /// Creates that many tasks as fast as the API answers, over that many connections, and changes some of them.
     pub fn at_full_speed(url: &str, connections: usize, tasks: usize) -> Result<Self> {
         let script = Script::Tasks(tasks);
-        Self::start(LoadConfig { url: url.to_owned(), connections, rate: None, script }, true)
+        Self::start(LoadConfig { urls: vec![url.to_owned()], connections, rate: None, script }, true)
     }
 
     /// The same at no more than `rate` creations a second.
     pub fn at_rate(url: &str, connections: usize, tasks: usize, rate: u32) -> Result<Self> {
         let script = Script::Tasks(tasks);
-        Self::start(LoadConfig { url: url.to_owned(), connections, rate: Some(rate), script }, true)
+        Self::start(LoadConfig { urls: vec![url.to_owned()], connections, rate: Some(rate), script }, true)
     }
 
     /// Starts the clients. `keep`: what they were answered is recorded; else they only count.
@@ -141,7 +112,8 @@ impl Load {
         };
         let clients = (0..shared.config.connections).map(|number| {
             let dice = Dice::new(seed.wrapping_mul(1_000).wrapping_add(number as u64));
-            Client { shared: Arc::clone(&shared), dice, stop: stop.subscribe(), history: Vec::new() }.run()
+            let shared = Arc::clone(&shared);
+            Client { shared, dice, stop: stop.subscribe(), history: Vec::new(), replica: number }.run()
         });
         Ok(Self { clients: clients.collect(), shared, stop, requests: Vec::new() })
     }
@@ -195,6 +167,8 @@ struct Client {
     dice: Dice,
     stop: watch::Receiver<bool>,
     history: Vec<Request>,
+    /// Which replica is asked, counted on without an end.
+    replica: usize,
 }
 
 impl Client {
@@ -321,8 +295,12 @@ impl Client {
         if self.shared.keep {
             self.history.push(request);
         }
-        if let Answer::Done { .. } = answer {
-            self.shared.events.fetch_add(kind.events().len() as u64, Ordering::Relaxed);
+        match answer {
+            Answer::Done { .. } => {
+                self.shared.events.fetch_add(kind.events().len() as u64, Ordering::Relaxed);
+            }
+            Answer::Failed { .. } | Answer::None { .. } => self.replica += 1,
+            Answer::Refused { .. } => {}
         }
         answer
     }
@@ -349,7 +327,9 @@ impl Client {
             Kind::Delete => (Method::DELETE, format!("/tasks/{id}"), None),
         };
         let correlation_id = Uuid::new_v4().to_string();
-        let url = format!("{}{path}", self.shared.config.url);
+        let urls = &self.shared.config.urls;
+        let replica = self.replica.checked_rem(urls.len()).unwrap_or(0);
+        let url = urls.get(replica).map_or(path.clone(), |url| format!("{url}{path}"));
         let mut call = self.shared.http.request(method, url).header("X-Correlation-ID", &correlation_id);
         if let Some(key) = &key {
             call = call.header("Idempotency-Key", key);
@@ -362,7 +342,7 @@ impl Client {
         let answer = answer.unwrap_or_else(|_| Answer::None { why: "timeout".to_owned() });
         let ended = now();
         let task_id = task.map(|task| task.id.clone());
-        Request { kind, task_id, title, key, correlation_id, sent, ended, answer }
+        Request { kind, task_id, title, key, correlation_id, sent, ended, answer, replica }
     }
 }
 

@@ -107,6 +107,9 @@ pub struct Request {
     pub ended: Micros,
     /// What came of it.
     pub answer: Answer,
+    /// Which of several replicas was asked, from 0.
+    #[serde(default)]
+    pub replica: usize,
 }
 
 impl Request {

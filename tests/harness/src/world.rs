@@ -1,8 +1,8 @@
 //! What most tests begin with: a broker with the three topics, and a folder for everything on disk.
 
+use crate::answers::Answers;
 use crate::api::Api;
 use crate::history::{History, Seen};
-use crate::load::Answers;
 use crate::offsets::GroupOffsets;
 use crate::{
     Broker, Cluster, Error, KafkaTools, Program, Ran, Result, Service, TopicRecord, eventually, free_port,

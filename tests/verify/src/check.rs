@@ -17,16 +17,30 @@ use crate::evidence::Evidence;
 /// Runs all checks.
 pub fn check(evidence: &Evidence) -> Report {
     let mut report = Report::default();
-    let operations = operations::Operations::of(evidence);
-    delivery::check(evidence, &operations, &mut report);
-    repeats::check(evidence, &mut report);
-    order::check(evidence, &operations, &mut report);
-    progress::check(evidence, &mut report);
-    owners::check(evidence, &mut report);
+    of_all(evidence, &mut report);
+    of_partition(evidence, &mut report);
+    require_examined(&mut report);
+    report
+}
+
+/// Those that do not go by offsets: they hold for several partitions together as well.
+pub(crate) fn of_all(evidence: &Evidence, report: &mut Report) {
+    delivery::check(evidence, &operations::Operations::of(evidence), report);
+}
+
+/// Those of one partition.
+pub(crate) fn of_partition(evidence: &Evidence, report: &mut Report) {
+    repeats::check(evidence, report);
+    order::check(evidence, &operations::Operations::of(evidence), report);
+    progress::check(evidence, report);
+    owners::check(evidence, report);
+}
+
+/// A check that had its evidence and found nothing in it to look at has failed.
+pub(crate) fn require_examined(report: &mut Report) {
     for check in &mut report.checks {
         if check.examined == Some(0) && check.violations.is_empty() {
             check.violations.push("there was nothing to examine, which proves nothing".to_owned());
         }
     }
-    report
 }

@@ -14,5 +14,6 @@ pub mod lives;
 mod others;
 pub mod plan;
 pub mod round;
+pub mod scaled;
 pub mod soak;
 pub mod system;

@@ -370,7 +370,7 @@ async fn soak(args: &SoakArgs) -> Result<bool> {
 
 async fn load(args: &LoadArgs) -> Result<bool> {
     let config = LoadConfig {
-        url: base(&args.api),
+        urls: vec![base(&args.api)],
         connections: args.connections,
         rate: args.rate,
         script: Script::Random { seed: args.seed },

@@ -50,7 +50,7 @@ pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round
     };
     let mut system = System::start(folder, config).await?;
     let load = LoadConfig {
-        url: system.url.clone(),
+        urls: vec![system.url.clone()],
         connections: plan.connections,
         rate: plan.rate,
         script: Script::Random { seed: plan.seed },

@@ -89,7 +89,7 @@ impl Reader {
 
 async fn load(world: &World, url: &str) -> Result<Vec<Request>> {
     let config = LoadConfig {
-        url: url.to_owned(),
+        urls: vec![url.to_owned()],
         connections: 4,
         rate: Some(100),
         script: Script::Random { seed: 1 },

@@ -38,7 +38,7 @@ fn kafka(bootstrap: &str) -> Kafka {
 /// Requests to a real API for a while.
 async fn load(url: &str, time: Duration) -> Result<Vec<Request>> {
     let config = LoadConfig {
-        url: url.to_owned(),
+        urls: vec![url.to_owned()],
         connections: 8,
         rate: Some(300),
         script: Script::Random { seed: 1 },
@@ -306,6 +306,7 @@ fn created(number: usize) -> (Request, TaskEvent) {
         sent: now(),
         ended: now(),
         answer: Answer::Done { task },
+        replica: 0,
     };
     (request, TaskEvent::task_created(data, correlation_id))
 }

@@ -26,3 +26,13 @@ pub const AHEAD: &str = "commit ahead of its work";
 pub const OWNERS: &str = "two owners";
 /// Work that did not end although all faults were over.
 pub const NOT_DRAINED: &str = "not drained";
+/// In several audit logs of instances that share the partitions, and nothing explains it.
+pub const UNION: &str = "audited once in the union";
+/// Notified several times, and nothing explains it.
+pub const NOTIFIED_ONCE: &str = "notified once";
+/// A partition of a killed owner that was nobody's for too long.
+pub const OWNED: &str = "owned again after a kill";
+/// 4xx, 5xx or no answer from a replica that was well.
+pub const UNAVAILABLE: &str = "refused by a replica that was well";
+/// A replica that lists other tasks than another.
+pub const REPLICAS: &str = "replicas list the same tasks";

@@ -26,11 +26,11 @@ pub struct Check {
 }
 
 impl Check {
-    pub(super) fn new(name: &'static str, examined: usize, violations: Vec<String>) -> Self {
+    pub(crate) fn new(name: &'static str, examined: usize, violations: Vec<String>) -> Self {
         Self { name, examined: Some(examined), violations }
     }
 
-    pub(super) fn without_evidence(name: &'static str) -> Self {
+    pub(crate) fn without_evidence(name: &'static str) -> Self {
         Self { name, examined: None, violations: Vec::new() }
     }
 }
