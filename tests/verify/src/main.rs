@@ -1,6 +1,6 @@
 //! `verify`: load, faults, and a check that nothing was lost.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harness::Kind as BrokerKind;
-use harness::requests::{Answer, read_lines, write_lines};
+use harness::requests::{read_lines, write_lines};
 use harness::{Error, Result};
 use harness::{Load, LoadConfig, Script};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +16,14 @@ use verify::api::all_tasks;
 use verify::check::{Report, check};
 use verify::evidence::{AuditLog, Evidence, RelaySaid, Told};
 use verify::plan::{Fault, Plan, Planned};
+use verify::scaled::{
+    self,
+    evidence::ScaledEvidence,
+    plan::{ScaledFault, ScaledPlan},
+};
 use verify::{round, soak, system};
+
+mod show;
 
 /// Said to the copy of this program that has a mount namespace of its own.
 const UNSHARED: &str = "VERIFY_UNSHARED";
@@ -63,9 +70,18 @@ struct RunArgs {
     /// Which broker
     #[arg(long, value_enum, default_value = "dev")]
     broker: BrokerArg,
+    /// Three replicas of the API on a PostgreSQL, three instances of each consumer, six partitions
+    #[arg(long, conflicts_with = "faults")]
+    scaled: bool,
     /// Faults to choose from, with commas; all unless given
     #[arg(long, value_enum, value_delimiter = ',')]
     faults: Vec<Fault>,
+    /// The same with --scaled
+    #[arg(long, value_enum, value_delimiter = ',', requires = "scaled")]
+    scaled_faults: Vec<ScaledFault>,
+    /// With --scaled: how long after a lease the partitions of a killed instance may be nobody's
+    #[arg(long, default_value_t = 5, requires = "scaled")]
+    margin_seconds: u64,
     /// Requests a second; 0 for as many as the API answers; chosen by the seed unless given
     #[arg(long)]
     rate: Option<u32>,
@@ -204,7 +220,7 @@ fn main() -> ExitCode {
 }
 
 fn may_need_root(args: &RunArgs) -> bool {
-    args.faults.is_empty() || args.faults.iter().any(|fault| fault.needs_root())
+    !args.scaled && (args.faults.is_empty() || args.faults.iter().any(|fault| fault.needs_root()))
 }
 
 /// Becomes a copy of itself whose mounts are gone when it ends, however it ends. Returns only if that
@@ -248,13 +264,17 @@ fn keep_in(keep: Option<&PathBuf>) -> PathBuf {
 }
 
 async fn rounds(args: &RunArgs) -> Result<bool> {
-    let faults = if args.faults.is_empty() { Fault::value_variants() } else { &args.faults };
     let root = keep_in(args.keep.as_ref());
     let mut total = Report::default();
     let mut unsound = Vec::new();
     for seed in args.seed..args.seed.saturating_add(args.rounds) {
-        let plan = Plan::of(seed, faults, Duration::from_secs(args.round_seconds), args.rate);
-        let report = one_round(&plan, args.broker, &root).await?;
+        let report = if args.scaled {
+            scaled_round(args, seed, &root).await?
+        } else {
+            let faults = if args.faults.is_empty() { Fault::value_variants() } else { &args.faults };
+            let plan = Plan::of(seed, faults, Duration::from_secs(args.round_seconds), args.rate);
+            one_round(&plan, args.broker, &root).await?
+        };
         if !report.is_sound() {
             unsound.push(seed);
             println!("  to repeat it: {}", repeat(args, seed));
@@ -272,6 +292,13 @@ async fn rounds(args: &RunArgs) -> Result<bool> {
 fn repeat(args: &RunArgs, seed: u64) -> String {
     let broker = args.broker.to_possible_value().map(|value| value.get_name().to_owned());
     let mut command = format!("verify run --rounds 1 --seed {seed} --broker {}", broker.unwrap_or_default());
+    if args.scaled {
+        command += &format!(" --scaled --margin-seconds {}", args.margin_seconds);
+        let names: Vec<_> = args.scaled_faults.iter().map(|fault| fault.name()).collect();
+        if !names.is_empty() {
+            command += &format!(" --scaled-faults {}", names.join(","));
+        }
+    }
     if !args.faults.is_empty() {
         let names: Vec<_> = args.faults.iter().map(|fault| fault.name()).collect();
         command += &format!(" --faults {}", names.join(","));
@@ -283,45 +310,24 @@ fn repeat(args: &RunArgs, seed: u64) -> String {
 }
 
 async fn one_round(plan: &Plan, broker: BrokerArg, root: &Path) -> Result<Report> {
-    let rate = plan.rate.map_or("full speed".to_owned(), |rate| format!("{rate} requests/s"));
-    println!("seed {}: {} connections, {rate}; {}", plan.seed, plan.connections, plan.describe());
+    show::begin(plan.seed, plan.connections, plan.rate, &plan.describe());
     let folder = round::folder_for(root, plan.seed)?;
     // Boxed: it nests more deeply than the compiler looks.
     let round = Box::pin(round::run(plan, broker.kind(), &folder)).await?;
-    let requests = &round.evidence.requests;
-    let count = |test: fn(&Answer) -> bool| requests.iter().filter(|one| test(&one.answer)).count();
-    println!(
-        "  {} requests: {} done, {} refused, {} failed (5xx), {} not answered; {} events; drained in {:.1} s",
-        requests.len(),
-        count(|answer| matches!(answer, Answer::Done { .. })),
-        count(|answer| matches!(answer, Answer::Refused { .. })),
-        count(|answer| matches!(answer, Answer::Failed { .. })),
-        count(|answer| matches!(answer, Answer::None { .. })),
-        round.evidence.topic.as_ref().map_or(0, Vec::len),
-        round.drained.as_secs_f32(),
-    );
-    let mut unanswered: BTreeMap<&str, usize> = BTreeMap::new();
-    for request in requests {
-        if let Answer::None { why } = &request.answer {
-            *unanswered.entry(why).or_default() += 1;
-        }
-    }
-    for (why, times) in unanswered {
-        println!("  {times} requests were not answered: {why}");
-    }
-    for note in &round.report.notes {
-        println!("  {note}");
-    }
-    if round.report.is_sound() {
-        let removed = std::fs::remove_dir_all(&folder).and_then(|()| std::fs::remove_dir(root));
-        // Another round may be kept there.
-        drop(removed);
-    } else {
-        println!("{}  kept in {}", round.report, folder.display());
-    }
-    Ok(round.report)
+    Ok(show::round(round, root, &folder))
 }
 
+async fn scaled_round(args: &RunArgs, seed: u64, root: &Path) -> Result<Report> {
+    let faults =
+        if args.scaled_faults.is_empty() { ScaledFault::value_variants() } else { &args.scaled_faults };
+    let (load, margin) = (Duration::from_secs(args.round_seconds), Duration::from_secs(args.margin_seconds));
+    let plan = ScaledPlan::of(seed, faults, load, args.rate, margin);
+    show::begin(seed, plan.connections, plan.rate, &plan.describe());
+    let folder = round::folder_for(root, seed)?;
+    let round = Box::pin(scaled::run(&plan, args.broker.kind(), &folder)).await?;
+    let missing = "--scaled needs PostgreSQL (Debian: apt-get install postgresql)";
+    Ok(show::round(round.ok_or_else(|| Error::failed(missing))?, root, &folder))
+}
 async fn outage(args: &OutageArgs) -> Result<bool> {
     let away = Planned {
         fault: Fault::KillBroker,
@@ -385,6 +391,11 @@ async fn load(args: &LoadArgs) -> Result<bool> {
 }
 
 async fn checked(args: &CheckArgs) -> Result<bool> {
+    if let Some(evidence) = args.round.as_deref().map(ScaledEvidence::read).transpose()?.flatten() {
+        let report = scaled::check::check(&evidence);
+        println!("{report}");
+        return Ok(report.is_sound());
+    }
     let evidence = match (&args.round, &args.history) {
         (Some(folder), _) => Evidence::read(folder)?,
         (None, Some(history)) => collect(args, history).await?,
