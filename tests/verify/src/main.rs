@@ -1,6 +1,5 @@
 //! `verify`: load, faults, and a check that nothing was lost.
 
-use std::collections::HashSet;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -8,21 +7,19 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harness::Kind as BrokerKind;
-use harness::requests::{read_lines, write_lines};
+use harness::requests::write_lines;
 use harness::{Error, Result};
 use harness::{Load, LoadConfig, Script};
 use tokio::signal::unix::{SignalKind, signal};
-use verify::api::all_tasks;
-use verify::check::{Report, check};
-use verify::evidence::{AuditLog, Evidence, RelaySaid, Told};
+use verify::check::Report;
 use verify::plan::{Fault, Plan, Planned};
 use verify::scaled::{
     self,
-    evidence::ScaledEvidence,
     plan::{ScaledFault, ScaledPlan},
 };
-use verify::{round, soak, system};
+use verify::{round, soak};
 
+mod comparison;
 mod show;
 
 /// Said to the copy of this program that has a mount namespace of its own.
@@ -48,7 +45,7 @@ enum Sub {
     /// Creates, changes and completes tasks of an API that runs, and writes a history
     Load(LoadArgs),
     /// Compares a history with audit logs, and with Kafka
-    Check(CheckArgs),
+    Check(comparison::CheckArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -144,46 +141,6 @@ struct LoadArgs {
     seed: u64,
 }
 
-#[derive(Debug, Args)]
-struct CheckArgs {
-    /// What `verify load` wrote
-    #[arg(long, required_unless_present = "round")]
-    history: Option<PathBuf>,
-    /// The audit logs of one group
-    #[arg(long)]
-    audit_log: Vec<PathBuf>,
-    /// The log of the API: explains duplicates in the topic
-    #[arg(long)]
-    api_log: Option<PathBuf>,
-    /// The logs of the notification instances
-    #[arg(long)]
-    notification_log: Vec<PathBuf>,
-    /// Kafka, to read the topic (of one partition) and the offsets
-    #[arg(long)]
-    bootstrap: Option<String>,
-    /// The API, to read the tasks, as http://HOST:PORT
-    #[arg(long)]
-    api: Option<String>,
-    /// Topic of the events
-    #[arg(long, default_value = harness::EVENTS)]
-    events_topic: String,
-    /// Topic of claims and commits
-    #[arg(long, default_value = harness::OFFSETS)]
-    offsets_topic: String,
-    /// Group of the audit logs
-    #[arg(long, default_value = "audit-service")]
-    audit_group: String,
-    /// Group of the notifications
-    #[arg(long, default_value = "notification-service")]
-    notification_group: String,
-    /// Others use the system, too: events that the history does not have are counted, not reported
-    #[arg(long)]
-    shared: bool,
-    /// The kept folder of a round that found something: checks that again
-    #[arg(long, conflicts_with_all = ["history", "audit_log", "bootstrap", "api"])]
-    round: Option<PathBuf>,
-}
-
 impl BrokerArg {
     fn kind(self) -> BrokerKind {
         match self {
@@ -254,7 +211,7 @@ async fn run(command: Sub) -> Result<bool> {
         Sub::Outage(args) => outage(&args).await,
         Sub::Soak(args) => soak(&args).await,
         Sub::Load(args) => load(&args).await,
-        Sub::Check(args) => checked(&args).await,
+        Sub::Check(args) => comparison::run(&args).await,
     }
 }
 
@@ -314,7 +271,10 @@ async fn one_round(plan: &Plan, broker: BrokerArg, root: &Path) -> Result<Report
     let folder = round::folder_for(root, plan.seed)?;
     // Boxed: it nests more deeply than the compiler looks.
     let round = Box::pin(round::run(plan, broker.kind(), &folder)).await?;
-    Ok(show::round(round, root, &folder))
+    let (requests, topic) = (&round.evidence.requests, round.evidence.topic.as_ref());
+    let (report, events) = (&round.report, topic.map_or(0, Vec::len));
+    show::end(&show::Ended { report, requests, events, drained: round.drained }, root, &folder);
+    Ok(round.report)
 }
 
 async fn scaled_round(args: &RunArgs, seed: u64, root: &Path) -> Result<Report> {
@@ -326,7 +286,12 @@ async fn scaled_round(args: &RunArgs, seed: u64, root: &Path) -> Result<Report> 
     let folder = round::folder_for(root, seed)?;
     let round = Box::pin(scaled::run(&plan, args.broker.kind(), &folder)).await?;
     let missing = "--scaled needs PostgreSQL (Debian: apt-get install postgresql)";
-    Ok(show::round(round.ok_or_else(|| Error::failed(missing))?, root, &folder))
+    let round = round.ok_or_else(|| Error::failed(missing))?;
+    let topics = round.evidence.partitions.iter().filter_map(|partition| partition.topic.as_ref());
+    let (report, requests) = (&round.report, &round.evidence.requests);
+    let (events, drained) = (topics.map(Vec::len).sum(), round.drained);
+    show::end(&show::Ended { report, requests, events, drained }, root, &folder);
+    Ok(round.report)
 }
 async fn outage(args: &OutageArgs) -> Result<bool> {
     let away = Planned {
@@ -390,78 +355,7 @@ async fn load(args: &LoadArgs) -> Result<bool> {
     Ok(done > 0)
 }
 
-async fn checked(args: &CheckArgs) -> Result<bool> {
-    if let Some(evidence) = args.round.as_deref().map(ScaledEvidence::read).transpose()?.flatten() {
-        let report = scaled::check::check(&evidence);
-        println!("{report}");
-        return Ok(report.is_sound());
-    }
-    let evidence = match (&args.round, &args.history) {
-        (Some(folder), _) => Evidence::read(folder)?,
-        (None, Some(history)) => collect(args, history).await?,
-        (None, None) => return Err(Error::Failed("--history or --round is needed".to_owned())),
-    };
-    let report = check(&evidence);
-    println!("{report}");
-    Ok(report.is_sound())
-}
-
-async fn collect(args: &CheckArgs, history: &Path) -> Result<Evidence> {
-    let mut evidence = match &args.bootstrap {
-        Some(bootstrap) => system::read_kafka(bootstrap, &args.events_topic, &args.offsets_topic).await?,
-        None => Evidence::default(),
-    };
-    if args.bootstrap.is_none() && args.audit_log.is_empty() {
-        return Err(Error::Failed(
-            "what is the history to be compared with? Give --bootstrap or --audit-log".to_owned(),
-        ));
-    }
-    evidence.requests = read_lines(history)?;
-    if let Some(api) = &args.api {
-        evidence.tasks = Some(all_tasks(&base(api)).await?);
-    }
-    evidence.shared = args.shared;
-    evidence.audit_group.clone_from(&args.audit_group);
-    evidence.notification_group.clone_from(&args.notification_group);
-    for path in &args.audit_log {
-        // A log that is not there is one without lines only where it is known to be the right one.
-        if let Err(source) = std::fs::metadata(path) {
-            return Err(Error::File { path: path.clone(), source });
-        }
-        evidence.audit_logs.push(AuditLog::read(path, None)?);
-    }
-    if let Some(path) = &args.api_log {
-        evidence.relay = Some(text(path)?.lines().filter_map(RelaySaid::parse).collect());
-    }
-    if !args.notification_log.is_empty() {
-        let mut told = Vec::new();
-        for path in &args.notification_log {
-            told.extend(text(path)?.lines().filter_map(|line| Told::parse(line, None)));
-        }
-        evidence.told = Some(told);
-    }
-    evidence.not_drained = not_drained(&evidence);
-    Ok(evidence)
-}
-
-/// What the groups whose work is known have still to do of what the history asked for.
-fn not_drained(evidence: &Evidence) -> Option<Vec<String>> {
-    let asked: HashSet<&str> = evidence.requests.iter().map(|one| one.correlation_id.as_str()).collect();
-    let topic = evidence.topic.as_ref()?.iter();
-    let last =
-        topic.filter(|seen| asked.contains(seen.correlation_id.as_str())).map(|seen| seen.offset).max();
-    let audit = (!evidence.audit_logs.is_empty()).then_some(&evidence.audit_group);
-    let notification = evidence.told.as_ref().map(|_| &evidence.notification_group);
-    let groups = audit.into_iter().chain(notification);
-    let end = last.map_or(0, |last| last + 1);
-    Some(groups.filter_map(|group| system::behind(&evidence.offsets, group, end)).collect())
-}
-
 /// The address of an API as it is put before a path.
 fn base(api: &str) -> String {
     api.trim_end_matches('/').to_owned()
-}
-
-fn text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
 }

@@ -9,6 +9,7 @@ pub mod plan;
 pub mod system;
 mod turns;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,10 +19,10 @@ use tokio::time::{Instant, sleep};
 
 use self::evidence::ScaledEvidence;
 use self::plan::ScaledPlan;
-use self::system::{Group, PARTITIONS, Scaled};
+use self::system::{Group, PARTITIONS, REPLICAS, Scaled};
 use crate::api;
-use crate::evidence::OffsetsEntry;
-use crate::round::Round;
+use crate::check::Report;
+use crate::evidence::{OffsetsEntry, OffsetsSaid};
 use crate::system::{LEASE, behind};
 
 /// Time for everything to be done after the last fault: a lease, a turn of the relay, time-outs, and the work itself.
@@ -31,20 +32,36 @@ const AFTERMATH: Duration = Duration::from_millis(500);
 /// For the instances to share the partitions before the load.
 const SHARE_LIMIT: Duration = Duration::from_secs(120);
 
+/// What a round found.
+#[derive(Debug, Clone)]
+pub struct ScaledRound {
+    /// What the checks say.
+    pub report: Report,
+    /// What they looked at.
+    pub evidence: ScaledEvidence,
+    /// From the end of the last fault, or of the load, until all was handled and committed.
+    pub drained: Duration,
+}
+
 /// Runs a round below that folder. With a finding, logs and evidence are kept there. `None` where PostgreSQL is not
 /// installed.
-pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result<Option<Round>> {
+pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result<Option<ScaledRound>> {
     let Some(mut system) = Box::pin(Scaled::start(folder, broker, plan.seed)).await? else {
         return Ok(None);
     };
-    harness::eventually("all partitions to be owned", SHARE_LIMIT, async || {
+    harness::eventually("the instances to share the partitions", SHARE_LIMIT, async || {
         let records = system.offsets.read().await?;
-        let owned = |group: &&str| {
-            let claimed = records.iter().filter(|record| record.entry.group == **group);
-            let owned: std::collections::HashSet<usize> = claimed.map(|record| record.partition).collect();
-            owned.len() == PARTITIONS
+        let is_shared = |group: &&str| {
+            let mut owners: BTreeMap<usize, &str> = BTreeMap::new();
+            for record in records.iter().filter(|record| record.entry.group == **group) {
+                if let OffsetsSaid::Claim { instance_id, .. } = &record.entry.said {
+                    owners.insert(record.partition, instance_id);
+                }
+            }
+            let instances: BTreeSet<&str> = owners.values().copied().collect();
+            owners.len() == PARTITIONS && instances.len() == REPLICAS
         };
-        Ok(GROUPS.iter().all(owned).then_some(()))
+        Ok(GROUPS.iter().all(is_shared).then_some(()))
     })
     .await?;
     let load = LoadConfig {
@@ -71,9 +88,7 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
         system.write_logs(folder)?;
         found.write(folder)?;
     }
-    let mut evidence = found.union();
-    evidence.requests = found.requests;
-    Ok(Some(Round { report, evidence, drained }))
+    Ok(Some(ScaledRound { report, evidence: found, drained }))
 }
 
 /// Waits until the outbox is empty, as each replica says, and both groups have committed each partition's end. Returns

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-use harness::requests::Answer;
+use harness::requests::{Answer, Request};
 use verify::check::Report;
-use verify::round::Round;
 
 /// Before a round: what it will do.
 pub(crate) fn begin(seed: u64, connections: usize, rate: Option<u32>, plan: &str) {
@@ -13,9 +13,18 @@ pub(crate) fn begin(seed: u64, connections: usize, rate: Option<u32>, plan: &str
     println!("seed {seed}: {connections} connections, {rate}; {plan}");
 }
 
+/// What a round left.
+pub(crate) struct Ended<'a> {
+    pub(crate) report: &'a Report,
+    pub(crate) requests: &'a [Request],
+    /// In the topic.
+    pub(crate) events: usize,
+    pub(crate) drained: Duration,
+}
+
 /// After a round: what came of it. Removes its folder, unless something was found.
-pub(crate) fn round(round: Round, root: &Path, folder: &Path) -> Report {
-    let requests = &round.evidence.requests;
+pub(crate) fn end(round: &Ended<'_>, root: &Path, folder: &Path) {
+    let requests = round.requests;
     let count = |test: fn(&Answer) -> bool| requests.iter().filter(|one| test(&one.answer)).count();
     println!(
         "  {} requests: {} done, {} refused, {} failed (5xx), {} not answered; {} events; drained in {:.1} s",
@@ -24,7 +33,7 @@ pub(crate) fn round(round: Round, root: &Path, folder: &Path) -> Report {
         count(|answer| matches!(answer, Answer::Refused { .. })),
         count(|answer| matches!(answer, Answer::Failed { .. })),
         count(|answer| matches!(answer, Answer::None { .. })),
-        round.evidence.topic.as_ref().map_or(0, Vec::len),
+        round.events,
         round.drained.as_secs_f32(),
     );
     let mut unanswered: BTreeMap<&str, usize> = BTreeMap::new();
@@ -46,5 +55,4 @@ pub(crate) fn round(round: Round, root: &Path, folder: &Path) -> Report {
     } else {
         println!("{}  kept in {}", round.report, folder.display());
     }
-    round.report
 }

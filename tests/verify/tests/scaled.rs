@@ -1,14 +1,16 @@
-//! The scaled system under load and faults: the short form of `verify run --scaled`. `E2E_BROKER=kafka` runs it against
-//! Apache Kafka. Left out where PostgreSQL is not installed.
+//! The scaled system under load and faults: the short form of `verify run --scaled`, and what its checks find in records
+//! that were changed. `E2E_BROKER=kafka` runs it against Apache Kafka. Left out where PostgreSQL is not installed.
 
 use std::time::Duration;
 
+use harness::requests::Answer;
 use harness::{Kind as BrokerKind, Outcome};
-use verify::check::names;
-use verify::scaled::{
-    self,
-    plan::{ScaledFault, ScaledPlan, ScaledPlanned},
-};
+use verify::check::{Report, names};
+use verify::evidence::{OffsetsSaid, Told};
+use verify::scaled::check::check;
+use verify::scaled::evidence::{Death, Part, ScaledEvidence};
+use verify::scaled::plan::{ScaledFault, ScaledPlan, ScaledPlanned};
+use verify::scaled::{self, ScaledRound};
 
 /// So long that a busy machine does not fail the test; how long it was is printed.
 const MARGIN: Duration = Duration::from_secs(40);
@@ -20,7 +22,8 @@ fn planned(fault: ScaledFault, at_ms: u64, lasts_ms: u64) -> ScaledPlanned {
 
 /// The replica that publishes and an owner of partitions die, PostgreSQL restarts, an instance joins and one leaves.
 #[tokio::test(flavor = "multi_thread")]
-async fn three_replicas_and_three_instances_of_each_consumer_lose_and_repeat_nothing() -> Outcome {
+async fn replicas_and_instances_that_die_join_and_leave_lose_and_repeat_nothing_and_each_check_finds_its_fault()
+-> Outcome {
     let faults = vec![
         planned(ScaledFault::JoinAudit, 500, 0),
         planned(ScaledFault::KillRelay, 1_000, 2_000),
@@ -34,12 +37,115 @@ async fn three_replicas_and_three_instances_of_each_consumer_lose_and_repeat_not
     let Some(round) = scaled::run(&plan, BrokerKind::from_env()?, folder.path()).await? else {
         return Ok(());
     };
-    println!("drained in {:.1} s\n{}", round.drained.as_secs_f32(), round.report);
-    assert!(round.report.is_sound(), "kept in {}: {}", folder.keep().display(), round.report);
+    let ScaledRound { report, evidence, drained } = round;
+    println!("drained in {:.1} s\n{report}", drained.as_secs_f32());
+    assert!(report.is_sound(), "kept in {}: {report}", folder.keep().display());
     for name in [names::LOST, names::UNION, names::NOTIFIED_ONCE, names::OWNED, names::REPLICAS] {
-        let check = round.report.checks.iter().find(|check| check.name == name);
+        let check = report.checks.iter().find(|check| check.name == name);
         assert!(check.is_some_and(|check| check.examined > Some(0)), "{name}: {check:?}");
     }
-    assert!(round.evidence.requests.len() > 200, "{} requests", round.evidence.requests.len());
+    assert!(evidence.requests.len() > 200, "{} requests", evidence.requests.len());
+    assert!(
+        evidence.hurts.iter().any(|hurt| hurt.part == Part::Database)
+            && evidence.hurts.iter().any(|hurt| matches!(hurt.part, Part::Killed(_))),
+        "both were hurt: {:?}",
+        evidence.hurts
+    );
+    let kept = tempfile::tempdir()?;
+    evidence.write(kept.path())?;
+    let read = ScaledEvidence::read(kept.path())?.expect("a round of the scaled system");
+    assert!(check(&read).is_sound() && read.requests == evidence.requests, "what was kept is the same");
+    planted(&evidence);
     Ok(())
+}
+
+/// The partition with the longest part of an audit log.
+fn busiest(evidence: &ScaledEvidence) -> usize {
+    let lines = |place: &usize| {
+        evidence.partitions[*place].audit_logs.iter().map(|log| log.lines.len()).max().unwrap_or(0)
+    };
+    (0..evidence.partitions.len()).max_by_key(lines).unwrap()
+}
+
+/// Records of a sound run, changed so that a check has to find something.
+fn planted(sound: &ScaledEvidence) {
+    let finds = |name: &str, text: &str, change: &dyn Fn(&mut ScaledEvidence)| {
+        let mut changed = sound.clone();
+        change(&mut changed);
+        let report: Report = check(&changed);
+        let found = report.found(name);
+        assert!(found.iter().any(|one| one.contains(text)), "{name}: {text} is not in\n{report}");
+    };
+    let place = busiest(sound);
+    // The log with the most lines of that partition, and another.
+    let longest = |it: &ScaledEvidence| {
+        let logs = &it.partitions[place].audit_logs;
+        (0..logs.len()).max_by_key(|log| logs[*log].lines.len()).unwrap()
+    };
+    finds(names::LOST, "not in the audit log", &|it| {
+        let log = longest(it);
+        drop(it.partitions[place].audit_logs[log].lines.pop());
+    });
+    finds(names::LOST_STATE, "does not have it", &|it| it.tasks.iter_mut().for_each(|list| drop(list.pop())));
+    finds(names::REPLICAS, "replica 3 lists", &|it| drop(it.tasks[2].pop()));
+    finds(names::UNION, "claimed nothing", &|it| {
+        let log = longest(it);
+        let line = it.partitions[place].audit_logs[log].lines[0].clone();
+        let other = (log + 1) % it.partitions[place].audit_logs.len();
+        let other = &mut it.partitions[place].audit_logs[other];
+        other.instance_id = Some("one that never owned".to_owned());
+        other.lines.push(line);
+    });
+    finds(names::UNION, "did it again, and started at", &|it| {
+        // Another claims when all is done, and does the first event again.
+        let partition = &mut it.partitions[place];
+        let group = partition.audit_group.clone();
+        let last = partition.offsets.iter().rfind(|entry| entry.group == group).unwrap().clone();
+        let OffsetsSaid::Commit { committed_at, .. } = last.said else { panic!("{last:?}") };
+        let mut claim = last;
+        claim.at = 1_000_000;
+        claim.said = OffsetsSaid::Claim { instance_id: "another".to_owned(), claimed_at: committed_at + 1 };
+        partition.offsets.push(claim);
+        let logs = &partition.audit_logs;
+        let mut log = logs.iter().max_by_key(|log| log.lines.len()).unwrap().clone();
+        log.instance_id = Some("another".to_owned());
+        log.lines.truncate(1);
+        log.lines[0].at = committed_at + 2;
+        partition.audit_logs.push(log);
+    });
+    finds(names::NOTIFIED_ONCE, "the same owner did it again", &|it| {
+        let told = it.partitions[place].told.as_mut().unwrap();
+        let again: Told = told[0].clone();
+        told.push(again);
+    });
+    finds(names::UNAVAILABLE, "which was well", &|it| {
+        it.hurts.clear();
+        it.requests[0].answer = Answer::Failed { status: 503 };
+    });
+    finds(names::UNAVAILABLE, "which was well", &|it| {
+        it.requests[0].answer = Answer::Refused { status: 404 };
+    });
+    finds(names::OWNED, "owned again never", &|it| {
+        let partition = &it.partitions[place];
+        let claims = partition.offsets.iter().filter(|entry| entry.group == partition.audit_group);
+        let mut owners = claims.filter_map(|entry| match &entry.said {
+            OffsetsSaid::Claim { instance_id, .. } => Some(instance_id.clone()),
+            OffsetsSaid::Commit { .. } => None,
+        });
+        let (instance_id, group) = (owners.next_back().unwrap(), partition.audit_group.clone());
+        it.deaths.push(Death { group, instance_id, at: harness::requests::now() });
+    });
+    finds(names::ORDER, "is before", &|it| {
+        let topic = it.partitions[place].topic.as_mut().unwrap();
+        let task = topic.iter().find(|seen| seen.event_type == "task.completed").unwrap().task_id.clone();
+        let of_task: Vec<usize> = (0..topic.len()).filter(|at| topic[*at].task_id == task).collect();
+        let (first, last) = (of_task[0], *of_task.last().unwrap());
+        let (before, after) = (topic[first].offset, topic[last].offset);
+        (topic[first].offset, topic[last].offset) = (after, before);
+        topic.swap(first, last);
+    });
+    finds(names::TOPIC_ORDER, "after", &|it| {
+        let log = longest(it);
+        it.partitions[place].audit_logs[log].lines.swap(1, 2);
+    });
 }
