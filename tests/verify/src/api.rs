@@ -13,6 +13,11 @@ struct Page {
     next_cursor: Option<String>,
 }
 
+/// The address of an API as it is put before a path.
+pub fn base(api: &str) -> String {
+    api.trim_end_matches('/').to_owned()
+}
+
 /// Every task, in order of creation.
 pub async fn all_tasks(url: &str) -> Result<Vec<Task>> {
     let http = harness::http()?;

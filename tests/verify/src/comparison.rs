@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use harness::requests::read_lines;
 use harness::{Error, Result};
-use verify::api::all_tasks;
+use verify::api::{all_tasks, base};
 use verify::check::check;
 use verify::evidence::{AuditLog, Evidence, RelaySaid, Told};
 use verify::scaled::{self, evidence::ScaledEvidence};
 use verify::system;
-
-use crate::base;
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {

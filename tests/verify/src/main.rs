@@ -11,6 +11,7 @@ use harness::requests::write_lines;
 use harness::{Error, Result};
 use harness::{Load, LoadConfig, Script};
 use tokio::signal::unix::{SignalKind, signal};
+use verify::api::base;
 use verify::check::Report;
 use verify::plan::{Fault, Plan, Planned};
 use verify::scaled::{
@@ -353,9 +354,4 @@ async fn load(args: &LoadArgs) -> Result<bool> {
     write_lines(&args.history, &requests)?;
     println!("{} requests, {done} answered 2xx, in {}", requests.len(), args.history.display());
     Ok(done > 0)
-}
-
-/// The address of an API as it is put before a path.
-fn base(api: &str) -> String {
-    api.trim_end_matches('/').to_owned()
 }

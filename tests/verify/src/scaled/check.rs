@@ -38,7 +38,8 @@ pub fn check(evidence: &ScaledEvidence) -> Report {
 }
 
 /// 5xx, and no answer, only for requests in flight on a replica that was killed, or while a replica was paused or the
-/// database was hurt; 4xx never, since each request asks for what is there and allowed.
+/// database was hurt. Each request asks for what is there and allowed: 4xx only for a key whose first request is not done
+/// (409), and for a task that an earlier attempt deleted (404).
 fn available(evidence: &ScaledEvidence, notes: &mut Vec<String>) -> Check {
     let mut violations = Vec::new();
     let mut excused = 0;
