@@ -62,7 +62,7 @@ async fn watchers_that_read_nothing_cost_a_bounded_amount_and_hold_up_nobody() -
     streams(&api, "event: tick").await?;
     let before = metric(&api, "process_resident_memory_bytes ").await?;
     let script = Script::Random { seed: 1 };
-    let config = LoadConfig { urls: vec![api.url().to_owned()], connections: 8, rate: Some(RATE), script };
+    let config = LoadConfig::new(api.url(), 8, Some(RATE), script);
     let mut load = Load::start(config, true)?;
     tokio::time::sleep(LOAD).await;
     let answers = load.finish().await?;

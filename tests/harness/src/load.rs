@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::http;
 use crate::requests::{Answer, Kind, Request, Task, now};
 
-/// Time for one answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Time for one answer, where nothing else is meant.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a request that was not answered 2xx.
 const PAUSE: Duration = Duration::from_millis(25);
 /// How long a request of [`Script::Tasks`] is repeated. The API may be down for a while, and so may the machine be
@@ -56,6 +56,15 @@ pub struct LoadConfig {
     pub rate: Option<u32>,
     /// What they ask for.
     pub script: Script,
+    /// Time for one answer. Afterwards a client does not know what came of its request.
+    pub answer_limit: Duration,
+}
+
+impl LoadConfig {
+    /// Clients of one API.
+    pub fn new(url: &str, connections: usize, rate: Option<u32>, script: Script) -> Self {
+        Self { urls: vec![url.to_owned()], connections, rate, script, answer_limit: ANSWER_LIMIT }
+    }
 }
 
 /// Clients at work.
@@ -84,13 +93,13 @@ impl Load {
     /// Creates that many tasks as fast as the API answers, over that many connections, and changes some of them.
     pub fn at_full_speed(url: &str, connections: usize, tasks: usize) -> Result<Self> {
         let script = Script::Tasks(tasks);
-        Self::start(LoadConfig { urls: vec![url.to_owned()], connections, rate: None, script }, true)
+        Self::start(LoadConfig::new(url, connections, None, script), true)
     }
 
     /// The same at no more than `rate` creations a second.
     pub fn at_rate(url: &str, connections: usize, tasks: usize, rate: u32) -> Result<Self> {
         let script = Script::Tasks(tasks);
-        Self::start(LoadConfig { urls: vec![url.to_owned()], connections, rate: Some(rate), script }, true)
+        Self::start(LoadConfig::new(url, connections, Some(rate), script), true)
     }
 
     /// Starts the clients. `keep`: what they were answered is recorded; else they only count.
@@ -338,7 +347,7 @@ impl Client {
             call = call.json(body);
         }
         let sent = now();
-        let answer = timeout(ANSWER_LIMIT, answer(call, task)).await;
+        let answer = timeout(self.shared.config.answer_limit, answer(call, task)).await;
         let answer = answer.unwrap_or_else(|_| Answer::None { why: "timeout".to_owned() });
         let ended = now();
         let task_id = task.map(|task| task.id.clone());

@@ -341,12 +341,8 @@ async fn soak(args: &SoakArgs) -> Result<bool> {
 }
 
 async fn load(args: &LoadArgs) -> Result<bool> {
-    let config = LoadConfig {
-        urls: vec![base(&args.api)],
-        connections: args.connections,
-        rate: args.rate,
-        script: Script::Random { seed: args.seed },
-    };
+    let config =
+        LoadConfig::new(&base(&args.api), args.connections, args.rate, Script::Random { seed: args.seed });
     let mut load = Load::start(config, true)?;
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     let requests = load.finish().await?.requests;

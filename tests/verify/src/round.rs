@@ -49,12 +49,7 @@ pub async fn run(plan: &Plan, broker: BrokerKind, folder: &Path) -> Result<Round
         ..SystemConfig::new(broker, plan.seed)
     };
     let mut system = System::start(folder, config).await?;
-    let load = LoadConfig {
-        urls: vec![system.url.clone()],
-        connections: plan.connections,
-        rate: plan.rate,
-        script: Script::Random { seed: plan.seed },
-    };
+    let load = LoadConfig::new(&system.url, plan.connections, plan.rate, Script::Random { seed: plan.seed });
     let mut load = Load::start(load, true)?;
     faults(&mut system, plan).await?;
     let requests = load.finish().await?.requests;

@@ -9,7 +9,7 @@ pub mod plan;
 pub mod system;
 mod turns;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -58,8 +58,9 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
                     owners.insert(record.partition, instance_id);
                 }
             }
-            let instances: BTreeSet<&str> = owners.values().copied().collect();
-            owners.len() == PARTITIONS && instances.len() == REPLICAS
+            let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
+            owners.values().for_each(|owner| *shares.entry(owner).or_default() += 1);
+            shares.len() == REPLICAS && shares.values().all(|share| *share == PARTITIONS / REPLICAS)
         };
         Ok(GROUPS.iter().all(is_shared).then_some(()))
     })
@@ -69,6 +70,7 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
         connections: plan.connections,
         rate: plan.rate,
         script: Script::Random { seed: plan.seed },
+        answer_limit: plan.answer_limit,
     };
     let mut load = Load::start(load, true)?;
     let done = Box::pin(faults::run(&mut system, plan)).await?;

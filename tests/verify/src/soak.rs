@@ -66,12 +66,7 @@ pub async fn run(
     let names = processes(&system).into_iter().map(|(name, _)| name).collect();
     let mut samples = vec![(0, resident(&system)?)];
     let start = Instant::now();
-    let load = LoadConfig {
-        urls: vec![system.url.clone()],
-        connections: 32,
-        rate,
-        script: Script::Random { seed: 1 },
-    };
+    let load = LoadConfig::new(&system.url, 32, rate, Script::Random { seed: 1 });
     let mut load = Load::start(load, false)?;
     for sample in 1..=SAMPLES {
         let wanted = events * sample / SAMPLES;

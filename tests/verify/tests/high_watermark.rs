@@ -88,12 +88,7 @@ impl Reader {
 }
 
 async fn load(world: &World, url: &str) -> Result<Vec<Request>> {
-    let config = LoadConfig {
-        urls: vec![url.to_owned()],
-        connections: 4,
-        rate: Some(100),
-        script: Script::Random { seed: 1 },
-    };
+    let config = LoadConfig::new(url, 4, Some(100), Script::Random { seed: 1 });
     let before = world.topic(EVENTS).await?.len();
     let mut load = Load::start(config, true)?;
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -37,12 +37,7 @@ fn kafka(bootstrap: &str) -> Kafka {
 
 /// Requests to a real API for a while.
 async fn load(url: &str, time: Duration) -> Result<Vec<Request>> {
-    let config = LoadConfig {
-        urls: vec![url.to_owned()],
-        connections: 8,
-        rate: Some(300),
-        script: Script::Random { seed: 1 },
-    };
+    let config = LoadConfig::new(url, 8, Some(300), Script::Random { seed: 1 });
     let mut load = Load::start(config, true)?;
     tokio::time::sleep(time).await;
     let requests = load.finish().await?.requests;

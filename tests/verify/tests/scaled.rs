@@ -32,7 +32,16 @@ async fn replicas_and_instances_that_die_join_and_leave_lose_and_repeat_nothing_
         planned(ScaledFault::CrashDatabase, 4_000, 500),
     ];
     let load = Duration::from_secs(7);
-    let plan = ScaledPlan { seed: 1, load, connections: 12, rate: Some(150), margin: MARGIN, faults };
+    let plan = ScaledPlan {
+        seed: 1,
+        load,
+        connections: 12,
+        rate: Some(150),
+        // None is paused: a machine that is busy is waited for.
+        answer_limit: harness::ANSWER_LIMIT,
+        margin: MARGIN,
+        faults,
+    };
     let folder = tempfile::tempdir()?;
     let Some(round) = scaled::run(&plan, BrokerKind::from_env()?, folder.path()).await? else {
         return Ok(());

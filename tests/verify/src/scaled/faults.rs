@@ -57,6 +57,8 @@ pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> Result<Done> 
         }
     }
     system.broker.wait_until_ready().await?;
+    let broker = faults.done.hurts.iter_mut().filter(|hurt| hurt.part == Part::Broker);
+    broker.for_each(|hurt| hurt.until = now());
     sleep_until(start + plan.load).await;
     Ok(faults.done)
 }
@@ -147,8 +149,9 @@ impl Faults {
                 Some(Part::Database)
             }
             Whom::Broker => {
+                // Other faults go on meanwhile: that it is ready again is waited for at the end.
                 if action == Action::Kill {
-                    system.broker.restart().await?
+                    system.broker.start_again()?
                 } else {
                     system.broker.resume()?
                 }
@@ -175,10 +178,13 @@ impl Faults {
     fn instance(&mut self, system: &Scaled, group: Group) -> Option<usize> {
         let mut owners: BTreeMap<usize, String> = BTreeMap::new();
         for record in system.offsets.known() {
-            if let OffsetsSaid::Claim { instance_id, .. } = record.entry.said
-                && record.entry.group == group.name()
-            {
-                owners.insert(record.partition, instance_id);
+            if record.entry.group != group.name() {
+                continue;
+            }
+            match record.entry.said {
+                OffsetsSaid::Claim { instance_id, .. } => drop(owners.insert(record.partition, instance_id)),
+                OffsetsSaid::Commit { .. } if record.released => drop(owners.remove(&record.partition)),
+                OffsetsSaid::Commit { .. } => {}
             }
         }
         let owns = |id: Option<String>| owners.values().any(|owner| Some(owner) == id.as_ref());

@@ -7,6 +7,9 @@ use harness::Dice;
 
 use super::system::Group;
 
+/// Shorter than most pauses: what a paused replica has in flight is asked for again, under its key, of another one.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
 /// A fault of the scaled system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ScaledFault {
@@ -150,6 +153,8 @@ pub struct ScaledPlan {
     pub connections: usize,
     /// Requests a second, all together; none for as many as are answered.
     pub rate: Option<u32>,
+    /// How long a client waits for an answer before it asks the next replica.
+    pub answer_limit: Duration,
     /// How much longer than a lease the partitions of an instance that was killed may be nobody's.
     pub margin: Duration,
     /// By their time.
@@ -181,7 +186,7 @@ impl ScaledPlan {
         }
         planned.sort_by_key(|planned| planned.at);
         let rate = rate.or(chosen_rate).filter(|rate| *rate > 0);
-        Self { seed, load, connections, rate, margin, faults: planned }
+        Self { seed, load, connections, rate, answer_limit: ANSWER_LIMIT, margin, faults: planned }
     }
 
     /// The faults in words.
