@@ -57,7 +57,7 @@ pub use event::Event;
 pub use foreign::{Transaction, produce_gzip_bomb, produce_with_headers};
 pub use history::{Change, History, Seen};
 pub use kafka_tools::{ConsoleRecord, GroupRow, KafkaTools, measure_kafka};
-pub use load::{ANSWER_LIMIT, Load, LoadConfig, Script};
+pub use load::{ANSWER_LIMIT, Load, LoadConfig, Script, TIMEOUT};
 pub use net::{DroppingPort, free_port, http};
 pub use offsets::GroupOffsets;
 pub use outage::{Outage, Recovered};

@@ -21,6 +21,8 @@ use crate::requests::{Answer, Kind, Request, Task, now};
 
 /// Time for one answer, where nothing else is meant.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Why there is no answer where the client has given up.
+pub const TIMEOUT: &str = "timeout";
 /// Pause after a request that was not answered 2xx.
 const PAUSE: Duration = Duration::from_millis(25);
 /// How long a request of [`Script::Tasks`] is repeated. The API may be down for a while, and so may the machine be
@@ -273,8 +275,11 @@ impl Client {
             if self.stopped() {
                 return None;
             }
-            if let Answer::Done { task } = self.ask(kind, task, title.clone(), key.clone()).await {
-                return Some(task);
+            match self.ask(kind, task, title.clone(), key.clone()).await {
+                Answer::Done { task } => return Some(task),
+                // It would be answered so for ever.
+                Answer::Refused { status } if status != 409 && status != 429 => return None,
+                _ => {}
             }
             sleep(PAUSE).await;
             key.as_ref()?;
@@ -348,7 +353,7 @@ impl Client {
         }
         let sent = now();
         let answer = timeout(self.shared.config.answer_limit, answer(call, task)).await;
-        let answer = answer.unwrap_or_else(|_| Answer::None { why: "timeout".to_owned() });
+        let answer = answer.unwrap_or_else(|_| Answer::None { why: TIMEOUT.to_owned() });
         let ended = now();
         let task_id = task.map(|task| task.id.clone());
         Request { kind, task_id, title, key, correlation_id, sent, ended, answer, replica }

@@ -351,7 +351,7 @@ fn evidence_in(folder: &Path) -> PathBuf {
 }
 
 /// An RFC 3339 time.
-fn micros(text: &str) -> Option<Micros> {
+pub(crate) fn micros(text: &str) -> Option<Micros> {
     DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros())
 }
 

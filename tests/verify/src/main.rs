@@ -77,8 +77,8 @@ struct RunArgs {
     /// The same with --scaled
     #[arg(long, value_enum, value_delimiter = ',', requires = "scaled")]
     scaled_faults: Vec<ScaledFault>,
-    /// With --scaled: how long after a lease the partitions of a killed instance may be nobody's
-    #[arg(long, default_value_t = 5, requires = "scaled")]
+    /// With --scaled: how much later than promised a partition may be owned again: a lease after a kill, 1 s after a stop
+    #[arg(long, default_value_t = 1, requires = "scaled")]
     margin_seconds: u64,
     /// Requests a second; 0 for as many as the API answers; chosen by the seed unless given
     #[arg(long)]
@@ -294,6 +294,7 @@ async fn scaled_round(args: &RunArgs, seed: u64, root: &Path) -> Result<Report> 
     show::end(&show::Ended { report, requests, events, drained }, root, &folder);
     Ok(round.report)
 }
+
 async fn outage(args: &OutageArgs) -> Result<bool> {
     let away = Planned {
         fault: Fault::KillBroker,

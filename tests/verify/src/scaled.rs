@@ -6,6 +6,7 @@ pub mod evidence;
 mod faults;
 pub mod follower;
 pub mod plan;
+mod succession;
 pub mod system;
 mod turns;
 
@@ -18,12 +19,13 @@ use harness::{EVENTS, GROUPS, Kind as BrokerKind, Load, LoadConfig, Result, Scri
 use tokio::time::{Instant, sleep};
 
 use self::evidence::ScaledEvidence;
+use self::follower::Record;
 use self::plan::ScaledPlan;
 use self::system::{Group, PARTITIONS, REPLICAS, Scaled};
 use crate::api;
 use crate::check::Report;
 use crate::evidence::{OffsetsEntry, OffsetsSaid};
-use crate::system::{LEASE, behind};
+use crate::system::behind;
 
 /// Time for everything to be done after the last fault: a lease, a turn of the relay, time-outs, and the work itself.
 const DRAIN_LIMIT: Duration = Duration::from_secs(180);
@@ -62,7 +64,9 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
             owners.values().for_each(|owner| *shares.entry(owner).or_default() += 1);
             shares.len() == REPLICAS && shares.values().all(|share| *share == PARTITIONS / REPLICAS)
         };
-        Ok(GROUPS.iter().all(is_shared).then_some(()))
+        let is_read = |record: &Record| record.entry.group == Group::Dlq.name();
+        let is_owned = records.iter().any(is_read);
+        Ok((is_owned && GROUPS.iter().all(is_shared)).then_some(()))
     })
     .await?;
     let load = LoadConfig {
@@ -73,7 +77,7 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
         answer_limit: plan.answer_limit,
     };
     let mut load = Load::start(load, true)?;
-    let done = Box::pin(faults::run(&mut system, plan)).await?;
+    let faults = Box::pin(faults::run(&mut system, plan)).await?;
     let requests = load.finish().await?.requests;
     let start = Instant::now();
     let not_drained = drain(&system).await?;
@@ -82,9 +86,8 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
     let mut found = collect(&mut system).await?;
     found.requests = requests;
     found.not_drained = not_drained;
-    (found.hurts, found.deaths) = (done.hurts, done.deaths);
-    let owned_within = LEASE + plan.margin;
-    found.owned_within = Micros::try_from(owned_within.as_micros()).unwrap_or(Micros::MAX);
+    (found.hurts, found.ends) = (faults.hurts, faults.ends);
+    found.margin = Micros::try_from(plan.margin.as_micros()).unwrap_or(Micros::MAX);
     let report = check::check(&found);
     if !report.is_sound() {
         system.write_logs(folder)?;

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use harness::requests::Answer;
+use harness::requests::{Answer, Micros};
 use harness::{Kind as BrokerKind, Outcome};
 use verify::check::{Report, names};
 use verify::evidence::{OffsetsSaid, Told};
 use verify::scaled::check::check;
-use verify::scaled::evidence::{Death, Part, ScaledEvidence};
+use verify::scaled::evidence::{End, Holder, Manner, Part, ScaledEvidence};
 use verify::scaled::plan::{ScaledFault, ScaledPlan, ScaledPlanned};
+use verify::scaled::system::Group;
 use verify::scaled::{self, ScaledRound};
 
 /// So long that a busy machine does not fail the test; how long it was is printed.
@@ -20,16 +21,18 @@ fn planned(fault: ScaledFault, at_ms: u64, lasts_ms: u64) -> ScaledPlanned {
     ScaledPlanned { fault, at, lasts }
 }
 
-/// The replica that publishes and an owner of partitions die, PostgreSQL restarts, an instance joins and one leaves.
+/// The replica that publishes stops and the next one dies, as does an owner of partitions; PostgreSQL restarts, an instance
+/// joins and one leaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_and_instances_that_die_join_and_leave_lose_and_repeat_nothing_and_each_check_finds_its_fault()
 -> Outcome {
     let faults = vec![
         planned(ScaledFault::JoinAudit, 500, 0),
-        planned(ScaledFault::KillRelay, 1_000, 2_000),
+        planned(ScaledFault::StopRelay, 1_000, 1_000),
         planned(ScaledFault::KillAudit, 1_500, 4_000),
         planned(ScaledFault::LeaveNotification, 2_000, 2_500),
-        planned(ScaledFault::CrashDatabase, 4_000, 500),
+        planned(ScaledFault::CrashDatabase, 3_000, 500),
+        planned(ScaledFault::KillRelay, 4_500, 2_000),
     ];
     let load = Duration::from_secs(7);
     let plan = ScaledPlan {
@@ -49,14 +52,16 @@ async fn replicas_and_instances_that_die_join_and_leave_lose_and_repeat_nothing_
     let ScaledRound { report, evidence, drained } = round;
     println!("drained in {:.1} s\n{report}", drained.as_secs_f32());
     assert!(report.is_sound(), "kept in {}: {report}", folder.keep().display());
-    for name in [names::LOST, names::UNION, names::NOTIFIED_ONCE, names::OWNED, names::REPLICAS] {
+    for name in
+        [names::LOST, names::UNION, names::NOTIFIED_ONCE, names::OWNED, names::HANDED_OVER, names::REPLICAS]
+    {
         let check = report.checks.iter().find(|check| check.name == name);
         assert!(check.is_some_and(|check| check.examined > Some(0)), "{name}: {check:?}");
     }
     assert!(evidence.requests.len() > 200, "{} requests", evidence.requests.len());
     assert!(
         evidence.hurts.iter().any(|hurt| hurt.part == Part::Database)
-            && evidence.hurts.iter().any(|hurt| matches!(hurt.part, Part::Killed(_))),
+            && evidence.hurts.iter().any(|hurt| matches!(hurt.part, Part::Down(_))),
         "both were hurt: {:?}",
         evidence.hurts
     );
@@ -74,6 +79,20 @@ fn busiest(evidence: &ScaledEvidence) -> usize {
         evidence.partitions[*place].audit_logs.iter().map(|log| log.lines.len()).max().unwrap_or(0)
     };
     (0..evidence.partitions.len()).max_by_key(lines).unwrap()
+}
+
+/// Moves all claims, and all turns to publish, after that time by a minute.
+fn later(it: &mut ScaledEvidence, at: Micros) {
+    const MINUTE: Micros = 60_000_000;
+    it.hurts.clear();
+    for entry in it.partitions.iter_mut().flat_map(|partition| &mut partition.offsets) {
+        if let OffsetsSaid::Claim { claimed_at, .. } = &mut entry.said
+            && *claimed_at > at
+        {
+            *claimed_at += MINUTE;
+        }
+    }
+    it.relay_turns.iter_mut().filter(|turn| turn.at > at).for_each(|turn| turn.at += MINUTE);
 }
 
 /// Records of a sound run, changed so that a check has to find something.
@@ -134,16 +153,58 @@ fn planted(sound: &ScaledEvidence) {
     finds(names::UNAVAILABLE, "which was well", &|it| {
         it.requests[0].answer = Answer::Refused { status: 404 };
     });
-    finds(names::OWNED, "owned again never", &|it| {
+    // A replica that answers nobody any more; the last request comes much later.
+    finds(names::UNAVAILABLE, "which was well", &|it| {
+        it.hurts.clear();
+        for request in it.requests.iter_mut().filter(|request| request.replica == 1) {
+            request.answer = Answer::None { why: harness::TIMEOUT.to_owned() };
+        }
+        it.requests.last_mut().unwrap().sent += 60_000_000;
+    });
+    finds(names::UNAVAILABLE, "which was well", &|it| {
+        // A kill excuses no 5xx.
+        it.hurts.retain(|hurt| matches!(hurt.part, Part::Down(_)));
+        let Part::Down(replica) = it.hurts[0].part else { return };
+        let down = it.hurts[0];
+        let request = it.requests.iter_mut().find(|one| one.replica == replica).unwrap();
+        (request.sent, request.ended) = (down.from, down.until);
+        request.answer = Answer::Failed { status: 503 };
+    });
+    let last_owner = |it: &ScaledEvidence| {
         let partition = &it.partitions[place];
         let claims = partition.offsets.iter().filter(|entry| entry.group == partition.audit_group);
         let mut owners = claims.filter_map(|entry| match &entry.said {
             OffsetsSaid::Claim { instance_id, .. } => Some(instance_id.clone()),
             OffsetsSaid::Commit { .. } => None,
         });
-        let (instance_id, group) = (owners.next_back().unwrap(), partition.audit_group.clone());
-        it.deaths.push(Death { group, instance_id, at: harness::requests::now() });
+        Holder::Instance { group: Group::Audit, id: owners.next_back().unwrap() }
+    };
+    finds(names::OWNED, "never taken again", &|it| {
+        let holder = last_owner(it);
+        it.ends.push(End { holder, manner: Manner::Killed, at: harness::requests::now() });
     });
+    finds(names::HANDED_OVER, "never taken again", &|it| {
+        let holder = last_owner(it);
+        it.ends.push(End { holder, manner: Manner::Stopped(Some(0)), at: harness::requests::now() });
+    });
+    finds(names::HANDED_OVER, "when asked to stop", &|it| {
+        let end = it.ends.iter_mut().find(|end| matches!(end.manner, Manner::Stopped(_))).unwrap();
+        end.manner = Manner::Stopped(Some(1));
+    });
+    for (name, is_meant) in [
+        (names::OWNED, (|end| end.manner == Manner::Killed) as fn(&End) -> bool),
+        (names::HANDED_OVER, |end| end.manner != Manner::Killed),
+    ] {
+        for is_replica in [false, true] {
+            // All who came after it came a minute later.
+            finds(name, "in place of", &|it| {
+                let ends = it.ends.iter().filter(|end| is_meant(end));
+                let mut ends = ends.filter(|end| matches!(end.holder, Holder::Replica(_)) == is_replica);
+                let at = ends.next().unwrap().at;
+                later(it, at);
+            });
+        }
+    }
     finds(names::ORDER, "is before", &|it| {
         let topic = it.partitions[place].topic.as_mut().unwrap();
         let task = topic.iter().find(|seen| seen.event_type == "task.completed").unwrap().task_id.clone();

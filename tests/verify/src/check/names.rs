@@ -30,8 +30,10 @@ pub const NOT_DRAINED: &str = "not drained";
 pub const UNION: &str = "audited once in the union";
 /// Notified several times, and nothing explains it.
 pub const NOTIFIED_ONCE: &str = "notified once";
-/// A partition of a killed owner that was nobody's for too long.
+/// A partition of a killed owner, or the turn of a killed relay, that was nobody's for too long.
 pub const OWNED: &str = "owned again after a kill";
+/// The same after a stop in order, or a stop that was none.
+pub const HANDED_OVER: &str = "handed over after a stop";
 /// 4xx, 5xx or no answer from a replica that was well.
 pub const UNAVAILABLE: &str = "refused by a replica that was well";
 /// A replica that lists other tasks than another.

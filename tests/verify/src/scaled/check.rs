@@ -1,11 +1,13 @@
 //! The checks of the scaled system. Those of one partition run on each; the others on all partitions together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Debug;
 
-use harness::requests::{Answer, Kind, Micros, Request, Task};
+use harness::TIMEOUT;
+use harness::requests::{Answer, Micros, Request, Task};
 
 use super::evidence::{Part, ScaledEvidence};
+use super::succession;
 use super::turns::{Copy, Turn, Why, turns, why_repeated};
 use crate::check::{Check, Report, names, of_all, of_partition, require_examined};
 use crate::evidence::Evidence;
@@ -13,6 +15,9 @@ use crate::evidence::Evidence;
 /// What was paused, or lost its database, works again within this, in microseconds: connections are made anew, with
 /// back-offs.
 const RECOVERY: Micros = 5_000_000;
+
+/// The API answers within 10 s, if by 503, on whatever disk or database.
+const ANSWER_LIMIT: Micros = 10_000_000;
 
 /// Runs all checks.
 pub fn check(evidence: &ScaledEvidence) -> Report {
@@ -31,49 +36,58 @@ pub fn check(evidence: &ScaledEvidence) -> Report {
     }
     report.checks.push(audited_once(evidence, &mut report.notes));
     report.checks.push(notified_once(evidence, &mut report.notes));
-    report.checks.push(owned_again(evidence, &mut report.notes));
+    succession::check(evidence, &mut report);
     report.notes.push(topic_duplicates(evidence));
     require_examined(&mut report);
     report
 }
 
-/// 5xx, and no answer, only for requests in flight on a replica that was killed, or while a replica was paused or the
-/// database was hurt. Each request asks for what is there and allowed: 4xx only for a key whose first request is not done
-/// (409), and for a task that an earlier attempt deleted (404).
+/// No answer only from a replica that is down, in flight or not; 5xx never by it or beside it. Both while a replica is
+/// paused, or the database is hurt. A client gives up sooner than a busy machine may answer: that alone is counted, and is a
+/// finding where the replica answers nobody else either. Each request asks for what is there and allowed, so 4xx only for a key whose first
+/// request is not done (409).
 fn available(evidence: &ScaledEvidence, notes: &mut Vec<String>) -> Check {
     let mut violations = Vec::new();
-    let mut excused = 0;
-    let mut unclear: HashSet<&str> = HashSet::new();
+    let (mut excused, mut slow) = (0, 0);
     for request in &evidence.requests {
-        let key = request.key.as_deref();
+        let is_excused = |is_failed: bool| {
+            evidence.hurts.iter().any(|hurt| {
+                let (hit, recovery) = match hurt.part {
+                    Part::Down(replica) => (replica == request.replica && !is_failed, 0),
+                    Part::Paused(replica) => (replica == request.replica, RECOVERY),
+                    Part::Database => (true, RECOVERY),
+                    Part::Instance(_) | Part::Broker => (false, 0),
+                };
+                hit && request.ended >= hurt.from && request.sent <= hurt.until + recovery
+            })
+        };
         match &request.answer {
             Answer::Done { .. } | Answer::Refused { status: 409 } => {}
-            // An earlier attempt has deleted it.
-            Answer::Refused { status: 404 }
-                if request.kind == Kind::Delete && key.is_some_and(|key| unclear.contains(key)) => {}
+            Answer::Failed { .. } if is_excused(true) => excused += 1,
+            Answer::None { .. } if is_excused(false) => excused += 1,
+            Answer::None { why } if why == TIMEOUT && !hangs(evidence, request) => slow += 1,
             Answer::Refused { status } => violations.push(unwanted(request, &status)),
             Answer::Failed { .. } | Answer::None { .. } => {
-                unclear.extend(key);
-                if evidence.hurts.iter().any(|hurt| {
-                    let (hit, recovery) = match hurt.part {
-                        Part::Killed(replica) => (replica == request.replica, 0),
-                        Part::Paused(replica) => (replica == request.replica, RECOVERY),
-                        Part::Database => (true, RECOVERY),
-                        Part::Broker => (false, 0),
-                    };
-                    hit && request.ended >= hurt.from && request.sent <= hurt.until + recovery
-                }) {
-                    excused += 1;
-                } else {
-                    violations.push(unwanted(request, &request.answer));
-                }
+                violations.push(unwanted(request, &request.answer));
             }
         }
     }
     notes.push(format!(
-        "{excused} requests failed or were not answered, each on a replica, or beside a database, that was hurt"
+        "{excused} requests failed or were not answered, each on a replica that was hurt, or beside a database that was; {slow} were given up while the replica answered others"
     ));
     Check::new(names::UNAVAILABLE, evidence.requests.len(), violations)
+}
+
+/// Whether the replica answered nobody for as long as it may take for one answer, though the load went on.
+fn hangs(evidence: &ScaledEvidence, request: &Request) -> bool {
+    let until = request.sent + ANSWER_LIMIT;
+    let mut others = evidence.requests.iter();
+    let is_answered = others.any(|other| {
+        other.replica == request.replica
+            && (request.sent..=until).contains(&other.ended)
+            && !matches!(other.answer, Answer::None { .. })
+    });
+    !is_answered && evidence.requests.iter().any(|other| other.sent > until)
 }
 
 fn unwanted(request: &Request, what: &dyn Debug) -> String {
@@ -192,58 +206,6 @@ fn notified_once(evidence: &ScaledEvidence, notes: &mut Vec<String>) -> Check {
         }
     }
     repeats.into_check(names::NOTIFIED_ONCE, examined, "notified", notes)
-}
-
-/// What a killed consumer owned is owned again in time, by itself or by another; not asked while the broker was hurt.
-fn owned_again(evidence: &ScaledEvidence, notes: &mut Vec<String>) -> Check {
-    let mut violations = Vec::new();
-    let mut times: Vec<Micros> = Vec::new();
-    for death in &evidence.deaths {
-        for (number, partition) in evidence.partitions.iter().enumerate() {
-            let turns = turns(
-                &partition.offsets,
-                evidence.released.get(number).map_or(&[], Vec::as_slice),
-                &death.group,
-            );
-            let Some(last) = turns.iter().rposition(|turn| turn.at <= death.at) else { continue };
-            let had = turns.get(last).is_some_and(|turn| {
-                turn.instance == death.instance_id && turn.released_at.is_none_or(|at| at > death.at)
-            });
-            if !had {
-                continue;
-            }
-            let next = turns.get(last + 1).map_or(Micros::MAX, |turn| turn.at);
-            let broker_was_hurt = evidence.hurts.iter().any(|hurt| {
-                hurt.part == Part::Broker
-                    && hurt.from <= next
-                    && hurt.until >= death.at - evidence.owned_within
-            });
-            times.push(next.saturating_sub(death.at));
-            if next.saturating_sub(death.at) > evidence.owned_within && !broker_was_hurt {
-                let took = if next == Micros::MAX {
-                    "never".to_owned()
-                } else {
-                    format!("{} ms later", (next - death.at) / 1_000)
-                };
-                violations.push(format!(
-                    "partition {number} of {} was {} 's until its death, and owned again {took}",
-                    death.group, death.instance_id
-                ));
-            }
-        }
-    }
-    if evidence.deaths.is_empty() {
-        return Check::without_evidence(names::OWNED);
-    }
-    if let Some(longest) = times.iter().max() {
-        notes.push(format!(
-            "{} partitions of killed owners, owned again after {} ms at most",
-            times.len(),
-            longest / 1_000
-        ));
-    }
-    // An instance may have owned nothing.
-    Check::new(names::OWNED, times.len().max(evidence.deaths.len()), violations)
 }
 
 fn topic_duplicates(evidence: &ScaledEvidence) -> String {

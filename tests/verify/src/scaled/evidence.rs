@@ -9,12 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use harness::requests::{Micros, Request, Task, read_lines, write_lines};
-use harness::{Error, Result, TopicRecord};
+use harness::{DLQ, Error, Result, TopicRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::follower::Record;
-use crate::evidence::{AuditLine, AuditLog, Evidence, RelaySaid, Seen, Told};
+use super::system::{Group, PUBLISHES};
+use crate::evidence::{AuditLine, AuditLog, Evidence, OffsetsEntry, RelaySaid, Seen, Told, micros};
 
 /// What was found.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -30,22 +31,30 @@ pub struct ScaledEvidence {
     pub tasks: Vec<Vec<Task>>,
     /// When what was hurt.
     pub hurts: Vec<Hurt>,
-    /// The consumers that were killed.
-    pub deaths: Vec<Death>,
+    /// The processes that were killed or stopped.
+    pub ends: Vec<End>,
+    /// Which replica began to publish when, by time.
+    pub relay_turns: Vec<RelayTurn>,
+    /// Claims and commits of the partition of dead letters.
+    pub dead_letters: Vec<OffsetsEntry>,
+    /// Of these the places of commits by which an owner gave it back in order.
+    pub dead_letters_released: Vec<i64>,
     /// What was still to be done, after all faults were over.
     pub not_drained: Vec<String>,
-    /// A lease, and how much longer a partition may be nobody's.
-    pub owned_within: Micros,
+    /// How much longer than promised a partition may be nobody's.
+    pub margin: Micros,
 }
 
 /// What was hurt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// A replica of the API, by its number from 0, that was killed.
-    Killed(usize),
+    /// A replica of the API, by its number from 0, that was killed or stopped.
+    Down(usize),
     /// A replica that was paused.
     Paused(usize),
+    /// An instance of this group that was killed or paused.
+    Instance(Group),
     /// PostgreSQL, or the way there.
     Database,
     /// Kafka.
@@ -63,15 +72,49 @@ pub struct Hurt {
     pub until: Micros,
 }
 
-/// A consumer that was killed.
+/// Whose place is taken when its process ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Death {
-    /// Its group.
-    pub group: String,
-    /// The instance.
-    pub instance_id: String,
-    /// When it was dead.
+#[serde(rename_all = "snake_case")]
+pub enum Holder {
+    /// An instance of consumers, which may own partitions.
+    Instance {
+        /// Its group.
+        group: Group,
+        /// Its id.
+        id: String,
+    },
+    /// A replica of the API, by its number from 0, which may publish the outbox.
+    Replica(usize),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manner {
+    /// By kill -9.
+    Killed,
+    /// By SIGTERM, with this exit code; none if a signal ended it.
+    Stopped(Option<i32>),
+}
+
+/// The end of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Whose.
+    pub holder: Holder,
+    /// How.
+    pub manner: Manner,
+    /// When it was killed, or asked to stop.
     pub at: Micros,
+}
+
+/// A replica that publishes the outbox from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RelayTurn {
+    /// Since when.
+    pub at: Micros,
+    /// Its number from 0.
+    pub replica: usize,
 }
 
 impl ScaledEvidence {
@@ -110,6 +153,11 @@ impl ScaledEvidence {
     /// Adds claims and commits.
     pub fn add_offsets(&mut self, records: &[Record]) -> Result<()> {
         for one in records {
+            if one.topic == DLQ {
+                self.dead_letters.push(one.entry.clone());
+                self.dead_letters_released.extend(one.released.then_some(one.entry.at));
+                continue;
+            }
             self.partition(one.partition)?.offsets.push(one.entry.clone());
             if let Some(released) = self.released.get_mut(one.partition).filter(|_| one.released) {
                 released.push(one.entry.at);
@@ -147,6 +195,12 @@ impl ScaledEvidence {
 
     /// Adds what the replicas logged of their publishing, each in its order; together by time.
     pub fn add_relays(&mut self, logs: &[Vec<String>]) {
+        for (replica, log) in logs.iter().enumerate() {
+            let begins = log.iter().filter(|line| line.contains(PUBLISHES));
+            let times = begins.filter_map(|line| micros(line.split(' ').next()?));
+            self.relay_turns.extend(times.map(|at| RelayTurn { at, replica }));
+        }
+        self.relay_turns.sort_unstable();
         let mut lines: Vec<&String> = logs.iter().flatten().filter(|line| line.starts_with("20")).collect();
         // Each begins with its time, all with as many digits.
         lines.sort_by_key(|line| line.split(' ').next());

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use harness::requests::{Micros, now};
-use harness::{Dice, Mode, Result};
+use harness::{Dice, Mode, Result, Service};
 use tokio::task::block_in_place;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::evidence::{Death, Hurt, Part};
+use super::evidence::{End, Holder, Hurt, Manner, Part};
 use super::plan::{Action, ScaledFault, ScaledPlan, ScaledPlanned, Target};
 use super::system::{Group, REPLICAS, Scaled};
 use crate::evidence::OffsetsSaid;
@@ -16,11 +16,14 @@ use crate::evidence::OffsetsSaid;
 /// For an instance in order to end; the contract has 5 s, and the machine is busy.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
+/// For another replica to publish: its turn's lease, on a busy machine.
+const RELAY_LIMIT: Duration = Duration::from_secs(30);
+
 /// What was done, to whom.
 #[derive(Debug, Default)]
-pub(super) struct Done {
+pub(super) struct FaultLog {
     pub(super) hurts: Vec<Hurt>,
-    pub(super) deaths: Vec<Death>,
+    pub(super) ends: Vec<End>,
 }
 
 /// Whom a fault hit, since when.
@@ -39,7 +42,7 @@ enum Whom {
 }
 
 /// Runs the plan's faults, and returns at the end of the load, when all are over.
-pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> Result<Done> {
+pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> Result<FaultLog> {
     let start = Instant::now();
     let mut steps: Vec<(Duration, bool, ScaledPlanned)> = Vec::new();
     for planned in &plan.faults {
@@ -47,7 +50,7 @@ pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> Result<Done> 
         steps.push((planned.at + planned.lasts.max(Duration::from_millis(1)), false, *planned));
     }
     steps.sort_by_key(|(at, begins, _)| (*at, *begins));
-    let mut faults = Faults { dice: Dice::new(plan.seed), hits: Vec::new(), done: Done::default() };
+    let mut faults = Faults { dice: Dice::new(plan.seed), hits: Vec::new(), log: FaultLog::default() };
     for (at, begins, planned) in steps {
         sleep_until(start + at).await;
         if begins {
@@ -57,16 +60,17 @@ pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> Result<Done> 
         }
     }
     system.broker.wait_until_ready().await?;
-    let broker = faults.done.hurts.iter_mut().filter(|hurt| hurt.part == Part::Broker);
-    broker.for_each(|hurt| hurt.until = now());
     sleep_until(start + plan.load).await;
-    Ok(faults.done)
+    system.offsets.read().await?;
+    let broker = faults.log.hurts.iter_mut().filter(|hurt| hurt.part == Part::Broker);
+    broker.for_each(|hurt| hurt.until = system.offsets.served_after(hurt.until).unwrap_or_else(now));
+    Ok(faults.log)
 }
 
 struct Faults {
     dice: Dice,
     hits: Vec<Hit>,
-    done: Done,
+    log: FaultLog,
 }
 
 impl Faults {
@@ -75,13 +79,14 @@ impl Faults {
         let (action, target) = fault.parts();
         let whom = match target {
             Target::Api | Target::Relay => {
+                if target == Target::Relay {
+                    self.relay_exists(system).await;
+                }
                 let Some(number) = self.replica(system, target) else { return Ok(()) };
                 let Some(replica) = system.replicas.get_mut(number) else { return Ok(()) };
-                if action == Action::Kill {
-                    replica.service.kill9()
-                } else {
-                    replica.service.pause()?
-                }
+                let manner = end(&mut replica.service, action).await?;
+                let holder = Holder::Replica(number);
+                self.log.ends.extend(manner.map(|manner| End { holder, manner, at: from }));
                 Whom::Replica(number)
             }
             Target::Owner(group) | Target::Member(group) if action == Action::Join => {
@@ -121,25 +126,24 @@ impl Faults {
         let part = match whom {
             Whom::Replica(number) => {
                 if let Some(replica) = system.replicas.get_mut(number) {
-                    if action == Action::Kill {
+                    if action == Action::Pause {
+                        replica.service.resume()?;
+                    } else {
                         replica.service.restart()?;
                         replica.service.url().await?;
-                    } else {
-                        replica.service.resume()?;
                     }
                 }
-                Some(if action == Action::Kill { Part::Killed(number) } else { Part::Paused(number) })
+                Some(if action == Action::Pause { Part::Paused(number) } else { Part::Down(number) })
             }
             Whom::Instance(number) => {
-                if let Some(instance) = system.instances.get_mut(number) {
-                    instance.hurt = false;
-                    if action == Action::Pause {
-                        instance.service.resume()?
-                    } else {
-                        instance.service.restart()?
-                    }
+                let Some(instance) = system.instances.get_mut(number) else { return Ok(()) };
+                instance.hurt = false;
+                if action == Action::Pause {
+                    instance.service.resume()?
+                } else {
+                    instance.service.restart()?
                 }
-                None
+                Some(Part::Instance(instance.group)).filter(|_| action != Action::Leave)
             }
             Whom::Database => {
                 match action {
@@ -158,8 +162,18 @@ impl Faults {
                 Some(Part::Broker)
             }
         };
-        self.done.hurts.extend(part.map(|part| Hurt { part, from, until: now() }));
+        self.log.hurts.extend(part.map(|part| Hurt { part, from, until: now() }));
         Ok(())
+    }
+
+    /// Waits until a replica publishes, where one can.
+    async fn relay_exists(&self, system: &Scaled) {
+        let is_hurt = |hit: &Hit| matches!(hit.whom, Whom::Database);
+        let start = Instant::now();
+        while system.publishing().is_none() && !self.hits.iter().any(is_hurt) && start.elapsed() < RELAY_LIMIT
+        {
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// One that nothing has hurt yet.
@@ -174,7 +188,7 @@ impl Faults {
         }
     }
 
-    /// An instance that owns something, as far as was read; of the DLQ's group any one.
+    /// An instance that owns something, as far as was read.
     fn instance(&mut self, system: &Scaled, group: Group) -> Option<usize> {
         let mut owners: BTreeMap<usize, String> = BTreeMap::new();
         for record in system.offsets.known() {
@@ -190,7 +204,7 @@ impl Faults {
         let owns = |id: Option<String>| owners.values().any(|owner| Some(owner) == id.as_ref());
         let all = system.instances.iter().enumerate();
         let well = all.filter(|(_, one)| one.group == group && !one.hurt);
-        let owners = well.filter(|(_, one)| group == Group::Dlq || owns(one.instance_id()));
+        let owners = well.filter(|(_, one)| owns(one.instance_id()));
         let owners: Vec<usize> = owners.map(|(place, _)| place).collect();
         self.dice.pick(&owners).copied()
     }
@@ -198,17 +212,24 @@ impl Faults {
     async fn strike(&mut self, system: &mut Scaled, place: usize, action: Action) -> Result<()> {
         let Some(instance) = system.instances.get_mut(place) else { return Ok(()) };
         instance.hurt = true;
-        match action {
-            Action::Pause => return instance.service.pause(),
-            Action::Leave => return instance.service.terminate(END_LIMIT).await.map(drop),
-            _ => instance.service.kill9(),
-        }
-        let (group, id) = (instance.group, instance.instance_id());
-        let at = now();
-        if group != Group::Dlq {
-            let death = |instance_id| Death { group: group.name().to_owned(), instance_id, at };
-            self.done.deaths.extend(id.map(death));
-        }
-        if group == Group::Audit { system.snapshot() } else { Ok(()) }
+        let (group, id, asked) = (instance.group, instance.instance_id(), now());
+        let Some(manner) = end(&mut instance.service, action).await? else { return Ok(()) };
+        let at = if manner == Manner::Killed { now() } else { asked };
+        let holder = id.map(|id| Holder::Instance { group, id });
+        self.log.ends.extend(holder.map(|holder| End { holder, manner, at }));
+        if group == Group::Audit && manner == Manner::Killed { system.snapshot() } else { Ok(()) }
     }
+}
+
+/// Does it to a process. `None`: it was only paused.
+async fn end(service: &mut Service, action: Action) -> Result<Option<Manner>> {
+    match action {
+        Action::Pause => return service.pause().map(|()| None),
+        Action::Leave => {
+            let status = service.terminate(END_LIMIT).await?;
+            return Ok(Some(Manner::Stopped(status.code())));
+        }
+        _ => service.kill9(),
+    }
+    Ok(Some(Manner::Killed))
 }

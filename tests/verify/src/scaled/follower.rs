@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use harness::{EVENTS, Error, OFFSETS, Result, read_topic};
+use harness::requests::{Micros, now};
+use harness::{DLQ, EVENTS, Error, OFFSETS, Result, read_topic};
 use serde_json::Value;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -18,7 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// A record of the offsets topic that is about a partition.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Of the topic of events.
+    /// That of events, or of dead letters.
+    pub topic: &'static str,
+    /// Of that topic.
     pub partition: usize,
     /// What it says.
     pub entry: OffsetsEntry,
@@ -26,12 +29,18 @@ pub struct Record {
     pub released: bool,
 }
 
-type Records = BTreeMap<i64, Record>;
+/// What was read so far.
+#[derive(Default)]
+struct Known {
+    records: BTreeMap<i64, Record>,
+    /// When the topic was read to its end, in order.
+    times: Vec<Micros>,
+}
 
 /// Reads as it goes, in a thread of its own, which ends with the value.
 pub struct Follower {
     bootstrap: String,
-    records: Arc<Mutex<Records>>,
+    known: Arc<Mutex<Known>>,
     /// Both until it ends.
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -39,8 +48,8 @@ pub struct Follower {
 impl Follower {
     /// Begins to follow.
     pub fn start(bootstrap: &str) -> Result<Self> {
-        let records = Arc::<Mutex<Records>>::default();
-        let (all, broker) = (Arc::clone(&records), bootstrap.to_owned());
+        let known = Arc::<Mutex<Known>>::default();
+        let (all, broker) = (Arc::clone(&known), bootstrap.to_owned());
         let failed = |error| Error::Failed(format!("cannot follow the offsets topic: {error}"));
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
@@ -59,18 +68,25 @@ impl Follower {
                 }
             });
         });
-        Ok(Self { bootstrap: bootstrap.to_owned(), records, running: Some((stop, thread)) })
+        Ok(Self { bootstrap: bootstrap.to_owned(), known, running: Some((stop, thread)) })
     }
 
     /// All that was written so far, in its order.
     pub async fn read(&self) -> Result<Vec<Record>> {
-        read_into(&self.bootstrap, &self.records).await?;
+        read_into(&self.bootstrap, &self.known).await?;
         Ok(self.known())
     }
 
     /// All that was read so far, in its order.
     pub fn known(&self) -> Vec<Record> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.records.values().cloned().collect()
+    }
+
+    /// When the broker served the topic for the first time after this.
+    pub fn served_after(&self, at: Micros) -> Option<Micros> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.times.iter().copied().find(|time| *time > at)
     }
 }
 
@@ -83,13 +99,14 @@ impl Drop for Follower {
     }
 }
 
-async fn read_into(bootstrap: &str, records: &Mutex<Records>) -> Result<()> {
+async fn read_into(bootstrap: &str, known: &Mutex<Known>) -> Result<()> {
     let read = read_topic(bootstrap, OFFSETS).await?;
-    let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    known.times.push(now());
     for one in read {
         let (key, value) = (one.record.key.as_deref(), one.record.value.as_deref());
         if let Some(record) = parse(one.offset, key, value) {
-            records.insert(one.offset, record);
+            known.records.insert(one.offset, record);
         }
     }
     Ok(())
@@ -98,14 +115,15 @@ async fn read_into(bootstrap: &str, records: &Mutex<Records>) -> Result<()> {
 /// `None` for a tombstone, for members, and for what is of another topic or makes no sense.
 fn parse(at: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Record> {
     let mut parts: Vec<&str> = std::str::from_utf8(key?).ok()?.split('/').collect();
+    let topic = [EVENTS, DLQ].into_iter().find(|topic| parts.get(1) == Some(topic))?;
     let place = parts.get_mut(2)?;
     let partition = place.parse().ok()?;
     // The entry itself knows of one partition.
     *place = "0";
-    let entry = OffsetsEntry::read(at, Some(parts.join("/").as_bytes()), value, EVENTS)?;
+    let entry = OffsetsEntry::read(at, Some(parts.join("/").as_bytes()), value, topic)?;
     let json: Value = serde_json::from_slice(value?).ok()?;
     let released = json.get("released").is_some_and(|released| *released == true);
-    Some(Record { partition, entry, released })
+    Some(Record { topic, partition, entry, released })
 }
 
 #[cfg(test)]
@@ -117,7 +135,10 @@ mod tests {
         let commit =
             br#"{"v":1,"offset":7,"instance_id":"i","committed_at":"1970-01-01T00:00:01Z","released":true}"#;
         let record = parse(9, Some(b"g/task-events/4/commit/3"), Some(commit)).unwrap();
-        assert_eq!((record.partition, record.released, record.entry.at), (4, true, 9));
+        assert_eq!((record.topic, record.partition), (EVENTS, 4));
+        assert_eq!((record.released, record.entry.at), (true, 9));
+        let record = parse(9, Some(b"g/task-events-dlq/0/commit/3"), Some(commit)).unwrap();
+        assert_eq!((record.topic, record.partition), (DLQ, 0));
         assert!(parse(9, Some(b"g/task-events/4/commit/3"), None).is_none());
         assert!(parse(9, Some(b"g/member/i"), Some(b"{}")).is_none());
     }

@@ -17,10 +17,14 @@ pub enum ScaledFault {
     KillApi,
     /// A pause of a replica of the API
     PauseApi,
+    /// A replica of the API ends in order, and is started again
+    StopApi,
     /// kill -9 of the replica that publishes
     KillRelay,
     /// A pause of the replica that publishes, beyond its lease
     PauseRelay,
+    /// The replica that publishes ends in order, and is started again
+    StopRelay,
     /// kill -9 of a notification service that owns partitions
     KillNotification,
     /// A pause of one, beyond its lease
@@ -29,7 +33,7 @@ pub enum ScaledFault {
     KillAudit,
     /// A pause of one, beyond its lease
     PauseAudit,
-    /// kill -9 of a DLQ processor
+    /// kill -9 of the DLQ processor that owns the partition
     KillDlq,
     /// A pause of one, beyond a lease
     PauseDlq,
@@ -96,8 +100,10 @@ impl ScaledFault {
         match self {
             Self::KillApi => (Action::Kill, Target::Api),
             Self::PauseApi => (Action::Pause, Target::Api),
+            Self::StopApi => (Action::Leave, Target::Api),
             Self::KillRelay => (Action::Kill, Target::Relay),
             Self::PauseRelay => (Action::Pause, Target::Relay),
+            Self::StopRelay => (Action::Leave, Target::Relay),
             Self::KillNotification => (Action::Kill, Target::Owner(Group::Notification)),
             Self::PauseNotification => (Action::Pause, Target::Owner(Group::Notification)),
             Self::KillAudit => (Action::Kill, Target::Owner(Group::Audit)),
@@ -155,7 +161,7 @@ pub struct ScaledPlan {
     pub rate: Option<u32>,
     /// How long a client waits for an answer before it asks the next replica.
     pub answer_limit: Duration,
-    /// How much longer than a lease the partitions of an instance that was killed may be nobody's.
+    /// How much longer than promised the place of a process that ended may be nobody's: see [`super::succession`].
     pub margin: Duration,
     /// By their time.
     pub faults: Vec<ScaledPlanned>,

@@ -9,6 +9,8 @@ use harness::{
     Broker, Error, Kind as BrokerKind, Postgres, Program, Proxy, Result, Service, create_topic, free_port,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::evidence::read_audit_log;
 use super::follower::Follower;
 use crate::evidence::Snapshot;
@@ -19,9 +21,14 @@ pub const PARTITIONS: usize = 6;
 /// Replicas of the API, and instances of each consumer.
 pub const REPLICAS: usize = 3;
 const DATABASE: &str = "tasks";
+/// What a replica logs when its turn to publish begins.
+pub(super) const PUBLISHES: &str = "this replica publishes the outbox";
+/// And when it is over.
+const TURN_OVER: [&str; 2] = ["this replica no longer publishes the outbox", "the relay's turn is over"];
 
 /// A group of consumers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Group {
     /// `notification-service`.
     Notification,
@@ -169,14 +176,15 @@ impl Scaled {
         Ok(())
     }
 
-    /// The replica that said last that it publishes.
+    /// The replica that publishes, as it logged.
     pub fn publishing(&self) -> Option<usize> {
-        let said = self.replicas.iter().enumerate().filter_map(|(number, replica)| {
-            let lines = replica.service.history();
-            let last = lines.into_iter().rfind(|line| line.contains("this replica publishes the outbox"))?;
-            Some((last.split(' ').next()?.to_owned(), number))
-        });
-        said.max().map(|(_, number)| number)
+        let publishes = |replica: &Replica| {
+            let lines = replica.service.lines();
+            let begun = lines.iter().rposition(|line| line.contains(PUBLISHES));
+            let over = lines.iter().rposition(|line| TURN_OVER.iter().any(|over| line.contains(over)));
+            begun > over
+        };
+        self.replicas.iter().position(publishes)
     }
 
     /// Keeps the output of every process.
