@@ -5,6 +5,7 @@ pub mod check;
 pub mod evidence;
 mod faults;
 pub mod follower;
+pub mod group;
 pub mod plan;
 mod succession;
 pub mod system;
@@ -20,8 +21,9 @@ use tokio::time::{Instant, sleep};
 
 use self::evidence::ScaledEvidence;
 use self::follower::Record;
+use self::group::Group;
 use self::plan::ScaledPlan;
-use self::system::{Group, PARTITIONS, REPLICAS, Scaled};
+use self::system::{PARTITIONS, REPLICAS, Scaled};
 use crate::api;
 use crate::check::Report;
 use crate::evidence::{OffsetsEntry, OffsetsSaid};

@@ -9,8 +9,8 @@ use verify::check::{Report, names};
 use verify::evidence::{OffsetsSaid, Told};
 use verify::scaled::check::check;
 use verify::scaled::evidence::{End, Holder, Manner, Part, ScaledEvidence};
+use verify::scaled::group::Group;
 use verify::scaled::plan::{ScaledFault, ScaledPlan, ScaledPlanned};
-use verify::scaled::system::Group;
 use verify::scaled::{self, ScaledRound};
 
 /// So long that a busy machine does not fail the test; how long it was is printed.

@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::follower::Record;
-use super::system::{Group, PUBLISHES};
+use super::group::Group;
 use crate::evidence::{AuditLine, AuditLog, Evidence, OffsetsEntry, RelaySaid, Seen, Told, micros};
+
+/// What a replica logs when its turn to publish begins.
+pub(super) const PUBLISHES: &str = "this replica publishes the outbox";
 
 /// What was found.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

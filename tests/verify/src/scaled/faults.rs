@@ -9,8 +9,9 @@ use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::evidence::{End, Holder, Hurt, Manner, Part};
+use super::group::Group;
 use super::plan::{Action, ScaledFault, ScaledPlan, ScaledPlanned, Target};
-use super::system::{Group, REPLICAS, Scaled};
+use super::system::{REPLICAS, Scaled};
 use crate::evidence::OffsetsSaid;
 
 /// For an instance in order to end; the contract has 5 s, and the machine is busy.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use harness::Dice;
 
-use super::system::Group;
+use super::group::Group;
 
 /// Shorter than most pauses: what a paused replica has in flight is asked for again, under its key, of another one.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);

@@ -8,7 +8,7 @@
 //! - Whoever is asked to stop ends with exit code 0.
 
 use super::evidence::{End, Holder, Hurt, Manner, Part, ScaledEvidence};
-use super::system::Group;
+use super::group::Group;
 use super::turns::{Turn, turns};
 use crate::check::{Check, Report, names};
 use crate::system::LEASE;

@@ -9,10 +9,9 @@ use harness::{
     Broker, Error, Kind as BrokerKind, Postgres, Program, Proxy, Result, Service, create_topic, free_port,
 };
 
-use serde::{Deserialize, Serialize};
-
-use super::evidence::read_audit_log;
+use super::evidence::{PUBLISHES, read_audit_log};
 use super::follower::Follower;
+use super::group::Group;
 use crate::evidence::Snapshot;
 use crate::system::LEASE;
 
@@ -21,36 +20,8 @@ pub const PARTITIONS: usize = 6;
 /// Replicas of the API, and instances of each consumer.
 pub const REPLICAS: usize = 3;
 const DATABASE: &str = "tasks";
-/// What a replica logs when its turn to publish begins.
-pub(super) const PUBLISHES: &str = "this replica publishes the outbox";
-/// And when it is over.
+/// What a replica logs when its turn to publish is over.
 const TURN_OVER: [&str; 2] = ["this replica no longer publishes the outbox", "the relay's turn is over"];
-
-/// A group of consumers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Group {
-    /// `notification-service`.
-    Notification,
-    /// `audit-service`.
-    Audit,
-    /// `dlq-processor`.
-    Dlq,
-}
-
-impl Group {
-    /// All.
-    pub const ALL: [Self; 3] = [Self::Notification, Self::Audit, Self::Dlq];
-
-    /// Its name, which is that of the binary.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Notification => "notification-service",
-            Self::Audit => "audit-service",
-            Self::Dlq => "dlq-processor",
-        }
-    }
-}
 
 /// A replica of the API.
 pub struct Replica {
