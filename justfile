@@ -26,7 +26,7 @@ browser:
     cargo build --workspace --bins
     tests/browser/run
 
-# Measure the whole system (post, keyed, rate, audit, notification, history, watchers); see docs/measurements.md
+# Measure the whole system (post, keyed, rate, audit, notification, history, watchers, replicas, instances); see docs/measurements.md
 bench *args="post keyed rate audit notification history":
     cargo run --release -p bench -- {{args}}
 

@@ -12,6 +12,7 @@
 //! | `post` | POST /tasks: a closed loop, and a fixed rate up to the audit line |
 //! | `drain` | how fast a consumer works off a topic |
 //! | `history` | one change, and a start after kill -9, with much in the store |
+//! | `scaled` | POST /tasks with 1, 2 and 3 replicas on PostgreSQL; a drain by 1, 2 and 3 instances |
 //! | `watchers` | POST /tasks with nobody and with 100 watchers of the live page, in turn |
 //! | `http` | the load: one thread, as little work for each request as can be |
 //! | `build`, `figures` | which binaries are measured, and what came out |
@@ -24,6 +25,7 @@ mod figures;
 mod history;
 mod http;
 mod post;
+mod scaled;
 mod tls;
 mod usage;
 mod watchers;
@@ -52,6 +54,10 @@ enum What {
     Watchers,
     /// A change, and a start after kill -9, with that many tasks in the store (`--tasks`)
     History,
+    /// POST /tasks with 1, 2 and 3 replicas on one PostgreSQL (Debian's), over 64 connections to each; of this build
+    Replicas,
+    /// 1, 2 and 3 instances of the audit service, which share six partitions, work off a topic; of this build
+    Instances,
 }
 
 /// Measures the system, in turn with other builds of it.
@@ -165,6 +171,8 @@ async fn measure(what: What, build: &Build, args: &Args) -> Result<Figures> {
         What::Notification => drain::notification(build, args.events, args.ordered_ids).await,
         What::Watchers => watchers::run(build, args.seconds).await,
         What::History => history::run(build, args.tasks).await,
+        What::Replicas => scaled::replicas(args.seconds).await,
+        What::Instances => scaled::instances(args.events).await,
     }
 }
 
