@@ -3,6 +3,7 @@
 pub mod api_token;
 pub mod command_line;
 pub mod config;
+pub mod deferred;
 pub mod exit;
 mod fault;
 mod log_fields;
@@ -17,5 +18,6 @@ pub mod shutdown;
 pub mod state_dir;
 pub mod stderr;
 pub mod terminal;
+pub mod url_arg;
 pub mod version;
 pub mod watched_file;
