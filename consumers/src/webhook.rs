@@ -35,6 +35,7 @@ use task_events::watched_file::{FileError, WatchedFile};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::metrics::no_warnings;
 use crate::notification::KEEP_IDS;
 use crate::service::Opened;
 
@@ -75,7 +76,7 @@ pub fn open(
     let secrets = WatchedFile::open("WEBHOOK_SECRET_FILE", secrets, Secrets::parse)?;
     let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
     let service = Webhooks { dedup, reader, shared: Arc::new(Shared::new(config, secrets)) };
-    Ok(Opened { service, at_end: Box::new(|| {}), metrics: Box::new(|_| {}) })
+    Ok(Opened { service, at_end: Box::new(|| {}), metrics: Box::new(|_| {}), warnings: no_warnings() })
 }
 
 /// Sends webhooks.
