@@ -331,7 +331,11 @@ impl Shared {
 /// Adds what is wrong to a process's metrics.
 pub(super) fn render_metrics(text: &mut Text, commits: Option<&Commits>) {
     let name = "task_events_audit_tree_trouble";
-    text.family(name, "gauge", "1 where the tree that proves the audit log has that trouble: see /readyz.");
+    text.family(
+        name,
+        "gauge",
+        "Troubles of the tree that proves the audit log: 1 where it has that one, which /readyz describes.",
+    );
     for (trouble, what) in TROUBLES {
         let has_it = commits.is_some_and(|commits| commits.0.troubles.has(trouble));
         text.series(name, &[("what", what)], if has_it { 1.0 } else { 0.0 });

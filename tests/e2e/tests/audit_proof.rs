@@ -413,6 +413,7 @@ async fn a_proof_needs_the_public_key_alone_and_the_documented_format_suffices_t
 #[tokio::test]
 async fn a_tree_that_cannot_be_written_is_said_by_readyz_and_metrics_and_the_log_goes_on() -> Outcome {
     let mut it = Proved::empty().await?;
+    it.audit.wait_for_line("claimed audit-service/task-events/0", SOON).await?;
     assert!(it.audit.terminate(SOON).await?.success());
     let (tree, log) = (it.world.path("audit.log.tree"), it.world.audit_log_path());
     fs::remove_dir_all(&tree)?;

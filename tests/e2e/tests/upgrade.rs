@@ -35,10 +35,10 @@ impl Bootstrap for Former {
 /// A system as that version left it.
 async fn world(version: &str) -> Result<World<Former>> {
     let address = format!("127.0.0.1:{}", free_port()?);
-    let folder = tempfile::tempdir()?;
+    let folder = tempfile::tempdir().unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/{version}.tar.gz"));
     let unpacked =
-        Command::new("tar").arg("-xzf").args([&fixture, Path::new("-C"), folder.path()]).status()?;
+        Command::new("tar").arg("-xzf").args([&fixture, Path::new("-C"), folder.path()]).status().unwrap();
     assert!(unpacked.success(), "{}", fixture.display());
     let data = folder.path().join("broker").display().to_string();
     let mut broker = Program::new("devbroker").args(&["--addr", &address, "--dir", &data]).start()?;
@@ -46,7 +46,7 @@ async fn world(version: &str) -> Result<World<Former>> {
     let world = World::around(Former { address, _broker: broker, folder })?;
     for name in ["state", "audit.log", "tasks.json"] {
         let (from, to) = (world.broker.folder.path().join(name), world.path(name));
-        assert!(Command::new("cp").arg("-a").args([&from, &to]).status()?.success(), "{name}");
+        assert!(Command::new("cp").arg("-a").args([&from, &to]).status().unwrap().success(), "{name}");
     }
     Ok(world)
 }
