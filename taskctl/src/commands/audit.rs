@@ -1,6 +1,5 @@
 //! `taskctl audit`: looks at an audit log from outside the service that wrote it.
 
-mod ahead;
 mod anchors;
 mod beside;
 mod covered;

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use audit_tree::{Checkpoint, Hash, Rows, TILE, Tile, Tiles, Verifier};
 use serde::Deserialize;
 
-use super::ahead::Ahead;
 use super::anchors::Anchor;
 use super::findings::{Findings, hex};
 
@@ -54,7 +53,6 @@ pub(super) struct TreeCheck {
     folder: PathBuf,
     pub(super) checkpoint: Checkpoint,
     tiles: Tiles,
-    ahead: Ahead,
     rows: Rows,
     starts: Vec<u64>,
     /// What Kafka has of this tree and of others of the group, smallest first.
@@ -104,7 +102,6 @@ pub(super) fn open(
     let own = anchors.iter().rev().find(|anchor| anchor.origin == checkpoint.origin);
     let newest_anchor = own.map_or(0, |anchor| anchor.size);
     let tiles = Tiles::new(folder, checkpoint.size);
-    let ahead = Ahead::start(folder, checkpoint.size);
     let (rows, missing, anchors, unreadable) =
         (Rows::default(), VecDeque::new(), anchors.into(), VecDeque::new());
     let (folder, strangers, first_stranger, uncovered, first_uncovered) =
@@ -113,7 +110,6 @@ pub(super) fn open(
         folder,
         checkpoint,
         tiles,
-        ahead,
         rows,
         starts,
         anchors,
@@ -164,7 +160,6 @@ impl TreeCheck {
             return;
         }
         let (next, size) = (self.rows.size(), self.checkpoint.size);
-        self.ahead.at(next);
         if next >= size {
             self.uncovered += 1;
             self.first_uncovered.get_or_insert_with(|| line.place());
