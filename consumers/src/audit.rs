@@ -79,6 +79,7 @@ use task_events::disk::FileSystem;
 use task_events::error_code::Code;
 use task_events::event::Malformed;
 use task_events::kafka::ConsumerRecord;
+use task_events::metrics::Text;
 use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, OwnPosition, Service};
 use task_events::schemas::EventReader;
 use task_events::terminal::Terminal;
@@ -87,7 +88,7 @@ use tokio::time::sleep;
 
 use self::journal::Progress;
 use self::pending::Pending;
-use self::tree::passed_on;
+use self::tree::{Commits, passed_on};
 use self::writer::{FlushError, Writer};
 use crate::service::Opened;
 
@@ -134,8 +135,15 @@ fn open_with(
             }
         }
     };
+    let (of_metrics, of_warnings) = (writer.commits().cloned(), writer.commits().cloned());
+    let metrics = move |text: &mut Text| {
+        file::render_metrics(text);
+        tree::render_metrics(text, of_metrics.as_ref());
+    };
+    let warnings = move || of_warnings.as_ref().map(Commits::troubles).unwrap_or_default();
     let service = Audit { writer, reader };
-    Ok(Opened { service, at_end: Box::new(at_end), metrics: Box::new(file::render_metrics) })
+    let (at_end, metrics, warnings) = (Box::new(at_end), Box::new(metrics), Box::new(warnings));
+    Ok(Opened { service, at_end, metrics, warnings })
 }
 
 /// A terminal that closes sends SIGHUP first, and is gone a moment later.

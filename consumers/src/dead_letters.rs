@@ -23,6 +23,7 @@ use task_events::runtime::{Decoder, Delivery, Done, Handler, HandlerError, Servi
 use tokio::time::sleep;
 
 use crate::lines::{Lines, Sink};
+use crate::metrics::no_warnings;
 use crate::service::Opened;
 
 /// The totals are logged at most this often.
@@ -45,6 +46,7 @@ pub fn open(sink: Sink) -> Opened<DeadLetters> {
         service,
         at_end: Box::new(move || totals.log_if_changed()),
         metrics: Box::new(move |text| counted.render(text)),
+        warnings: no_warnings(),
     }
 }
 

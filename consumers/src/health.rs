@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 
 use actix_web::http::header::ContentType;
 use actix_web::{App, HttpResponse, HttpServer, web};
+use serde::Serialize;
 use task_events::error_code::Code;
 use task_events::metrics::CONTENT_TYPE;
+use task_events::runtime::StatusReport;
 use task_events::version::version;
 
 use crate::metrics::{Subject, render};
@@ -49,6 +51,16 @@ pub fn start(addr: SocketAddr, subject: Subject) -> Result<SocketAddr, HealthErr
     Ok(bound)
 }
 
+/// What `/readyz` answers.
+#[derive(Serialize)]
+struct Readiness {
+    #[serde(flatten)]
+    report: StatusReport,
+    /// What is wrong though the service goes on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
 async fn healthz(subject: web::Data<Subject>) -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::plaintext()).body(format!(
         "ok\n{} {}\n",
@@ -60,7 +72,8 @@ async fn healthz(subject: web::Data<Subject>) -> HttpResponse {
 async fn readyz(subject: web::Data<Subject>) -> HttpResponse {
     let mut answer =
         if subject.status.is_ready() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    answer.json(subject.status.report())
+    let warnings = subject.own.get().map(|own| (own.warnings)()).unwrap_or_default();
+    answer.json(Readiness { report: subject.status.report(), warnings })
 }
 
 async fn metrics(subject: web::Data<Subject>) -> HttpResponse {

@@ -17,6 +17,21 @@ const STATES: [&str; 4] = ["starting", "standby", "active", "blocked"];
 
 /// What a service adds of its own, once it is open.
 pub type OwnMetrics = Box<dyn Fn(&mut Text) + Send + Sync>;
+/// What is wrong with it though it goes on, in words.
+pub type OwnWarnings = Box<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// Of a service with which nothing goes wrong in that way.
+pub fn no_warnings() -> OwnWarnings {
+    Box::new(Vec::new)
+}
+
+/// What a service adds to the metrics and to `/readyz`.
+pub struct Own {
+    /// To the metrics.
+    pub metrics: OwnMetrics,
+    /// To `/readyz`.
+    pub warnings: OwnWarnings,
+}
 
 /// The consumer whose metrics these are. Cheap to clone.
 #[derive(Clone)]
@@ -30,7 +45,7 @@ pub struct Subject {
     /// What it is doing.
     pub status: Status,
     /// What it adds, from when it is open.
-    pub own: Arc<OnceLock<OwnMetrics>>,
+    pub own: Arc<OnceLock<Own>>,
 }
 
 impl fmt::Debug for Subject {
@@ -46,7 +61,7 @@ pub fn render(subject: &Subject) -> String {
     partitions(&mut text, subject);
     counts(&mut text, subject);
     if let Some(own) = subject.own.get() {
-        own(&mut text);
+        (own.metrics)(&mut text);
     }
     kafka::render_metrics(&mut text);
     logging::render_metrics(&mut text);
@@ -195,7 +210,8 @@ mod tests {
 
     #[test]
     fn every_series_is_under_its_type() {
-        let own: OwnMetrics = Box::new(|text: &mut Text| text.single("own_total", "counter", "Own.", 1));
+        let metrics: OwnMetrics = Box::new(|text: &mut Text| text.single("own_total", "counter", "Own.", 1));
+        let own = Own { metrics, warnings: no_warnings() };
         let subject = Subject {
             service: "s",
             group: "a\"b".to_owned(),

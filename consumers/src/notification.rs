@@ -23,6 +23,7 @@ use task_events::schemas::EventReader;
 use uuid::Uuid;
 
 use crate::lines::{Lines, NoStdout, Sink};
+use crate::metrics::no_warnings;
 use crate::service::Opened;
 
 /// How long the topic keeps events (7 days), and a day.
@@ -52,7 +53,7 @@ impl Coded for OpenError {
 pub fn open(state_dir: &Path, sink: Sink, reader: EventReader) -> Result<Opened<Notifications>, OpenError> {
     let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
     let service = Notifications { dedup, reader, sink };
-    Ok(Opened { service, at_end: Box::new(|| {}), metrics: Box::new(|_| {}) })
+    Ok(Opened { service, at_end: Box::new(|| {}), metrics: Box::new(|_| {}), warnings: no_warnings() })
 }
 
 /// Writes notifications.

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::args::ConsumerArgs;
 use crate::health;
-use crate::metrics::{OwnMetrics, Subject};
+use crate::metrics::{Own, OwnMetrics, OwnWarnings, Subject};
 
 /// Time for the runtime to finish the event in flight, commit and release.
 const STOP_LIMIT: Duration = Duration::from_millis(4_500);
@@ -48,6 +48,8 @@ pub struct Opened<S> {
     pub at_end: Box<dyn FnOnce() + Send>,
     /// What it adds to the metrics.
     pub metrics: OwnMetrics,
+    /// What it adds to `/readyz`: what somebody has to look at though the service goes on.
+    pub warnings: OwnWarnings,
 }
 
 /// Runs a service from its arguments to its end. Returns after an orderly stop; a start that fails is one
@@ -117,7 +119,7 @@ async fn serve<S, E>(
         }
     };
     // Set once: this is the only place.
-    let _ = own.set(opened.metrics);
+    let _ = own.set(Own { metrics: opened.metrics, warnings: opened.warnings });
     let config = ConsumerConfig {
         kafka: args
             .kafka

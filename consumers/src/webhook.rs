@@ -37,6 +37,7 @@ use task_events::watched_file::{FileError, WatchedFile};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::metrics::no_warnings;
 use crate::notification::KEEP_IDS;
 use crate::service::Opened;
 
@@ -100,7 +101,7 @@ pub fn open(
     let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
     let service = Webhooks { dedup, reader, shared };
     let metrics = Box::new(move |text: &mut Text| counted.counts.render(text));
-    Ok(Opened { service, at_end: Box::new(|| {}), metrics })
+    Ok(Opened { service, at_end: Box::new(|| {}), metrics, warnings: no_warnings() })
 }
 
 /// Sends webhooks.

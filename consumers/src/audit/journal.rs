@@ -117,21 +117,21 @@ impl<F: Files> Journal<F> {
     /// The same with a tree over its lines.
     pub(super) fn with_tree(self, tree: Option<Tree>) -> Self {
         let with_tree = Self { tree, ..self };
-        with_tree.follow();
+        // Nobody waits for it yet.
+        while with_tree.follow() {}
         with_tree
     }
 
-    /// Brings a tree level with the log that is not.
-    pub(super) fn look_after_tree(&self) {
-        if self.tree.as_ref().is_some_and(Tree::lags) {
-            self.follow();
-        }
+    /// Brings a tree nearer to the log that is not level with it. Whether there is more to do.
+    pub(super) fn look_after_tree(&self) -> bool {
+        self.tree.as_ref().is_some_and(Tree::lags) && self.follow()
     }
 
-    fn follow(&self) {
-        let Some(tree) = &self.tree else { return };
+    /// Brings the tree nearer to the log, by one step. Whether there is more to do.
+    fn follow(&self) -> bool {
+        let Some(tree) = &self.tree else { return false };
         let Self { files, path, real, file, .. } = self;
-        tree.follow(&Current { files, file, length: self.mark.length, path, real });
+        tree.follow(&Current { files, file, length: self.mark.length, path, real })
     }
 
     pub(super) fn index(&self) -> &Dedup {

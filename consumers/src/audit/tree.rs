@@ -4,8 +4,9 @@
 //!
 //! 1. *Only durable lines are in the tree*: the journal gives lines to it after their sync, in their order. So an anchor
 //!    (size and root) may be committed to Kafka at once, though the tree's own files may lag.
-//! 2. *A batch never waits for the tree*: lines that do not fit the queue are forgotten, and read again from the log, between
-//!    two batches, once the thread has caught up. A tree that cannot be written stops growing and is reported; the log goes on.
+//! 2. *A batch waits for one step at most*: lines that do not fit the queue are forgotten, and read again from the log, between
+//!    two batches, once the thread has caught up, [`STEP`] bytes at a time. A tree that cannot be written stops growing and is
+//!    reported, in the log, `/readyz` and the metrics; the log goes on.
 //! 3. *A tree covers one log, from its first line on.* Where the log has not the line that the tree ends with (it was
 //!    truncated, replaced, restored), or Kafka has an anchor that the tree does not fit, the tree is set aside whole,
 //!    with the time behind its name, and a tree with a new origin begins. Nothing is ever taken out of a tree.
@@ -16,10 +17,11 @@
 //! The format is described in docs/audit-proof.md. There is no tree without a key.
 
 mod anchors;
+mod follow;
 mod growing;
+mod trouble;
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,12 +31,15 @@ use std::time::{Duration, Instant};
 use audit_tree::Signer;
 use serde_json::{Map, Value};
 use task_events::error_code::Code;
+use task_events::metrics::Text;
 
-use self::anchors::Anchors;
-use self::growing::{End, Found, Growing};
+use self::anchors::{Anchors, MAX_TREES};
+use self::follow::{Followed, follow};
+use self::growing::Growing;
+use self::trouble::{TROUBLES, Trouble, Troubles};
 use super::current::Current;
-use super::file::{Files, Lines, Section};
-use super::segments::{self, Segment, with_suffix};
+use super::file::Files;
+use super::segments::with_suffix;
 
 /// Batches that wait for the thread, each of 4 MiB at most.
 const QUEUE: usize = 8;
@@ -44,6 +49,9 @@ const PUBLISH: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// The longest wait for the thread where the log was changed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bytes of the log that are read between two batches: some 150,000 lines, in a fifth of a second.
+const STEP: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug)]
 enum Message {
@@ -62,6 +70,9 @@ pub(super) struct Tree {
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
     signer: Signer,
+    step: u64,
+    /// A tree that is on its way to be level.
+    following: Mutex<Option<Box<Growing>>>,
 }
 
 /// Of what a commit kept beside its offset, what the next one passes on: the trees of this log and of others.
@@ -77,7 +88,28 @@ pub(super) struct Commits(Arc<Shared>);
 impl Commits {
     /// What a commit of that partition keeps beside its offset, where the last one kept `before`.
     pub(super) fn commit_meta(&self, slot: (&str, i32), before: Map<String, Value>) -> Map<String, Value> {
-        lock(&self.0.anchors).commit_meta(slot, before)
+        let (meta, is_anchored) = {
+            let mut anchors = lock(&self.0.anchors);
+            (anchors.commit_meta(slot, before), !anchors.is_crowded_out())
+        };
+        let troubles = &self.0.troubles;
+        match (is_anchored, troubles.has(Trouble::NotAnchored)) {
+            (true, true) => troubles.clear(Trouble::NotAnchored),
+            (false, false) => {
+                let why = format!(
+                    "Kafka has anchors of {MAX_TREES} other trees of the group, as many as a commit may carry: that of this log's tree is not committed; compare the logs with them, stop the group, and remove them by taskctl offsets reset --forget-trees"
+                );
+                log::error!("{why} {}", Code::AuditTree);
+                troubles.set(Trouble::NotAnchored, why);
+            }
+            _ => {}
+        }
+        meta
+    }
+
+    /// What is wrong with the tree, in words.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        self.0.troubles.all()
     }
 
     /// Another instance may have owned the partition meanwhile.
@@ -98,6 +130,7 @@ struct Shared {
     /// Lines are missing from the tree.
     lags: AtomicBool,
     failed: Mutex<Option<Instant>>,
+    troubles: Troubles,
 }
 
 impl Tree {
@@ -109,7 +142,14 @@ impl Tree {
         let of_thread = Arc::clone(&shared);
         let thread = thread::Builder::new().name("audit-tree".to_owned());
         let thread = Some(thread.spawn(move || of_thread.run(&queue))?);
-        Ok(Self { messages: Some(messages), thread, shared, signer })
+        let (messages, following) = (Some(messages), Mutex::default());
+        Ok(Self { messages, thread, shared, signer, step: STEP, following })
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_step(mut self, step: u64) -> Self {
+        self.step = step;
+        self
     }
 
     /// What commits carry of it.
@@ -164,29 +204,36 @@ impl Tree {
         is_due && (shared.lags.load(Ordering::Relaxed) || lock(&shared.anchors).is_refuted())
     }
 
-    /// Brings the tree level with the log. What goes wrong is logged: the log goes on without.
-    pub(super) fn follow<F: Files>(&self, current: &Current<'_, F>) {
+    /// Brings the tree nearer to the log, by one step. Whether there is more to do. What goes wrong is logged: the log goes
+    /// on without.
+    pub(super) fn follow<F: Files>(&self, current: &Current<'_, F>) -> bool {
         let shared = &self.shared;
-        if !self.drain() {
-            return shared.fail(&io::Error::other("its thread hangs in a write"));
+        let begun = lock(&self.following).take();
+        if begun.is_none() {
+            if !self.drain() {
+                shared.fail(&io::Error::other("its thread hangs in a write"));
+                return false;
+            }
+            shared.lags.store(true, Ordering::Relaxed);
+            *lock(&shared.growing) = None;
         }
         let folder = with_suffix(current.real, "tree");
-        let mut growing = lock(&shared.growing);
-        match follow(&folder, &self.signer, current, &shared.anchors) {
-            Ok(followed) => {
-                let anchor = followed.anchor();
-                *growing = Some(followed);
-                drop(growing);
+        match follow(&folder, &self.signer, current, shared, begun, self.step) {
+            Ok(Followed::Partly(tree)) => {
+                *lock(&self.following) = Some(tree);
+                return true;
+            }
+            Ok(Followed::Level(tree)) => {
+                let anchor = tree.anchor();
+                *lock(&shared.growing) = Some(*tree);
                 lock(&shared.anchors).set_newest(anchor);
                 shared.lags.store(false, Ordering::Relaxed);
                 *lock(&shared.failed) = None;
+                shared.troubles.clear(Trouble::Failed);
             }
-            Err(error) => {
-                *growing = None;
-                drop(growing);
-                shared.fail(&error);
-            }
+            Err(error) => shared.fail(&error),
         }
+        false
     }
 
     /// Makes what the tree has durable. Blocks.
@@ -274,120 +321,25 @@ impl Shared {
     fn fail(&self, error: &io::Error) {
         self.lags.store(true, Ordering::Relaxed);
         let mut failed = lock(&self.failed);
-        log::error!(
-            "the tree beside the audit log does not grow: {error}; the log goes on {}",
-            Code::AuditTree
-        );
+        let why = format!("the tree beside the audit log does not grow: {error}; the log goes on");
+        log::error!("{why} {}", Code::AuditTree);
+        self.troubles.set(Trouble::Failed, why);
         *failed = Some(Instant::now());
     }
 }
 
-/// The tree in the folder, with all lines of the log; another one, if the log does not go on where it ends.
-fn follow<F: Files>(
-    folder: &Path,
-    signer: &Signer,
-    current: &Current<'_, F>,
-    anchors: &Mutex<Anchors>,
-) -> io::Result<Growing> {
-    let mut files = segments::beside(current.files, current.real)?;
-    files.push(current.real.to_owned());
-    let is_refuted = lock(anchors).is_refuted();
-    let why = match Growing::open(folder, signer)? {
-        Found::Tree(_) if is_refuted => {
-            "Kafka has an anchor that it does not fit: log and tree were restored or rewritten"
-        }
-        Found::Tree(mut tree) => match find_end(current, &files, &tree.end())? {
-            Some((file, from)) => {
-                let later = files.iter().skip(file + 1).map(|path| (path, 0));
-                for (path, from) in files.get(file).map(|path| (path, from)).into_iter().chain(later) {
-                    add_file(&mut tree, current, path, from)?;
-                }
-                if tree.fits_checkpoint() {
-                    tree.publish(false)?;
-                    return Ok(*tree);
-                }
-                "its last checkpoint is of other lines: they were changed while the service was stopped"
-            }
-            None => "the log has not the line that it ends with: it was truncated, replaced or restored",
-        },
-        Found::Nothing => "",
-        Found::Unusable(why) => why,
-    };
-    if !why.is_empty() {
-        let aside = growing::set_aside(folder)?;
-        log::error!(
-            "the tree of audit log {} is set aside as {}: {why}; a new tree begins {}",
-            current.path.display(),
-            aside.display(),
-            Code::AuditTree
-        );
+/// Adds what is wrong to a process's metrics.
+pub(super) fn render_metrics(text: &mut Text, commits: Option<&Commits>) {
+    let name = "task_events_audit_tree_trouble";
+    text.family(
+        name,
+        "gauge",
+        "Troubles of the tree that proves the audit log: 1 where it has that one, which /readyz describes.",
+    );
+    for (trouble, what) in TROUBLES {
+        let has_it = commits.is_some_and(|commits| commits.0.troubles.has(trouble));
+        text.series(name, &[("what", what)], if has_it { 1.0 } else { 0.0 });
     }
-    lock(anchors).forget();
-    let mut tree = Growing::create(folder, signer)?;
-    for path in &files {
-        add_file(&mut tree, current, path, 0)?;
-    }
-    tree.publish(true)?;
-    log::info!("audit log {} has a tree of {} lines: {}", current.path.display(), tree.size(), tree.origin());
-    Ok(tree)
-}
-
-/// The file with the line that the tree ends with, and where that line ends.
-fn find_end<F: Files>(
-    current: &Current<'_, F>,
-    files: &[PathBuf],
-    end: &End,
-) -> io::Result<Option<(usize, u64)>> {
-    let Some(leaf) = end.leaf else { return Ok(Some((0, 0))) };
-    for (number, path) in files.iter().enumerate().rev() {
-        let found = with_lines(current, path, end.start, |lines| {
-            while let Some((at, bytes)) = lines.next()? {
-                if at >= end.start {
-                    let is_it = at == end.start && growing::leaf_of(bytes) == Some(leaf);
-                    return Ok(is_it.then_some(at + bytes.len() as u64));
-                }
-            }
-            Ok(None)
-        })?;
-        if let Some(at) = found {
-            return Ok(Some((number, at)));
-        }
-    }
-    // A segment that was archived elsewhere: all that is in the file came after it.
-    Ok(end.sealed.then(|| (files.len().saturating_sub(1), 0)))
-}
-
-fn add_file<F: Files>(
-    tree: &mut Growing,
-    current: &Current<'_, F>,
-    path: &Path,
-    from: u64,
-) -> io::Result<()> {
-    with_lines(current, path, from, |lines| {
-        while let Some((at, bytes)) = lines.next()? {
-            if at >= from {
-                tree.add(bytes, at + bytes.len() as u64)?;
-                tree.sync_if_due()?;
-            }
-        }
-        Ok(())
-    })
-}
-
-/// Reads the lines of the log's file, as far as they count, or of a segment; of one that is not compressed from there.
-fn with_lines<F: Files, T>(
-    current: &Current<'_, F>,
-    path: &Path,
-    from: u64,
-    read: impl FnOnce(&mut Lines<Box<dyn io::Read + '_>>) -> io::Result<T>,
-) -> io::Result<T> {
-    if path == current.real {
-        let section: Box<dyn io::Read> =
-            Box::new(Section::new(current.file, from.min(current.length), current.length));
-        return read(&mut Lines::new(section, from.min(current.length)));
-    }
-    let segment = Segment::open(current.files, path)?;
-    read(&mut segment.lines(from))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

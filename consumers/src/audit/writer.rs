@@ -107,7 +107,8 @@ impl Writer {
         let (commands, queue) = mpsc::sync_channel(QUEUE);
         let (generation, generation_seen) = watch::channel(0);
         let (trouble, trouble_seen) = watch::channel(None);
-        let worker = Worker { journal, generation, trouble, logged: None, sealing_failed: None, next: None };
+        let (logged, sealing_failed, next, tree_is_behind) = Default::default();
+        let worker = Worker { journal, generation, trouble, logged, sealing_failed, next, tree_is_behind };
         thread::Builder::new()
             .name("audit-log".to_owned())
             .spawn(move || worker.run(&queue))
@@ -193,6 +194,8 @@ struct Worker<F: Files> {
     sealing_failed: Option<Instant>,
     /// What was taken from the queue and is not done yet.
     next: Option<Command>,
+    /// The tree has more steps to do, between the commands.
+    tree_is_behind: bool,
 }
 
 impl<F: Files> Worker<F> {
@@ -200,12 +203,12 @@ impl<F: Files> Worker<F> {
         loop {
             let command = match self.next.take() {
                 Some(command) => command,
-                None => match queue.recv_timeout(IDLE) {
+                None => match queue.recv_timeout(if self.tree_is_behind { Duration::ZERO } else { IDLE }) {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => {
                         self.look_after();
                         self.seal_if_due();
-                        self.journal.look_after_tree();
+                        self.tree_is_behind = self.journal.look_after_tree();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -216,7 +219,7 @@ impl<F: Files> Worker<F> {
                     let group = self.group(first, queue);
                     self.flush(group);
                     self.seal_if_due();
-                    self.journal.look_after_tree();
+                    self.tree_is_behind = self.journal.look_after_tree();
                 }
                 Command::Open { topic, partition, reply } => {
                     self.look_after();

@@ -48,6 +48,9 @@ pub struct Reset {
     /// Only this partition
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
+    /// Remove what Kafka has of the trees of audit logs, their anchors: `taskctl audit verify --kafka` knows of none then
+    #[arg(long)]
+    forget_trees: bool,
     /// Do it
     #[arg(long)]
     execute: bool,
@@ -114,7 +117,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
     let moves = plan(context, &args, &known).await?;
     if args.execute {
         refuse_live_group(&offsets, &args.group, &known).await?;
-        execute(&offsets, &moves).await?;
+        execute(&offsets, &moves, args.forget_trees).await?;
         mirror(context, &args.group, &moves).await;
     }
     let answer = Answer { group: args.group, executed: args.execute, partitions: moves };
@@ -267,11 +270,11 @@ fn alive(slots: &BTreeMap<Slot, SlotReport>) -> Option<String> {
 }
 
 /// Moves one partition after the other, each under a claim as any instance of the group would make it.
-async fn execute(offsets: &OffsetsLog, moves: &[Move]) -> Result<(), Error> {
+async fn execute(offsets: &OffsetsLog, moves: &[Move], forget_trees: bool) -> Result<(), Error> {
     let instance_id = Uuid::new_v4();
     let mut done = Vec::new();
     for each in moves {
-        if let Err(error) = move_one(offsets, each, instance_id).await {
+        if let Err(error) = move_one(offsets, each, instance_id, forget_trees).await {
             let done = if done.is_empty() { "nothing".to_owned() } else { done.join(", ") };
             return Err(Error::Refused(Code::CannotMove, format!("{error} (already reset: {done})")));
         }
@@ -280,12 +283,17 @@ async fn execute(offsets: &OffsetsLog, moves: &[Move]) -> Result<(), Error> {
     Ok(())
 }
 
-async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Result<(), Error> {
+async fn move_one(
+    offsets: &OffsetsLog,
+    each: &Move,
+    instance_id: Uuid,
+    forget_trees: bool,
+) -> Result<(), Error> {
     let Move { slot, to, .. } = each;
     let Some(to) = to else { return Ok(offsets.remove(slot).await?) };
     let before = offsets.view().borrow().slot(slot).and_then(|state| Some(state.last_commit()?.1.clone()));
     let token = offsets.claim(slot, &Claim::new(instance_id, "taskctl", LEASE_MS)).await?.token;
-    let commit = moved(before.as_ref(), *to, each.topic_id, instance_id);
+    let commit = moved(before.as_ref(), *to, each.topic_id, instance_id, forget_trees);
     let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
     offsets.catch_up().await?;
     let (missed, older) = {
@@ -319,10 +327,16 @@ async fn move_one(offsets: &OffsetsLog, each: &Move, instance_id: Uuid) -> Resul
 ///
 /// Whose state has what is known beyond the move, as far as it is not read again; and so is the lowest position of
 /// several moves without an owner between them, so that none of them skips anything.
-fn moved(before: Option<&Commit>, to: i64, topic_id: Option<Uuid>, instance_id: Uuid) -> Commit {
+fn moved(
+    before: Option<&Commit>,
+    to: i64,
+    topic_id: Option<Uuid>,
+    instance_id: Uuid,
+    forget_trees: bool,
+) -> Commit {
     let mut meta = before.map(|before| before.meta.clone()).unwrap_or_default();
-    // Anchors of audit logs stay.
-    meta.retain(|name, _| name == "trees");
+    // Anchors of audit logs stay, unless they are to go.
+    meta.retain(|name, _| name == "trees" && !forget_trees);
     let commit = Commit::new(to, instance_id, true).with_meta(meta);
     let Some(before) = before else { return commit };
     let from = before.was_moved_from().map_or(before.offset, |from| from.min(before.offset));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use audit_tree::{Checkpoint, Hash, Rows, Signer, Tile, leaf_hash};
-use harness::{Event, Outcome, Result, SOON, Service, World, eventually};
+use harness::{Event, Outcome, Result, SOON, Service, World, eventually, free_port, http};
 use rustix::process::Signal;
 
 const GROUP: &str = "audit-service";
@@ -407,5 +407,33 @@ async fn a_proof_needs_the_public_key_alone_and_the_documented_format_suffices_t
     // A key that cannot be used.
     let refused = it.world.program("audit-service").env("AUDIT_KEY_FILE", &key).run(SOON).await?;
     assert!(refused.code == Some(1) && refused.stderr.contains("[TE0410]"), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tree_that_cannot_be_written_is_said_by_readyz_and_metrics_and_the_log_goes_on() -> Outcome {
+    let mut it = Proved::empty().await?;
+    it.audit.wait_for_line("claimed audit-service/task-events/0", SOON).await?;
+    assert!(it.audit.terminate(SOON).await?.success());
+    let (tree, log) = (it.world.path("audit.log.tree"), it.world.audit_log_path());
+    fs::remove_dir_all(&tree)?;
+    fs::write(&tree, "in its way")?;
+    let audit = it.world.program("audit-service").env("AUDIT_KEY_FILE", it.world.path("audit.key").display());
+    it.audit = audit.env("HEALTH_ADDR", format!("127.0.0.1:{}", free_port()?)).start()?;
+    it.events(3).await?;
+    assert_eq!(lines(&log).len(), 3);
+    let url = it.audit.health_url().await?;
+    let get = async |path: &str| -> Result<String> {
+        let answer = http()?.get(format!("{url}/{path}")).send().await?;
+        assert!(answer.status().is_success(), "{path}: {answer:?}");
+        Ok(answer.text().await?)
+    };
+    let ready = get("readyz").await?;
+    assert!(ready.contains("\"warnings\":[\"the tree beside the audit log does not grow: "), "{ready}");
+    let metrics = get("metrics").await?;
+    for (what, is_so) in [("failed", 1), ("set_aside", 0), ("not_anchored", 0)] {
+        let series = format!("task_events_audit_tree_trouble{{what=\"{what}\"}} {is_so}\n");
+        assert!(metrics.contains(&series), "{series}: {metrics}");
+    }
     Ok(())
 }

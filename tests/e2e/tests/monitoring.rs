@@ -252,6 +252,8 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     let program = world.program("task-api").env("STATE_DIR", state.display());
     let program = program.wrapped(&["prlimit", &format!("--nofile={files}:{files}"), "--"]);
     let (mut api_service, api) = world.start_api_as(program).await?;
+    let key = world.path("audit.key").display().to_string();
+    assert_eq!(world.taskctl(&["audit", "keygen", &key]).await?.code, Some(0));
     let start = |name: &&str| {
         let program = consumer(&world, name)?;
         let lease_ms = 5 * SLOW.as_millis();
@@ -259,6 +261,7 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
             "notification-service" => {
                 program.env("STATE_DIR", state.display()).env("LEASE_MS", lease_ms).start()
             }
+            "audit-service" => program.env("AUDIT_KEY_FILE", &key).start(),
             _ => program.start(),
         }
     };
@@ -316,6 +319,13 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     let store = state.join("task-api/tasks.redb");
     is_damaged(&mut api_service, &api, &store, &prometheus).await?;
 
+    // Something is in the way of the tree beside the audit log.
+    let tree = world.audit_log_path().with_extension("log.tree");
+    std::fs::remove_dir_all(&tree).unwrap();
+    std::fs::write(&tree, "in its way").unwrap();
+    api.create("not proved").await?;
+    prometheus.fires(&["TaskEventsAuditTree"]).await?;
+
     // Nobody reads the notifications, nor the log of the audit service; a poison event; nobody looks after the DLQ.
     notification.stop_reading();
     audit.stop_reading();
@@ -352,6 +362,7 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
         "TaskEventsRestarting",
         "TaskApiShedding",
         "TaskApiStoreDamaged",
+        "TaskEventsAuditTree",
         "TaskEventsDeadLetters",
         "TaskEventsLogLinesDropped",
         "TaskEventsPartitionBlocked",

@@ -16,7 +16,10 @@ struct Treed {
 
 impl Treed {
     fn open(rig: &Rig) -> Self {
-        let tree = Tree::start(Signer::from_seed(&[7; 32])).unwrap();
+        Self::of(rig, Tree::start(Signer::from_seed(&[7; 32])).unwrap())
+    }
+
+    fn of(rig: &Rig, tree: Tree) -> Self {
         let commits = tree.commits();
         Self { journal: rig.open().with_tree(Some(tree)), tree: commits }
     }
@@ -232,4 +235,69 @@ fn a_copy_that_is_older_than_what_kafka_knows_is_not_gone_on_with() {
         again["trees"].as_object().unwrap().len() == 1 && it.tree.is_confirmed((TOPIC, 0))
     });
     assert_eq!(it.level(&rig, "the same").origin, old.origin);
+}
+
+/// Has Kafka know a root of that tree that no lines lead to, and waits until it was compared.
+fn refute(it: &Treed, origin: &str) {
+    let forged = json!({"trees": {origin: {"size": 1, "root": "00".repeat(32)}}});
+    it.tree.reopen((TOPIC, 0));
+    it.tree.commit_meta((TOPIC, 0), forged.as_object().unwrap().clone());
+    it.journal.checkpoint().unwrap();
+}
+
+#[test]
+fn a_tree_that_begins_anew_while_the_service_runs_lets_batches_through_between_its_steps() {
+    let rig = Rig::new();
+    const STEP: u64 = 2_000;
+    let tree = Tree::start(Signer::from_seed(&[7; 32])).unwrap().with_step(STEP);
+    let mut it = Treed::of(&rig, tree);
+    batch(&mut it.journal, &events(0..100));
+    it.journal.rotate().unwrap();
+    batch(&mut it.journal, &events(100..150));
+    let old = it.level(&rig, "before");
+    assert!(it.tree.troubles().is_empty());
+    refute(&it, &old.origin);
+    let (mut steps, mut end) = (0, 150);
+    while it.journal.look_after_tree() {
+        steps += 1;
+        assert!(steps < 1_000);
+        // No commit carries a tree that is not whole, and none is compared with it.
+        assert!(it.tree.commit_meta((TOPIC, 0), Map::new()).is_empty());
+        batch(&mut it.journal, &events(end..end + 1));
+        end += 1;
+        match steps {
+            3 => it.journal.rotate().unwrap(),
+            // A start in the middle of it.
+            6 => {
+                drop(it);
+                it = Treed::of(&rig, Tree::start(Signer::from_seed(&[7; 32])).unwrap().with_step(STEP));
+                let origin = it.level(&rig, "restarted").origin;
+                refute(&it, &origin);
+            }
+            _ => {}
+        }
+    }
+    assert!(steps > 20, "{steps}");
+    let after = it.level(&rig, "after");
+    assert_ne!(after.origin, old.origin);
+    let troubles = it.tree.troubles();
+    assert!(troubles.len() == 1 && troubles[0].contains("is set aside as "), "{troubles:?}");
+    assert_eq!((ids(&it.journal), after.size), (end, end as u64));
+}
+
+#[test]
+fn a_tree_that_cannot_be_written_is_a_trouble_and_the_log_goes_on() {
+    let rig = Rig::new();
+    let tree = rig.path("audit.log.tree");
+    fs::write(&tree, "in its way").unwrap();
+    let mut it = Treed::open(&rig);
+    batch(&mut it.journal, &events(0..10));
+    let troubles = it.tree.troubles();
+    assert!(troubles.len() == 1 && troubles[0].contains("does not grow"), "{troubles:?}");
+    assert!(!it.journal.look_after_tree(), "it is tried again later");
+    drop(it);
+    fs::remove_file(&tree).unwrap();
+    let mut it = Treed::open(&rig);
+    batch(&mut it.journal, &events(10..20));
+    assert_eq!((it.level(&rig, "mended").size, it.tree.troubles().len()), (20, 0));
 }

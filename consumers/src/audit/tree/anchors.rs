@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 /// Under which name a commit's `meta` has them.
 pub(super) const TREES: &str = "trees";
 
+/// Trees that a commit carries: an anchor has some 150 bytes, and each commit carries all. A tree beyond that is not
+/// anchored, and said to be so: nothing that is there is forgotten for it.
+pub(super) const MAX_TREES: usize = 64;
+
 /// A tree's size and root, in hexadecimal, as a commit carries them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Anchor {
@@ -24,6 +28,8 @@ pub(super) struct Anchors {
     /// What is to be compared, of which partition.
     unconfirmed: Vec<((String, i32), Anchor)>,
     refuted: bool,
+    /// The last commit had no space for this tree's anchor.
+    crowded_out: bool,
     /// Kafka's anchor of some partition fits, or it has none.
     compared: bool,
 }
@@ -42,6 +48,11 @@ impl Anchors {
     /// Whether Kafka has an anchor of this tree that it does not fit.
     pub(super) fn is_refuted(&self) -> bool {
         self.refuted
+    }
+
+    /// Whether this tree has no anchor, since there are too many of others.
+    pub(super) fn is_crowded_out(&self) -> bool {
+        self.crowded_out
     }
 
     /// Whether Kafka's anchors are known to fit.
@@ -93,6 +104,11 @@ impl Anchors {
             {
                 self.unconfirmed.push((slot, last));
             }
+            return meta;
+        }
+        self.crowded_out = trees.len() >= MAX_TREES && !trees.contains_key(origin);
+        if self.crowded_out {
+            self.compared = true;
             return meta;
         }
         if let Ok(newest) = serde_json::to_value(newest) {
@@ -154,5 +170,24 @@ mod tests {
         assert_eq!(both["trees"]["own"], json!(anchor(3)));
         assert_eq!(both["trees"]["new"], json!(anchor(1)));
         assert_eq!(anchors.commit_meta(("u", 0), Map::new()), meta(json!({"trees": {"new": anchor(1)}})));
+    }
+
+    #[test]
+    fn anchors_are_bounded_and_none_is_forgotten_for_another() {
+        let mut anchors = Anchors::default();
+        anchors.set_newest(("own".to_owned(), anchor(5)));
+        let others = |count: usize| {
+            let trees: Map<_, _> =
+                (0..count).map(|number| (format!("other/{number}"), json!(anchor(7)))).collect();
+            meta(json!({ "trees": trees }))
+        };
+        let full = others(MAX_TREES);
+        assert_eq!((anchors.commit_meta(("t", 0), full.clone()), anchors.is_crowded_out()), (full, true));
+        let with_own = anchors.commit_meta(("t", 0), others(MAX_TREES - 1));
+        assert_eq!(
+            (with_own["trees"].as_object().unwrap().len(), anchors.is_crowded_out()),
+            (MAX_TREES, false)
+        );
+        assert_eq!(anchors.commit_meta(("t", 0), with_own.clone()), with_own, "its own is one of them");
     }
 }

@@ -80,16 +80,25 @@ fn a_move_keeps_the_lowest_position_and_whose_state_has_what() {
     done_by.set(other, 100);
     let position = Position { topic_id: topic, ..Position::at(100) };
     let before = Commit::at(position, other, true).with_done_by(&done_by);
-    let ahead = moved(Some(&before), 500, topic, operator);
+    let ahead = moved(Some(&before), 500, topic, operator, false);
     assert_eq!((ahead.offset, ahead.was_moved_from(), ahead.done_by()), (500, Some(100), done_by.clone()));
-    let again = moved(Some(&ahead), 300, topic, operator);
+    let again = moved(Some(&ahead), 300, topic, operator, false);
     assert_eq!((again.offset, again.was_moved_from()), (300, Some(100)), "the first was a mistake");
-    let back = moved(Some(&again), 80, topic, operator);
+    let back = moved(Some(&again), 80, topic, operator, false);
     assert_eq!(
         (back.was_moved_from(), back.done_by().of(one), back.done_by().of(other)),
         (Some(100), Some(60), Some(80))
     );
-    let recreated = moved(Some(&before), 5, Some(Uuid::from_u128(8)), operator);
+    let recreated = moved(Some(&before), 5, Some(Uuid::from_u128(8)), operator, false);
     assert_eq!(recreated.done_by(), DoneBy::default(), "of another topic");
-    assert_eq!(moved(None, 5, topic, operator).was_moved_from(), None);
+    assert_eq!(moved(None, 5, topic, operator, false).was_moved_from(), None);
+}
+
+#[test]
+fn anchors_of_audit_logs_are_removed_only_where_that_is_asked_for() {
+    let operator = Uuid::from_u128(99);
+    let trees = serde_json::json!({"trees": {"o": {"size": 1, "root": "00"}}, "other": 1});
+    let before = Commit::new(7, operator, true).with_meta(trees.as_object().unwrap().clone());
+    let has = |forget| moved(Some(&before), 5, None, operator, forget).meta.contains_key("trees");
+    assert!(has(false) && !has(true));
 }

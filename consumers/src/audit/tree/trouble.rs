@@ -1,0 +1,44 @@
+//! What is wrong with the tree, for `/readyz` and the metrics: the log goes on meanwhile, so nothing else would show it.
+
+use std::sync::Mutex;
+
+use super::lock;
+
+/// What may be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It cannot be written or read.
+    Failed,
+    /// It was set aside since the start of this process.
+    SetAside,
+    /// Kafka has as many anchors of other trees as a commit may carry.
+    NotAnchored,
+}
+
+/// All of it, by the names that the metrics have for them.
+pub(super) const TROUBLES: [(Trouble, &str); 3] =
+    [(Trouble::Failed, "failed"), (Trouble::SetAside, "set_aside"), (Trouble::NotAnchored, "not_anchored")];
+
+/// What is wrong by now.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(Mutex<Vec<(Trouble, String)>>);
+
+impl Troubles {
+    pub(super) fn set(&self, trouble: Trouble, why: String) {
+        self.clear(trouble);
+        lock(&self.0).push((trouble, why));
+    }
+
+    pub(super) fn clear(&self, trouble: Trouble) {
+        lock(&self.0).retain(|(other, _)| *other != trouble);
+    }
+
+    pub(super) fn has(&self, trouble: Trouble) -> bool {
+        lock(&self.0).iter().any(|(other, _)| *other == trouble)
+    }
+
+    /// In words.
+    pub(super) fn all(&self) -> Vec<String> {
+        lock(&self.0).iter().map(|(_, why)| why.clone()).collect()
+    }
+}
