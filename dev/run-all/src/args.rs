@@ -28,7 +28,8 @@ pub struct Args {
     /// `cargo xtask registry` has fetched
     #[arg(long)]
     pub avro: bool,
-    /// Two replicas of the API on a PostgreSQL, and three instances of each consumer that share six partitions.
+    /// Two replicas of the API on a PostgreSQL, and three instances of the notification and of the audit service, which
+    /// share six partitions.
     /// PostgreSQL is the one that DATABASE_URL names, or one that is installed here. State is kept in ./data/scaled
     #[arg(long)]
     pub scaled: bool,
