@@ -282,7 +282,7 @@ fn a_tree_that_begins_anew_while_the_service_runs_lets_batches_through_between_i
     assert_ne!(after.origin, old.origin);
     let troubles = it.tree.troubles();
     assert!(troubles.len() == 1 && troubles[0].contains("is set aside as "), "{troubles:?}");
-    assert_eq!((ids(&it.journal), after.size), (end, end as u64));
+    assert_eq!((ids(&it.journal), after.size), (end, end));
 }
 
 #[test]
