@@ -4,7 +4,8 @@
 //!
 //! 1. *A block has whole lines*, but for a last line that has no end, and one that is longer than any may be: that comes
 //!    in parts, as from [`Lines`](crate::log_files::Lines).
-//! 2. *Memory is that of the blocks in use*: a block that is given back is filled again.
+//! 2. *Memory is that of the blocks in use*: a block that is given back is filled again. It has at most [`MAX_LINES`] lines,
+//!    since what is known of each takes more than a short line does.
 
 use std::io::{self, Read};
 use std::sync::mpsc::Receiver;
@@ -15,6 +16,8 @@ use crate::log_files::{LogFile, MAX_LINE, named};
 const BLOCK: usize = 512 * 1024;
 /// The most that a block has: one line of the longest that may be.
 const MAX_BLOCK: usize = MAX_LINE as usize;
+/// Lines of a block: several times as many as a block has of real ones.
+const MAX_LINES: usize = 8 * 1024;
 
 /// Lines of a file that follow each other.
 #[derive(Debug)]
@@ -94,9 +97,10 @@ fn fill(stream: &mut dyn Read, buffer: &mut Vec<u8>, rest: &[u8]) -> io::Result<
     }
 }
 
-/// How much of the bytes are whole lines; all, where there is no end of a line.
+/// How much of the bytes are whole lines, at most so many; all, where there is no end of a line.
 fn lines_of(bytes: &[u8]) -> usize {
-    memchr::memrchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1)
+    let end = memchr::memchr_iter(b'\n', bytes).nth(MAX_LINES - 1).or_else(|| memchr::memrchr(b'\n', bytes));
+    end.map_or(bytes.len(), |end| end + 1)
 }
 
 #[cfg(test)]
@@ -122,6 +126,8 @@ mod tests {
             vec![MAX_BLOCK + 1, 7],
             vec![7, 3 * MAX_BLOCK + 5, 9, 0],
             vec![BLOCK / 3; 50],
+            vec![1; 3 * MAX_LINES + 5],
+            [vec![2; MAX_LINES - 1], vec![BLOCK + 1], vec![1; MAX_LINES]].concat(),
         ];
         for lengths in parts {
             // A length of 0 at the end is a last line without its end.
@@ -141,6 +147,7 @@ mod tests {
             let mut found = Vec::new();
             read(&files, &free, |block| {
                 assert!(block.bytes().len() <= MAX_BLOCK);
+                assert!(block.bytes().split_inclusive(|byte| *byte == b'\n').count() <= MAX_LINES);
                 let mut at = block.at;
                 for line in block.bytes().split_inclusive(|byte| *byte == b'\n') {
                     found.push((at, line.len()));

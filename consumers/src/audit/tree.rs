@@ -225,11 +225,12 @@ impl Tree {
             }
             Ok(Followed::Level(tree)) => {
                 let anchor = tree.anchor();
-                *lock(&shared.growing) = Some(*tree);
                 lock(&shared.anchors).set_newest(anchor);
                 shared.lags.store(false, Ordering::Relaxed);
                 *lock(&shared.failed) = None;
                 shared.troubles.clear(Trouble::Failed);
+                // At the end: what fails from then on is not taken back.
+                *lock(&shared.growing) = Some(*tree);
             }
             Err(error) => shared.fail(&error),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use task_events::config::{group_name, topic_name};
 use task_events::error_code::Code;
 use task_events::kafka::{KafkaError, OffsetAt, REQUEST_TIMEOUT};
@@ -39,9 +40,9 @@ pub struct Reset {
     #[arg(value_parser = group_name)]
     group: String,
     /// Where to read next: earliest, latest, an offset, or an RFC 3339 time for the first record at or
-    /// after it
-    #[arg(long, value_name = "earliest|latest|OFFSET|TIME", value_parser = target)]
-    to: Target,
+    /// after it [with --forget-trees, default: where the group is]
+    #[arg(long, value_name = "earliest|latest|OFFSET|TIME", value_parser = target, required_unless_present = "forget_trees")]
+    to: Option<Target>,
     /// Only this topic [default: all that the group reads]
     #[arg(long, value_parser = topic_name)]
     topic: Option<String>,
@@ -106,6 +107,24 @@ struct Move {
     /// The topic's id, where known.
     #[serde(skip)]
     topic_id: Option<Uuid>,
+    /// The anchors of audit logs' trees that are removed: origin, size and root.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    forgotten_trees: Map<String, Value>,
+}
+
+impl Move {
+    fn new(slot: Slot, from: Option<i64>, to: Option<i64>, topic_id: Option<Uuid>) -> Self {
+        let (topic, partition) = (slot.topic.clone(), slot.partition);
+        Self { slot, topic, partition, from, to, topic_id, forgotten_trees: Map::new() }
+    }
+}
+
+/// The anchors that the last commit of a partition carries, by the origins of their trees.
+fn trees(offsets: &OffsetsLog, slot: &Slot) -> Map<String, Value> {
+    let view = offsets.view();
+    let view = view.borrow();
+    let commit = view.slot(slot).and_then(|state| Some(state.last_commit()?.1));
+    commit.and_then(|commit| commit.meta.get("trees")?.as_object().cloned()).unwrap_or_default()
 }
 
 /// Runs the command.
@@ -114,7 +133,12 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
     let offsets = context.offsets().await?;
     // A plan is no promise, and needs no look at who lives.
     let known = watch(&offsets, Some(Duration::ZERO), |slot| slot.group == args.group).await?;
-    let moves = plan(context, &args, &known).await?;
+    let mut moves = plan(context, &args, &known).await?;
+    if args.forget_trees {
+        for each in &mut moves {
+            each.forgotten_trees = trees(&offsets, &each.slot);
+        }
+    }
     if args.execute {
         refuse_live_group(&offsets, &args.group, &known).await?;
         execute(&offsets, &moves, args.forget_trees).await?;
@@ -135,6 +159,11 @@ fn text(answer: &Answer) -> String {
         ]
     });
     let mut text = table(["TOPIC", "PARTITION", "FROM", "TO"], cells);
+    for row in &answer.partitions {
+        for (origin, anchor) in &row.forgotten_trees {
+            text.push_str(&format!("{}/{} forgets the tree {origin}: {anchor}\n", row.topic, row.partition));
+        }
+    }
     if !answer.executed {
         text.push_str("Nothing was changed: this is a dry run. Stop the group, then add --execute.\n");
     }
@@ -176,19 +205,25 @@ async fn plan(
         };
         for partition in partitions {
             let slot = Slot { group: args.group.clone(), topic: topic.clone(), partition };
+            let from = known.get(&slot).and_then(|report| report.position);
+            let Some(target) = &args.to else {
+                if let Some(to) = from {
+                    moves.push(Move::new(slot, from, Some(to), topic_id));
+                }
+                continue;
+            };
             let range = log_range(&context.kafka, &topic, partition).await?;
-            let at_time = match &args.to {
+            let at_time = match target {
                 Target::Time(time) => {
                     let at = OffsetAt::Time(time.timestamp_millis());
                     Some(context.kafka.list_offset(&topic, partition, at).await?)
                 }
                 _ => None,
             };
-            let to = destination(&args.to, range, at_time).map_err(|why| {
+            let to = destination(target, range, at_time).map_err(|why| {
                 Error::Refused(Code::CannotMove, format!("cannot reset {topic}/{partition}: {why}"))
             })?;
-            let from = known.get(&slot).and_then(|report| report.position);
-            moves.push(Move { slot, topic: topic.clone(), partition, from, to: Some(to), topic_id });
+            moves.push(Move::new(slot, from, Some(to), topic_id));
         }
     }
     Ok(moves)
@@ -201,14 +236,7 @@ fn gone<'a>(
     count: i32,
 ) -> impl Iterator<Item = Move> + 'a {
     let gone = known.iter().filter(move |(slot, _)| slot.topic == topic && slot.partition >= count);
-    gone.map(|(slot, report)| Move {
-        slot: slot.clone(),
-        topic: slot.topic.clone(),
-        partition: slot.partition,
-        from: report.position,
-        to: None,
-        topic_id: None,
-    })
+    gone.map(|(slot, report)| Move::new(slot.clone(), report.position, None, None))
 }
 
 fn partitions(topic: &str, count: i32, wanted: Option<i32>) -> Result<Vec<i32>, Error> {

@@ -28,8 +28,8 @@ pub(super) struct Anchors {
     /// What is to be compared, of which partition.
     unconfirmed: Vec<((String, i32), Anchor)>,
     refuted: bool,
-    /// The last commit had no space for this tree's anchor.
-    crowded_out: bool,
+    /// Partitions whose last commit had no space for this tree's anchor.
+    crowded_out: HashSet<(String, i32)>,
     /// Kafka's anchor of some partition fits, or it has none.
     compared: bool,
 }
@@ -50,9 +50,9 @@ impl Anchors {
         self.refuted
     }
 
-    /// Whether this tree has no anchor, since there are too many of others.
+    /// Whether this tree has no anchor in some partition, since there are too many of others.
     pub(super) fn is_crowded_out(&self) -> bool {
-        self.crowded_out
+        !self.crowded_out.is_empty()
     }
 
     /// Whether Kafka's anchors are known to fit.
@@ -62,7 +62,9 @@ impl Anchors {
 
     /// The partition has had another owner, maybe.
     pub(super) fn reopen(&mut self, slot: (&str, i32)) {
-        self.confirmed.remove(&(slot.0.to_owned(), slot.1));
+        let slot = (slot.0.to_owned(), slot.1);
+        self.confirmed.remove(&slot);
+        self.crowded_out.remove(&slot);
     }
 
     #[cfg(test)]
@@ -106,11 +108,12 @@ impl Anchors {
             }
             return meta;
         }
-        self.crowded_out = trees.len() >= MAX_TREES && !trees.contains_key(origin);
-        if self.crowded_out {
+        if trees.len() >= MAX_TREES && !trees.contains_key(origin) {
+            self.crowded_out.insert(slot);
             self.compared = true;
             return meta;
         }
+        self.crowded_out.remove(&slot);
         if let Ok(newest) = serde_json::to_value(newest) {
             if !trees.is_empty() && !trees.contains_key(origin) {
                 let others: Vec<&str> = trees.keys().map(String::as_str).collect();
