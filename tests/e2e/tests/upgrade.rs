@@ -102,10 +102,18 @@ async fn what_each_released_version_left_goes_on_with_todays_binaries() -> Outco
         assert_eq!(api.complete(renamed).await?["version"], 3, "{version}");
         world.committed("audit-service", RECORDS + WAITING + 1).await?;
 
-        // The dead letters are there, and the DLQ processor was done with them.
+        // The dead letters are there, and the DLQ processor was done with them. What ended without a line behind the last
+        // one of the audit log may have gone there once more: the index of 0.1.0 is made again from the log.
         let dead = world.taskctl(&["dlq", "list", "--format", "json"]).await?;
-        assert_eq!(dead.stdout.matches("invalid_json").count(), 2, "{version}: {dead:?}");
-        assert_eq!(world.offsets_in("dlq-processor", harness::DLQ).await?.position(), Some(2), "{version}");
+        let letters: Value = serde_json::from_str(&dead.stdout).unwrap();
+        let letters: Vec<_> = letters.as_array().unwrap().iter().map(|of| of["group"].clone()).collect();
+        assert!(
+            letters.iter().filter(|group| *group == "notification-service").count() == 1,
+            "{version}: {dead:?}"
+        );
+        assert!((2..=3).contains(&letters.len()), "{version}: {dead:?}");
+        let done = world.offsets_in("dlq-processor", harness::DLQ).await?.position();
+        assert!(done >= Some(2), "{version}: {done:?}");
 
         // All is read again, and the log knows it.
         for consumer in &mut consumers {
