@@ -16,6 +16,7 @@
 )]
 
 mod checkpoint;
+mod cosignature;
 mod frontier;
 mod hash;
 mod key;
@@ -25,6 +26,7 @@ mod tile;
 mod tiles;
 
 pub use checkpoint::{Checkpoint, Invalid};
+pub use cosignature::Witness;
 pub use frontier::Frontier;
 pub use hash::{Hash, leaf_hash, node_hash, tile_root};
 pub use key::{KeyError, Signer, Verifier};

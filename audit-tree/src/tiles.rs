@@ -81,6 +81,32 @@ impl Tiles {
         Ok(path)
     }
 
+    /// The hashes that show that the tree of the first `old` entries is the beginning of this one (RFC 6962, section 2.1.2).
+    pub fn consistency(&mut self, old: u64) -> io::Result<Vec<Hash>> {
+        if old > self.size {
+            return Err(io::Error::other(format!("{old} entries of {}", self.size)));
+        }
+        let (mut start, mut end) = (0, self.size);
+        let mut path = Vec::new();
+        // Down to the subtree that ends where the old tree does.
+        while old > 0 && end > old {
+            let middle = start + (end - start).next_power_of_two() / 2;
+            if old <= middle {
+                path.push(self.range(middle, end)?);
+                end = middle;
+            } else {
+                path.push(self.range(start, middle)?);
+                start = middle;
+            }
+        }
+        // The whole old tree is known to whoever asks.
+        if start > 0 {
+            path.push(self.range(start, end)?);
+        }
+        path.reverse();
+        Ok(path)
+    }
+
     /// The root of some entries, which are a subtree or the end of one.
     fn range(&mut self, start: u64, end: u64) -> io::Result<Hash> {
         let count = end - start;
@@ -167,6 +193,70 @@ mod tests {
         let path = tile.path(folder);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, hashes.concat()).unwrap();
+    }
+
+    /// The check of RFC 9162, section 2.1.4.2.
+    fn is_consistent(
+        (first, first_root): (u64, Hash),
+        (second, second_root): (u64, Hash),
+        path: &[Hash],
+    ) -> bool {
+        if first == second || first == 0 {
+            return path.is_empty() && (first == 0 || first_root == second_root);
+        }
+        let whole: Vec<Hash> = if first.is_power_of_two() { vec![first_root] } else { Vec::new() }
+            .into_iter()
+            .chain(path.to_vec())
+            .collect();
+        let (mut number, mut last) = (first - 1, second - 1);
+        while number & 1 == 1 {
+            (number, last) = (number >> 1, last >> 1);
+        }
+        let Some((start, rest)) = whole.split_first() else { return false };
+        let (mut old, mut new) = (*start, *start);
+        for hash in rest {
+            if last == 0 {
+                return false;
+            }
+            if number & 1 == 1 || number == last {
+                (old, new) = (node_hash(hash, &old), node_hash(hash, &new));
+                while number & 1 == 0 && number != 0 {
+                    (number, last) = (number >> 1, last >> 1);
+                }
+            } else {
+                new = node_hash(&new, hash);
+            }
+            (number, last) = (number >> 1, last >> 1);
+        }
+        last == 0 && old == first_root && new == second_root
+    }
+
+    #[test]
+    fn every_earlier_tree_is_shown_to_be_the_beginning_of_this_one() {
+        for size in [1_u64, 2, 3, 7, 8, 255, 256, 257, 600] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut rows = Rows::default();
+            let mut roots = vec![rows.root()];
+            for entry in 0..size {
+                rows.push(leaf_hash(&entry.to_be_bytes()), &mut |tile, hashes| {
+                    write(folder.path(), tile, hashes)
+                });
+                roots.push(rows.root());
+            }
+            rows.partials().for_each(|(tile, hashes)| write(folder.path(), tile, hashes));
+            let mut tiles = Tiles::new(folder.path(), size);
+            let new = (size, rows.root());
+            for old in 0..=size {
+                let path = tiles.consistency(old).unwrap();
+                let root = roots[old as usize];
+                assert!(is_consistent((old, root), new, &path), "{old} of {size}");
+                if old > 0 {
+                    assert!(!is_consistent((old, [9; 32]), new, &path), "{old} of {size}");
+                    assert!(!is_consistent((old, root), (size, [9; 32]), &path), "{old} of {size}");
+                }
+            }
+            assert!(tiles.consistency(size + 1).is_err());
+        }
     }
 
     #[test]

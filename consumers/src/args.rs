@@ -14,7 +14,7 @@ use task_events::services::{AUDIT, DLQ_PROCESSOR, NOTIFICATION};
 use task_events::url_arg::UrlOf;
 use task_events::version::version;
 
-use crate::audit::Limits;
+use crate::audit::{AuditError, Limits, WitnessSettings, WitnessUrl};
 use crate::webhook::Config;
 
 /// What all three take.
@@ -126,9 +126,36 @@ pub struct AuditArgs {
     /// File with the Ed25519 key (PEM, made by `taskctl audit keygen`) that signs a tree over the log's lines; no tree unless set
     #[arg(long, env = "AUDIT_KEY_FILE")]
     pub audit_key_file: Option<PathBuf>,
+    /// Who cosigns the tree.
+    #[command(flatten)]
+    pub witness: WitnessArgs,
     /// What all services take.
     #[command(flatten)]
     pub common: ConsumerArgs,
+}
+
+/// A witness that cosigns the tree over the audit log.
+#[derive(Debug, Clone, Args)]
+pub struct WitnessArgs {
+    /// Witness (c2sp.org/tlog-witness) that cosigns the tree: https://host/prefix or http://host:port/prefix; none unless set
+    #[arg(long, env = "AUDIT_WITNESS_URL", requires_all = ["audit_key_file", "audit_witness_key_file"])]
+    audit_witness_url: Option<WitnessUrl>,
+    /// File with the witness's public key, NAME+ID+KEY
+    #[arg(long, env = "AUDIT_WITNESS_KEY_FILE")]
+    audit_witness_key_file: Option<PathBuf>,
+    /// CAs of an https witness: a file in PEM, or a folder; the system's unless set
+    #[arg(long, env = "AUDIT_WITNESS_CA_FILE")]
+    audit_witness_ca_file: Option<PathBuf>,
+}
+
+impl WitnessArgs {
+    /// The witness, if there is one. Blocks.
+    pub fn settings(self) -> Result<Option<WitnessSettings>, AuditError> {
+        let Some((url, key)) = self.audit_witness_url.zip(self.audit_witness_key_file) else {
+            return Ok(None);
+        };
+        WitnessSettings::load(url, &key, self.audit_witness_ca_file).map(Some)
+    }
 }
 
 /// When the audit log is sealed.

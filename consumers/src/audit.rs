@@ -67,6 +67,7 @@ mod segments;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod witness;
 mod writer;
 
 use std::path::Path;
@@ -86,8 +87,10 @@ use task_events::terminal::Terminal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
+use self::file::Files as _;
 use self::journal::Progress;
 use self::pending::Pending;
+use self::segments::with_suffix;
 use self::tree::{Commits, passed_on};
 use self::writer::{FlushError, Writer};
 use crate::service::Opened;
@@ -96,6 +99,7 @@ pub use error::{AuditError, Damage};
 pub use limits::Limits;
 pub use line::{At, Line, parse, render};
 pub use pending::Entry;
+pub use witness::{WitnessSettings, WitnessUrl};
 
 /// Opens log and index, and brings them together. Blocks.
 pub fn open(log: &Path, state_dir: &Path, reader: EventReader) -> Result<Opened<Audit>, AuditError> {
@@ -109,6 +113,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Signs the tree over its lines; there is none without.
     pub signer: Option<Signer>,
+    /// Cosigns the tree's checkpoints.
+    pub witness: Option<WitnessSettings>,
 }
 
 /// Reads the key that signs the tree over a log's lines.
@@ -124,7 +130,7 @@ fn open_with(
     settings: Settings,
     reader: EventReader,
 ) -> Result<Opened<Audit>, AuditError> {
-    let Settings { limits, signer } = settings;
+    let Settings { limits, signer, .. } = settings;
     let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"), limits, signer)?;
     ::log::info!("Loaded {} previously seen events", writer.index().len()?);
     let at_end = {
@@ -160,8 +166,13 @@ pub fn open_and_rotate(
     // Before the log is read, which may take a while: a SIGHUP that nobody listens for ends the process.
     let terminal = Terminal::at_start();
     let mut hangups = signal(SignalKind::hangup()).map_err(|source| AuditError::Signal { source })?;
+    let witness = settings.witness.clone();
     let opened = open_with(log, state_dir, settings, reader)?;
     let writer = opened.service.writer.clone();
+    if let Some((witness, commits)) = witness.zip(writer.commits().cloned()) {
+        let folder = with_suffix(&FileSystem.real(log), "tree");
+        tokio::spawn(witness::run(folder, witness, commits));
+    }
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
             // A closed terminal asks for a stop, not for this; it may close a moment after its signal.

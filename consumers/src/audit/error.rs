@@ -64,6 +64,14 @@ pub enum AuditError {
         /// Why not. Without its content.
         why: String,
     },
+    /// A witness cannot be asked.
+    #[error(
+        "the witness cannot be used: {why}; look at AUDIT_WITNESS_KEY_FILE and AUDIT_WITNESS_CA_FILE, or unset AUDIT_WITNESS_URL"
+    )]
+    Witness {
+        /// Why not.
+        why: String,
+    },
     /// The index cannot be used.
     #[error(transparent)]
     Index(#[from] DedupError),
@@ -78,7 +86,7 @@ impl Coded for AuditError {
             Self::KeepAside { .. } => Code::AuditLogTail,
             Self::Recover { .. } => Code::AuditLogRecover,
             Self::Signal { .. } => Code::AuditSignal,
-            Self::Key { .. } => Code::AuditKey,
+            Self::Key { .. } | Self::Witness { .. } => Code::AuditKey,
             Self::Index(_) => Code::DedupState,
         }
     }

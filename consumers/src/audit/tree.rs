@@ -107,6 +107,14 @@ impl Commits {
         meta
     }
 
+    /// Why the witness has not cosigned the tree, if it has not.
+    pub(super) fn witness_failed(&self, why: Option<String>) {
+        match why {
+            Some(why) => self.0.troubles.set(Trouble::NotWitnessed, why),
+            None => self.0.troubles.clear(Trouble::NotWitnessed),
+        }
+    }
+
     /// What is wrong with the tree, in words.
     pub(super) fn troubles(&self) -> Vec<String> {
         self.0.troubles.all()

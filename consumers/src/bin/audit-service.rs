@@ -20,7 +20,7 @@ use mem_functions as _;
 static ALLOCATOR: thread_cache::ThreadCache = thread_cache::ThreadCache;
 
 fn main() {
-    let AuditArgs { group, audit_log_path, segments, audit_key_file, common } =
+    let AuditArgs { group, audit_log_path, segments, audit_key_file, witness, common } =
         task_events::command_line::parse();
     let reads = Reads {
         name: AUDIT,
@@ -32,7 +32,7 @@ fn main() {
     service::run(&common, reads, move |state_dir| {
         let reader = registry.reader(Some(state_dir));
         let signer = audit_key_file.as_deref().map(audit::read_key).transpose()?;
-        let settings = Settings { limits: segments.limits(), signer };
+        let settings = Settings { limits: segments.limits(), signer, witness: witness.settings()? };
         audit::open_and_rotate(&audit_log_path, state_dir, settings, reader)
     });
 }

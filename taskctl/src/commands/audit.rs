@@ -17,6 +17,7 @@ mod report;
 mod tree;
 mod union;
 mod verify;
+mod witnessed;
 mod zones;
 
 use clap::Subcommand;

@@ -13,11 +13,17 @@ pub(super) enum Trouble {
     SetAside,
     /// Kafka has as many anchors of other trees as a commit may carry.
     NotAnchored,
+    /// The witness has not cosigned the newest checkpoint.
+    NotWitnessed,
 }
 
 /// All of it, by the names that the metrics have for them.
-pub(super) const TROUBLES: [(Trouble, &str); 3] =
-    [(Trouble::Failed, "failed"), (Trouble::SetAside, "set_aside"), (Trouble::NotAnchored, "not_anchored")];
+pub(super) const TROUBLES: [(Trouble, &str); 4] = [
+    (Trouble::Failed, "failed"),
+    (Trouble::SetAside, "set_aside"),
+    (Trouble::NotAnchored, "not_anchored"),
+    (Trouble::NotWitnessed, "not_witnessed"),
+];
 
 /// What is wrong by now.
 #[derive(Debug, Default)]

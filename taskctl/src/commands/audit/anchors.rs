@@ -5,16 +5,21 @@ use task_events::error_code::Code;
 
 use crate::{Context, Error};
 
-/// A size and a root that were committed.
+/// A size and a root that were committed, or cosigned by a witness.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Anchor {
     pub(super) origin: String,
     pub(super) size: u64,
     /// In hexadecimal.
     pub(super) root: String,
-    /// The partition that it was committed with.
+    /// The partition that it was committed with, or the witness that cosigned it.
     pub(super) place: String,
+    /// Who has it, for people.
+    pub(super) by: &'static str,
 }
+
+/// Who has the anchors that were committed.
+pub(super) const KAFKA: &str = "Kafka";
 
 #[derive(Deserialize)]
 struct Committed {
@@ -39,7 +44,7 @@ pub(super) async fn read(context: &Context, group: &str) -> Result<Vec<Anchor>, 
         for (origin, tree) in trees {
             let Committed { size, root } =
                 Committed::deserialize(tree).map_err(|_| unreadable(&slot.to_string()))?;
-            anchors.push(Anchor { origin: origin.clone(), size, root, place: slot.to_string() });
+            anchors.push(Anchor { origin: origin.clone(), size, root, place: slot.to_string(), by: KAFKA });
         }
     }
     if is_known { Ok(anchors) } else { Err(context.unknown_group(group)) }

@@ -3,10 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use audit_tree::Verifier;
+use audit_tree::{Verifier, Witness};
 
 use super::anchors::Anchor;
 use super::tree::{self, TreeCheck};
+use super::witnessed;
 
 /// The tree beside a log, and what it cannot be compared with. Where a signature or Kafka was asked for, a tree that is not
 /// there is an error, and so is one that Kafka has no anchor of.
@@ -14,13 +15,14 @@ pub(super) fn tree_beside(
     path: &Path,
     verifier: Option<&Verifier>,
     anchors: Option<Vec<Anchor>>,
+    witness: Option<&Witness>,
 ) -> io::Result<(Option<TreeCheck>, Vec<String>)> {
     let folder = with_suffix(path, ".tree");
     let mut not_checked = Vec::new();
     if anchors.is_none() {
         not_checked.push("what Kafka has of the tree, against whoever has the key: give --kafka".to_owned());
     }
-    let is_asked = verifier.is_some() || anchors.is_some();
+    let is_asked = verifier.is_some() || anchors.is_some() || witness.is_some();
     let is_known = anchors.as_ref().is_some_and(|anchors| !anchors.is_empty());
     let tree = tree::open(&folder, verifier, anchors.clone().unwrap_or_default())?;
     let Some(mut tree) = tree else {
@@ -34,6 +36,16 @@ pub(super) fn tree_beside(
         not_checked.push(format!("whether a line was changed: there is no tree {}", folder.display()));
         return Ok((None, not_checked));
     };
+    match witness {
+        Some(witness) => {
+            let anchor = witnessed::read(&folder, witness, &tree.checkpoint.origin)?;
+            tree.compare_with(anchor);
+        }
+        None if folder.join("witnessed").exists() => {
+            not_checked.push("what a witness has cosigned of the tree: give --witness-key".to_owned());
+        }
+        None => {}
+    }
     if verifier.is_none() {
         not_checked.push("who signed the tree: give --public-key".to_owned());
     }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use audit_tree::{Signer, Verifier};
+use audit_tree::{Signer, Verifier, Witness};
 use clap::Args;
 use task_events::error_code::Code;
 
@@ -53,4 +53,13 @@ pub(super) fn read(path: &Path) -> Result<Verifier, Error> {
         |why: String| Error::Refused(Code::AuditKey, format!("key {} cannot be used: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
     Verifier::from_pem(&text).map_err(|error| refused(error.to_string()))
+}
+
+/// Reads the public key of a witness.
+pub(super) fn read_witness(path: &Path) -> Result<Witness, Error> {
+    let refused =
+        |why: &str| Error::Refused(Code::AuditKey, format!("key {} cannot be used: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refused(&error.to_string()))?;
+    Witness::from_vkey(&text)
+        .ok_or_else(|| refused("it is no key of a witness, as NAME+ID+KEY of cosignature/v1"))
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use audit_tree::{Checkpoint, Hash, Rows, TILE, Tile, Tiles, Verifier};
 use serde::Deserialize;
 
-use super::anchors::Anchor;
+use super::anchors::{Anchor, KAFKA};
 use super::findings::{Findings, hex};
 
 /// Tiles that could not be read and are remembered, so that each is reported once.
@@ -99,7 +99,8 @@ pub(super) fn open(
         starts.and_then(|state| serde_json::from_slice::<State>(&state).ok()).unwrap_or_default().files;
     let mut anchors = anchors;
     anchors.sort_by_key(|anchor| anchor.size);
-    let own = anchors.iter().rev().find(|anchor| anchor.origin == checkpoint.origin);
+    let is_own = |anchor: &&Anchor| anchor.by == KAFKA && anchor.origin == checkpoint.origin;
+    let own = anchors.iter().rev().find(is_own);
     let newest_anchor = own.map_or(0, |anchor| anchor.size);
     let tiles = Tiles::new(folder, checkpoint.size);
     let (rows, missing, anchors, unreadable) =
@@ -129,6 +130,13 @@ pub(super) fn open(
 }
 
 impl TreeCheck {
+    /// Compares the log with what a witness has cosigned, too. Before the first line.
+    pub(super) fn compare_with(&mut self, anchor: Anchor) {
+        let at = self.anchors.partition_point(|other| other.size <= anchor.size);
+        self.anchors.insert(at, anchor);
+        self.compare_anchors();
+    }
+
     /// The first line of a file: where it belongs.
     pub(super) fn begin_file(&mut self, first: &Leaf) {
         let next = self.rows.size() + self.strangers;
@@ -245,13 +253,13 @@ impl TreeCheck {
         }
         let (last, gave_up) = (self.rows.size(), self.gave_up);
         for anchor in std::mem::take(&mut self.anchors) {
-            let Anchor { origin, size, place, .. } = &anchor;
+            let Anchor { origin, size, place, by, .. } = &anchor;
             self.findings.add(|| match (gave_up, *origin == self.checkpoint.origin) {
-                (true, _) => format!("Kafka has an anchor of {size} lines of {origin} ({place}), and it cannot be compared"),
+                (true, _) => format!("{by} has an anchor of {size} lines of {origin} ({place}), and it cannot be compared"),
                 (_, true) => {
-                    format!("Kafka has an anchor of {size} lines, and the log has {last}: it was truncated, or restored from an older copy")
+                    format!("{by} has an anchor of {size} lines, and the log has {last}: it was truncated, or restored from an older copy")
                 }
-                _ => format!("Kafka has an anchor of {size} lines of another tree, {origin} ({place}), and the log has {last}: {ANOTHER}"),
+                _ => format!("{by} has an anchor of {size} lines of another tree, {origin} ({place}), and the log has {last}: {ANOTHER}"),
             });
         }
         self
@@ -317,17 +325,17 @@ impl TreeCheck {
     /// Compares the anchors of as many lines as there are by now.
     fn compare_anchors(&mut self) {
         while self.anchors.front().is_some_and(|anchor| anchor.size <= self.rows.size()) {
-            let Some(Anchor { origin, size, root, place }) = self.anchors.pop_front() else { break };
-            self.compared += 1;
+            let Some(Anchor { origin, size, root, place, by }) = self.anchors.pop_front() else { break };
+            self.compared += u64::from(by == KAFKA);
             if hex(&self.rows.root()) == root {
                 continue;
             }
             self.findings.add(|| match origin == self.checkpoint.origin {
                 true => format!(
-                    "Kafka has another root of the first {size} lines ({place}): log and tree were rewritten"
+                    "{by} has another root of the first {size} lines ({place}): log and tree were rewritten"
                 ),
                 false => format!(
-                    "Kafka has another root of the first {size} lines by another tree, {origin} ({place}): {ANOTHER}"
+                    "{by} has another root of the first {size} lines by another tree, {origin} ({place}): {ANOTHER}"
                 ),
             });
         }

@@ -29,6 +29,9 @@ pub struct Verify {
     /// The public key of the log, in PEM: the tree's checkpoint has to be signed by it
     #[arg(long, value_name = "FILE")]
     public_key: Option<PathBuf>,
+    /// The public key of the log's witness, NAME+ID+KEY: the log has to have the root that it has cosigned
+    #[arg(long, value_name = "FILE")]
+    witness_key: Option<PathBuf>,
     /// Compare the tree with what Kafka has of it, in the commits of this group
     #[arg(long, value_name = "GROUP", num_args = 0..=1, require_equals = true, default_missing_value = AUDIT)]
     kafka: Option<String>,
@@ -41,6 +44,7 @@ pub struct Verify {
 pub async fn run(setup: &Setup, args: &Verify) -> Result<(), Error> {
     let [path] = args.paths.as_slice() else { return run_union(setup.format, args) };
     let verifier = args.public_key.as_deref().map(keygen::read).transpose()?;
+    let witness = args.witness_key.as_deref().map(keygen::read_witness).transpose()?;
     // Before the log: whatever is committed is in it.
     let anchors = match &args.kafka {
         Some(group) => Some(anchors::read(&setup.context()?, group).await?),
@@ -50,8 +54,8 @@ pub async fn run(setup: &Setup, args: &Verify) -> Result<(), Error> {
         anchors.retain(|anchor| !args.accept_origin.contains(&anchor.origin));
         anchors
     });
-    let (tree, not_checked) =
-        tree_beside(path, verifier.as_ref(), anchors).map_err(|error| cannot_read(path, &error))?;
+    let (tree, not_checked) = tree_beside(path, verifier.as_ref(), anchors, witness.as_ref())
+        .map_err(|error| cannot_read(path, &error))?;
     let mut report =
         files(path).and_then(|files| verify(&files, tree)).map_err(|error| cannot_read(path, &error))?;
     report.not_checked = not_checked;
@@ -68,10 +72,10 @@ pub async fn run(setup: &Setup, args: &Verify) -> Result<(), Error> {
 /// Several logs. Each may have a tree, which is verified with that log alone.
 fn run_union(
     format: Format,
-    Verify { paths, allow_overlap, public_key, kafka, .. }: &Verify,
+    Verify { paths, allow_overlap, public_key, witness_key, kafka, .. }: &Verify,
 ) -> Result<(), Error> {
-    if public_key.is_some() || kafka.is_some() {
-        let why = "--public-key and --kafka are of one log: verify each log with them, and then all of them without";
+    if public_key.is_some() || witness_key.is_some() || kafka.is_some() {
+        let why = "--public-key, --witness-key and --kafka are of one log: verify each log with them, and then all of them without";
         return Err(Error::Refused(Code::Selection, why.to_owned()));
     }
     if let Some(same) = union::same_file(paths) {
