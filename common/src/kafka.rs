@@ -58,7 +58,6 @@ mod reader;
 pub mod records;
 mod sasl;
 mod scram;
-mod stream;
 mod topic;
 mod versions;
 

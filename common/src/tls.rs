@@ -15,6 +15,7 @@ mod files;
 mod processor;
 mod reloaded;
 mod server;
+mod stream;
 mod validity;
 
 use std::fmt;
@@ -32,7 +33,8 @@ use reloaded::Reloaded;
 pub use binding::channel_binding;
 pub use failure::{TlsError, is_certificate_alert};
 pub use files::{Identity, TlsFiles, TlsVariables};
-pub use server::{TlsServer, TlsServerStream};
+pub use server::TlsServer;
+pub use stream::{ClientStream, MaybeTls, ServerStream};
 
 /// Whom this process trusts and as whom it presents itself. Cheap to clone.
 #[derive(Clone)]

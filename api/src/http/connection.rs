@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::bare;
 use super::handshake;
-use super::socket::Socket;
+use super::socket::{Socket, farewell, last_words};
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -210,15 +210,15 @@ impl AsyncRead for Connection {
         // Not into the middle of an answer, and not unasked.
         let answer_is_late = self.due.has_passed(cx) && self.take_by.is_none();
         if answer_is_late && !self.is_idle {
-            self.socket.last_words(cx, TOO_SLOW);
-            self.socket.farewell(cx);
+            last_words(&mut self.socket, cx, TOO_SLOW);
+            farewell(&mut self.socket, cx);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(cx, buf);
         // What an idle client sends in the last moment is read all the same: unread it would be lost.
         if read.is_pending() && answer_is_late {
-            self.socket.farewell(cx);
+            farewell(&mut self.socket, cx);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         ready!(read)?;

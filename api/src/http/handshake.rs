@@ -34,7 +34,7 @@ pub(super) async fn with_client(tls: &TlsServer, stream: TcpStream) -> Result<So
         tls.accept(stream).await
     };
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(stream)) => Ok(Socket::Tls(Box::new(stream))),
+        Ok(Ok(socket)) => Ok(socket),
         Ok(Err(error)) => {
             log::debug!("no TLS with a client: {error}");
             Err(DispatchError::Io(error))

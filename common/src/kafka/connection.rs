@@ -30,10 +30,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::stream::Stream;
 use super::versions::{Versions, name};
 use super::{KafkaError, REQUEST_TIMEOUT};
-use crate::tls::{Tls, TlsError, is_certificate_alert};
+use crate::tls::{ClientStream, Tls, TlsError, is_certificate_alert};
 
 /// Largest answer that is read, in bytes: above the 100 MiB that a broker takes as a request by default, so
 /// that whatever batch could be produced can be fetched.
@@ -46,7 +45,7 @@ const API_VERSIONS: i16 = 3;
 /// A connection, logged in where that is configured.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: Stream,
+    stream: ClientStream,
     address: Arc<str>,
     client_id: Arc<str>,
     versions: Versions,
@@ -74,12 +73,12 @@ impl Connection {
         let stream = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
         let stream = stream.map_err(|error| KafkaError::failed(&name, error))?;
         let stream = match tls {
-            None => Stream::Plain(stream),
+            None => ClientStream::Plain(stream),
             Some(tls) => {
                 let host = address.rsplit_once(':').map_or(address.as_ref(), |(host, _)| host);
                 let handshake = tls.connect(stream, host).await;
                 let refused = |error: TlsError| KafkaError::Tls { call: name.clone(), reason: error.0 };
-                Stream::Tls(Box::new(handshake.map_err(refused)?))
+                ClientStream::Tls(Box::new(handshake.map_err(refused)?))
             }
         };
         let mut connection = Self {
@@ -119,7 +118,7 @@ impl Connection {
     }
 
     /// The stream, ready for requests, for whoever goes on with it alone, and when its login is to be renewed.
-    pub(super) fn into_stream(self) -> (Stream, Option<Instant>) {
+    pub(super) fn into_stream(self) -> (ClientStream, Option<Instant>) {
         (self.stream, self.expires)
     }
 
@@ -248,7 +247,7 @@ impl Connection {
         match closed {
             false => error.to_string(),
             // The alert that says why may be lost with the connection.
-            true if is_first && matches!(self.stream, Stream::Tls(_)) => {
+            true if is_first && matches!(self.stream, ClientStream::Tls(_)) => {
                 self.certificate_refused = true;
                 "it closed the connection after the TLS handshake: it wants a certificate of this client, or it is just stopping".to_owned()
             }

@@ -43,8 +43,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::stream::Stream;
 use super::{counts, peer};
+use crate::tls::ClientStream;
 use request::{PIECE, Request, acknowledge, invalid};
 
 /// What rskafka may use: each version that it knows and Kafka 2.1 and later speak.
@@ -88,7 +88,7 @@ struct Link {
     token: String,
     address: SocketAddr,
     /// Taken by the first produce request.
-    leader: Mutex<Option<Stream>>,
+    leader: Mutex<Option<ClientStream>>,
     state: Mutex<State>,
 }
 
@@ -101,7 +101,11 @@ struct State {
 
 impl Hop {
     /// A hop to the leader at the other end of the stream, whose login is to be renewed at that time.
-    pub(super) async fn open(leader: Stream, expires: Option<Instant>, route: Route) -> io::Result<Self> {
+    pub(super) async fn open(
+        leader: ClientStream,
+        expires: Option<Instant>,
+        route: Route,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let link = Arc::new(Link {
@@ -261,11 +265,11 @@ impl Link {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(leader) = leader else { return };
         let ended = match leader {
-            Stream::Plain(leader) => {
+            ClientStream::Plain(leader) => {
                 let (reads, writes) = leader.into_split();
                 self.pass_both(first, client_reads, client_writes, reads, writes).await
             }
-            Stream::Tls(leader) => {
+            ClientStream::Tls(leader) => {
                 let (reads, writes) = tokio::io::split(*leader);
                 self.pass_both(first, client_reads, client_writes, reads, writes).await
             }

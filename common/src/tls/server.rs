@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
@@ -12,14 +12,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::files::{Identity, server_config, stamps};
 use super::reloaded::Reloaded;
+use super::stream::ServerStream;
 
+/// Time between two looks at the files, however many connect.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for a look at the files.
 const FILES_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of plain text, and as many encrypted, that wait in a connection for its socket: a record of TLS.
 const MAX_BUFFERED: usize = 16 * 1024;
-
-/// A connection after the handshake.
-pub type TlsServerStream = tokio_rustls::server::TlsStream<TcpStream>;
 
 /// As whom this process presents itself to those who connect. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +29,8 @@ struct Inner {
     identity: Identity,
     variables: (&'static str, &'static str),
     config: Reloaded<ServerConfig>,
+    look_interval: Duration,
+    looked: Mutex<Instant>,
 }
 
 impl fmt::Debug for TlsServer {
@@ -41,25 +43,50 @@ impl TlsServer {
     /// Reads certificate and key, that these variables name. For the start of a process: it blocks. The error names what
     /// is wrong, in one line.
     pub fn load(identity: Identity, variables: (&'static str, &'static str)) -> Result<Self, String> {
-        let config = Reloaded::load(|| stamps(&identity), || server_config(&identity, variables))?;
-        Ok(Self(Arc::new(Inner { identity, variables, config })))
+        Self::looking_every(LOOK_INTERVAL, identity, variables)
     }
 
-    /// The handshake, with the certificate as the files have it now; where their disk does not say in time, as it was
-    /// before. The caller bounds its time.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsServerStream> {
-        let inner = Arc::clone(&self.0);
-        let refreshed = tokio::task::spawn_blocking(move || inner.refreshed());
-        let config = match timeout(FILES_TIMEOUT, refreshed).await {
-            Ok(config) => config.map_err(io::Error::other)?,
-            Err(_) => self.0.config.current(),
+    fn looking_every(
+        look_interval: Duration,
+        identity: Identity,
+        variables: (&'static str, &'static str),
+    ) -> Result<Self, String> {
+        let looked = Mutex::new(Instant::now());
+        let config = Reloaded::load(|| stamps(&identity), || server_config(&identity, variables))?;
+        Ok(Self(Arc::new(Inner { identity, variables, config, look_interval, looked })))
+    }
+
+    /// The handshake, with the certificate as the files had it less than [`LOOK_INTERVAL`] ago; where their disk does not
+    /// say in time, as it was before. The caller bounds its time.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<ServerStream> {
+        let config = match self.0.is_look_due() {
+            false => self.0.config.current(),
+            true => {
+                let inner = Arc::clone(&self.0);
+                let refreshed = tokio::task::spawn_blocking(move || inner.refreshed());
+                match timeout(FILES_TIMEOUT, refreshed).await {
+                    Ok(config) => config.map_err(io::Error::other)?,
+                    Err(_) => self.0.config.current(),
+                }
+            }
         };
         let acceptor = TlsAcceptor::from(config);
-        acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(MAX_BUFFERED))).await
+        let limited = acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(MAX_BUFFERED)));
+        limited.await.map(|stream| ServerStream::Tls(Box::new(stream)))
     }
 }
 
 impl Inner {
+    /// Whether this connection is the one that looks at the files.
+    fn is_look_due(&self) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = looked.elapsed() >= self.look_interval;
+        if is_due {
+            *looked = Instant::now();
+        }
+        is_due
+    }
+
     fn refreshed(&self) -> Arc<ServerConfig> {
         let identity = &self.identity;
         let certificate = identity.certificate.display();
@@ -106,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_certificate_that_is_replaced_is_shown_from_the_next_connection_on() {
+    async fn a_certificate_that_is_replaced_is_shown_from_the_next_look_on() {
         let folder = tempdir().unwrap();
         let [old, new] = ["old", "new"].map(|name| Authority::new(name).unwrap());
         let [old_ca, new_ca] = [("old.crt", &old), ("new.crt", &new)].map(|(name, authority)| {
@@ -117,7 +144,8 @@ mod tests {
         let issued =
             |authority: &Authority| authority.issue("server", &["localhost"], Validity::Valid).unwrap();
         let files = identity(&issued(&old), folder.path());
-        let server = TlsServer::load(files.clone(), VARIABLES).unwrap();
+        let server = TlsServer::looking_every(Duration::ZERO, files.clone(), VARIABLES).unwrap();
+        let seldom = TlsServer::looking_every(Duration::MAX, files.clone(), VARIABLES).unwrap();
         assert_eq!(greet(&server, &old_ca).await, Ok(7));
         assert!(greet(&server, &new_ca).await.unwrap_err().contains("signed by no CA that is trusted"));
         // A half of the new pair changes nothing.
@@ -126,6 +154,7 @@ mod tests {
         assert_eq!(greet(&server, &old_ca).await, Ok(7));
         harness::replace(&files.key, &renewed.key).unwrap();
         assert_eq!(greet(&server, &new_ca).await, Ok(7));
+        assert_eq!(greet(&seldom, &old_ca).await, Ok(7), "it looks no more often than it has to");
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ const CLIENT_ID: &str = "the real client id";
 async fn connected() -> (TcpStream, PartitionClient, Hop) {
     let (ours, leader) = stream_pair().await;
     let route = route();
-    let mut hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
+    let mut hop = Hop::open(ClientStream::Plain(ours), None, route).await.unwrap();
     let client = ClientBuilder::new(vec![hop.bootstrap()]).client_id(hop.token()).build().await.unwrap();
     let client = client.partition_client(TOPIC, 3, UnknownTopicHandling::Error).await.unwrap();
     hop.seal();
@@ -104,7 +104,7 @@ async fn requests_of_any_size_pass_unchanged() {
 async fn a_stranger_is_not_answered_and_reaches_nobody() {
     let (ours, mut leader) = stream_pair().await;
     let route = route();
-    let hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
+    let hop = Hop::open(ClientStream::Plain(ours), None, route).await.unwrap();
     for client_id in ["", "task-api", CLIENT_ID, &"0".repeat(32)] {
         let mut stranger = TcpStream::connect(hop.bootstrap()).await.unwrap();
         let request = Request { api_key: 0, version: 7, correlation_id: 1, rest: 64 };
@@ -136,7 +136,7 @@ async fn is_answered(hop: &Hop, wrapper: &[&str]) -> bool {
 async fn another_process_is_refused_even_with_the_token() {
     let (ours, mut leader) = stream_pair().await;
     let route = route();
-    let hop = Hop::open(Stream::Plain(ours), None, route).await.unwrap();
+    let hop = Hop::open(ClientStream::Plain(ours), None, route).await.unwrap();
     assert!(!is_answered(&hop, &[]).await, "of the same user");
     if rustix::process::geteuid().is_root() {
         let other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
