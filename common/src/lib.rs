@@ -13,7 +13,7 @@
 //! - [`dlq`]: the record of an event that could not be handled.
 //! - [`redrive`]: handing a dead letter to its group again.
 //! - [`operate`]: what an operator sees and does: groups, dead letters, traces.
-//! - [`tls`]: TLS without C, for whatever this crate connects to.
+//! - [`tls`], [`http_client`]: TLS without C, for whatever is connected to; HTTP over it.
 //! - [`topics`]: the three topics and their configs.
 //! - [`disk`]: what durable state asks of a file system.
 //! - [`error_code`]: the codes of error lines.
@@ -21,7 +21,7 @@
 //! - [`segments`]: the names of the parts of a log that was rotated.
 //! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
 //! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`registry_args`],
-//!   [`security_args`], [`shutdown`], [`state_dir`], [`stderr`], [`terminal`], [`version`]: what every process needs, from its command line to its end (the folder `process/`).
+//!   [`security_args`], [`shutdown`], [`state_dir`], [`stderr`], [`terminal`], [`url_arg`], [`version`]: what every process needs, from its command line to its end (the folder `process/`).
 //!
 //! No crate below this one compiles or links C.
 //!
@@ -79,6 +79,7 @@ pub mod dlq;
 pub mod error_code;
 pub mod escape;
 pub mod event;
+pub mod http_client;
 pub mod kafka;
 pub mod log_once;
 pub mod networks;
@@ -98,6 +99,6 @@ pub mod tls;
 pub mod topics;
 
 pub use process::{
-    api_token, command_line, config, exit, logging, metrics, output, registry_args, security_args, shutdown,
-    state_dir, stderr, terminal, version, watched_file,
+    api_token, command_line, config, exit, logging, metrics, output, registry_args, security_args,
+    shutdown, state_dir, stderr, terminal, url_arg, version, watched_file,
 };

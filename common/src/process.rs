@@ -17,5 +17,6 @@ pub mod shutdown;
 pub mod state_dir;
 pub mod stderr;
 pub mod terminal;
+pub mod url_arg;
 pub mod version;
 pub mod watched_file;

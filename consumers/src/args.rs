@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 use task_events::config::{KafkaArgs, LeaseArgs, LogArgs, StateArgs, TopicArgs, group_name};
+use task_events::http_client::Url;
 use task_events::networks::Networks;
 use task_events::registry_args::RegistryArgs;
 use task_events::services::{AUDIT, DLQ_PROCESSOR, NOTIFICATION};
+use task_events::url_arg::UrlOf;
 use task_events::version::version;
 
 use crate::audit::Limits;
-use crate::webhook::{Config, Endpoint};
+use crate::webhook::Config;
 
 /// What all three take.
 #[derive(Debug, Clone, Args)]
@@ -74,9 +76,13 @@ pub enum Notifier {
 /// Where webhooks go, and how.
 #[derive(Debug, Clone, Args)]
 pub struct WebhookArgs {
-    /// Where webhooks go: an http address
-    #[arg(long, env = "WEBHOOK_URL", value_name = "URL", hide_env_values = true, value_parser = clap::value_parser!(Endpoint))]
-    pub webhook_url: Option<Endpoint>,
+    /// Where webhooks go: an https or http address
+    #[arg(long, env = "WEBHOOK_URL", value_name = "URL", hide_env_values = true, value_parser = UrlOf("WEBHOOK_URL"))]
+    pub webhook_url: Option<Url>,
+    /// CAs that may have signed the certificate of an https address, in PEM: a file, or a folder of *.crt and *.pem. By
+    /// default, the system's
+    #[arg(long, env = "WEBHOOK_CA_FILE", value_name = "FILE", requires = "webhook_url")]
+    pub webhook_ca_file: Option<PathBuf>,
     /// File of the secrets that sign, whsec_ and base64, a line each; all of them sign, so that one can be replaced; read
     /// again when it changes
     #[arg(long, env = "WEBHOOK_SECRET_FILE", value_name = "FILE")]
@@ -93,7 +99,8 @@ impl WebhookArgs {
     /// The webhooks and the file of their secrets, if they are configured.
     pub fn config(&self) -> Option<(Config, PathBuf)> {
         let config = Config {
-            endpoint: self.webhook_url.clone()?,
+            url: self.webhook_url.clone()?,
+            ca: self.webhook_ca_file.clone(),
             allowed: self.webhook_allowed_networks.clone(),
             tries: self.webhook_tries,
         };

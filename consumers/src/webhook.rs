@@ -2,11 +2,11 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `endpoint` | where webhooks go |
 //! | `signature` | Standard Webhooks: HMAC-SHA256, several secrets |
 //! | `exchange` | one delivery, and what its answer means; which addresses may be called |
 //! | `queue` | the events of a partition that are on their way, in order for each task |
 //! | `shared` | what all partitions share: pauses, the state of the endpoint |
+//! | `counts` | what is counted of them |
 //!
 //! # Invariants
 //!
@@ -15,7 +15,7 @@
 //! - *A task whose webhook fails delays only that task*; the committed position stays below its event until it was
 //!   delivered, or its dead letter acknowledged.
 
-mod endpoint;
+mod counts;
 mod exchange;
 mod queue;
 mod shared;
@@ -29,8 +29,10 @@ use task_events::dedup::{Dedup, DedupError, Retention};
 use task_events::error_code::{Code, Coded};
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
+use task_events::metrics::Text;
 use task_events::runtime::{Decoder, Delivery, Done, GivenUp, Handler, HandlerError, Service};
 use task_events::schemas::EventReader;
+use task_events::tls::{Tls, TlsFiles, TlsVariables};
 use task_events::watched_file::{FileError, WatchedFile};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -38,12 +40,15 @@ use uuid::Uuid;
 use crate::notification::KEEP_IDS;
 use crate::service::Opened;
 
-pub use endpoint::Endpoint;
 pub use shared::Config;
 
+use exchange::Endpoint;
 use queue::{Item, Queue};
 use shared::Shared;
 use signature::Secrets;
+
+/// The variable of the CAs of an https address.
+const VARIABLES: TlsVariables = TlsVariables { ca: "WEBHOOK_CA_FILE", identity: None };
 
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +59,16 @@ pub enum OpenError {
     /// The secrets cannot be used.
     #[error("{0}; no webhook could be signed")]
     Secrets(#[from] FileError),
+    /// The CAs cannot be used.
+    #[error("{0}; no webhook could be sent")]
+    Certificates(String),
 }
 
 impl Coded for OpenError {
     fn code(&self) -> Code {
         match self {
             Self::Dedup(_) => Code::DedupState,
-            Self::Secrets(_) => Code::WebhookSecrets,
+            Self::Secrets(_) | Self::Certificates(_) => Code::WebhookSecrets,
         }
     }
 }
@@ -73,9 +81,26 @@ pub fn open(
     reader: EventReader,
 ) -> Result<Opened<Webhooks>, OpenError> {
     let secrets = WatchedFile::open("WEBHOOK_SECRET_FILE", secrets, Secrets::parse)?;
+    let Config { url, ca, allowed, tries } = config;
+    let tls = match (url.has_tls(), ca) {
+        (true, ca) => {
+            let files = TlsFiles { ca, identity: None, variables: &VARIABLES };
+            Some(Tls::load(files).map_err(OpenError::Certificates)?)
+        }
+        (false, None) => None,
+        (false, Some(_)) => {
+            return Err(OpenError::Certificates(format!(
+                "{} needs an https address in WEBHOOK_URL",
+                VARIABLES.ca
+            )));
+        }
+    };
+    let shared = Arc::new(Shared::new(Endpoint { url, tls, allowed }, tries, secrets));
+    let counted = Arc::clone(&shared);
     let dedup = Dedup::open(&state_dir.join("dedup"), Retention::Window(KEEP_IDS))?;
-    let service = Webhooks { dedup, reader, shared: Arc::new(Shared::new(config, secrets)) };
-    Ok(Opened { service, at_end: Box::new(|| {}), metrics: Box::new(|_| {}) })
+    let service = Webhooks { dedup, reader, shared };
+    let metrics = Box::new(move |text: &mut Text| counted.counts.render(text));
+    Ok(Opened { service, at_end: Box::new(|| {}), metrics })
 }
 
 /// Sends webhooks.

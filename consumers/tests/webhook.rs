@@ -4,13 +4,17 @@ mod world;
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use consumers::metrics::OwnMetrics;
 use consumers::webhook::{self, Config};
+use harness::{Authority, TlsFront, Validity, replace};
 use serde_json::Value;
 use task_events::event::{EventType, TaskEvent};
+use task_events::metrics::Text;
 use task_events::networks::Networks;
 use task_events::runtime::PartitionState;
 use task_events::schemas::EventReader;
@@ -85,6 +89,17 @@ async fn take(receiver: web::Data<Receiver>, request: HttpRequest, body: web::By
 }
 
 async fn notifier(world: &World, group: &str, url: &str, tries: u32) -> Running {
+    counted_notifier(world, group, url, tries, None).await.0
+}
+
+/// The same, and what it counts. A CA is for https.
+async fn counted_notifier(
+    world: &World,
+    group: &str,
+    url: &str,
+    tries: u32,
+    ca: Option<PathBuf>,
+) -> (Running, OwnMetrics) {
     let state = world.state(group);
     let secrets = state.join("secrets");
     std::fs::write(
@@ -93,13 +108,23 @@ async fn notifier(world: &World, group: &str, url: &str, tries: u32) -> Running 
     )
     .unwrap();
     let config = Config {
-        endpoint: url.parse().unwrap(),
-        allowed: Networks::parse("127.0.0.0/8").unwrap(),
+        url: url.parse().unwrap(),
+        ca,
+        allowed: Networks::parse("127.0.0.0/8,::1").unwrap(),
         tries: NonZero::new(tries).unwrap(),
     };
     let open = move || webhook::open(&state, config, &secrets, EventReader::json());
     let opened = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
-    world.run(group, opened.service)
+    (world.run(group, opened.service), opened.metrics)
+}
+
+/// The value of a series.
+fn counted(metrics: &OwnMetrics, series: &str) -> u64 {
+    let mut text = Text::default();
+    metrics(&mut text);
+    let text = text.finish();
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
 }
 
 /// What a task's completion is after its creation.
@@ -150,14 +175,23 @@ async fn a_task_whose_webhook_fails_delays_only_itself_and_holds_the_position() 
     events.extend(others.iter().map(value));
     events.push(value(&completed(&bad)));
     world.produce(0, events).await;
-    let running = notifier(&world, "parked", &url, 100).await;
+    let (running, metrics) = counted_notifier(&world, "parked", &url, 100, None).await;
     wait_for("the others", || others.iter().all(|one| receiver.count(&one.data.title) == 1)).await;
     wait_for("a second try", || receiver.count("bad") >= 2).await;
     assert!(receiver.came().iter().all(|one| one.title != "bad" || one.kind == "task.created"), "in order");
     assert!(world.position("parked", 0).is_none_or(|position| position == 0), "nothing is committed past it");
 
+    let pending = || counted(&metrics, "task_events_webhooks_pending");
+    wait_for("the counts", || counted(&metrics, "task_events_webhook_parked_tasks") == 1 && pending() == 2)
+        .await;
+    assert_eq!(counted(&metrics, "task_events_webhooks_total{outcome=\"delivered\"}"), 20);
+
     // Another process goes on at the event that waited, and repeats none that was delivered.
     running.stop().await;
+    wait_for("nothing to be counted that is given away", || {
+        counted(&metrics, "task_events_webhook_parked_tasks") == 0 && pending() == 0
+    })
+    .await;
     assert!(world.position("parked", 0).is_none_or(|position| position == 0));
     receiver.answer("bad", 204, None);
     let running = notifier(&world, "parked", &url, 100).await;
@@ -211,6 +245,97 @@ async fn an_endpoint_that_is_gone_is_not_called_again() {
         assert_eq!(letter["error"]["kind"], "webhook_gone");
     }
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_is_verified_or_is_sent_nothing() {
+    let world = World::start(1).await;
+    let (receiver, url) = Receiver::start().await;
+    let plain: std::net::SocketAddr =
+        url.trim_start_matches("http://").trim_end_matches("/hook").parse().unwrap();
+    let (ours, other) = (Authority::new("ours").unwrap(), Authority::new("other").unwrap());
+    let ca = world.state("ca").join("ca.crt");
+    replace(&ca, ours.certificate()).unwrap();
+    let issued = |authority: &Authority, host, validity| authority.issue("hooks", &[host], validity).unwrap();
+    let front = TlsFront::start(&issued(&other, "localhost", Validity::Valid), plain).await.unwrap();
+    let url = format!("https://localhost:{}/hook", front.port());
+    let (running, metrics) = counted_notifier(&world, "verified", &url, 1, Some(ca)).await;
+    let mut position = 0;
+    for (certificate, why) in [
+        (
+            issued(&other, "localhost", Validity::Valid),
+            "signed by no CA that is trusted here: give the CA that signed it by WEBHOOK_CA_FILE",
+        ),
+        (issued(&ours, "hooks.example", Validity::Valid), "not for localhost but for hooks.example"),
+        (issued(&ours, "localhost", Validity::Expired), "has expired on 2021-01-01"),
+    ] {
+        front.show(&certificate).unwrap();
+        world.produce(0, vec![value(&created("secret"))]).await;
+        position += 1;
+        wait_for("the dead letter", || world.position("verified", 0) == Some(position)).await;
+        let letters = world.read(DLQ, 0, position as usize).await;
+        let letter: Value =
+            serde_json::from_slice(letters.last().unwrap().value.as_deref().unwrap()).unwrap();
+        assert!(letter["error"]["message"].as_str().unwrap().contains(why), "{letter}");
+    }
+    assert_eq!(receiver.count("secret"), 0, "nothing was sent");
+
+    // Renewed, it is taken by the next connection.
+    front.show(&issued(&ours, "localhost", Validity::Valid)).unwrap();
+    world.produce(0, vec![value(&created("good"))]).await;
+    wait_for("the position at the end", || world.position("verified", 0) == Some(4)).await;
+    assert_eq!(receiver.count("good"), 1);
+    for (series, count) in [
+        ("task_events_webhooks_total{outcome=\"delivered\"}", 1),
+        ("task_events_webhooks_total{outcome=\"given_up\"}", 3),
+        ("task_events_webhook_requests_total{outcome=\"delivered\"}", 1),
+        ("task_events_webhook_requests_total{outcome=\"failed\"}", 3),
+        ("task_events_webhook_duration_seconds_count", 4),
+        ("task_events_webhooks_pending", 0),
+        ("task_events_webhook_parked_tasks", 0),
+    ] {
+        assert_eq!(counted(&metrics, series), count, "{series}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_without_tls_is_sent_nothing_in_clear_text() {
+    let world = World::start(1).await;
+    let (receiver, url) = Receiver::start().await;
+    let ca = world.state("ca").join("ca.crt");
+    replace(&ca, Authority::new("ours").unwrap().certificate()).unwrap();
+    let url = url.replace("http://", "https://");
+    let (running, _) = counted_notifier(&world, "clear", &url, 1, Some(ca)).await;
+    world.produce(0, vec![value(&created("secret"))]).await;
+    wait_for("the dead letter", || world.position("clear", 0) == Some(1)).await;
+    let letters = world.read(DLQ, 0, 1).await;
+    let letter: Value = serde_json::from_slice(letters[0].value.as_deref().unwrap()).unwrap();
+    assert!(letter["error"]["message"].as_str().unwrap().contains("does not speak TLS"), "{letter}");
+    assert_eq!(receiver.count("secret"), 0);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_certificates_that_cannot_be_used_are_named_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let secrets = dir.path().join("secrets");
+    std::fs::write(&secrets, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
+    for (url, ca, why) in [
+        ("https://localhost/", "missing", "WEBHOOK_CA_FILE: "),
+        ("https://localhost/", "secrets", "has no certificate in PEM"),
+        ("http://localhost/", "secrets", "WEBHOOK_CA_FILE needs an https address in WEBHOOK_URL"),
+    ] {
+        let config = Config {
+            url: url.parse().unwrap(),
+            ca: Some(dir.path().join(ca)),
+            allowed: Networks::default(),
+            tries: NonZero::<u32>::MIN,
+        };
+        let refused =
+            webhook::open(dir.path(), config, &secrets, EventReader::json()).err().unwrap().to_string();
+        assert!(refused.contains(why) && !refused.contains('\n'), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

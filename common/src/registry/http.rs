@@ -5,16 +5,12 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
+use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::address::Address;
+use crate::http_client::{self, Peer};
 use crate::tls::Tls;
 
 /// Longest answer that is read, in bytes: a schema, and what is around it.
@@ -60,13 +56,6 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
-/// One text for each cause, so that it is logged once while it lasts.
-fn failed(error: hyper::Error) -> String {
-    let why =
-        if error.is_parse() { "it does not speak HTTP" } else { "the connection broke before the answer" };
-    why.to_owned()
-}
-
 /// Sends a request and reads the whole answer, within that time; otherwise why not. An https address needs `tls`.
 pub(super) async fn exchange(
     address: &Address,
@@ -81,33 +70,10 @@ pub(super) async fn exchange(
 }
 
 async fn send(address: &Address, tls: Option<&Tls>, request: &Request<'_>) -> Result<Answer, String> {
-    let stream = TcpStream::connect(address.host_port()).await.map_err(|error| error.to_string())?;
-    match (address.has_tls(), tls) {
-        (false, _) => send_over(stream, address, request).await,
-        (true, Some(tls)) => {
-            let stream = tls.connect(stream, address.host()).await.map_err(|error| error.to_string())?;
-            send_over(stream, address, request).await
-        }
-        (true, None) => Err("TLS is not configured".to_owned()),
-    }
-}
-
-async fn send_over(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    address: &Address,
-    request: &Request<'_>,
-) -> Result<Answer, String> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    // Ends with this exchange, also where it is given up.
-    let mut driver = JoinSet::new();
-    driver.spawn(connection);
-    let response = sender.send_request(prepare(address, request)?).await.map_err(failed)?;
-    let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-    let body = body.map_err(|error| {
-        format!("the answer cannot be read, or has more than {MAX_ANSWER} bytes: {error}")
-    })?;
-    Ok(Answer { status, body: body.to_bytes() })
+    let peer = Peer { host: address.host(), has_tls: address.has_tls() };
+    let stream = http_client::connect(address.host_port(), peer, tls).await?;
+    let response = http_client::exchange(stream, prepare(address, request)?, Some(MAX_ANSWER)).await?;
+    Ok(Answer { status: response.status().as_u16(), body: response.into_body() })
 }
 
 fn prepare(address: &Address, request: &Request<'_>) -> Result<hyper::Request<Full<Bytes>>, String> {

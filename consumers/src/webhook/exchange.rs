@@ -3,34 +3,40 @@
 //! # Invariants
 //!
 //! 1. *No request into the inside* (SSRF): the name is resolved for each delivery, every address that it has must be public
-//!    or in WEBHOOK_ALLOWED_NETWORKS, and the connection is made to an address that was looked at. A redirect is not
-//!    followed.
-//! 2. *A receiver takes bounded time and memory*: [`TIMEOUT`] for all of it; of the answer the head is read, up to
-//!    [`MAX_HEAD`], and its body is not.
+//!    or in WEBHOOK_ALLOWED_NETWORKS, and the connection is made to an address that was looked at, with TLS or without. A
+//!    redirect is not followed.
+//! 2. *A receiver takes bounded time and memory*: [`TIMEOUT`] for all of it; of the answer the head is read, within the
+//!    bound of [`http_client`], and its body is not.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use task_events::http_client::{self, Url};
 use task_events::networks::{Networks, is_public};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::task::JoinSet;
+use task_events::tls::Tls;
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::endpoint::Endpoint;
 use super::signature::Secrets;
 
 /// Time for a delivery, from the name's resolution to the head of the answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest head of an answer, in bytes; what hyper takes at least.
-const MAX_HEAD: usize = 16 * 1024;
 /// Longest pause that a receiver may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// Where messages go.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) url: Url,
+    /// For https.
+    pub(super) tls: Option<Tls>,
+    /// Internal networks that may be called.
+    pub(super) allowed: Networks,
+}
 
 /// What became of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,13 +59,8 @@ pub(super) struct Message<'a> {
 }
 
 /// Sends a message.
-pub(super) async fn deliver(
-    endpoint: &Endpoint,
-    allowed: &Networks,
-    secrets: &Secrets,
-    message: &Message<'_>,
-) -> Outcome {
-    match timeout(TIMEOUT, exchange(endpoint, allowed, secrets, message)).await {
+pub(super) async fn deliver(endpoint: &Endpoint, secrets: &Secrets, message: &Message<'_>) -> Outcome {
+    match timeout(TIMEOUT, exchange(endpoint, secrets, message)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(why)) => Outcome::Failed(why),
         Err(_) => Outcome::Failed(format!("no answer within {} s", TIMEOUT.as_secs())),
@@ -67,33 +68,20 @@ pub(super) async fn deliver(
 }
 
 async fn exchange(
-    endpoint: &Endpoint,
-    allowed: &Networks,
+    Endpoint { url, tls, allowed }: &Endpoint,
     secrets: &Secrets,
     message: &Message<'_>,
 ) -> Result<Outcome, String> {
-    let addresses = addresses(endpoint, allowed).await?;
-    let stream = TcpStream::connect(addresses.as_slice()).await;
-    let stream = stream.map_err(|error| format!("it cannot be connected to: {error}"))?;
-    // A request is one write, and waits for nothing.
-    let _ = stream.set_nodelay(true);
-    let mut http = http1::Builder::new();
-    http.max_buf_size(MAX_HEAD);
-    let broken = |error: hyper::Error| {
-        if error.is_parse() { "it does not speak HTTP" } else { "the connection broke before the answer" }
-    };
-    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // Ends with this exchange, also where it is given up.
-    let mut driver = JoinSet::new();
-    driver.spawn(connection);
-    let response = sender.send_request(request(endpoint, secrets, message)?).await.map_err(broken)?;
+    let addresses = addresses(url, allowed).await?;
+    let stream = http_client::connect(addresses.as_slice(), url.peer(), tls.as_ref()).await?;
+    let response = http_client::exchange(stream, request(url, secrets, message)?, None).await?;
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     Ok(meaning(response.status(), retry_after))
 }
 
 /// The addresses of the endpoint, if none of them is one that must not be called.
-async fn addresses(endpoint: &Endpoint, allowed: &Networks) -> Result<Vec<SocketAddr>, String> {
-    let found = lookup_host((endpoint.host(), endpoint.port())).await;
+async fn addresses(url: &Url, allowed: &Networks) -> Result<Vec<SocketAddr>, String> {
+    let found = lookup_host((url.host(), url.port())).await;
     let found: Vec<SocketAddr> =
         found.map_err(|error| format!("its name cannot be resolved: {error}"))?.collect();
     let is_forbidden = |address: &&SocketAddr| !is_public(address.ip()) && !allowed.contain(address.ip());
@@ -107,15 +95,11 @@ async fn addresses(endpoint: &Endpoint, allowed: &Networks) -> Result<Vec<Socket
     }
 }
 
-fn request(
-    endpoint: &Endpoint,
-    secrets: &Secrets,
-    message: &Message<'_>,
-) -> Result<Request<Full<Bytes>>, String> {
+fn request(url: &Url, secrets: &Secrets, message: &Message<'_>) -> Result<Request<Full<Bytes>>, String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let Message { id, body } = message;
-    Request::post(endpoint.path())
-        .header(HOST, endpoint.authority())
+    Request::post(url.path())
+        .header(HOST, url.authority())
         .header(CONTENT_TYPE, "application/json")
         .header(USER_AGENT, "task-events")
         .header(CONNECTION, "close")

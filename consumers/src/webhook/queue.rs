@@ -96,6 +96,7 @@ impl Queue {
         }
         state.offsets.insert(item.record.offset, item.event_id);
         let bytes = item.bytes();
+        self.pending.shared.counts.are_pending(1);
         self.pending.under_way.send_modify(|load| {
             load.events += 1;
             load.bytes += bytes;
@@ -157,6 +158,13 @@ impl Queue {
     }
 }
 
+/// The partition is another instance's, or the process ends.
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.shared.counts.are_pending_no_more(self.under_way.borrow().events);
+    }
+}
+
 impl Pending {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -176,6 +184,8 @@ async fn send_all(pending: Arc<Pending>, task_id: Uuid) {
         let front = pending.lock().tasks.get(&task_id).and_then(|queue| queue.front().cloned());
         let Some(item) = front else { return };
         let failure = send(&pending.shared, &item).await;
+        pending.shared.counts.ended(failure.is_none());
+        pending.shared.counts.are_pending_no_more(1);
         let mut state = pending.lock();
         pending.under_way.send_modify(|load| {
             load.events -= 1;
@@ -207,7 +217,7 @@ async fn send_all(pending: Arc<Pending>, task_id: Uuid) {
 async fn send(shared: &Shared, item: &Item) -> Option<(&'static str, String, u32)> {
     let id = item.event_id.to_string();
     let message = Message { id: &id, body: &item.body };
-    let mut tries = 0;
+    let (mut tries, mut parked) = (0, None);
     loop {
         while let Some(until) = shared.paused_until() {
             sleep_until(until).await;
@@ -216,8 +226,10 @@ async fn send(shared: &Shared, item: &Item) -> Option<(&'static str, String, u32
             true => Outcome::Gone,
             false => {
                 let Ok(_connection) = shared.connections.acquire().await else { return None };
-                let secrets = shared.secrets.current();
-                deliver(&shared.config.endpoint, &shared.config.allowed, &secrets, &message).await
+                let (secrets, start) = (shared.secrets.current(), Instant::now());
+                let outcome = deliver(&shared.endpoint, &secrets, &message).await;
+                shared.counts.tried(&outcome, start.elapsed());
+                outcome
             }
         };
         tries += 1;
@@ -238,13 +250,14 @@ async fn send(shared: &Shared, item: &Item) -> Option<(&'static str, String, u32
             }
         };
         shared.failed(&why);
-        if tries >= shared.config.tries.get() {
+        if tries >= shared.tries.get() {
             return Some(("webhook", why, tries - 1));
         }
+        parked.get_or_insert_with(|| shared.counts.park());
         let delay = retry_delay(tries).max(pause);
         log::debug!(
             "webhook of {id}: try {tries} of {}: {why}; again in {} s",
-            shared.config.tries,
+            shared.tries,
             delay.as_secs()
         );
         sleep(delay).await;

@@ -1,16 +1,19 @@
 //! What the partitions of the webhook notifier share: the endpoint, and what it last said.
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use task_events::error_code::Code;
+use task_events::http_client::Url;
 use task_events::networks::Networks;
 use task_events::watched_file::WatchedFile;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::endpoint::Endpoint;
+use super::counts::Counts;
+use super::exchange::Endpoint;
 use super::signature::Secrets;
 
 /// Deliveries at one time.
@@ -24,7 +27,9 @@ const MAX_DELAY: Duration = Duration::from_secs(5 * 60);
 #[derive(Debug)]
 pub struct Config {
     /// Where.
-    pub endpoint: Endpoint,
+    pub url: Url,
+    /// CAs that may have signed its certificate; without, the system's.
+    pub ca: Option<PathBuf>,
     /// Internal networks that may be called.
     pub allowed: Networks,
     /// Tries of one event, the first included.
@@ -33,7 +38,10 @@ pub struct Config {
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: Config,
+    pub(super) endpoint: Endpoint,
+    /// Tries of one event.
+    pub(super) tries: NonZero<u32>,
+    pub(super) counts: Counts,
     pub(super) secrets: WatchedFile<Secrets>,
     pub(super) connections: Semaphore,
     said: Mutex<Said>,
@@ -48,8 +56,9 @@ struct Said {
 }
 
 impl Shared {
-    pub(super) fn new(config: Config, secrets: WatchedFile<Secrets>) -> Self {
-        Self { config, secrets, connections: Semaphore::new(MAX_CONNECTIONS), said: Mutex::default() }
+    pub(super) fn new(endpoint: Endpoint, tries: NonZero<u32>, secrets: WatchedFile<Secrets>) -> Self {
+        let (counts, connections) = (Counts::default(), Semaphore::new(MAX_CONNECTIONS));
+        Self { endpoint, tries, counts, secrets, connections, said: Mutex::default() }
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {

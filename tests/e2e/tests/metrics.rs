@@ -4,6 +4,9 @@ use harness::{CONSUMERS, EVENTS, Outcome, Result, SOON, World, eventually, http,
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+/// What the notification service has in addition where it sends webhooks.
+const WEBHOOKS: &str = "notification-service with `NOTIFIER=webhook`";
+
 /// A metric: its type, and the names of its labels.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
@@ -11,7 +14,7 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 fn documented() -> BTreeMap<&'static str, Metrics> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
     let text = std::fs::read_to_string(path).unwrap();
-    let services = ["task-api"].into_iter().chain(CONSUMERS);
+    let services = ["task-api", WEBHOOKS].into_iter().chain(CONSUMERS);
     let mut all: BTreeMap<_, Metrics> = services.map(|service| (service, Metrics::new())).collect();
     for row in text.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
@@ -24,7 +27,7 @@ fn documented() -> BTreeMap<&'static str, Metrics> {
             .collect();
         let of: Vec<&str> = match *of {
             "all" => all.keys().copied().collect(),
-            "consumers" => CONSUMERS.to_vec(),
+            "consumers" => [&CONSUMERS[..], &[WEBHOOKS]].concat(),
             one => vec![one],
         };
         for service in of {
@@ -81,17 +84,24 @@ async fn the_table_of_metrics_is_what_the_services_expose() -> Outcome {
     let (_api_service, api) = world.start_api().await?;
     let with_health = |name| world.program(name).env("HEALTH_ADDR", "127.0.0.1:0").start();
     let mut consumers = CONSUMERS.into_iter().map(with_health).collect::<Result<Vec<_>>>()?;
+    let secrets = world.path("secrets");
+    std::fs::write(&secrets, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
+    let webhooks = world.program("notification-service").env("HEALTH_ADDR", "127.0.0.1:0");
+    let webhooks = webhooks.env("GROUP", "webhooks").env("NOTIFIER", "webhook");
+    let webhooks =
+        webhooks.env("WEBHOOK_URL", "http://127.0.0.1:1/").env("WEBHOOK_SECRET_FILE", secrets.display());
+    consumers.push(webhooks.start()?);
     api.create("one").await?;
     produce(&world.broker.bootstrap(), EVENTS, vec![record(None, Some(b"no event"))]).await?;
 
     let documented = documented();
     assert_eq!(exposed(&scrape(api.url()).await?), documented["task-api"]);
-    for (name, service) in CONSUMERS.iter().zip(&mut consumers) {
+    for (name, service) in CONSUMERS.iter().chain(&[WEBHOOKS]).zip(&mut consumers) {
         let url = service.health_url().await?;
         // Its partitions are there once it has claimed them, and what it counts once it has read the events.
         eventually(name, SOON, async || {
             let found = exposed(&scrape(&url).await?);
-            Ok((found == documented[name]).then_some(()))
+            Ok((found == documented[*name]).then_some(()))
         })
         .await?;
     }

@@ -1,7 +1,7 @@
 //! Webhooks to a receiver that verifies them with the reference library of Standard Webhooks, which `.ci/webhooks` installs
 //! (`E2E_WEBHOOK_PYTHON`).
 
-use harness::{Outcome, Process, Result, SOON, World, eventually};
+use harness::{Authority, Outcome, Process, Result, SOON, TlsFront, Validity, World, eventually, replace};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
@@ -27,16 +27,25 @@ fn came(receiver: &Process) -> Vec<Value> {
 
 #[tokio::test]
 async fn the_reference_library_verifies_each_webhook_while_secrets_are_replaced() -> Outcome {
-    let Some((process, url)) = receiver(NEW).await? else { return Ok(()) };
+    let Some((process, plain)) = receiver(NEW).await? else { return Ok(()) };
     let world = World::start().await?;
     let secrets = world.path("secrets");
     fs::write(&secrets, format!("{OLD}\n")).unwrap();
+    // Over https, as a receiver on the internet is reached.
+    let authority = Authority::new("ca")?;
+    let (host, path) = plain.trim_start_matches("http://").split_once('/').unwrap();
+    let certificate = authority.issue("hooks", &["localhost"], Validity::Valid)?;
+    let front = TlsFront::start(&certificate, host.parse().unwrap()).await?;
+    let url = format!("https://localhost:{}/{path}", front.port());
+    let ca = world.path("ca.crt");
+    replace(&ca, authority.certificate())?;
     let service = world
         .program("notification-service")
         .env("NOTIFIER", "webhook")
         .env("WEBHOOK_URL", &url)
+        .env("WEBHOOK_CA_FILE", ca.display())
         .env("WEBHOOK_SECRET_FILE", secrets.display())
-        .env("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8");
+        .env("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1");
     let mut service = service.start()?;
     let (_api, api) = world.start_api().await?;
     let task = api.create("Größe \"zwölf\"").await?;

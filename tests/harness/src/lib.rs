@@ -39,6 +39,7 @@ mod registry;
 pub mod requests;
 mod service;
 mod tcp;
+mod tls_front;
 mod topic;
 mod topic_config;
 mod wire;
@@ -70,6 +71,7 @@ pub use reqwest::{Method, StatusCode};
 pub use rustix::process::Signal;
 pub use service::{Program, Ran, Service};
 pub use tcp::Listener;
+pub use tls_front::TlsFront;
 pub use topic::{
     TopicRecord, create_topic, delete_topic, keys, produce, produce_compressed, read_topic, record,
 };

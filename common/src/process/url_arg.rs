@@ -1,0 +1,49 @@
+//! A URL as the value of a flag or a variable: one that is wrong is not shown, since there may be a password in it.
+
+use std::ffi::OsStr;
+
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Command, Error};
+
+use crate::http_client::Url;
+
+/// Parses the URL of that variable.
+#[derive(Debug, Clone, Copy)]
+pub struct UrlOf(pub &'static str);
+
+impl TypedValueParser for UrlOf {
+    type Value = Url;
+
+    fn parse_ref(&self, _: &Command, _: Option<&Arg>, value: &OsStr) -> Result<Url, Error> {
+        let parsed = value.to_str().ok_or_else(|| "it is no text".to_owned()).and_then(str::parse);
+        parsed.map_err(|why| Error::raw(ErrorKind::ValueValidation, format!("{}: {why}\n", self.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::super::command_line::one_line;
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[arg(long, env = "HOOK_URL", value_parser = UrlOf("HOOK_URL"))]
+        hook_url: Option<Url>,
+    }
+
+    #[test]
+    fn a_url_that_is_wrong_is_not_shown() {
+        let parse = |url: &str| Cli::try_parse_from(["x", "--hook-url", url]);
+        assert_eq!(parse("https://a.example/b").unwrap().hook_url.unwrap().host(), "a.example");
+        for wrong in ["https://me:hush@a.example/", "ftp://me:hush@a.example", "hush", "https://a b/hush", ""]
+        {
+            let error = parse(wrong).unwrap_err();
+            let line = one_line(&error, &Cli::command());
+            assert!(line.starts_with("error: HOOK_URL: ") || line.starts_with("HOOK_URL: "), "{line}");
+            assert!(!line.contains("hush") && !line.contains('\n'), "{line}");
+        }
+    }
+}
