@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args as Group, Parser, ValueEnum};
 use task_events::config::{KafkaArgs, LogArgs, StateArgs, TopicArgs};
 use task_events::database::DatabaseArgs;
+use task_events::http_client::Url;
 use task_events::registry_args::RegistryArgs;
 use task_events::services;
-use task_events::tls::{Identity, TlsServer};
+use task_events::tls::{Identity, Tls, TlsFiles, TlsServer, TlsVariables};
+use task_events::url_arg::UrlOf;
 use task_events::version::version;
 
-use crate::access::{Access, FileError, Issuer};
+use crate::access::{Access, AccessError, Issuer};
 use crate::http::{AllowedHosts, AllowedOrigins, Edge, TrustedProxies};
 use crate::rate_limit::RateLimiter;
 
@@ -74,13 +76,21 @@ pub struct EdgeArgs {
     #[arg(long, env = "API_TOKENS_FILE", value_name = "FILE")]
     pub api_tokens_file: Option<PathBuf>,
     /// JWK set, in a file, of an issuer whose JWTs callers have (RS256, ES256, EdDSA); read again when it changes
-    #[arg(long, env = "API_JWKS_FILE", value_name = "FILE", requires_all = ["api_jwt_issuer", "api_jwt_audience"])]
+    #[arg(long, env = "API_JWKS_FILE", value_name = "FILE", group = "api_jwks", requires_all = ["api_jwt_issuer", "api_jwt_audience"])]
     pub api_jwks_file: Option<PathBuf>,
+    /// The same at an https or http URL: fetched every 5 minutes, and at once when a JWT names a key that is not known, at
+    /// most every 10 seconds
+    #[arg(long, env = "API_JWKS_URL", value_name = "URL", group = "api_jwks", value_parser = UrlOf("API_JWKS_URL"), requires_all = ["api_jwt_issuer", "api_jwt_audience"])]
+    pub api_jwks_url: Option<Url>,
+    /// CAs that may have signed the certificate of an https API_JWKS_URL, in PEM: a file, or a folder of *.crt and *.pem. By
+    /// default, the system's
+    #[arg(long, env = "API_JWKS_CA_FILE", value_name = "FILE", requires = "api_jwks_url")]
+    pub api_jwks_ca_file: Option<PathBuf>,
     /// The issuer of the JWTs: their iss
-    #[arg(long, env = "API_JWT_ISSUER", value_name = "URL", requires = "api_jwks_file")]
+    #[arg(long, env = "API_JWT_ISSUER", value_name = "URL", requires = "api_jwks")]
     pub api_jwt_issuer: Option<String>,
     /// Whom the JWTs are for: one of their aud
-    #[arg(long, env = "API_JWT_AUDIENCE", value_name = "NAME", requires = "api_jwks_file")]
+    #[arg(long, env = "API_JWT_AUDIENCE", value_name = "NAME", requires = "api_jwks")]
     pub api_jwt_audience: Option<String>,
     /// Requests a second of one caller, or of one address (IPv6: /64) where callers have no identity; what is more is
     /// answered 429. Without it, there is no limit
@@ -99,17 +109,21 @@ pub struct EdgeArgs {
 
 impl EdgeArgs {
     /// What is configured.
-    pub fn edge(&self) -> Result<Edge, FileError> {
+    pub fn edge(&self) -> Result<Edge, AccessError> {
         let limiter = |rate| RateLimiter::new(rate, self.rate_limit_burst.unwrap_or(rate));
         let mut access = None;
         if let Some(path) = &self.api_tokens_file {
             access = Some(Access::default().with_tokens(path)?);
         }
-        if let (Some(path), Some(issuer), Some(audience)) =
-            (&self.api_jwks_file, &self.api_jwt_issuer, &self.api_jwt_audience)
-        {
+        if let (Some(issuer), Some(audience)) = (&self.api_jwt_issuer, &self.api_jwt_audience) {
             let issuer = Issuer { issuer: issuer.clone(), audience: audience.clone() };
-            access = Some(access.unwrap_or_default().with_keys(path, issuer)?);
+            let others = access.unwrap_or_default();
+            access = match (&self.api_jwks_file, &self.api_jwks_url) {
+                (Some(path), _) => Some(others.with_keys(path, issuer)?),
+                (None, Some(url)) => Some(others.with_key_url(url.clone(), self.key_tls(url)?, issuer)?),
+                // Refused with the arguments.
+                (None, None) => Some(others),
+            };
         }
         Ok(Edge {
             access,
@@ -117,6 +131,25 @@ impl EdgeArgs {
             origins: self.cors_allowed_origins.clone(),
             proxies: self.trusted_proxies.clone(),
         })
+    }
+}
+
+impl EdgeArgs {
+    /// TLS to the URL of the keys, where it is https.
+    fn key_tls(&self, url: &Url) -> Result<Option<Tls>, AccessError> {
+        const VARIABLES: TlsVariables = TlsVariables { ca: "API_JWKS_CA_FILE", identity: None };
+        let ca = self.api_jwks_ca_file.clone();
+        match (url.has_tls(), ca) {
+            (true, ca) => {
+                let files = TlsFiles { ca, identity: None, variables: &VARIABLES };
+                Tls::load(files).map(Some).map_err(AccessError::Certificates)
+            }
+            (false, None) => Ok(None),
+            (false, Some(_)) => {
+                let why = "API_JWKS_CA_FILE needs an https address in API_JWKS_URL";
+                Err(AccessError::Certificates(why.to_owned()))
+            }
+        }
     }
 }
 
@@ -155,6 +188,27 @@ pub enum EventFormatName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_at_one_place_and_for_one_issuer() {
+        let parse = |args: &[&str]| Args::try_parse_from([&["x"], args].concat());
+        let issuer = ["--api-jwt-issuer", "https://i.example", "--api-jwt-audience", "a"];
+        let url = ["--api-jwks-url", "https://i.example/keys"];
+        assert!(parse(&[&url[..], &issuer].concat()).is_ok());
+        let file = ["--api-jwks-file", "f"];
+        for wrong in [
+            url.to_vec(),
+            file.to_vec(),
+            issuer.to_vec(),
+            [&url[..], &file, &issuer].concat(),
+            [&file[..], &issuer, &["--api-jwks-ca-file", "f"]].concat(),
+        ] {
+            assert!(parse(&wrong).is_err(), "{wrong:?}");
+        }
+        let clear = ["--api-jwks-url", "http://localhost:1/keys", "--api-jwks-ca-file", "f"];
+        let refused = parse(&[&clear[..], &issuer].concat()).unwrap().edge.edge().unwrap_err().to_string();
+        assert!(refused.contains("needs an https address"), "{refused}");
+    }
 
     #[test]
     fn avro_needs_a_registry() {

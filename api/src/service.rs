@@ -14,7 +14,7 @@ use task_events::shutdown::{self, Shutdown};
 use task_events::state_dir::{StateDir, StateDirError};
 use task_events::tls::TlsServer;
 
-use crate::access::FileError;
+use crate::access::AccessError;
 use crate::args::{Args, EventFormatName};
 use crate::event_format::EventFormat;
 use crate::http::{self, Edge};
@@ -59,7 +59,7 @@ pub enum ServiceError {
     },
     /// Nobody could call, or everybody.
     #[error("{0}; nobody could call the API")]
-    Access(#[from] FileError),
+    Access(#[from] AccessError),
     /// HTTPS cannot be spoken.
     #[error("{0}; no client could connect")]
     Certificate(String),

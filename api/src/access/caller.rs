@@ -25,6 +25,10 @@ pub enum Denied {
     Malformed,
     /// Its token is not known, or not any longer.
     Unknown,
+    /// Its token names a key that its issuer may have by now.
+    UnknownKey,
+    /// The issuer's keys could not be fetched yet: nothing is known of its token.
+    NoKeys,
     /// The caller may not do this.
     Scope(Scope),
 }

@@ -25,6 +25,8 @@ use super::caller::Caller;
 const LEEWAY_SECONDS: u64 = 30;
 /// Length of an RSA key's modulus, in bytes: 2,048 to 4,096 bits, which is what is verified.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=512;
+/// Longest part of an error that is shown, in characters.
+const MAX_REASON: usize = 200;
 /// Longest name that an issuer gives, in bytes.
 const MAX_SUBJECT: usize = 256;
 
@@ -35,6 +37,15 @@ pub struct Issuer {
     pub issuer: String,
     /// One of `aud`.
     pub audience: String,
+}
+
+/// Why a token proves no caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It names a key that the set does not have: a later one may.
+    Key,
+    /// It is none, whatever the keys.
+    Token,
 }
 
 /// The keys of a JWK set that verify tokens.
@@ -82,7 +93,11 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Of a JWK set, the keys that are for signatures and of a kind that is taken. Others are somebody else's.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let set: Set = serde_json::from_str(text).map_err(|error| format!("it is no JWK set: {error}"))?;
+        let set: Set = serde_json::from_str(text).map_err(|error| {
+            // It may repeat what is wrong, as long as that is.
+            let why: String = error.to_string().chars().take(MAX_REASON).collect();
+            format!("it is no JWK set: {why}")
+        })?;
         let keys: Vec<Key> = set.keys.into_iter().filter_map(key).collect();
         if keys.is_empty() {
             return Err("it has no key for RS256 (2,048 to 4,096 bits), ES256 or EdDSA".to_owned());
@@ -91,18 +106,19 @@ impl Keys {
     }
 
     /// The caller that a token proves.
-    pub(super) fn caller(&self, token: &str, issuer: &Issuer) -> Option<Caller> {
-        let header = decode_header(token).ok()?;
+    pub(super) fn caller(&self, token: &str, issuer: &Issuer) -> Result<Caller, Refusal> {
+        let header = decode_header(token).map_err(|_| Refusal::Token)?;
         if header.crit.is_some() {
-            return None;
+            return Err(Refusal::Token);
         }
         let key = match (&header.kid, self.0.as_slice()) {
             // Two keys of different types may have one id.
             (Some(id), keys) => {
-                keys.iter().find(|key| key.id.as_ref() == Some(id) && key.algorithm == header.alg)?
+                let is_named = |key: &&Key| key.id.as_ref() == Some(id) && key.algorithm == header.alg;
+                keys.iter().find(is_named).ok_or(Refusal::Key)?
             }
             (None, [key]) => key,
-            (None, _) => return None,
+            (None, _) => return Err(Refusal::Token),
         };
         let mut validation = Validation::new(key.algorithm);
         validation.algorithms = vec![key.algorithm];
@@ -115,7 +131,7 @@ impl Keys {
             Ok(token) => token.claims,
             Err(error) => {
                 log::debug!("a JWT is refused: {error}");
-                return None;
+                return Err(Refusal::Token);
             }
         };
         let Claims { sub, scope, scp } = claims;
@@ -123,14 +139,14 @@ impl Keys {
             || sub.len() > MAX_SUBJECT
             || sub.contains(|c: char| is_control(c) || c.is_whitespace())
         {
-            return None;
+            return Err(Refusal::Token);
         }
         let names = scope.iter().flat_map(|scope| scope.split(' ')).chain(match &scp {
             Some(Scp::Text(names)) => names.split(' ').collect::<Vec<_>>(),
             Some(Scp::List(names)) => names.iter().map(String::as_str).collect(),
             None => Vec::new(),
         });
-        Some(Caller { actor: Arc::from(format!("jwt:{sub}")), scopes: Scopes::known(names) })
+        Ok(Caller { actor: Arc::from(format!("jwt:{sub}")), scopes: Scopes::known(names) })
     }
 }
 
@@ -179,7 +195,7 @@ mod tests {
         assert_eq!(keys.to_string(), "3 keys");
         let tokens: BTreeMap<String, String> = serde_json::from_str(TOKENS).unwrap();
         for (name, token) in &tokens {
-            let caller = keys.caller(token, &issuer());
+            let caller = keys.caller(token, &issuer()).ok();
             let scopes = caller.as_ref().map(|caller| {
                 assert_eq!(caller.actor.as_ref(), "jwt:zoë|7", "{name}");
                 [Scope::Read, Scope::Write].map(|scope| caller.scopes.contain(scope))
@@ -204,8 +220,8 @@ mod tests {
             let mut changed = token.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
-            assert_eq!(keys.caller(&changed, &issuer()), None, "{at}");
-            assert_eq!(keys.caller(&token[..at], &issuer()), None, "{at}");
+            assert!(keys.caller(&changed, &issuer()).is_err(), "{at}");
+            assert!(keys.caller(&token[..at], &issuer()).is_err(), "{at}");
         }
     }
 
@@ -214,5 +230,7 @@ mod tests {
         for text in ["", "{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}"#] {
             assert!(Keys::parse(text).is_err(), "{text}");
         }
+        let long = format!(r#"{{"keys":"{}"}}"#, "x".repeat(100_000));
+        assert!(Keys::parse(&long).unwrap_err().len() < 300);
     }
 }

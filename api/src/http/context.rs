@@ -87,7 +87,10 @@ pub(super) async fn around<B: MessageBody + 'static>(
     let edge = state.as_ref().and_then(|state| state.edge.as_deref());
     // Before the request is gone.
     let origin = edge.and_then(|edge| edge.origins.of(&request));
-    let admission = state.as_ref().map_or(Admission::Admitted(None), |state| admit(&request, state));
+    let admission = match &state {
+        Some(state) => admit(&request, state).await,
+        None => Admission::Admitted(None),
+    };
     let mut route = None;
     let (answered, actor) = match admission {
         Admission::Admitted(actor) => {
@@ -160,11 +163,14 @@ pub(super) async fn around<B: MessageBody + 'static>(
 }
 
 /// Whether the request comes to its handler.
-fn admit(request: &ServiceRequest, state: &State) -> Admission {
+async fn admit(request: &ServiceRequest, state: &State) -> Admission {
     if let Err(problem) = guard::check(request, &state.hosts) {
         return Admission::Refused(problem, None);
     }
-    state.edge.as_ref().map_or(Admission::Admitted(None), |edge| edge.admit(request))
+    match &state.edge {
+        Some(edge) => edge.admit(request).await,
+        None => Admission::Admitted(None),
+    }
 }
 
 /// What the log says of a request.

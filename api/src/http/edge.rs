@@ -74,14 +74,23 @@ impl Edge {
         self.access.is_none() && self.rate_limiter.is_none() && self.origins.is_empty()
     }
 
-    pub(super) fn admit(&self, request: &ServiceRequest) -> Admission {
+    pub(super) async fn admit(&self, request: &ServiceRequest) -> Admission {
         if cors::is_preflight(request) && self.origins.of(request).is_some() {
             return Admission::Answered(cors::preflight());
         }
         if self.is_costly_guess(request) {
             return Admission::Refused(too_many(), None);
         }
-        let caller = self.caller(request);
+        let mut caller = self.caller(request);
+        if let (Err((Denied::UnknownKey | Denied::NoKeys, _)), Some(access)) = (&caller, &self.access) {
+            // Before the wait, which costs more than an answer.
+            if !self.is_within_rate(request, None) {
+                return Admission::Refused(too_many(), None);
+            }
+            if access.learn_keys().await {
+                caller = self.caller(request);
+            }
+        }
         let actor = match &caller {
             Ok(caller) => caller.as_ref().map(|caller| Actor::clone(&caller.actor)),
             Err((_, actor)) => actor.clone(),
@@ -169,7 +178,11 @@ impl From<Denied> for Problem {
                 "The Authorization header must be given once, as Bearer TOKEN",
                 r#"Bearer realm="task-api", error="invalid_request""#,
             ),
-            Denied::Unknown => (
+            Denied::NoKeys => {
+                let detail = "The keys of the token's issuer are not known yet; try again in some seconds";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "5");
+            }
+            Denied::Unknown | Denied::UnknownKey => (
                 StatusCode::UNAUTHORIZED,
                 "The token is not known, or is not valid any longer",
                 r#"Bearer realm="task-api", error="invalid_token""#,

@@ -22,7 +22,7 @@ struct Readiness {
     store_failure: Option<String>,
     /// Stored values that were found to be damaged since the start: see the log.
     unreadable_values: usize,
-    /// Why a file of callers that has changed is not used, if it is not.
+    /// That a file of callers, or the URL of their keys, is not used as it is now, if so.
     access_failure: Option<String>,
     kafka: KafkaHealth,
     outbox: OutboxHealth,
@@ -58,13 +58,7 @@ pub(super) async fn ready(state: Data<State>) -> HttpResponse {
         kafka: KafkaHealth { reachable: relay.reachable, waiting_for: relay.waiting_for },
         outbox: OutboxHealth { waiting, oldest_age_seconds: oldest.map(|age| age.as_secs_f64()) },
         unreadable_values: state.store.unreadable_values(),
-        access_failure: state.edge.as_ref().and_then(|edge| edge.access.as_ref()?.failure()).map(
-            |variable| {
-                format!(
-                    "{variable} has changed and cannot be used; what it said before still counts; see the log"
-                )
-            },
-        ),
+        access_failure: state.edge.as_ref().and_then(|edge| edge.access.as_ref()?.failure()),
         store_failure,
     };
     if body.store_failure.is_none() {
