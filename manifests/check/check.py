@@ -7,6 +7,7 @@ folder (`kubectl kustomize`).
 
 import copy
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import monitoring
 from schemas import Schemas
 
 MANIFESTS = Path(__file__).resolve().parent.parent
+# It says which Secrets are made by hand.
+DOCS = MANIFESTS.parent / "docs" / "deploy" / "kubernetes.md"
 OVERLAYS = ("dev", "production", "scaled")
 WORKLOADS = ("Deployment", "StatefulSet")
 
@@ -38,6 +41,8 @@ def main() -> None:
         found = [error for obj in objects for error in schemas.errors(obj)]
         report(f"{overlay}: {len(objects)} objects of {len({obj['kind'] for obj in objects})} kinds, none skipped", found)
         report(f"{overlay}: what is referred to exists", references(objects))
+        if overlay != "dev":
+            report(f"{overlay}: callers of the API have tokens", without_tokens(objects))
         report(f"{overlay}: Pod Security restricted", [error for pod in pods(objects) for error in unrestricted(pod)])
         for name, container in containers(objects):
             report(f"{overlay}: variables, ports and probes of {name}", binaries.errors(container, objects, folder))
@@ -63,6 +68,7 @@ def main() -> None:
         planted = copy.deepcopy(objects)
         plant(next(obj for obj in planted if obj["kind"] == kind))
         report(f"a planted fault is caught: {what}", [] if references(planted) else ["it passed"])
+    report("a planted fault is caught: an API for everybody", [] if without_tokens(render("overlays/dev")) else ["it passed"])
     scaled = render("overlays/scaled")
     for what, kind, plant in SCALED:
         planted = copy.deepcopy(scaled)
@@ -129,6 +135,7 @@ def references(objects: list[dict]) -> list[str]:
                 found.append(f"{name}: no KafkaUser {secret['name']}, so no Secret of its name, and no database's")
     # Strimzi makes these: a user's password, and the certificates of a cluster's CA; CloudNativePG that of its own.
     secrets = users | {f"{cluster}-cluster-ca-cert" for cluster in clusters} | {f"{name}-ca" for name in databases}
+    secrets |= made_by_hand()
     for pod in pods(objects):
         for volume in pod["spec"].get("volumes", []):
             if "secret" in volume and volume["secret"]["secretName"] not in secrets:
@@ -158,6 +165,18 @@ def references(objects: list[dict]) -> list[str]:
         if obj["kind"] == "Service":
             found += [f"{name}: no port {port['targetPort']}" for port in spec["ports"] if port["targetPort"] not in ports]
     return found
+
+
+def made_by_hand() -> set[str]:
+    """The Secrets that the page about Kubernetes has its reader make before anything is applied."""
+    install = DOCS.read_text().partition("\n## Install\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"create secret generic ([a-z-]+)", install))
+
+
+def without_tokens(objects: list[dict]) -> list[str]:
+    """The API outside of the dev overlay is for callers with tokens."""
+    named = [name for name, container in containers(objects) for entry in container["env"] if entry["name"] == "API_TOKENS_FILE"]
+    return [] if named == ["task-api"] else [f"API_TOKENS_FILE is set for {named}, not for task-api alone"]
 
 
 def inconsistent(spec: dict, services: set[str]) -> list[str]:
