@@ -20,7 +20,7 @@
 //! - [`services`]: the names of the programs.
 //! - [`segments`]: the names of the parts of a log that was rotated.
 //! - [`backoff`], [`escape`], [`log_once`], [`time`]: small tools that several of these share.
-//! - [`command_line`], [`config`], [`exit`], [`logging`], [`metrics`], [`output`], [`registry_args`],
+//! - [`command_line`], [`config`], [`deferred`], [`exit`], [`logging`], [`metrics`], [`output`], [`registry_args`],
 //!   [`security_args`], [`shutdown`], [`state_dir`], [`stderr`], [`terminal`], [`url_arg`], [`version`]: what every process needs, from its command line to its end (the folder `process/`).
 //!
 //! No crate below this one compiles or links C.
@@ -99,6 +99,6 @@ pub mod tls;
 pub mod topics;
 
 pub use process::{
-    api_token, command_line, config, exit, logging, metrics, output, registry_args, security_args,
+    api_token, command_line, config, deferred, exit, logging, metrics, output, registry_args, security_args,
     shutdown, state_dir, stderr, terminal, url_arg, version, watched_file,
 };

@@ -3,6 +3,7 @@
 pub mod api_token;
 pub mod command_line;
 pub mod config;
+pub mod deferred;
 pub mod exit;
 mod fault;
 mod log_fields;

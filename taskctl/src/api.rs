@@ -40,7 +40,8 @@ pub struct ApiArgs {
 pub struct Api {
     /// Its host:port.
     pub address: String,
-    token: Option<ApiToken>,
+    /// Or why its file cannot be used.
+    token: Result<Option<ApiToken>, String>,
     /// For HTTPS.
     ca: Option<PathBuf>,
 }
@@ -48,7 +49,7 @@ pub struct Api {
 impl ApiArgs {
     /// Where it is, and as whom it is asked.
     pub fn api(&self) -> Api {
-        Api { address: self.address(), token: self.token.token().cloned(), ca: self.api_ca_file.clone() }
+        Api { address: self.address(), token: self.token.token(), ca: self.api_ca_file.clone() }
     }
 
     fn address(&self) -> String {
@@ -72,6 +73,9 @@ pub enum ApiError {
     /// It cannot be reached.
     #[error("{0}")]
     Unreachable(#[from] std::io::Error),
+    /// The file of the token, or of the CAs, cannot be used.
+    #[error("{0}")]
+    File(String),
     /// It asks for a token, or for another one.
     #[error("{0}; set API_TOKEN or API_TOKEN_FILE to a token with the scope read")]
     Denied(String),
@@ -114,7 +118,8 @@ pub async fn readiness(api: &Api) -> Result<Readiness, ApiError> {
 
 /// The status and the JSON of a GET. HTTP/1.0, so that the answer ends with the connection.
 pub async fn get(api: &Api, path: &str) -> Result<(u16, Value), ApiError> {
-    let answer = timeout(TIMEOUT, exchange(api, path)).await.map_err(|_| ApiError::Silent)??;
+    let token = api.token.as_ref().map_err(|why| ApiError::File(why.clone()))?.as_ref();
+    let answer = timeout(TIMEOUT, exchange(api, path, token)).await.map_err(|_| ApiError::Silent)??;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(ApiError::Other)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(ApiError::Other)?;
     let answer: Value = serde_json::from_str(body).map_err(|_| ApiError::Other)?;
@@ -126,23 +131,24 @@ pub async fn get(api: &Api, path: &str) -> Result<(u16, Value), ApiError> {
     }
 }
 
-async fn exchange(api: &Api, path: &str) -> std::io::Result<String> {
+async fn exchange(api: &Api, path: &str, token: Option<&ApiToken>) -> Result<String, ApiError> {
     let stream = TcpStream::connect(&api.address).await?;
-    let Some(ca) = &api.ca else { return exchange_over(stream, api, path).await };
+    let Some(ca) = &api.ca else { return Ok(exchange_over(stream, &api.address, path, token).await?) };
     let files = TlsFiles { ca: Some(ca.clone()), identity: None, variables: &VARIABLES };
     let tls = tokio::task::spawn_blocking(|| Tls::load(files)).await.map_err(std::io::Error::other)?;
-    let tls = tls.map_err(std::io::Error::other)?;
+    let tls = tls.map_err(ApiError::File)?;
     let host = api.address.rsplit_once(':').map_or(api.address.as_str(), |(host, _)| host);
     let stream = tls.connect(stream, host).await.map_err(std::io::Error::other)?;
-    exchange_over(stream, api, path).await
+    Ok(exchange_over(stream, &api.address, path, token).await?)
 }
 
 async fn exchange_over(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    Api { address, token, .. }: &Api,
+    address: &str,
     path: &str,
+    token: Option<&ApiToken>,
 ) -> std::io::Result<String> {
-    let token = token.as_ref().map(|token| format!("Authorization: {}\r\n", token.authorization()));
+    let token = token.map(|token| format!("Authorization: {}\r\n", token.authorization()));
     let token = token.unwrap_or_default();
     let request =
         format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n{token}\r\n");

@@ -22,10 +22,11 @@ mod progress;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use task_events::config::{KafkaArgs, TopicArgs};
+use task_events::deferred::Deferred;
 use task_events::registry_args::RegistryArgs;
 use task_events::version::version;
 
-pub use context::Context;
+pub use context::{Context, Setup};
 pub use error::Error;
 pub use output::Format;
 
@@ -36,11 +37,11 @@ pub struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    kafka: KafkaArgs,
+    kafka: Deferred<KafkaArgs>,
     #[command(flatten)]
     topics: TopicArgs,
     #[command(flatten)]
-    registry: RegistryArgs,
+    registry: Deferred<RegistryArgs>,
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text", ignore_case = true)]
     format: Format,
@@ -88,34 +89,28 @@ enum Command {
     Man(commands::manual::Man),
 }
 
-/// What to do about a topic that does not exist.
-const MISSING_TOPIC_HINT: &str = "create it with `taskctl topics create`";
-
 impl Cli {
     /// Runs the command and writes its answer to stdout.
     pub async fn run(self) -> Result<(), Error> {
-        let context = Context::new(
-            self.kafka.kafka("taskctl").with_missing_topic_hint(MISSING_TOPIC_HINT),
-            self.topics,
-            &self.registry,
-            self.format,
-        );
+        let format = self.format;
+        let setup = Setup { kafka: self.kafka, topics: self.topics, registry: self.registry, format };
         match self.command {
-            Command::Status(args) => commands::status::run(&context, args).await,
-            Command::Topics(command) => commands::topics::run(&context, command).await,
-            Command::Groups(command) => commands::groups::run(&context, command).await,
-            Command::Offsets(command) => commands::offsets::run(&context, command).await,
-            Command::Dlq(command) => commands::dlq::run(&context, command).await,
-            Command::Schema(command) => commands::schema::run(&context, command).await,
-            Command::Token(command) => commands::token::run(self.format, command),
-            Command::Db(command) => commands::db::run(&context, command).await,
-            Command::Audit(command) => commands::audit::run(&context, command).await,
-            Command::Tail(args) => commands::tail::run(&context, args).await,
-            Command::Trace(args) => commands::trace::run(&context, args).await,
-            Command::Doctor(args) => commands::doctor::run(&context, args).await,
-            Command::Explain(args) => commands::explain::run(self.format, &args),
+            // Without Kafka, and so also where a file cannot be used that is for its connections.
+            Command::Token(command) => commands::token::run(format, command),
+            Command::Db(command) => commands::db::run(format, command).await,
+            Command::Audit(command) => commands::audit::run(setup, command).await,
+            Command::Doctor(args) => commands::doctor::run(setup, args).await,
+            Command::Explain(args) => commands::explain::run(format, &args),
             Command::Completions(args) => commands::manual::completions(&args, Self::command()),
             Command::Man(args) => commands::manual::man(&args, Self::command()),
+            Command::Status(args) => commands::status::run(&setup.context()?, args).await,
+            Command::Topics(command) => commands::topics::run(&setup.context()?, command).await,
+            Command::Groups(command) => commands::groups::run(&setup.context()?, command).await,
+            Command::Offsets(command) => commands::offsets::run(&setup.context()?, command).await,
+            Command::Dlq(command) => commands::dlq::run(&setup.context()?, command).await,
+            Command::Schema(command) => commands::schema::run(&setup.context()?, command).await,
+            Command::Tail(args) => commands::tail::run(&setup.context()?, args).await,
+            Command::Trace(args) => commands::trace::run(&setup.context()?, args).await,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -30,15 +31,20 @@ pub struct ApiTokenArgs {
     #[arg(long, env = "API_TOKEN", hide_env_values = true, value_parser = token)]
     api_token: Option<ApiToken>,
     /// File that holds the token
-    #[arg(long, env = "API_TOKEN_FILE", value_name = "FILE", conflicts_with = "api_token", value_parser = token_in_file)]
-    api_token_file: Option<ApiToken>,
+    #[arg(long, env = "API_TOKEN_FILE", value_name = "FILE", conflicts_with = "api_token")]
+    api_token_file: Option<PathBuf>,
 }
 
 impl ApiTokenArgs {
-    /// The token, if there is one.
-    pub fn token(&self) -> Option<&ApiToken> {
+    /// The token, if there is one. The error is one line that names the file. Blocks for a moment.
+    pub fn token(&self) -> Result<Option<ApiToken>, String> {
+        let token = match (&self.api_token, &self.api_token_file) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(path)) => Some(token_in_file(path)?),
+            (None, None) => None,
+        };
         // An empty variable stands for none.
-        self.api_token.as_ref().or(self.api_token_file.as_ref()).filter(|token| !token.0.is_empty())
+        Ok(token.filter(|token| !token.0.is_empty()))
     }
 }
 
@@ -49,8 +55,9 @@ fn token(text: &str) -> Result<ApiToken, Infallible> {
 }
 
 /// The first line of a file, which an editor may have ended.
-fn token_in_file(path: &str) -> Result<ApiToken, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("the file cannot be read: {error}"))?;
+fn token_in_file(path: &Path) -> Result<ApiToken, String> {
+    let text = fs::read_to_string(path);
+    let text = text.map_err(|error| format!("API_TOKEN_FILE: {}: {error}", path.display()))?;
     let Ok(token) = token(text.lines().next().unwrap_or_default());
     Ok(token)
 }
@@ -74,13 +81,15 @@ mod tests {
         let path = file.path().to_str().unwrap();
         for args in [["x", "--api-token", "te_hush"], ["x", "--api-token-file", path]] {
             let cli = Cli::try_parse_from(args).unwrap();
-            assert_eq!(cli.api.token().unwrap().authorization(), "Bearer te_hush");
+            assert_eq!(cli.api.token().unwrap().unwrap().authorization(), "Bearer te_hush");
             assert!(!format!("{cli:?}").contains("te_hush"));
         }
-        assert!(Cli::try_parse_from(["x"]).unwrap().api.token().is_none());
-        assert!(Cli::try_parse_from(["x", "--api-token", ""]).unwrap().api.token().is_none());
+        assert!(Cli::try_parse_from(["x"]).unwrap().api.token().unwrap().is_none());
+        assert!(Cli::try_parse_from(["x", "--api-token", ""]).unwrap().api.token().unwrap().is_none());
         assert!(Cli::try_parse_from(["x", "--api-token", "a", "--api-token-file", path]).is_err());
+        let missing = Cli::try_parse_from(["x", "--api-token-file", "/missing"]).unwrap();
+        assert!(missing.api.token().unwrap_err().starts_with("API_TOKEN_FILE: /missing: No such file"));
         let injected = Cli::try_parse_from(["x", "--api-token", "te\r\nX-Evil: 1"]).unwrap();
-        assert_eq!(injected.api.token().unwrap().authorization(), "Bearer teX-Evil:1");
+        assert_eq!(injected.api.token().unwrap().unwrap().authorization(), "Bearer teX-Evil:1");
     }
 }

@@ -55,8 +55,8 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
     let api = args.api_url();
     wait_for_api(&api).await?;
     if !args.no_tour {
-        let (taskctl, token) = (binaries.path(TASKCTL)?, args.token.token());
-        tour::Tour { screen, api: &api, token, taskctl, env: &env }.run().await?;
+        let (taskctl, token) = (binaries.path(TASKCTL)?, args.token.token().map_err(Failure)?);
+        tour::Tour { screen, api: &api, token: token.as_ref(), taskctl, env: &env }.run().await?;
     }
     screen.heading(&format!("The live page: {api}/"));
     if args.exit_after_tour {

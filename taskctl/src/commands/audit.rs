@@ -21,7 +21,7 @@ mod zones;
 
 use clap::Subcommand;
 
-use crate::{Context, Error};
+use crate::{Error, Setup};
 
 /// What to do with an audit log.
 #[derive(Debug, Subcommand)]
@@ -49,9 +49,9 @@ pub enum Command {
 }
 
 /// Runs the command.
-pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
+pub async fn run(setup: Setup, command: Command) -> Result<(), Error> {
     match command {
-        Command::Verify(args) => verify::run(context, &args).await,
+        Command::Verify(args) => verify::run(&setup, &args).await,
         Command::Export(args) => export::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Prove(args) => prove::prove(&args),

@@ -10,7 +10,7 @@ use task_events::database::{SchemaState, migrate, state};
 use task_events::time::format_time;
 
 use crate::output::{self, table};
-use crate::{Context, Error};
+use crate::{Error, Format};
 
 /// What to do with the database.
 #[derive(Debug, Subcommand)]
@@ -33,9 +33,9 @@ struct Row {
 }
 
 /// Runs the command.
-pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
+pub async fn run(format: Format, command: Command) -> Result<(), Error> {
     let args = match &command {
-        Command::Import(args) => return import::run(context.format, args).await,
+        Command::Import(args) => return import::run(format, args).await,
         Command::Status(args) | Command::Migrate(args) => args,
     };
     let session = args.connect().await?;
@@ -43,7 +43,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
         migrate(&session).await?;
     }
     let found = state(&session).await?;
-    output::write(context.format, &rows(&found), |rows| text(rows))?;
+    output::write(format, &rows(&found), |rows| text(rows))?;
     if matches!(command, Command::Migrate(_)) {
         // Newer than this program can work with.
         found.check()?;

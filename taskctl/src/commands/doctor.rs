@@ -20,9 +20,9 @@ use task_events::config::StateArgs;
 use task_events::database::DatabaseArgs;
 use task_events::error_code::Code;
 
-use self::findings::{Findings, Level, text};
+use self::findings::{Findings, Level, UNUSABLE_FILE, text};
 use crate::api::ApiArgs;
-use crate::{Context, Error, output};
+use crate::{Error, Setup, output};
 
 /// Where to look, beside Kafka.
 #[derive(Debug, Args)]
@@ -39,19 +39,27 @@ pub struct Doctor {
 }
 
 /// Runs the command. Fails if anything does.
-pub async fn run(context: &Context, args: Doctor) -> Result<(), Error> {
+pub async fn run(setup: Setup, args: Doctor) -> Result<(), Error> {
     let mut findings = Findings::default();
-    if brokers::examine(context, &mut findings).await {
-        let events = topics::examine(context, &mut findings).await;
-        groups::examine(context, &mut findings).await;
-        api::examine(&args.api.api(), events.as_ref(), &mut findings).await;
-        audit::examine(context, &args.audit_log_path, &mut findings).await;
-    } else {
-        api::examine(&args.api.api(), None, &mut findings).await;
+    for (subject, why) in setup.unusable() {
+        findings.fail(subject, why, UNUSABLE_FILE);
+    }
+    let context = match setup.context_as_far_as_it_goes() {
+        Some(context) => brokers::examine(&context, &mut findings).await.then_some(context),
+        None => None,
+    };
+    match &context {
+        Some(context) => {
+            let events = topics::examine(context, &mut findings).await;
+            groups::examine(context, &mut findings).await;
+            api::examine(&args.api.api(), events.as_ref(), &mut findings).await;
+            audit::examine(context, &args.audit_log_path, &mut findings).await;
+        }
+        None => api::examine(&args.api.api(), None, &mut findings).await,
     }
     state::examine(&args.state.state_dir, &mut findings);
     database::examine(&args.database, &mut findings).await;
-    output::write(context.format, &findings.0, |findings| text(findings))?;
+    output::write(setup.format, &findings.0, |findings| text(findings))?;
     match findings.0.iter().filter(|finding| finding.level == Level::Fail).count() {
         0 => Ok(()),
         failed => {

@@ -148,3 +148,50 @@ async fn what_is_wrong_is_found_with_what_to_do() -> Outcome {
     }
     Ok(())
 }
+
+/// A file of certificates that is broken: services do not start with it; the operator's command says what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_certificates_that_cannot_be_used_is_a_finding_and_stops_nothing_else() -> Outcome {
+    let world = World::start().await?;
+    let (broken, missing) = (world.path("broken.crt"), world.path("missing.crt"));
+    std::fs::write(&broken, "no certificate").unwrap();
+    let taskctl = async |args: &[&str]| {
+        let program = world.program("taskctl").env("KAFKA_SSL_CA_FILE", broken.display());
+        let program = program.env("SCHEMA_REGISTRY_URL", "https://localhost:1");
+        let program = program.env("SCHEMA_REGISTRY_CA_FILE", missing.display());
+        let program = program.env("API_TOKEN_FILE", missing.display());
+        program.args(args).run(SOON).await
+    };
+    let ran = taskctl(&["doctor", "--format", "json"]).await?;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let findings: Vec<Value> = serde_json::from_str(&ran.stdout).unwrap();
+    for parts in [
+        ["connections to Kafka", "KAFKA_SSL_CA_FILE: ", "has no certificate in PEM"],
+        ["Schema Registry", "SCHEMA_REGISTRY_CA_FILE: ", "No such file"],
+        ["Task API", "API_TOKEN_FILE: ", "No such file"],
+    ] {
+        assert!(found(&findings, "fail", &parts), "{parts:?} in {findings:#?}");
+    }
+    let is_examined = ["ok", "warn"].iter().any(|level| found(&findings, level, &["state folder"]));
+    assert!(is_examined, "the rest is examined: {findings:#?}");
+    for args in [&["explain", "TE0520"][..], &["completions", "bash"], &["man"]] {
+        let ran = taskctl(args).await?;
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+    }
+    let ran = taskctl(&["groups", "list"]).await?;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(
+        ran.stderr.starts_with("error: KAFKA_SSL_CA_FILE: ") && ran.stderr.ends_with("[TE0511]\n"),
+        "{ran:?}"
+    );
+    // With Kafka alone in order, it is examined, without the registry.
+    let program = world.program("taskctl").env("SCHEMA_REGISTRY_URL", "https://localhost:1");
+    let program = program.env("SCHEMA_REGISTRY_CA_FILE", missing.display());
+    let ran = program.args(&["doctor", "--format", "json"]).run(SOON).await?;
+    let findings: Vec<Value> = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(
+        found(&findings, "fail", &["Schema Registry"]) && found(&findings, "ok", &["bootstrap address"]),
+        "{findings:#?}"
+    );
+    Ok(())
+}

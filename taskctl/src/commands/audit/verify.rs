@@ -15,7 +15,7 @@ use super::report::text;
 use super::union;
 use crate::log_files::files;
 use crate::output;
-use crate::{Context, Error};
+use crate::{Error, Format, Setup};
 
 /// Which logs to check.
 #[derive(Debug, Args)]
@@ -38,12 +38,12 @@ pub struct Verify {
 }
 
 /// Runs the command.
-pub async fn run(context: &Context, args: &Verify) -> Result<(), Error> {
-    let [path] = args.paths.as_slice() else { return run_union(context, args) };
+pub async fn run(setup: &Setup, args: &Verify) -> Result<(), Error> {
+    let [path] = args.paths.as_slice() else { return run_union(setup.format, args) };
     let verifier = args.public_key.as_deref().map(keygen::read).transpose()?;
     // Before the log: whatever is committed is in it.
     let anchors = match &args.kafka {
-        Some(group) => Some(anchors::read(context, group).await?),
+        Some(group) => Some(anchors::read(&setup.context()?, group).await?),
         None => None,
     };
     let anchors = anchors.map(|mut anchors| {
@@ -55,7 +55,7 @@ pub async fn run(context: &Context, args: &Verify) -> Result<(), Error> {
     let mut report =
         files(path).and_then(|files| verify(&files, tree)).map_err(|error| cannot_read(path, &error))?;
     report.not_checked = not_checked;
-    output::write(context.format, &report, text)?;
+    output::write(setup.format, &report, text)?;
     match report.wrong() {
         0 => Ok(()),
         wrong => Err(Error::Refused(
@@ -67,7 +67,7 @@ pub async fn run(context: &Context, args: &Verify) -> Result<(), Error> {
 
 /// Several logs. Each may have a tree, which is verified with that log alone.
 fn run_union(
-    context: &Context,
+    format: Format,
     Verify { paths, allow_overlap, public_key, kafka, .. }: &Verify,
 ) -> Result<(), Error> {
     if public_key.is_some() || kafka.is_some() {
@@ -78,7 +78,7 @@ fn run_union(
         return Err(Error::Refused(Code::Selection, format!("{same}: name each log once")));
     }
     let report = union::verify(paths).map_err(|(path, error)| cannot_read(&path, &error))?;
-    output::write(context.format, &report, union::text)?;
+    output::write(format, &report, union::text)?;
     match report.wrong(*allow_overlap) {
         0 => Ok(()),
         wrong => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::findings::{Findings, words};
+use super::findings::{Findings, UNUSABLE_FILE, words};
 use super::topics::Events;
 use crate::api::{Api, ApiError, Readiness, readiness};
 
@@ -10,6 +10,7 @@ pub(super) async fn examine(api: &Api, events: Option<&Events>, findings: &mut F
     let subject = format!("Task API {}", api.address);
     let Readiness { is_ready, waiting, oldest, answer, .. } = match readiness(api).await {
         Ok(readiness) => readiness,
+        Err(error @ ApiError::File(_)) => return findings.fail(subject, error, UNUSABLE_FILE),
         Err(error @ ApiError::Silent) => {
             return findings.fail(subject, error, "look at its log, or name another with --api");
         }

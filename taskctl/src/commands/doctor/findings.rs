@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use crate::output::{cell, table};
 
+/// What to do about a file that is configured and cannot be used.
+pub(super) const UNUSABLE_FILE: &str = "mount or mend the file, or take its variable out";
+
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
