@@ -7,8 +7,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Api, EVENTS, Error, GROUPS, Misbehaviour, Outcome, Program, Registry, Result, SOON, Service, StatusCode,
-    TopicRecord, World, eventually, http, produce, record,
+    Api, Authority, EVENTS, Error, GROUPS, Misbehaviour, Outcome, Program, Registry, Result, SOON, Service,
+    StatusCode, TlsFront, TopicRecord, Validity, World, eventually, http, produce, record, replace,
 };
 use serde_json::{Value, json};
 
@@ -556,5 +556,44 @@ async fn confluents_client_reads_our_events_and_we_audit_its() -> Outcome {
         (&json!(AVRO), &json!("task.created"))
     );
     assert_eq!(read[2]["event"]["data"]["priority"], "high");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registry_over_https_is_verified_and_used() -> Outcome {
+    let typed = Typed::start().await?;
+    let url = typed.registry.url();
+    let (host, path) = url.trim_start_matches("http://").split_once('/').unwrap_or((&url[7..], ""));
+    let (ours, other) = (Authority::new("ours")?, Authority::new("other")?);
+    let front = ours.issue("registry", &["localhost"], Validity::Valid)?;
+    let front = TlsFront::start(&front, host.parse().unwrap()).await?;
+    let ca = typed.world.path("ca.crt");
+    replace(&ca, other.certificate())?;
+    let over_https = |name: &str| {
+        let program = typed.world.program(name).env("SCHEMA_REGISTRY_CA_FILE", ca.display());
+        program.env("SCHEMA_REGISTRY_URL", format!("https://localhost:{}/{path}", front.port()))
+    };
+    // With another CA nothing is asked; the API waits, and goes on with the right one.
+    let api = over_https("task-api").env("EVENT_FORMAT", "avro").env("PORT", 0);
+    let mut api = api.start()?;
+    let line = api.wait_for_line("SCHEMA_REGISTRY_CA_FILE", SOON).await?;
+    assert!(line.contains("signed by no CA that is trusted here"), "{line}");
+    assert!(typed.registry.requests().is_none_or(|requests| requests == 0));
+    replace(&ca, ours.certificate())?;
+    api.wait_for_line("events are written as Avro, schema id", SOON).await?;
+    let mut auditor = over_https("audit-service").start()?;
+    let client = Api::new(&api.url().await?)?;
+    client.create("over https").await?;
+    let lines = typed.audited(1).await?;
+    assert_eq!(lines[0]["data"]["title"], "over https");
+    assert!(lines[0]["schema_id"].is_u64(), "{}", lines[0]);
+    // A name that the certificate does not have.
+    let elsewhere = typed.world.program("taskctl").env("SCHEMA_REGISTRY_CA_FILE", ca.display());
+    let elsewhere =
+        elsewhere.env("SCHEMA_REGISTRY_URL", format!("https://127.0.0.1:{}/{path}", front.port()));
+    let ran = elsewhere.args(&["schema", "show"]).run(SOON).await?;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("is not for 127.0.0.1 but for localhost"), "{ran:?}");
+    assert!(auditor.terminate(SOON).await?.success());
     Ok(())
 }

@@ -316,3 +316,56 @@ async fn what_is_renewed_is_used_without_a_restart() -> Outcome {
     assert!(!api.history().iter().any(|line| line.contains("-horse")), "no password in a log");
     Ok(())
 }
+
+/// Secrets in files, replaced as a rotation does it: at Kafka, and in the file, while all goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_and_a_token_are_rotated_by_their_files() -> Outcome {
+    const NEXT: &str = "next-horse";
+    let Some(kafka) = Secured::start().await? else { return Ok(()) };
+    let Some(tools) = kafka.world.kafka_tools() else { return Ok(()) };
+    replace(&kafka.path("password"), PASSWORD)?;
+    replace(&kafka.path("token"), &token(SESSION))?;
+    let both = kafka.both();
+    kafka.works("BOTH", &borrowed(&both)).await?;
+    let (api, client) = kafka.world.start_api_as(kafka.program("task-api", "BOTH", &borrowed(&both))).await?;
+    let mut by_token: Vec<_> =
+        both.iter().filter(|(name, _)| !name.starts_with("KAFKA_SASL")).cloned().collect();
+    by_token.push(("KAFKA_SASL_OAUTH_TOKEN_FILE", kafka.path("token").display().to_string()));
+    let auditor = kafka.program("audit-service", "BOTH", &borrowed(&by_token)).start()?;
+    client.create("before").await?;
+    client.delivered().await?;
+
+    let config = format!("SCRAM-SHA-512=[password={NEXT}]");
+    let user = ["--alter", "--entity-type", "users", "--entity-name", USER, "--add-config", &config];
+    tools.run("kafka.admin.ConfigCommand", &user).await?;
+    replace(&kafka.path("password"), NEXT)?;
+    // Several logins of each, by a password that is new and by tokens of which each is short-lived.
+    let began = Instant::now();
+    let mut created = 1;
+    while began.elapsed() < SESSION * 3 {
+        replace(&kafka.path("token"), &token(SESSION))?;
+        client.create(&format!("task {created}")).await?;
+        created += 1;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    client.delivered().await?;
+    let audited = async || {
+        replace(&kafka.path("token"), &token(SESSION))?;
+        Ok((kafka.world.audit_log()?.len() == created).then_some(()))
+    };
+    eventually("each event in the audit log", SOON, audited).await?;
+    replace(&kafka.path("old"), PASSWORD)?;
+    let mut before = both.clone();
+    for (name, value) in &mut before {
+        if *name == "KAFKA_SASL_PASSWORD_FILE" {
+            *value = kafka.path("old").display().to_string();
+        }
+    }
+    kafka.works("BOTH", &borrowed(&both)).await?;
+    kafka.fails("BOTH", &borrowed(&before), &["[TE0521]", "log in as task-events"]).await?;
+    for service in [&api, &auditor] {
+        let said = service.history().join("\n");
+        assert!(!said.contains("-horse") && !said.contains("eyJ"), "no secret in a log: {said}");
+    }
+    Ok(())
+}
