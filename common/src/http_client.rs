@@ -22,19 +22,10 @@ use tokio::task::JoinSet;
 
 use crate::tls::{ClientStream, Tls};
 
-pub use url::Url;
+pub use url::{Peer, Url};
 
 /// Longest head of an answer, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-
-/// Who is connected to.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer<'a> {
-    /// Its name or address, which under TLS it has to prove.
-    pub host: &'a str,
-    /// Whether it speaks TLS.
-    pub has_tls: bool,
-}
 
 /// Connects to one of the addresses of a peer. One that speaks TLS needs `tls`.
 pub async fn connect(

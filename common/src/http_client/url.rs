@@ -6,7 +6,14 @@ use std::str::FromStr;
 
 use hyper::Uri;
 
-use super::Peer;
+/// Who is connected to.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer<'a> {
+    /// Its name or address, which under TLS it has to prove.
+    pub host: &'a str,
+    /// Whether it speaks TLS.
+    pub has_tls: bool,
+}
 
 /// A URL that begins with `http` or `https`, without a user.
 #[derive(Clone, PartialEq, Eq)]
