@@ -122,7 +122,7 @@ def address_errors(name: str, env: dict[str, str], binary: Path, state: str) -> 
         lines = []
         for line in process.stdout:
             lines.append(line.strip())
-            if "cannot use the database tasks at 127.0.0.1 yet" in line:
+            if "cannot use the database tasks at 127.0.0.1:1 yet" in line:
                 return []
         return [f"{name}: it does not take its DATABASE_URL: {' / '.join(lines)}"]
     finally:
