@@ -25,6 +25,8 @@ use super::caller::Caller;
 const LEEWAY_SECONDS: u64 = 30;
 /// Length of an RSA key's modulus, in bytes: 2,048 to 4,096 bits, which is what is verified.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=512;
+/// Why a set is refused that has no key to verify with.
+pub(super) const NO_KEY: &str = "it has no key for RS256 (2,048 to 4,096 bits), ES256 or EdDSA";
 /// Longest part of an error that is shown, in characters.
 const MAX_REASON: usize = 200;
 /// Longest name that an issuer gives, in bytes.
@@ -93,16 +95,18 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Of a JWK set, the keys that are for signatures and of a kind that is taken. Others are somebody else's.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        Self::published(text)?.ok_or_else(|| NO_KEY.to_owned())
+    }
+
+    /// The same of a set that may have none.
+    pub(super) fn published(text: &str) -> Result<Option<Self>, String> {
         let set: Set = serde_json::from_str(text).map_err(|error| {
             // It may repeat what is wrong, as long as that is.
             let why: String = error.to_string().chars().take(MAX_REASON).collect();
             format!("it is no JWK set: {why}")
         })?;
         let keys: Vec<Key> = set.keys.into_iter().filter_map(key).collect();
-        if keys.is_empty() {
-            return Err("it has no key for RS256 (2,048 to 4,096 bits), ES256 or EdDSA".to_owned());
-        }
-        Ok(Self(keys))
+        Ok(if keys.is_empty() { None } else { Some(Self(keys)) })
     }
 
     /// The caller that a token proves.
