@@ -112,7 +112,7 @@ impl Access {
         })
     }
 
-    /// Waits a moment for an issuer's keys that are not known yet; whether there may be some now.
+    /// Waits a moment for an issuer's keys that are not known yet. True: it has none but those known now.
     pub async fn learn_keys(&self) -> bool {
         match &self.signed {
             Some((KeySource::Url(url), _)) => url.learn().await,

@@ -215,6 +215,30 @@ async fn whoever_sends_tokens_has_the_issuer_asked_seldom_and_waits_for_nothing(
 }
 
 #[tokio::test]
+async fn a_key_is_unknown_only_by_a_set_that_was_asked_for_later() {
+    let server = Server::start(Answer::Silence).await;
+    let seldom = Times { interval: NEVER, max_age: NEVER, learn: SHORT, retry: (NEVER, NEVER) };
+    let keys = KeyUrl::fetching(server.url(), None, seldom).unwrap();
+    until("the request", || server.asked() == 1).await;
+    // Its answer may be from before the token.
+    assert!(!keys.learn().await);
+    server.answer(Answer::Set(KEYS.to_owned()));
+    // The fetch under way ends by its time, and one for the token follows.
+    until("the set", || keys.current().is_some()).await;
+    let certain = async {
+        while !keys.learn().await {
+            sleep(SHORT).await;
+        }
+    };
+    timeout(SOON, certain).await.expect("a fetch for a token");
+    server.answer(Answer::Status("500 Internal Server Error"));
+    for _ in 0..3 {
+        assert!(!keys.learn().await, "a fetch that failed says nothing");
+        sleep(SHORT).await;
+    }
+}
+
+#[tokio::test]
 async fn a_set_that_cannot_be_fetched_again_counts_no_longer_than_its_age() {
     let server = Server::start(Answer::Set(KEYS.to_owned())).await;
     // Longer than a fetch takes on any test machine.
