@@ -100,7 +100,8 @@ impl Edge {
             Err((_, actor)) => actor.clone(),
         };
         // Counted once against its address; a caller that became known, against itself as well.
-        if !(is_counted && actor.is_none()) && !self.is_within_rate(request, actor.as_ref()) {
+        is_counted &= actor.is_none();
+        if !is_counted && !self.is_within_rate(request, actor.as_ref()) {
             return Admission::Refused(too_many(), actor);
         }
         match caller {
