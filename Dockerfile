@@ -3,7 +3,8 @@
 #   docker build --target task-api -t task-events/task-api:dev .
 #
 # The base brings CA certificates and time zones, and no shell; `--build-arg BASE=scratch` brings nothing,
-# which is enough.
+# which is enough but for https to the internet: without the system's CAs, API_JWKS_URL, WEBHOOK_URL and others need
+# their variable ..._CA_FILE.
 ARG BASE=gcr.io/distroless/static-debian13:nonroot
 
 FROM ${BASE} AS base

@@ -22,6 +22,7 @@ mod tokens;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use caller::{Actor, Caller, Denied};
 pub use jwt::Issuer;
@@ -111,11 +112,19 @@ impl Access {
         })
     }
 
-    /// Waits a moment for an issuer's keys that are not known yet; whether there may be some now.
+    /// Waits a moment for an issuer's keys that are not known yet. True: it has none but those known now.
     pub async fn learn_keys(&self) -> bool {
         match &self.signed {
             Some((KeySource::Url(url), _)) => url.learn().await,
             _ => false,
+        }
+    }
+
+    /// Time since the issuer's keys were last fetched from their URL, if they are at one.
+    pub fn keys_age(&self) -> Option<Duration> {
+        match &self.signed {
+            Some((KeySource::Url(url), _)) => Some(url.age()),
+            _ => None,
         }
     }
 

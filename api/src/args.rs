@@ -80,7 +80,7 @@ pub struct EdgeArgs {
     pub api_jwks_file: Option<PathBuf>,
     /// The same at an https or http URL: fetched every 5 minutes, and at once when a JWT names a key that is not known, at
     /// most every 10 seconds
-    #[arg(long, env = "API_JWKS_URL", value_name = "URL", group = "api_jwks", value_parser = UrlOf("API_JWKS_URL"), requires_all = ["api_jwt_issuer", "api_jwt_audience"])]
+    #[arg(long, env = "API_JWKS_URL", hide_env_values = true, value_name = "URL", group = "api_jwks", value_parser = UrlOf("API_JWKS_URL"), requires_all = ["api_jwt_issuer", "api_jwt_audience"])]
     pub api_jwks_url: Option<Url>,
     /// CAs that may have signed the certificate of an https API_JWKS_URL, in PEM: a file, or a folder of *.crt and *.pem. By
     /// default, the system's

@@ -10,6 +10,9 @@
 
 mod url;
 
+use std::io;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -17,8 +20,9 @@ use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::tls::{ClientStream, Tls};
 
@@ -26,6 +30,8 @@ pub use url::{Peer, Url};
 
 /// Longest head of an answer, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
+/// Time for an address to be connected to where there is another one: a lost packet is sent again after 1 s.
+const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Connects to one of the addresses of a peer. One that speaks TLS needs `tls`.
 pub async fn connect(
@@ -38,7 +44,7 @@ pub async fn connect(
         (true, Some(tls)) => Some(tls),
         (true, None) => return Err("TLS is not configured".to_owned()),
     };
-    let stream = TcpStream::connect(addresses).await;
+    let stream = dial(addresses).await;
     let stream = stream.map_err(|error| format!("it cannot be connected to: {error}"))?;
     // A request is one write, and waits for nothing.
     let _ = stream.set_nodelay(true);
@@ -49,6 +55,28 @@ pub async fn connect(
             Ok(ClientStream::Tls(Box::new(stream)))
         }
     }
+}
+
+/// Tries one address after the other. A network that drops what is for one of them, as some do with IPv6, takes no more
+/// than its share of the caller's time.
+async fn dial(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let mut addresses = lookup_host(addresses).await?.peekable();
+    let mut failure = io::Error::other("its name has no address");
+    while let Some(address) = addresses.next() {
+        let connecting = TcpStream::connect(address);
+        let connected = match addresses.peek() {
+            None => connecting.await,
+            Some(_) => match timeout(ADDRESS_TIMEOUT, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            },
+        };
+        match connected {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Asks for what is at a URL. An https one needs `tls`.
@@ -99,4 +127,29 @@ fn broken(error: hyper::Error) -> String {
     let why =
         if error.is_parse() { "it does not speak HTTP" } else { "the connection broke before the answer" };
     why.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_answers_nothing_leaves_time_for_the_next_one() {
+        // Its queue is full, so that the system drops whatever asks for a connection.
+        let silent = TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = silent.listen(0).unwrap();
+        let silent = silent.local_addr().map(|address| (silent, address)).unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_secs(1), TcpStream::connect(silent.1)).await {
+            queued.push(stream.unwrap());
+            assert!(queued.len() < 100, "the queue has an end");
+        }
+        let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = good.local_addr().unwrap();
+        let dialled = timeout(Duration::from_secs(60), dial([silent.1, address].as_slice())).await;
+        assert_eq!(dialled.expect("in time").unwrap().peer_addr().unwrap(), address);
+    }
 }

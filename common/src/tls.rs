@@ -2,12 +2,12 @@
 //!
 //! # Invariants
 //!
-//! 1. *Verified or no connection.* The chain of a peer that is dialled leads to a trusted CA, is valid now, and names that host. There is no setting that skips this, and nothing falls back to plain text.
+//! 1. *Verified or no connection.* The chain of a peer that is dialled leads to a trusted CA, is valid now, and names that host, at each connection: no session is resumed. There is no setting that skips this, and nothing falls back to plain text.
 //! 2. *What can be known at the start is checked there*: the processor's features, that the files can be read, that key
 //!    and certificate belong together.
-//! 3. *Files that change are read again*, before the next connection, as Kubernetes and cert-manager replace them.
-//!    Where the new ones cannot be used, the former ones stay in use, one warning says why, and each later connection
-//!    reads them again.
+//! 3. *Files that change are read again*, before the next connection, by [`TlsServer`] once a second at most, as
+//!    Kubernetes and cert-manager replace them. Where the new ones cannot be used, the former ones stay in use, one
+//!    warning says why, and the next look reads them again.
 
 mod binding;
 mod failure;

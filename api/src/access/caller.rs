@@ -25,7 +25,7 @@ pub enum Denied {
     Malformed,
     /// Its token is not known, or not any longer.
     Unknown,
-    /// Its token names a key that its issuer may have by now.
+    /// Its token names a key that its issuer may have by now: nothing is known of it.
     UnknownKey,
     /// The issuer's keys could not be fetched yet: nothing is known of its token.
     NoKeys,

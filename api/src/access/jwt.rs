@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
@@ -25,6 +26,10 @@ use super::caller::Caller;
 const LEEWAY_SECONDS: u64 = 30;
 /// Length of an RSA key's modulus, in bytes: 2,048 to 4,096 bits, which is what is verified.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=512;
+/// Keys of one type and name that are tried: during a rotation there are two.
+const MAX_NAMESAKES: usize = 3;
+/// Why a set is refused that has no key to verify with.
+pub(super) const NO_KEY: &str = "it has no key for RS256 (2,048 to 4,096 bits), ES256 or EdDSA";
 /// Longest part of an error that is shown, in characters.
 const MAX_REASON: usize = 200;
 /// Longest name that an issuer gives, in bytes.
@@ -42,7 +47,7 @@ pub struct Issuer {
 /// Why a token proves no caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It names a key that the set does not have: a later one may.
+    /// Its key is not in the set, or not to be told from others: a later set may help.
     Key,
     /// It is none, whatever the keys.
     Token,
@@ -93,16 +98,18 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Of a JWK set, the keys that are for signatures and of a kind that is taken. Others are somebody else's.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        Self::published(text)?.ok_or_else(|| NO_KEY.to_owned())
+    }
+
+    /// The same of a set that may have none.
+    pub(super) fn published(text: &str) -> Result<Option<Self>, String> {
         let set: Set = serde_json::from_str(text).map_err(|error| {
             // It may repeat what is wrong, as long as that is.
             let why: String = error.to_string().chars().take(MAX_REASON).collect();
             format!("it is no JWK set: {why}")
         })?;
         let keys: Vec<Key> = set.keys.into_iter().filter_map(key).collect();
-        if keys.is_empty() {
-            return Err("it has no key for RS256 (2,048 to 4,096 bits), ES256 or EdDSA".to_owned());
-        }
-        Ok(Self(keys))
+        Ok(if keys.is_empty() { None } else { Some(Self(keys)) })
     }
 
     /// The caller that a token proves.
@@ -111,42 +118,57 @@ impl Keys {
         if header.crit.is_some() {
             return Err(Refusal::Token);
         }
-        let key = match (&header.kid, self.0.as_slice()) {
-            // Two keys of different types may have one id.
-            (Some(id), keys) => {
-                let is_named = |key: &&Key| key.id.as_ref() == Some(id) && key.algorithm == header.alg;
-                keys.iter().find(is_named).ok_or(Refusal::Key)?
-            }
-            (None, [key]) => key,
-            (None, _) => return Err(Refusal::Token),
+        // Keys of different types may have one id, and a new key that of the one before it.
+        let is_meant = |key: &&Key| {
+            let is_named = header.kid.as_ref().map_or(self.0.len() == 1, |id| key.id.as_ref() == Some(id));
+            is_named && key.algorithm == header.alg
         };
-        let mut validation = Validation::new(key.algorithm);
-        validation.algorithms = vec![key.algorithm];
-        validation.leeway = LEEWAY_SECONDS;
-        validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        validation.set_issuer(&[&issuer.issuer]);
-        validation.set_audience(&[&issuer.audience]);
-        let claims = match decode::<Claims>(token, &key.key, &validation) {
-            Ok(token) => token.claims,
-            Err(error) => {
-                log::debug!("a JWT is refused: {error}");
-                return Err(Refusal::Token);
+        let mut refusal = Refusal::Key;
+        for key in self.0.iter().filter(is_meant).take(MAX_NAMESAKES) {
+            match claims(key, token, issuer) {
+                Ok(claims) => return claims.caller().ok_or(Refusal::Token),
+                Err(error) => {
+                    log::debug!("a JWT is refused: {error}");
+                    if !matches!(error.kind(), ErrorKind::InvalidSignature) {
+                        return Err(Refusal::Token);
+                    }
+                }
             }
-        };
-        let Claims { sub, scope, scp } = claims;
+            // Where keys have no name, one is replaced without a sign of it.
+            refusal = if header.kid.is_some() { Refusal::Token } else { Refusal::Key };
+        }
+        Err(refusal)
+    }
+}
+
+/// What a token says that the key has signed for this API.
+fn claims(key: &Key, token: &str, issuer: &Issuer) -> jsonwebtoken::errors::Result<Claims> {
+    let mut validation = Validation::new(key.algorithm);
+    validation.algorithms = vec![key.algorithm];
+    validation.leeway = LEEWAY_SECONDS;
+    validation.validate_nbf = true;
+    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+    validation.set_issuer(&[&issuer.issuer]);
+    validation.set_audience(&[&issuer.audience]);
+    Ok(decode::<Claims>(token, &key.key, &validation)?.claims)
+}
+
+impl Claims {
+    /// Whom they name; none without a name that can be shown.
+    fn caller(self) -> Option<Caller> {
+        let Self { sub, scope, scp } = self;
         if sub.is_empty()
             || sub.len() > MAX_SUBJECT
             || sub.contains(|c: char| is_control(c) || c.is_whitespace())
         {
-            return Err(Refusal::Token);
+            return None;
         }
         let names = scope.iter().flat_map(|scope| scope.split(' ')).chain(match &scp {
             Some(Scp::Text(names)) => names.split(' ').collect::<Vec<_>>(),
             Some(Scp::List(names)) => names.iter().map(String::as_str).collect(),
             None => Vec::new(),
         });
-        Ok(Caller { actor: Arc::from(format!("jwt:{sub}")), scopes: Scopes::known(names) })
+        Some(Caller { actor: Arc::from(format!("jwt:{sub}")), scopes: Scopes::known(names) })
     }
 }
 
@@ -223,6 +245,36 @@ mod tests {
             assert!(keys.caller(&changed, &issuer()).is_err(), "{at}");
             assert!(keys.caller(&token[..at], &issuer()).is_err(), "{at}");
         }
+    }
+
+    /// That of RFC 7517, appendix A.1, under the id of the issuer's.
+    fn another_ec_key() -> Value {
+        serde_json::json!({
+            "kty": "EC", "crv": "P-256", "kid": "ec",
+            "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+            "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+        })
+    }
+
+    #[test]
+    fn a_new_key_is_found_whatever_its_id() {
+        let tokens: BTreeMap<String, String> = serde_json::from_str(TOKENS).unwrap();
+        let result = |keys: &Keys, token: &str| keys.caller(&tokens[token], &issuer()).map(drop);
+        let set: Value = serde_json::from_str(KEYS).unwrap();
+        let ours = set["keys"].as_array().unwrap().iter().find(|key| key["kid"] == "ec").unwrap().clone();
+        let of = |keys: Vec<Value>| Keys::parse(&serde_json::json!({ "keys": keys }).to_string()).unwrap();
+        let mut unnamed = another_ec_key();
+        unnamed.as_object_mut().unwrap().remove("kid");
+        // Appended under the id of the one before it.
+        let both = of(vec![another_ec_key(), ours.clone()]);
+        assert_eq!(result(&both, "good-es256"), Ok(()));
+        assert_eq!(result(&both, "bad-expired"), Err(Refusal::Token));
+        // In its place under its id, which nothing shows.
+        assert_eq!(result(&of(vec![another_ec_key()]), "good-es256"), Err(Refusal::Token));
+        // Without ids, what is not signed by the only key may be by the next one.
+        assert_eq!(result(&of(vec![ours.clone()]), "bad-no-kid"), Ok(()));
+        assert_eq!(result(&of(vec![unnamed.clone()]), "bad-no-kid"), Err(Refusal::Key));
+        assert_eq!(result(&of(vec![unnamed, ours]), "bad-no-kid"), Err(Refusal::Key));
     }
 
     #[test]

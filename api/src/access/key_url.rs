@@ -2,11 +2,15 @@
 //!
 //! # Invariants
 //!
-//! 1. *What was good stays*: a set that cannot be fetched or used is reported, once while that lasts, and changes nothing.
-//! 2. *Bounded*: a fetch in time and bytes; for tokens that name a key that is not known, at most one in
+//! 1. *What was good stays for [`Times::max_age`]*: a set that cannot be fetched or read is reported, once while that
+//!    lasts, and changes nothing until then. So a key that was withdrawn ends, also where nobody can be told.
+//! 2. *What the issuer says counts*: a set without a usable key leaves none.
+//! 3. *Bounded*: a fetch in time and bytes; for tokens that name a key that is not known, at most one in
 //!    [`Times::learn`], whoever sends how many of them.
-//! 3. *A request waits only where it may help*: its token names a key that is not known, a fetch is under way or may
+//! 4. *A request waits only where it may help*: its token names a key that is not known, a fetch is under way or may
 //!    begin, and no longer than [`LEARN_TIMEOUT`].
+//! 5. *No good token is said to be wrong*: a key is unknown for certain only by a set that was asked for after the token
+//!    came.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -19,7 +23,7 @@ use task_events::tls::Tls;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::jwt::Keys;
+use super::jwt::{Keys, NO_KEY};
 
 /// Time for which a request waits for such a key.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,8 +35,10 @@ const MAX_SET: usize = 256 * 1024;
 /// When there is a fetch.
 #[derive(Debug, Clone, Copy)]
 struct Times {
-    /// Between two: as long a key that was withdrawn may still be taken.
+    /// Between two: as long a key that was withdrawn may still be taken, while the URL answers.
     interval: Duration,
+    /// For how long a set counts that cannot be fetched again.
+    max_age: Duration,
     /// Least time between the starts of two because of keys that are not known.
     learn: Duration,
     /// After one that failed: the first time, and the longest.
@@ -41,6 +47,8 @@ struct Times {
 
 const TIMES: Times = Times {
     interval: Duration::from_secs(5 * 60),
+    // An outage of the issuer's over a night is no outage of the API.
+    max_age: Duration::from_secs(24 * 60 * 60),
     learn: Duration::from_secs(10),
     retry: (Duration::from_secs(1), Duration::from_secs(30)),
 };
@@ -52,12 +60,14 @@ pub(super) struct KeyUrl {
     /// Asks for a fetch. The thread ends when nobody can any more.
     wanted: mpsc::Sender<()>,
     fetches: watch::Receiver<Fetches>,
+    max_age: Duration,
 }
 
-#[derive(Default)]
 struct Shared {
-    /// None: there was no good set yet.
+    /// None: there was no good set yet, or the last one has no key.
     current: RwLock<Option<Arc<Keys>>>,
+    /// When a good set was last fetched; at first, the start.
+    fetched_at: Mutex<Instant>,
     failure: Mutex<Option<String>>,
 }
 
@@ -65,6 +75,8 @@ struct Shared {
 #[derive(Debug, Clone, Copy)]
 struct Fetches {
     ended: u64,
+    /// Whether the last one brought a set.
+    is_current: bool,
     is_under_way: bool,
     /// From when on a key that is not known may begin one.
     learns_from: Instant,
@@ -84,20 +96,33 @@ impl KeyUrl {
 
     fn fetching(url: Url, tls: Option<Tls>, times: Times) -> io::Result<Self> {
         let (wanted, asked) = mpsc::channel(1);
-        let fetches = Fetches { ended: 0, is_under_way: true, learns_from: Instant::now() };
+        let now = Instant::now();
+        let fetches = Fetches { ended: 0, is_current: false, is_under_way: true, learns_from: now };
         let (state, fetches) = watch::channel(fetches);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            current: RwLock::default(),
+            fetched_at: Mutex::new(now),
+            failure: Mutex::default(),
+        });
         let fetcher =
             Fetcher { url, tls, times, shared: Arc::clone(&shared), state, asked, text: String::new() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("jwks".to_owned());
         thread.spawn(move || runtime.block_on(fetcher.run()))?;
-        Ok(Self { shared, wanted, fetches })
+        Ok(Self { shared, wanted, fetches, max_age: times.max_age })
     }
 
-    /// The keys that were last fetched with success.
+    /// The keys that were last fetched with success, unless that is too long ago.
     pub(super) fn current(&self) -> Option<Arc<Keys>> {
+        if self.age() > self.max_age {
+            return None;
+        }
         self.shared.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Since when no good set was fetched; at first, since the start.
+    pub(super) fn age(&self) -> Duration {
+        self.shared.fetched_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// That what is at the URL cannot be used, if so. Why is for the log alone.
@@ -109,7 +134,8 @@ impl KeyUrl {
         })
     }
 
-    /// Waits for keys that are not known yet; whether it was worth it.
+    /// Waits for keys that are not known yet. True: the keys are now those of a fetch that began after this, so that
+    /// one they do not have does not exist.
     pub(super) async fn learn(&self) -> bool {
         let mut fetches = self.fetches.clone();
         let now = *fetches.borrow_and_update();
@@ -119,7 +145,11 @@ impl KeyUrl {
             return false;
         }
         let has_ended = |fetches: &Fetches| fetches.ended > now.ended;
-        matches!(timeout(LEARN_TIMEOUT, fetches.wait_for(has_ended)).await, Ok(Ok(_)))
+        match timeout(LEARN_TIMEOUT, fetches.wait_for(has_ended)).await {
+            // One under way may have read what was before.
+            Ok(Ok(fetches)) => fetches.is_current && !now.is_under_way,
+            _ => false,
+        }
     }
 }
 
@@ -137,7 +167,7 @@ struct Fetcher {
 impl Fetcher {
     async fn run(mut self) {
         let mut log = LogOnce::new(module_path!());
-        let Times { interval, learn, retry } = self.times;
+        let Times { interval, learn, retry, .. } = self.times;
         let new_backoff = || Backoff::new(retry.0, retry.1);
         let mut backoff = new_backoff();
         loop {
@@ -147,7 +177,9 @@ impl Fetcher {
                 Ok(fetched) => fetched,
                 Err(_) => Err(format!("no answer within {} s", FETCH_TIMEOUT.as_secs())),
             };
-            let next = match fetched.and_then(|text| self.take(text)) {
+            let taken = fetched.and_then(|text| self.take(text));
+            let is_current = taken.is_ok();
+            let next = match taken {
                 Ok(()) => {
                     log.over("the keys of API_JWKS_URL can be fetched again");
                     backoff = new_backoff();
@@ -160,7 +192,7 @@ impl Fetcher {
             };
             let learns_from = start + learn;
             self.state.send_modify(|fetches| {
-                *fetches = Fetches { ended: fetches.ended + 1, is_under_way: false, learns_from };
+                *fetches = Fetches { ended: fetches.ended + 1, is_current, is_under_way: false, learns_from };
             });
             let due = Instant::now() + next;
             tokio::select! {
@@ -174,22 +206,31 @@ impl Fetcher {
     }
 
     fn take(&mut self, text: String) -> Result<(), String> {
-        if text == self.text {
-            *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            return Ok(());
+        if text != self.text {
+            let keys = Keys::published(&text)?;
+            let is_none = keys.is_none();
+            if let Some(keys) = &keys {
+                log::info!("API_JWKS_URL: {keys}");
+            }
+            *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = keys.map(Arc::new);
+            if is_none {
+                self.text.clear();
+                return Err(NO_KEY.to_owned());
+            }
+            self.text = text;
         }
-        let keys = Keys::parse(&text)?;
-        log::info!("API_JWKS_URL: {keys}");
-        *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(keys));
+        *self.shared.fetched_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.text = text;
         Ok(())
     }
 
     fn fail(&self, why: &str, log: &mut LogOnce) {
         let has_keys = self.shared.current.read().unwrap_or_else(PoisonError::into_inner).is_some();
-        let meanwhile =
-            if has_keys { "its keys of before still count" } else { "no JWT is taken until then" };
+        let age = self.shared.fetched_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let meanwhile = match has_keys && age <= self.times.max_age {
+            true => "its keys of before still count, for a day at most",
+            false => "no JWT is taken until then",
+        };
         log.warn(&format!("API_JWKS_URL cannot be used: {why}; {meanwhile}, and it is tried again"));
         *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
     }

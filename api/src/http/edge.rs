@@ -82,20 +82,26 @@ impl Edge {
             return Admission::Refused(too_many(), None);
         }
         let mut caller = self.caller(request);
+        let mut is_counted = false;
         if let (Err((Denied::UnknownKey | Denied::NoKeys, _)), Some(access)) = (&caller, &self.access) {
             // Before the wait, which costs more than an answer.
             if !self.is_within_rate(request, None) {
                 return Admission::Refused(too_many(), None);
             }
-            if access.learn_keys().await {
-                caller = self.caller(request);
-            }
+            is_counted = true;
+            let is_known = access.learn_keys().await;
+            caller = self.caller(request).map_err(|(denied, actor)| match denied {
+                Denied::UnknownKey if is_known => (Denied::Unknown, actor),
+                denied => (denied, actor),
+            });
         }
         let actor = match &caller {
             Ok(caller) => caller.as_ref().map(|caller| Actor::clone(&caller.actor)),
             Err((_, actor)) => actor.clone(),
         };
-        if !self.is_within_rate(request, actor.as_ref()) {
+        // Counted once against its address; a caller that became known, against itself as well.
+        is_counted &= actor.is_none();
+        if !is_counted && !self.is_within_rate(request, actor.as_ref()) {
             return Admission::Refused(too_many(), actor);
         }
         match caller {
@@ -182,7 +188,12 @@ impl From<Denied> for Problem {
                 let detail = "The keys of the token's issuer are not known yet; try again in some seconds";
                 return Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "5");
             }
-            Denied::Unknown | Denied::UnknownKey => (
+            // The token may be good: to refuse it would have its caller throw it away.
+            Denied::UnknownKey => {
+                let detail = "The key of the token is not known yet; try again in some seconds";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "10");
+            }
+            Denied::Unknown => (
                 StatusCode::UNAUTHORIZED,
                 "The token is not known, or is not valid any longer",
                 r#"Bearer realm="task-api", error="invalid_token""#,

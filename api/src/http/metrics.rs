@@ -73,6 +73,14 @@ pub(super) async fn exposition(state: Data<State>) -> HttpResponse {
         "Stored values that were found to be damaged since the process started.",
         state.store.unreadable_values(),
     );
+    if let Some(age) = state.edge.as_ref().and_then(|edge| edge.access.as_ref()?.keys_age()) {
+        text.single(
+            "task_api_jwks_age_seconds",
+            "gauge",
+            "Time since a usable set of keys was last fetched from API_JWKS_URL; at first, since the start.",
+            age.as_secs_f64(),
+        );
+    }
     kafka::render_metrics(&mut text);
     logging::render_metrics(&mut text);
     HttpResponse::Ok().content_type(CONTENT_TYPE).body(text.finish())

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -97,12 +98,18 @@ impl TlsFiles {
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .with_root_certificates(self.roots()?);
-        let Some(identity) = &self.identity else {
-            return Ok(builder.with_no_client_auth());
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let variables = self.variables.identity.unwrap_or_default();
+                let (chain, key) = chain_and_key(identity, variables)?;
+                let config = builder.with_client_auth_cert(chain, key);
+                config.map_err(|error| no_pair(variables, &error))?
+            }
         };
-        let variables = self.variables.identity.unwrap_or_default();
-        let (chain, key) = chain_and_key(identity, variables)?;
-        builder.with_client_auth_cert(chain, key).map_err(|error| no_pair(variables, &error))
+        // A resumed session shows no certificate: one that has expired meanwhile would go on being taken.
+        config.resumption = Resumption::disabled();
+        Ok(config)
     }
 
     fn roots(&self) -> Result<RootCertStore, String> {

@@ -134,6 +134,24 @@ async fn a_server_is_verified_by_ca_name_and_time() {
     assert!(exchange(&tls, server, "a b").await.unwrap_err().contains("no host name"));
 }
 
+/// A resumed session would show no certificate, so that the end of one is not noticed.
+#[tokio::test]
+async fn a_server_is_verified_again_at_each_connection() {
+    let ours = Authority::new("ours").unwrap();
+    let tls = Files::new(&ours).tls(None);
+    let certificate = ours.issue("broker", &["localhost"], Validity::Valid).unwrap();
+    let server = serve(server_config(&certificate, None)).await;
+    for _ in 0..3 {
+        let stream = TcpStream::connect(server).await.unwrap();
+        let mut stream = tls.connect(stream, "localhost").await.unwrap();
+        // Tickets come before it.
+        stream.write_u8(7).await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), 7);
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
+}
+
 #[tokio::test]
 async fn a_listener_without_tls_is_named() {
     let tls = Files::new(&Authority::new("ours").unwrap()).tls(None);

@@ -7,6 +7,9 @@ use std::path::Path;
 /// What the notification service has in addition where it sends webhooks.
 const WEBHOOKS: &str = "notification-service with `NOTIFIER=webhook`";
 
+/// What the API has in addition where the keys of its callers' tokens are at a URL.
+const KEYS: &str = "task-api with `API_JWKS_URL`";
+
 /// A metric: its type, and the names of its labels.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
@@ -14,7 +17,7 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 fn documented() -> BTreeMap<&'static str, Metrics> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
     let text = std::fs::read_to_string(path).unwrap();
-    let services = ["task-api", WEBHOOKS].into_iter().chain(CONSUMERS);
+    let services = ["task-api", KEYS, WEBHOOKS].into_iter().chain(CONSUMERS);
     let mut all: BTreeMap<_, Metrics> = services.map(|service| (service, Metrics::new())).collect();
     for row in text.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
@@ -27,6 +30,7 @@ fn documented() -> BTreeMap<&'static str, Metrics> {
             .collect();
         let of: Vec<&str> = match *of {
             "all" => all.keys().copied().collect(),
+            "task-api" => vec!["task-api", KEYS],
             "consumers" => [&CONSUMERS[..], &[WEBHOOKS]].concat(),
             one => vec![one],
         };
@@ -96,6 +100,14 @@ async fn the_table_of_metrics_is_what_the_services_expose() -> Outcome {
 
     let documented = documented();
     assert_eq!(exposed(&scrape(api.url()).await?), documented["task-api"]);
+    let with_keys = world.program("task-api").env("STATE_DIR", world.path("with-keys").display());
+    let with_keys = with_keys.env("API_JWKS_URL", "http://127.0.0.1:1/");
+    let with_keys =
+        with_keys.env("API_JWT_ISSUER", "https://issuer.example.org").env("API_JWT_AUDIENCE", "task-api");
+    let (_with_keys, with_keys) = world.start_api_as(with_keys).await?;
+    // It has sent nothing, and so has not every label.
+    let found = exposed(&scrape(with_keys.url()).await?);
+    assert!(found.keys().eq(documented[KEYS].keys()), "{found:?}");
     for (name, service) in CONSUMERS.iter().chain(&[WEBHOOKS]).zip(&mut consumers) {
         let url = service.health_url().await?;
         // Its partitions are there once it has claimed them, and what it counts once it has read the events.

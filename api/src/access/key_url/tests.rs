@@ -19,7 +19,7 @@ const TOKENS: &str = include_str!("../../../tests/golden/jwt/tokens.json");
 const SOON: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
 /// As fast as the test waits.
-const FAST: Times = Times { interval: SHORT, learn: SHORT, retry: (SHORT, SHORT) };
+const FAST: Times = Times { interval: SHORT, max_age: NEVER, learn: SHORT, retry: (SHORT, SHORT) };
 const NEVER: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Clone)]
@@ -159,8 +159,9 @@ async fn what_was_good_stays_whatever_is_at_the_url() {
         (Answer::Status("404 Not Found"), "it answered 404"),
         (Answer::Status("302 Found"), "redirects are not followed"),
         (Answer::Set("<html>".to_owned()), "it is no JWK set"),
-        (Answer::Set(r#"{"keys":[]}"#.to_owned()), "it has no key"),
         (huge, "more than 262144 bytes"),
+        // So that the next failure is not this one still.
+        (Answer::Status("503 Service Unavailable"), "it answered 503"),
         (
             Answer::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{\"keys\""),
             "the answer cannot be read",
@@ -197,7 +198,7 @@ async fn keys_that_cannot_be_fetched_at_the_start_are_there_once_they_can() {
 #[tokio::test]
 async fn whoever_sends_tokens_has_the_issuer_asked_seldom_and_waits_for_nothing() {
     let server = Server::start(Answer::Set(KEYS.to_owned())).await;
-    let seldom = Times { interval: NEVER, learn: NEVER, retry: (NEVER, NEVER) };
+    let seldom = Times { interval: NEVER, max_age: NEVER, learn: NEVER, retry: (NEVER, NEVER) };
     let keys = KeyUrl::fetching(server.url(), None, seldom).unwrap();
     until("the first set", || !keys.fetches.borrow().is_under_way).await;
     let start = Instant::now();
@@ -210,7 +211,60 @@ async fn whoever_sends_tokens_has_the_issuer_asked_seldom_and_waits_for_nothing(
     let server = Server::start(Answer::Silence).await;
     let keys = KeyUrl::fetching(server.url(), None, seldom).unwrap();
     assert!(!keys.learn().await);
-    assert_eq!(server.asked(), 1);
+    until("the request", || server.asked() == 1).await;
+}
+
+#[tokio::test]
+async fn a_key_is_unknown_only_by_a_set_that_was_asked_for_later() {
+    let server = Server::start(Answer::Silence).await;
+    let seldom = Times { interval: NEVER, max_age: NEVER, learn: SHORT, retry: (NEVER, NEVER) };
+    let keys = KeyUrl::fetching(server.url(), None, seldom).unwrap();
+    until("the request", || server.asked() == 1).await;
+    // Its answer may be from before the token.
+    assert!(!keys.learn().await);
+    server.answer(Answer::Set(KEYS.to_owned()));
+    // The fetch under way ends by its time, and one for the token follows.
+    until("the set", || keys.current().is_some()).await;
+    let certain = async {
+        while !keys.learn().await {
+            sleep(SHORT).await;
+        }
+    };
+    timeout(SOON, certain).await.expect("a fetch for a token");
+    server.answer(Answer::Status("500 Internal Server Error"));
+    for _ in 0..3 {
+        assert!(!keys.learn().await, "a fetch that failed says nothing");
+        sleep(SHORT).await;
+    }
+}
+
+#[tokio::test]
+async fn a_set_that_cannot_be_fetched_again_counts_no_longer_than_its_age() {
+    let server = Server::start(Answer::Set(KEYS.to_owned())).await;
+    // Longer than a fetch takes on any test machine.
+    let max_age = Duration::from_secs(4);
+    let keys = KeyUrl::fetching(server.url(), None, Times { max_age, ..FAST }).unwrap();
+    until("the first set", || keys.current().is_some()).await;
+    server.answer(Answer::Status("500 Internal Server Error"));
+    until("its end", || keys.current().is_none()).await;
+    assert!(keys.age() > max_age && keys.failure().unwrap().contains("no JWT is taken until it can"));
+    // The same set is good again.
+    server.answer(Answer::Set(KEYS.to_owned()));
+    until("the set", || keys.current().is_some() && keys.failure().is_none()).await;
+}
+
+#[tokio::test]
+async fn an_issuer_can_withdraw_all_its_keys() {
+    for none in [r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}"#] {
+        let server = Server::start(Answer::Set(KEYS.to_owned())).await;
+        let keys = KeyUrl::fetching(server.url(), None, FAST).unwrap();
+        until("the first set", || keys.current().is_some()).await;
+        server.answer(Answer::Set(none.to_owned()));
+        until("the withdrawal", || keys.current().is_none()).await;
+        until("the failure", || said(&keys).contains(NO_KEY)).await;
+        server.answer(Answer::Set(KEYS.to_owned()));
+        until("the same set again", || keys.current().is_some() && keys.failure().is_none()).await;
+    }
 }
 
 #[tokio::test]
