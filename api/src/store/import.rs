@@ -194,6 +194,10 @@ impl Place<'_> {
             }
             Action::Cancel | Action::CancelLost => {
                 let session = connect(url).await?;
+                // It had confirmed that it has all: this one is another, or has stepped back.
+                if moved.is_done && action == Action::Cancel && !arrival::has(&session, moved.id).await? {
+                    return Err(ImportError::Refused(arrival::missing(&self.to, self.dir, &moved)));
+                }
                 finish::cancel(&session, &moved, &self.to, action == Action::CancelLost).await?;
                 self.mark(None).await?;
                 Ok(self.report(moved.contents, Outcome::Cancelled))

@@ -114,7 +114,7 @@ enum Note {
     GivenUp,
 }
 
-/// `None`: the database does not know the move.
+/// `None`: the database does not know the move, or does not have any more what came with it.
 async fn note(session: &Session, id: Uuid) -> Result<Option<Note>, ImportError> {
     if arrival::has(session, id).await? {
         return Ok(Some(Note::Finished));
@@ -125,10 +125,10 @@ async fn note(session: &Session, id: Uuid) -> Result<Option<Note>, ImportError> 
     let find = "SELECT finished_at IS NOT NULL, given_up_at IS NOT NULL FROM task_events_import.moves \
         WHERE id = $1 FOR UPDATE";
     let rows = within(session.query_typed(find, &[(&id, Type::UUID)])).await?;
-    Ok(rows.first().map(|row| match (row.get(0), row.get(1)) {
-        (true, _) => Note::Finished,
-        (false, true) => Note::GivenUp,
-        (false, false) => Note::Begun,
+    Ok(rows.first().and_then(|row| match (row.get(0), row.get(1)) {
+        (true, _) => None,
+        (false, true) => Some(Note::GivenUp),
+        (false, false) => Some(Note::Begun),
     }))
 }
 

@@ -34,6 +34,19 @@ async fn a_database_that_stepped_back_does_not_become_the_store() {
     assert_eq!(Store::moved(&folder(root.path())).unwrap(), None);
     let report = execute(root.path(), &url).await;
     assert_eq!((report.outcome, report.contents.tasks), (Outcome::Moved, 2));
+
+    // Behind the last transaction: the store is not served again without a word.
+    let back = "TRUNCATE task_events.tasks, task_events.outbox, task_events.moves; \
+        UPDATE task_events_import.moves SET finished_at = NULL";
+    session.batch_execute(back).await.unwrap();
+    for action in [Action::Plan, Action::Execute, Action::Cancel] {
+        assert!(refused(root.path(), &url, action).await.contains("--database-is-lost"));
+    }
+    let report = run(root.path(), &url, Action::CancelLost, &mut ()).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Cancelled);
+    let (store, writer) = opened(root.path()).await;
+    assert_eq!(all_tasks(&store).await.len(), 2);
+    close(store, writer).await;
 }
 
 /// The table of a former version, with the number of its last event.
