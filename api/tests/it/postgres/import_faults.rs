@@ -4,14 +4,14 @@
 use harness::Postgres;
 use redb::{ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use task_api::store::Store;
-use task_api::store::import::{Action, Outcome, check_arrival};
+use task_api::store::import::{Action, ImportError, Outcome, check_arrival};
 use task_events::operate::Progress;
 
-use super::import::{all_events, all_tasks, execute, folder, made, opened, refused, run, target};
+use super::import::{all_events, all_tasks, cut_off, execute, folder, made, opened, refused, run, target};
 use super::import_ends::{copied, held_up};
 use crate::log::{OUTBOX, write_former};
 use crate::store::{close, create, done};
-use crate::support::{Writer, connect};
+use crate::support::{Writer, connect, eventually};
 
 /// As after a fail-over to a standby that had not got the last batches when the store was marked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,4 +218,48 @@ async fn only_the_database_that_has_the_tasks_is_taken_in_place_of_the_store() {
     }
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'task%'";
     assert_eq!(server.sql("import_nowhere", schemas).unwrap().trim(), "0");
+}
+
+/// What sleeps, whether the store is marked by then, and the database.
+const STEPS: [(&str, bool, &str); 3] = [
+    ("TRIGGER slow AFTER INSERT ON task_events_import.tasks", false, "import_lost_batch"),
+    ("TRIGGER slow AFTER INSERT ON task_events.tasks", true, "import_lost_rows"),
+    (
+        "CONSTRAINT TRIGGER slow AFTER INSERT ON task_events.tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW",
+        true,
+        "import_lost_commit",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_lost_in_a_batch_the_last_rows_or_the_commit_is_made_good_by_the_next_run() {
+    let Some(server) = Postgres::shared().unwrap() else { return };
+    for (trigger, is_marked, name) in STEPS {
+        let root = tempfile::tempdir().unwrap();
+        let task = made(root.path(), "one").await;
+        let (url, session) = target(server, name).await;
+        // The staging tables are there then, and empty.
+        assert!(cut_off(root.path(), &url, 1).await.is_none());
+        let slow = format!(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(25); RETURN NULL; END'; \
+             CREATE {trigger} EXECUTE FUNCTION slow()"
+        );
+        session.batch_execute(&slow).await.unwrap();
+        let (from, to) = (root.path().to_owned(), url.clone());
+        let importing = tokio::spawn(async move { run(&from, &to, Action::Execute, &mut ()).await });
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND wait_event = 'PgSleep'"
+        );
+        let is_ended = || async { server.sql(name, &end).unwrap().trim() == "t" };
+        eventually("the import is in that step", is_ended).await;
+        let lost = importing.await.unwrap();
+        assert!(matches!(lost, Err(ImportError::Database(_))), "{lost:?}");
+        let moved = Store::moved(&folder(root.path())).unwrap();
+        assert!(moved.is_some() == is_marked && moved.is_none_or(|moved| !moved.is_done), "{name}");
+        session.batch_execute("DROP FUNCTION slow CASCADE").await.unwrap();
+        assert_eq!(execute(root.path(), &url).await.outcome, Outcome::Moved);
+        let (store, writer) = connect(server, name).await;
+        assert_eq!((all_tasks(&store).await, all_events(&store).await.len()), (vec![task], 1));
+        close(store, Writer::Tasks(writer)).await;
+    }
 }
