@@ -21,7 +21,8 @@ use crate::http::{self, Edge};
 use crate::live::{Live, Sources};
 use crate::registration::Registration;
 use crate::relay::Relay;
-use crate::store::{Store, StoreError};
+use crate::store::import::check_arrival;
+use crate::store::{Moved, Store, StoreError};
 
 /// The folder below STATE_DIR, and how this process calls itself to Kafka.
 const NAME: &str = services::API;
@@ -96,8 +97,8 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     let tls = args.https.tls().map_err(ServiceError::Certificate)?;
     if let Some(url) = args.database.url().cloned() {
         let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
-        refuse_embedded(state_dir.path())?;
-        return runtime()?.block_on(serve_database(args, edge, tls, &url, state_dir.path()));
+        let moved = find_moved(state_dir.path())?;
+        return runtime()?.block_on(serve_database(args, edge, tls, &url, state_dir.path(), moved));
     }
     let listener = listen(&args, &edge)?;
     let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
@@ -132,19 +133,33 @@ fn listen(args: &Args, edge: &Edge) -> Result<TcpListener, ServiceError> {
     Ok(listener)
 }
 
-/// With a database, the tasks of an embedded store would be left out, unless they were moved.
-fn refuse_embedded(state_dir: &Path) -> Result<(), ServiceError> {
+/// With a database, the tasks of an embedded store would be left out, unless they were moved: into that database.
+fn find_moved(state_dir: &Path) -> Result<Option<Moved>, ServiceError> {
     if !Store::is_in(state_dir) {
-        return Ok(());
+        return Ok(None);
     }
     match Store::moved(state_dir)? {
-        Some(moved) if moved.is_done => Ok(()),
+        Some(moved) if moved.is_done => Ok(Some(moved)),
         Some(moved) => Err(StoreError::Moved { folder: state_dir.to_owned(), moved }.into()),
         None => Err(DatabaseError::address(format!(
             "{} holds the tasks of the embedded store, and events that may still wait: move them with `taskctl db import`, or move the files of the folder away",
             state_dir.display()
         ))
         .into()),
+    }
+}
+
+/// Returns once the database says whether it has the tasks of the store that was in the folder.
+async fn wait_for_arrival(url: &DatabaseUrl, state_dir: &Path, moved: &Moved) -> Result<(), DatabaseError> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        match check_arrival(url, state_dir, moved).await {
+            Err(error) if error.may_pass() => {
+                log::warn!("cannot use the {} yet: {error} {}", url.place(), error.code());
+            }
+            checked => return checked,
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
@@ -155,8 +170,16 @@ async fn serve_database(
     tls: Option<TlsServer>,
     url: &DatabaseUrl,
     state_dir: &Path,
+    moved: Option<Moved>,
 ) -> Result<(), ServiceError> {
     let signals = shutdown::on_signals()?;
+    if let Some(moved) = moved {
+        // Before anything is written there: another database would get tasks, and these would be left out.
+        match signals.or(wait_for_arrival(url, state_dir, &moved)).await {
+            None => return Ok(()),
+            Some(arrived) => arrived?,
+        }
+    }
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let (store, closing) = loop {
         let connected = signals.or(Store::connect(url, args.database_migrate)).await;

@@ -93,7 +93,7 @@ pub use delivery::{Delivered, OutboxEntry, OutboxState, PublishedTopic};
 pub use facade::{Store, Turn};
 pub use failure::{StoreError, Unreadable, WriteFailure};
 use job::{Job, MutateResult};
-pub use moved::Moved;
+pub use moved::{Contents, Moved};
 pub use mutation::{IdempotencyKey, Mutation, Outcome, Preconditions, VersionSet};
 pub use order::Order;
 pub use outbox::OutboxScan;

@@ -1,4 +1,5 @@
-//! The mark of an embedded store whose tasks were moved into a database.
+//! The mark of an embedded store whose tasks were moved into a database. It says all that the last step needs to know of the
+//! store: the database is held against it.
 
 use std::fmt;
 
@@ -6,6 +7,19 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use task_events::time::format_time;
 use uuid::Uuid;
+
+/// How much there is to be moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Tasks.
+    pub tasks: u64,
+    /// Answers under idempotency keys, of the last 24 hours about.
+    pub answers: u64,
+    /// Those that a former version stored.
+    pub former_answers: u64,
+    /// Events that wait for Kafka.
+    pub events: u64,
+}
 
 /// Where the tasks of a store are in its place. While a store has one, no API serves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +30,8 @@ pub struct Moved {
     pub to: String,
     /// When the mark was made.
     pub at: DateTime<Utc>,
+    /// What was staged in the database when the mark was made. It is all there again, or the move is given up.
+    pub contents: Contents,
     /// The database has confirmed that it has all. Until then it may have all or nothing.
     pub is_done: bool,
 }

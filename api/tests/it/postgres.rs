@@ -5,6 +5,7 @@ mod doubt;
 mod faults;
 mod import;
 mod import_ends;
+mod import_faults;
 mod pooler;
 mod replicas;
 mod service;

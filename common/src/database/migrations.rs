@@ -25,12 +25,15 @@ pub struct Migration {
 }
 
 /// All of them, in order.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "tasks, outbox, answers, groups, relay, positions",
-    works_from: 1,
-    sql: include_str!("0001.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "tasks, outbox, answers, groups, relay, positions",
+        works_from: 1,
+        sql: include_str!("0001.sql"),
+    },
+    Migration { version: 2, name: "moves of embedded stores", works_from: 1, sql: include_str!("0002.sql") },
+];
 
 /// Tells the lock of migrations from those of other programs in the database.
 const LOCK: i64 = 0x7461_736b_6576_6e74;

@@ -79,6 +79,13 @@ async fn a_store_that_is_moved_under_kills_while_kafka_is_down_loses_and_repeats
     assert!(again.code == Some(0) && again.stdout.contains("moved before"), "{again:?}");
     let refused = world.program("task-api").run(SOON).await?;
     assert!(refused.code == Some(1) && format!("{refused:?}").contains("TE0210"), "{refused:?}");
+    server.create_database("another")?;
+    let elsewhere = world.program("task-api").env("DATABASE_URL", &server.url("another"));
+    let refused = elsewhere.run(SOON).await?;
+    assert!(
+        refused.code == Some(1) && format!("{refused:?}").contains("does not have the tasks"),
+        "{refused:?}"
+    );
 
     world.broker.restart().await?;
     let with = |name: &str| match name {
@@ -97,6 +104,35 @@ async fn a_store_that_is_moved_under_kills_while_kafka_is_down_loses_and_repeats
     eventually("the outbox to be empty", SOON, is_empty).await?;
     let history = world.check_history(&first, answers).await?;
     println!("{} changes, {} events", history.answered.len(), history.topic.len());
+    assert_eq!(history.topic.len(), history.answered.len(), "each once in the topic");
+    Ok(())
+}
+
+/// Events are in Kafka that the store has not noted as delivered, and changes are in its log only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_api_was_killed_is_moved_and_none_of_its_events_is_sent_twice() -> Outcome {
+    let Some(server) = Postgres::start("")? else { return Ok(()) };
+    let _alone = alone().await;
+    server.create_database("tasks")?;
+    let url = server.url("tasks");
+    let world = World::start().await?;
+    let (mut service, api) = world.start_api().await?;
+    let _audit = world.program("audit-service").start()?;
+    let mut answers = loaded(&api, 3_000).await?;
+    service.kill9();
+    let taskctl = |args: &[&str]| world.program("taskctl").env("DATABASE_URL", &url).args(args);
+    for args in [&["db", "migrate"][..], &["db", "import"], &["db", "import", "--execute"]] {
+        let done = taskctl(args).run(SOON).await?;
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+    let (_service, api) = world.start_api_as(world.program("task-api").env("DATABASE_URL", &url)).await?;
+    answers.changes.extend(loaded(&api, 200).await?.changes);
+    let is_empty = async || {
+        let left = server.sql("tasks", "SELECT count(*) FROM task_events.outbox")?;
+        Ok((left.trim() == "0").then_some(()))
+    };
+    eventually("the outbox to be empty", SOON, is_empty).await?;
+    let history = world.check_history(&api, answers).await?;
     assert_eq!(history.topic.len(), history.answered.len(), "each once in the topic");
     Ok(())
 }

@@ -14,19 +14,6 @@ use super::super::operation::write_task;
 use super::super::postgres::rows::{Parameters, TaskColumns};
 use crate::task::Task;
 
-/// How much there is to be moved.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Contents {
-    /// Tasks.
-    pub tasks: u64,
-    /// Answers under idempotency keys, of the last 24 hours about.
-    pub answers: u64,
-    /// Those that a former version stored.
-    pub former_answers: u64,
-    /// Events that wait for Kafka.
-    pub events: u64,
-}
-
 /// Rows of one part.
 pub(super) struct Batch {
     pub(super) rows: Rows,

@@ -44,7 +44,7 @@ impl From<tokio_postgres::Error> for ImportError {
 impl From<Unreadable> for ImportError {
     fn from(unreadable: Unreadable) -> Self {
         Self::Refused(format!(
-            "{unreadable}: nothing was moved, since it would be lost; restore it from a backup of the state folder, or delete it"
+            "{unreadable}: nothing was moved, since it would be lost; restore it from a backup of the state folder"
         ))
     }
 }

@@ -9,19 +9,19 @@ use task_events::database::Session;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::super::moved::Moved;
+use super::super::moved::{Contents, Moved};
 use super::super::postgres::rows::{Parameters, TASK};
 use super::super::schema::Meta;
-use super::batch::Contents;
+use super::arrival;
 use super::error::ImportError;
-use super::staging::{DROP_TABLES, Part, check_empty, give_up, has_notes, transaction, within, within_time};
+use super::staging::{
+    DROP_TABLES, Part, check_empty, check_unserved, give_up, has_notes, locked, within, within_time,
+};
 
 /// Time for one of the last statements, which writes all rows of a table with its indexes.
 const LONG_TIMEOUT: Duration = Duration::from_secs(12 * 60 * 60);
-/// The same for the server. Writers of replicas that run on an empty database are waited for. The embedded store says that
-/// its tasks are there: so they have to be on disk.
-const LONG_SQL: &str = "SET LOCAL statement_timeout = '12h'; SET LOCAL lock_timeout = '60s'; \
-    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+/// The same for the server. A table that somebody else has is not waited for so long: the others are locked meanwhile.
+const LONG_SQL: &str = "SET LOCAL statement_timeout = '12h'";
 /// Nobody writes there meanwhile; who only reads, reads on.
 const LOCK_TABLES: &str = "LOCK TABLE task_events.tasks, task_events.outbox, task_events.answers, task_events.relay, \
     task_events.positions IN SHARE ROW EXCLUSIVE MODE";
@@ -35,26 +35,27 @@ pub(super) enum Failure {
 }
 
 enum End {
-    Finished(Contents),
+    Finished,
     Refused(ImportError),
 }
 
 /// Has the database take over what is staged, unless it has already.
-pub(super) async fn finish(
-    session: &Session,
-    moved: &Moved,
-    meta: &Meta,
-    to: &str,
-) -> Result<Contents, Failure> {
-    let end = transaction(session, async {
+pub(super) async fn finish(session: &Session, moved: &Moved, meta: &Meta, to: &str) -> Result<(), Failure> {
+    let end = locked(session, async {
         within(session.batch_execute(LONG_SQL)).await?;
-        let contents = contents(session, moved.id).await?;
         match note(session, moved.id).await? {
             None => return Err(unknown(moved, to)),
-            Some(Note::Finished) => return Ok(End::Finished(contents)),
+            Some(Note::Finished) => return Ok(End::Finished),
             Some(Note::GivenUp) => return Ok(End::Refused(given_up())),
             Some(Note::Begun) => {}
         }
+        // A standby that took over, or a restored backup, may have the move as it was before its last batches.
+        let staged = contents(session, moved.id).await?;
+        if staged != moved.contents {
+            give_up(session, moved.id).await?;
+            return Ok(End::Refused(stepped_back(staged, moved)));
+        }
+        check_unserved(session).await?;
         within_time(LONG_TIMEOUT, session.batch_execute(LOCK_TABLES)).await?;
         if let Err(error) = check_empty(session).await {
             return match error {
@@ -65,24 +66,32 @@ pub(super) async fn finish(
                 error => Err(error),
             };
         }
-        place(session, &contents).await?;
+        place(session, &moved.contents).await?;
         place_relay(session, meta).await?;
+        let arrived = "INSERT INTO task_events.moves (id) VALUES ($1)";
+        within(session.execute_typed(arrived, &[(&moved.id, Type::UUID)])).await?;
         let done = "UPDATE task_events_import.moves SET finished_at = now() WHERE id = $1";
         within(session.execute_typed(done, &[(&moved.id, Type::UUID)])).await?;
         within(session.batch_execute(DROP_TABLES)).await?;
-        Ok(End::Finished(contents))
+        Ok(End::Finished)
     })
     .await;
     match end {
-        Ok(End::Finished(contents)) => Ok(contents),
+        Ok(End::Finished) => Ok(()),
         Ok(End::Refused(error)) => Err(Failure::NeverCommitted(error)),
         Err(error) => Err(Failure::Unfinished(error)),
     }
 }
 
-/// Makes sure that the move is never finished.
-pub(super) async fn cancel(session: &Session, moved: &Moved, to: &str) -> Result<(), ImportError> {
-    transaction(session, async {
+/// Makes sure that the move is never finished. Of a move that the database does not know it cannot, unless the caller
+/// says that the database which has it is lost: this one may just be another.
+pub(super) async fn cancel(
+    session: &Session,
+    moved: &Moved,
+    to: &str,
+    is_lost: bool,
+) -> Result<(), ImportError> {
+    locked(session, async {
         match note(session, moved.id).await? {
             Some(Note::GivenUp) => Ok(()),
             Some(Note::Begun) => give_up(session, moved.id).await,
@@ -90,8 +99,7 @@ pub(super) async fn cancel(session: &Session, moved: &Moved, to: &str) -> Result
                 "the database has all tasks already: finish the move with `taskctl db import --execute`, if that is not done, and start the API with DATABASE_URL"
                     .to_owned(),
             )),
-            // That database was made anew, or lost what it had: it has nothing, and will not.
-            None if moved.to == to => check_empty(session).await,
+            None if is_lost => check_empty(session).await,
             None => Err(unknown(moved, to)),
         }
     })
@@ -106,19 +114,35 @@ enum Note {
     GivenUp,
 }
 
-/// `None`: the database does not know the move.
+/// `None`: the database does not know the move, or does not have any more what came with it.
 async fn note(session: &Session, id: Uuid) -> Result<Option<Note>, ImportError> {
+    if arrival::has(session, id).await? {
+        return Ok(Some(Note::Finished));
+    }
     if !has_notes(session).await? {
         return Ok(None);
     }
     let find = "SELECT finished_at IS NOT NULL, given_up_at IS NOT NULL FROM task_events_import.moves \
         WHERE id = $1 FOR UPDATE";
     let rows = within(session.query_typed(find, &[(&id, Type::UUID)])).await?;
-    Ok(rows.first().map(|row| match (row.get(0), row.get(1)) {
-        (true, _) => Note::Finished,
-        (false, true) => Note::GivenUp,
-        (false, false) => Note::Begun,
+    Ok(rows.first().and_then(|row| match (row.get(0), row.get(1)) {
+        (true, _) => None,
+        (false, true) => Some(Note::GivenUp),
+        (false, false) => Some(Note::Begun),
     }))
+}
+
+/// The error of a database that has less than it had confirmed, or more.
+fn stepped_back(staged: Contents, moved: &Moved) -> ImportError {
+    let Contents { tasks, answers, former_answers, events } = staged;
+    let had = moved.contents;
+    ImportError::Refused(format!(
+        "the database does not have what it confirmed, as after a fail-over to a standby that was behind: {tasks} of {} tasks, {} of {} answers, {events} of {} events are staged; the move is given up and the embedded store is served again: run the import once more",
+        had.tasks,
+        answers + former_answers,
+        had.answers + had.former_answers,
+        had.events
+    ))
 }
 
 fn given_up() -> ImportError {
@@ -127,22 +151,14 @@ fn given_up() -> ImportError {
 }
 
 fn unknown(moved: &Moved, to: &str) -> ImportError {
-    let begun = &moved.to;
-    let advice = if begun == to {
-        "if it was made anew since, give the move up with --cancel and begin again"
-    } else {
-        "set DATABASE_URL to the one that it began with"
-    };
+    let (begun, id) = (&moved.to, moved.id);
     ImportError::Refused(format!(
-        "the {to} knows nothing of this move, which began with the {begun}: {advice}"
+        "the {to} knows nothing of this move ({id}), which began with the {begun}: set DATABASE_URL to the one that it began with; if that one is lost for good, `--cancel --database-is-lost` has the embedded store served again"
     ))
 }
 
 async fn contents(session: &Session, id: Uuid) -> Result<Contents, ImportError> {
     let mut contents = Contents::default();
-    if !has_notes(session).await? {
-        return Ok(contents);
-    }
     let find = "SELECT part, count FROM task_events_import.parts WHERE move = $1";
     for row in within(session.query_typed(find, &[(&id, Type::UUID)])).await? {
         let (name, count): (&str, i64) = (row.get(0), row.get(1));

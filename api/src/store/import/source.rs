@@ -14,14 +14,19 @@ use uuid::Uuid;
 
 use super::super::answers::Answers;
 use super::super::failure::{StoreError, Unreadable};
+use super::super::moved::Contents;
 use super::super::schema::{self, ANSWERS, FORMER, Meta, TASKS, read_task};
 use super::super::{Embedded, Store};
-use super::batch::{Batch, Contents};
+use super::batch::Batch;
 use super::error::ImportError;
 use super::staging::Part;
 
-/// Values of a batch: with titles and events of the greatest length some MB.
+/// Values of a batch.
 const BATCH: usize = 2_000;
+/// Bytes of a batch, about, so that a slow line has it within the time of a statement.
+const BATCH_BYTES: usize = 1 << 20;
+/// What a value takes beside its title or payload, about.
+const VALUE_OVERHEAD: usize = 128;
 
 /// An embedded store that nobody else has open.
 pub(super) struct Source {
@@ -130,14 +135,17 @@ impl Source {
             tasks.collect::<Result<Vec<_>, redb::Error>>()
         };
         let tasks: Result<Vec<_>, Unreadable> = self.embedded.read(read).await?.into_iter().collect();
-        Ok(Batch::of_tasks(&tasks?))
+        let mut tasks = tasks?;
+        limit_bytes(&mut tasks, |task| task.title.len());
+        Ok(Batch::of_tasks(&tasks))
     }
 
     async fn former_answers(&self, after: &[u8]) -> Result<Option<Batch>, ImportError> {
         let after = String::from_utf8_lossy(after).into_owned();
         let read = move |database: &Database| Answers::kept_before(&database.begin_read()?, &after, BATCH);
         let answers: Result<Vec<_>, Unreadable> = self.embedded.read(read).await?.into_iter().collect();
-        let answers = answers?;
+        let mut answers = answers?;
+        limit_bytes(&mut answers, |(key, answer)| key.len() + answer.task.title.len());
         let last = answers.last().map(|(key, _)| key.as_bytes().to_vec());
         Ok(last.map(|last| Batch::of_answers(answers, last)))
     }
@@ -145,7 +153,10 @@ impl Source {
     async fn answers(&self, after: Option<u64>) -> Result<Option<Batch>, ImportError> {
         let from = after.map_or(0, |after| after + 1);
         let read = move |database: &Database| Answers::kept(&database.begin_read()?, from, BATCH);
-        let kept = self.embedded.read(read).await?;
+        let mut kept = self.embedded.read(read).await?;
+        limit_bytes(&mut kept, |(_, answer)| {
+            answer.as_ref().map_or(0, |(key, answer)| key.len() + answer.task.title.len())
+        });
         let Some((last, _)) = kept.last() else { return Ok(None) };
         let last = last.to_be_bytes().to_vec();
         let answers: Result<Vec<_>, Unreadable> = kept.into_iter().map(|(_, answer)| answer).collect();
@@ -154,13 +165,29 @@ impl Source {
 
     async fn events(&self, after: Option<u64>) -> Result<Option<Batch>, ImportError> {
         let from = after.map_or(0, |after| after + 1);
-        let scan = self.embedded.outbox_scan(from, BATCH, |_, _| true).await?;
+        let mut scan = self.embedded.outbox_scan(from, BATCH, |_, _| true).await?;
         if let Some(unreadable) = scan.unreadable.into_iter().next() {
             return Err(unreadable.into());
+        }
+        if limit_bytes(&mut scan.entries, |entry| entry.payload.len()) {
+            scan.next = scan.entries.last().map_or(scan.next, |last| last.seq + 1);
         }
         let is_new = scan.next > from;
         Ok(is_new.then(|| Batch::of_events(&scan.entries, scan.next - 1)))
     }
+}
+
+/// Leaves out those behind the first ones that have [`BATCH_BYTES`]. Whether there are any.
+fn limit_bytes<T>(values: &mut Vec<T>, size: impl Fn(&T) -> usize) -> bool {
+    let (mut bytes, before) = (0, values.len());
+    let fit = values.iter().take_while(|value| {
+        let is_full = bytes >= BATCH_BYTES;
+        bytes += size(value) + VALUE_OVERHEAD;
+        !is_full
+    });
+    let fit = fit.count();
+    values.truncate(fit);
+    fit < before
 }
 
 /// A number as batches name it.

@@ -11,12 +11,18 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::super::moved::Contents;
 use super::super::postgres::rows::Parameters;
 use super::batch::Batch;
 use super::error::ImportError;
 
-/// Time for one statement but the last ones.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for the answer to one statement but the last ones: more than the server gives it, so that the server's word counts.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(40);
+/// In each transaction, and for it alone: a pooler may give the next one another connection. What is noted as staged has
+/// to be on disk.
+const SETTINGS: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '30s'; \
+    SET LOCAL lock_timeout = '10s'; \
+    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
 /// One process at a time begins, ends or gives up a move.
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8386112019268695664)";
 
@@ -49,8 +55,8 @@ pub(super) struct Move {
     staged: HashMap<Part, (u64, Option<Vec<u8>>)>,
 }
 
-const NOTES: &str = "CREATE SCHEMA task_events_import; \
-    CREATE TABLE task_events_import.moves (id uuid PRIMARY KEY, store uuid NOT NULL, position bigint NOT NULL, \
+const SCHEMA: &str = "CREATE SCHEMA task_events_import";
+const NOTES: &str = "CREATE TABLE task_events_import.moves (id uuid PRIMARY KEY, store uuid NOT NULL, position bigint NOT NULL, \
     begun_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz, given_up_at timestamptz); \
     CREATE TABLE task_events_import.parts (move uuid REFERENCES task_events_import.moves ON DELETE CASCADE, \
     part text, count bigint NOT NULL DEFAULT 0, last bytea, PRIMARY KEY (move, part))";
@@ -64,21 +70,22 @@ const TABLES: &str = "CREATE TABLE task_events_import.tasks (id uuid NOT NULL, t
 pub(super) const DROP_TABLES: &str = "DROP TABLE IF EXISTS task_events_import.tasks, task_events_import.answers, \
     task_events_import.events";
 
-/// Whether the store may be moved there. Changes nothing.
-pub(super) async fn check(session: &Session, store: Uuid) -> Result<(), ImportError> {
+/// Whether the store may be moved there; one of a version before the log has no number. Changes nothing.
+pub(super) async fn check(session: &Session, store: Option<Uuid>) -> Result<(), ImportError> {
     if let Some(unfinished) = unfinished(session).await? {
         unfinished.check(store)?;
     }
+    check_unserved(session).await?;
     check_empty(session).await
 }
 
 /// Begins a move of the store as it is at that position of its log, or goes on with it.
 pub(super) async fn begin(session: &Session, store: Uuid, position: u64) -> Result<Move, ImportError> {
     let position = i64::try_from(position).unwrap_or(i64::MAX);
-    transaction(session, async {
+    locked(session, async {
         let found = unfinished(session).await?;
         if let Some(found) = &found {
-            found.check(store)?;
+            found.check(Some(store))?;
             if found.position == position {
                 return resumed(session, found.id).await;
             }
@@ -87,6 +94,10 @@ pub(super) async fn begin(session: &Session, store: Uuid, position: u64) -> Resu
             );
             give_up(session, found.id).await?;
         } else if !has_notes(session).await? {
+            // Who may not make one is given it by an administrator.
+            if !has_schema(session).await? {
+                within(session.batch_execute(SCHEMA)).await?;
+            }
             within(session.batch_execute(NOTES)).await?;
         }
         check_empty(session).await?;
@@ -105,8 +116,8 @@ pub(super) async fn begin(session: &Session, store: Uuid, position: u64) -> Resu
 }
 
 /// Gives up what was staged of that store, if anything was.
-pub(super) async fn drop_of(session: &Session, store: Uuid) -> Result<(), ImportError> {
-    transaction(session, async {
+pub(super) async fn drop_of(session: &Session, store: Option<Uuid>) -> Result<(), ImportError> {
+    locked(session, async {
         if let Some(found) = unfinished(session).await? {
             found.check(store)?;
             give_up(session, found.id).await?;
@@ -119,6 +130,16 @@ pub(super) async fn drop_of(session: &Session, store: Uuid) -> Result<(), Import
 impl Move {
     pub(super) fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// How much is staged.
+    pub(super) fn contents(&self) -> Contents {
+        Contents {
+            tasks: self.count(Part::Tasks),
+            answers: self.count(Part::Answers),
+            former_answers: self.count(Part::FormerAnswers),
+            events: self.count(Part::Events),
+        }
     }
 
     pub(super) fn count(&self, part: Part) -> u64 {
@@ -152,7 +173,8 @@ impl Move {
             (&staged.1, Type::BYTEA),
         ];
         parameters.extend(batch.rows.parameters());
-        if within(session.query_typed(&sql, &parameters)).await?.is_empty() {
+        let added = transaction(session, within(session.query_typed(&sql, &parameters))).await?;
+        if added.is_empty() {
             drop(parameters);
             // The last batch of a run that was killed came through after this one began: go on behind it.
             *self = resumed(session, self.id).await?;
@@ -176,8 +198,8 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn check(&self, store: Uuid) -> Result<(), ImportError> {
-        if self.store == store {
+    fn check(&self, store: Option<Uuid>) -> Result<(), ImportError> {
+        if Some(self.store) == store {
             return Ok(());
         }
         Err(ImportError::Refused(
@@ -188,6 +210,12 @@ impl Unfinished {
 }
 
 pub(super) async fn has_notes(session: &Session) -> Result<bool, ImportError> {
+    let there = "SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE n.nspname = 'task_events_import' AND c.relname = 'moves'";
+    Ok(!within(session.query_typed(there, &[])).await?.is_empty())
+}
+
+async fn has_schema(session: &Session) -> Result<bool, ImportError> {
     let there = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'task_events_import'";
     Ok(!within(session.query_typed(there, &[])).await?.is_empty())
 }
@@ -237,13 +265,36 @@ pub(super) async fn check_empty(session: &Session) -> Result<(), ImportError> {
     Ok(())
 }
 
+/// Whether no replica publishes from the database, as one that is started on it does: its callers would get 503, and see
+/// an empty store, for as long as the last transaction takes.
+pub(super) async fn check_unserved(session: &Session) -> Result<(), ImportError> {
+    let look = "SELECT host FROM task_events.relay WHERE expires_at > clock_timestamp()";
+    let rows = within(session.query_typed(look, &[])).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let host: Option<&str> = row.get(0);
+    Err(ImportError::Refused(format!(
+        "an API is running on the database, on {}: stop all of them and run the import again (one that was killed counts until its turn as the publisher has expired, some seconds)",
+        host.unwrap_or("a host without a name")
+    )))
+}
+
 /// Does that in a transaction, under [`LOCK`]. What is looked at after a lock is as it is then.
-pub(super) async fn transaction<T>(
+pub(super) async fn locked<T>(
     session: &Session,
     work: impl Future<Output = Result<T, ImportError>>,
 ) -> Result<T, ImportError> {
-    within(session.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")).await?;
-    within(session.batch_execute(LOCK)).await?;
+    let work = async {
+        within(session.batch_execute(LOCK)).await?;
+        work.await
+    };
+    transaction(session, work).await
+}
+
+async fn transaction<T>(
+    session: &Session,
+    work: impl Future<Output = Result<T, ImportError>>,
+) -> Result<T, ImportError> {
+    within(session.batch_execute(SETTINGS)).await?;
     let done = work.await;
     let end = within(session.batch_execute(if done.is_ok() { "COMMIT" } else { "ROLLBACK" })).await;
     let done = done?;

@@ -145,7 +145,7 @@ pub(super) async fn all_tasks(store: &Store) -> Vec<Task> {
     }
 }
 
-async fn all_events(store: &Store) -> Vec<(u64, Vec<u8>, Option<String>)> {
+pub(super) async fn all_events(store: &Store) -> Vec<(u64, Vec<u8>, Option<String>)> {
     let events = store.outbox_after(0, usize::MAX).await.unwrap();
     events
         .iter()
@@ -205,7 +205,7 @@ fn any_store_is_moved_whole_and_the_database_goes_on_as_it_would_have() {
             let report = execute(root.path(), &url).await;
             prop_assert_eq!((planned.outcome, report.outcome), (Outcome::Planned, Outcome::Moved));
             prop_assert_eq!(planned.contents, report.contents);
-            let contents = report.contents.unwrap();
+            let contents = report.contents;
             prop_assert_eq!((contents.tasks, contents.events), (tasks.len() as u64, events.len() as u64));
 
             let relay = "SELECT topic_id, partitions, (SELECT string_agg(partition || ':' || position, ' ') FROM task_events.positions) FROM task_events.relay";
@@ -257,7 +257,7 @@ async fn an_import_that_is_cut_off_anywhere_goes_on_where_it_was() {
     };
     // Three batches of each kind, and four beginnings.
     assert!(cuts >= 10, "{cuts}");
-    assert_eq!((report.outcome, report.contents.unwrap().tasks), (Outcome::Moved, 5_120));
+    assert_eq!((report.outcome, report.contents.tasks), (Outcome::Moved, 5_120));
     assert_eq!(run(root.path(), &url, Action::Execute, &mut ()).await.unwrap().outcome, Outcome::MovedBefore);
     let (store, writer) = connect(server, "import_cut").await;
     assert_eq!(all_tasks(&store).await, tasks);
@@ -273,7 +273,7 @@ async fn an_import_that_is_cut_off_anywhere_goes_on_where_it_was() {
 }
 
 /// Does that with a closed store's database.
-fn tampered(root: &Path, work: impl FnOnce(&redb::WriteTransaction)) {
+pub(super) fn tampered(root: &Path, work: impl FnOnce(&redb::WriteTransaction)) {
     let database = redb::Database::open(folder(root).join("tasks.redb")).unwrap();
     let write = database.begin_write().unwrap();
     work(&write);
@@ -301,7 +301,7 @@ async fn a_store_of_a_former_version_is_moved_and_what_cannot_be_read_is_never_l
     tampered(root.path(), |write| {
         write.open_table(TASKS).unwrap().remove([0xff; 16]).unwrap();
     });
-    let contents = execute(root.path(), &url).await.contents.unwrap();
+    let contents = execute(root.path(), &url).await.contents;
     assert_eq!((contents.tasks, contents.former_answers, contents.answers, contents.events), (20, 1, 0, 13));
 
     let (store, writer) = connect(server, "import_former").await;

@@ -12,7 +12,7 @@ use super::import::{all_tasks, cut_off, execute, folder, made, opened, refused, 
 use crate::store::{close, create, done};
 use crate::support::{SOON, Writer, connect, eventually};
 
-fn copied(root: &Path) -> tempfile::TempDir {
+pub(super) fn copied(root: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     let to = folder(copy.path());
     for entry in std::fs::read_dir(folder(root)).unwrap() {
@@ -23,7 +23,7 @@ fn copied(root: &Path) -> tempfile::TempDir {
 }
 
 /// An import that waits for its last transaction, since somebody holds a table.
-async fn held_up(
+pub(super) async fn held_up(
     server: &'static Postgres,
     root: &Path,
     name: &str,
@@ -76,16 +76,21 @@ async fn while_it_is_not_known_where_the_tasks_are_no_store_is_served_and_it_end
     done(&store, create("two")).await;
     assert!(refused(copy.path(), &url, Action::Cancel).await.contains("has all tasks already"));
     let report = execute(copy.path(), &url).await;
-    assert_eq!((report.outcome, report.contents.unwrap().tasks), (Outcome::Moved, 1));
+    assert_eq!((report.outcome, report.contents.tasks), (Outcome::Moved, 1));
     assert_eq!(all_tasks(&store).await.len(), 2, "once");
     for root in [root.path(), copy.path()] {
         let moved = Store::moved(&root.join("task-api")).unwrap().unwrap();
         assert!(moved.is_done && Store::open(&root.join("task-api")).is_err(), "{moved:?}");
     }
     close(store, Writer::Tasks(tasks)).await;
-    // Whatever database is named then, the answer names the one that has them.
-    let before = run(root.path(), &other, Action::Execute, &mut ()).await.unwrap();
+    let before = run(root.path(), &url, Action::Execute, &mut ()).await.unwrap();
     assert_eq!((before.outcome, before.to), (Outcome::MovedBefore, url.place()));
+    for action in [Action::Plan, Action::Execute] {
+        let error = refused(root.path(), &other, action).await;
+        assert!(error.contains("does not have the tasks") && error.contains(&url.place()), "{error}");
+    }
+    // An empty database is no proof that the one with the tasks is lost.
+    assert!(refused(root.path(), &other, Action::Cancel).await.contains("--database-is-lost"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +151,7 @@ async fn a_move_is_given_up_before_it_is_finished_and_another_store_waits_for_th
     done(&store, create("three")).await;
     let tasks = all_tasks(&store).await;
     close(store, writer).await;
-    assert_eq!(execute(root.path(), &url).await.contents.unwrap().tasks, 3);
+    assert_eq!(execute(root.path(), &url).await.contents.tasks, 3);
     let (store, writer) = connect(server, "import_given_up").await;
     assert_eq!(all_tasks(&store).await, tasks);
     close(store, Writer::Tasks(writer)).await;
@@ -172,7 +177,7 @@ async fn what_is_no_store_or_is_in_use_is_refused() {
         std::os::unix::fs::chown(&file, Some(0), None).unwrap();
     }
     let report = tokio::time::timeout(SOON, execute(root.path(), &url)).await.unwrap();
-    assert_eq!((report.outcome, report.contents.unwrap()), (Outcome::Moved, Default::default()));
+    assert_eq!((report.outcome, report.contents), (Outcome::Moved, Default::default()));
 }
 
 /// As after a failover to a standby that had nothing yet.
@@ -185,11 +190,14 @@ async fn a_store_whose_database_was_lost_is_served_again_by_a_decision_only() {
     assert_eq!(execute(root.path(), &url).await.outcome, Outcome::Moved);
     assert!(refused(root.path(), &url, Action::Cancel).await.contains("has all tasks already"));
     session.batch_execute("DROP SCHEMA task_events_import CASCADE").await.unwrap();
-    assert!(refused(root.path(), &url, Action::Cancel).await.contains("has tasks"));
+    for action in [Action::Cancel, Action::CancelLost] {
+        assert!(refused(root.path(), &url, action).await.contains("has all tasks already"));
+    }
     session.batch_execute("DROP SCHEMA task_events CASCADE").await.unwrap();
     ensure(&session, true).await.unwrap();
-    assert_eq!(execute(root.path(), &url).await.outcome, Outcome::MovedBefore);
-    let report = run(root.path(), &url, Action::Cancel, &mut ()).await.unwrap();
+    assert!(refused(root.path(), &url, Action::Execute).await.contains("does not have the tasks"));
+    assert!(refused(root.path(), &url, Action::Cancel).await.contains("--database-is-lost"));
+    let report = run(root.path(), &url, Action::CancelLost, &mut ()).await.unwrap();
     assert_eq!(report.outcome, Outcome::Cancelled);
     let (store, writer) = opened(root.path()).await;
     assert_eq!(all_tasks(&store).await, [task]);

@@ -10,7 +10,7 @@ use task_events::error_code::Coded as _;
 
 use super::place::Database;
 use crate::Error;
-use crate::output::{self, Format, cell, table};
+use crate::output::{self, Format, table};
 use crate::progress::Progress;
 
 /// What to move where.
@@ -26,15 +26,21 @@ pub struct Import {
     /// Give up a move that is not finished: the API can be started on the embedded store again
     #[arg(long)]
     cancel: bool,
+    /// With --cancel: the database that the tasks were moved to is lost for good, with all that was done there
+    #[arg(long, requires = "cancel")]
+    database_is_lost: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Answer {
     store: String,
     to: String,
-    tasks: Option<u64>,
-    idempotent_answers: Option<u64>,
-    waiting_events: Option<u64>,
+    tasks: u64,
+    idempotent_answers: u64,
+    waiting_events: u64,
+    /// Changes that the counts leave out.
+    changes_in_log: u64,
+    is_former_version: bool,
     outcome: &'static str,
     #[serde(skip)]
     next: &'static str,
@@ -44,6 +50,7 @@ struct Answer {
 pub async fn run(format: Format, args: &Import) -> Result<(), Error> {
     let action = match args {
         Import { execute: true, .. } => Action::Execute,
+        Import { cancel: true, database_is_lost: true, .. } => Action::CancelLost,
         Import { cancel: true, .. } => Action::Cancel,
         _ => Action::Plan,
     };
@@ -76,9 +83,11 @@ fn answer(report: &Report) -> Answer {
     Answer {
         store: report.store.display().to_string(),
         to: report.to.clone(),
-        tasks: contents.map(|contents| contents.tasks),
-        idempotent_answers: contents.map(|contents| contents.answers + contents.former_answers),
-        waiting_events: contents.map(|contents| contents.events),
+        tasks: contents.tasks,
+        idempotent_answers: contents.answers + contents.former_answers,
+        waiting_events: contents.events,
+        changes_in_log: report.unapplied,
+        is_former_version: report.is_former,
         outcome,
         next,
     }
@@ -88,11 +97,21 @@ fn text(answer: &Answer) -> String {
     let row = [
         answer.store.clone(),
         answer.to.clone(),
-        cell(answer.tasks),
-        cell(answer.idempotent_answers),
-        cell(answer.waiting_events),
+        answer.tasks.to_string(),
+        answer.idempotent_answers.to_string(),
+        answer.waiting_events.to_string(),
         answer.outcome.to_owned(),
     ];
     let text = table(["STORE", "TO", "TASKS", "ANSWERS", "EVENTS", "OUTCOME"], [row]);
-    format!("{text}{}\n", answer.next)
+    let mut notes = String::new();
+    if answer.changes_in_log > 0 {
+        notes += &format!(
+            "The API was not stopped in order: {} changes and notes of deliveries are in the log only, and are not counted.\n",
+            answer.changes_in_log
+        );
+    }
+    if answer.is_former_version {
+        notes += "The store is of a former version, which --execute brings up to date for good.\n";
+    }
+    format!("{text}{notes}{}\n", answer.next)
 }
