@@ -28,6 +28,9 @@ const NAME: &str = services::API;
 /// Time for requests under way when the process stops.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time for files that are being read when the process stops.
+const FILES_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Time to commit what is queued in a database, and to give back the relay's turn.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -97,7 +100,11 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     if let Some(url) = args.database.url().cloned() {
         let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
         refuse_embedded(state_dir.path())?;
-        return runtime()?.block_on(serve_database(args, edge, tls, &url, state_dir.path()));
+        let runtime = runtime()?;
+        let served = runtime.block_on(serve_database(args, edge, tls, &url, state_dir.path()));
+        // Reading a file on a mount that hangs does not end.
+        runtime.shutdown_timeout(FILES_TIMEOUT);
+        return served;
     }
     let listener = listen(&args, &edge)?;
     let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
@@ -157,6 +164,12 @@ async fn serve_database(
     state_dir: &Path,
 ) -> Result<(), ServiceError> {
     let signals = shutdown::on_signals()?;
+    if url.is_plain_text_to_others() {
+        log::warn!(
+            "the login and all tasks go to the {} in plain text; add sslmode=verify-full to DATABASE_URL, and sslrootcert",
+            url.place()
+        );
+    }
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let (store, closing) = loop {
         let connected = signals.or(Store::connect(url, args.database_migrate)).await;

@@ -129,6 +129,17 @@ impl Report {
         self.publish(&inner);
     }
 
+    /// Lets nothing more be sent. Returns whether something was sent, in the last so much time, of which it is not on disk
+    /// yet what became.
+    pub(super) fn hold_lanes(&self, limit: Duration) -> bool {
+        let inner = self.inner();
+        let windows = inner.lanes.values().filter_map(|lane| lane.window.as_ref());
+        windows.fold(false, |is_busy, window| {
+            window.hold(true);
+            is_busy | (window.is_busy() && window.in_doubt_for() < limit)
+        })
+    }
+
     /// Nothing can be published in one partition.
     pub(super) fn lane_failed(&self, partition: i32, error: &RelayError) {
         self.lane_waits(partition, self.without_number(partition, &error.to_string()));

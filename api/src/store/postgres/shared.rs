@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use task_events::database::{self, DatabaseError, Endpoint, Session};
+use task_events::database::{self, DatabaseError, Endpoint, ServerProcess, Session};
 use task_events::metrics::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ pub(super) struct Shared {
     pub(super) endpoint: Endpoint,
     /// Host and database, for people.
     pub(super) place: String,
+    /// To which the newest connection leads.
+    server: Mutex<Option<ServerProcess>>,
     /// This process among the replicas.
     pub(super) me: Uuid,
     pub(super) health: Health,
@@ -51,6 +53,7 @@ impl Shared {
         Self {
             endpoint,
             place,
+            server: Mutex::default(),
             me: Uuid::new_v4(),
             health: Health::default(),
             event_format: OnceLock::new(),
@@ -70,7 +73,21 @@ impl Shared {
     }
 
     pub(super) async fn connect(&self) -> Result<Session, DatabaseError> {
-        database::connect(&self.endpoint, None).await
+        let session = database::connect(&self.endpoint, None).await?;
+        let server = session.server();
+        let before = self.server.lock().unwrap_or_else(PoisonError::into_inner).replace(server);
+        if before.is_some_and(|before| before != server) {
+            log::info!(
+                "the {} is another server process than before: connections to that one are given up",
+                self.place
+            );
+        }
+        Ok(session)
+    }
+
+    /// Whether a connection leads where the newest one does: after a failover the former server may go on to answer.
+    pub(super) fn is_current(&self, session: &Session) -> bool {
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) == Some(session.server())
     }
 
     pub(super) fn event_format(&self) -> EventFormat {
