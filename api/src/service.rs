@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -13,6 +14,7 @@ use task_events::services;
 use task_events::shutdown::{self, Shutdown};
 use task_events::state_dir::{StateDir, StateDirError};
 use task_events::tls::TlsServer;
+use tokio::time::timeout;
 
 use crate::access::FileError;
 use crate::args::{Args, EventFormatName};
@@ -28,6 +30,8 @@ const NAME: &str = services::API;
 /// Time for requests under way when the process stops.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time for a database to be used before requests are taken, and answered 503: as a rule it is there.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for files that are being read when the process stops.
 const FILES_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -170,27 +174,59 @@ async fn serve_database(
             url.place()
         );
     }
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    let (store, closing) = loop {
-        let connected = signals.or(Store::connect(url, args.database_migrate)).await;
-        match connected {
-            None => return Ok(()),
-            Some(Ok(connected)) => break connected,
-            Some(Err(error)) if error.may_pass() => {
-                log::warn!("cannot use the {} yet: {error} {}", url.place(), error.code());
-            }
-            Some(Err(error)) => return Err(error.into()),
-        }
-        if signals.or(tokio::time::sleep(backoff.next_delay())).await.is_none() {
-            return Ok(());
-        }
-    };
-    // Not before: until then no client shall wait for an answer.
-    let listener = listen(&args, &edge)?;
-    log::info!("tasks are in the {}", url.place());
-    let served = serve(args, edge, (listener, tls), store, state_dir, signals).await;
+    let (store, closing) = Store::start(url).await?;
+    let served = serve_once_open(args, edge, tls, url, state_dir, store, signals).await;
     closing.wait(CLOSE_TIMEOUT).await;
     served
+}
+
+/// Takes requests once the database is used, or answers them 503 after a while.
+async fn serve_once_open(
+    args: Args,
+    edge: Edge,
+    tls: Option<TlsServer>,
+    url: &DatabaseUrl,
+    state_dir: &Path,
+    store: Store,
+    signals: Shutdown,
+) -> Result<(), ServiceError> {
+    let mut opening = pin!(open(&store, url, args.database_migrate));
+    let is_open = match signals.or(timeout(OPEN_TIMEOUT, &mut opening)).await {
+        None => return Ok(()),
+        Some(Ok(opened)) => opened.map(|()| true)?,
+        Some(Err(_)) => false,
+    };
+    let listener = listen(&args, &edge)?;
+    if !is_open {
+        log::warn!("requests are answered 503 until the {} can be used", url.place());
+    }
+    let mut serving = pin!(serve(args, edge, (listener, tls), store.clone(), state_dir, signals));
+    tokio::select! {
+        biased;
+        opened = &mut opening, if !is_open => match opened {
+            Ok(()) => serving.await,
+            Err(error) => Err(error.into()),
+        },
+        served = &mut serving => served,
+    }
+}
+
+/// Returns once the database is used, or cannot be as it is.
+async fn open(store: &Store, url: &DatabaseUrl, migrates: bool) -> Result<(), DatabaseError> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        match store.open_database(migrates).await {
+            Ok(()) => {
+                log::info!("tasks are in the {}", url.place());
+                return Ok(());
+            }
+            Err(error) if error.may_pass() => {
+                log::warn!("cannot use the {} yet: {error} {}", url.place(), error.code());
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
 }
 
 async fn serve(

@@ -36,6 +36,7 @@ const SWEEPS: [&str; 2] = [
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut session = None;
+    shared.open().await;
     loop {
         let round = timeout(ROUND_TIMEOUT, round(&shared, &mut session)).await;
         match round.unwrap_or_else(|_| Err(DatabaseError::timeout("look at the database"))) {

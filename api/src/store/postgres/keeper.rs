@@ -89,6 +89,10 @@ pub(super) async fn run(
     mut wanted: watch::Receiver<usize>,
 ) {
     let (mut session, mut reminder) = (None, Reminder::default());
+    tokio::select! {
+        () = shared.open() => {}
+        _ = until(&mut wanted, |_| false) => return,
+    }
     loop {
         let mut pause = CLAIM_EVERY;
         tokio::select! {

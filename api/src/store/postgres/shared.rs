@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::super::change::TaskIds;
 use super::super::delivery::OutboxState;
-use super::super::failure::{Reported, Unreadable};
+use super::super::failure::{Reported, Unreadable, WriteFailure};
 use super::health::Health;
 use super::ledger::Ledger;
 use super::pace::{Calls, Flying};
@@ -26,6 +26,8 @@ pub(super) struct Shared {
     server: Mutex<Option<ServerProcess>>,
     /// This process among the replicas.
     pub(super) me: Uuid,
+    /// Why the database is not used yet: its schema was not seen.
+    not_open: watch::Sender<Option<WriteFailure>>,
     pub(super) health: Health,
     pub(super) event_format: OnceLock<EventFormat>,
     pub(super) ids: Mutex<TaskIds>,
@@ -52,6 +54,7 @@ impl Shared {
     pub(super) fn new(endpoint: Endpoint, place: String) -> Self {
         Self {
             endpoint,
+            not_open: watch::Sender::new(Some(WriteFailure::not_open(&place))),
             place,
             server: Mutex::default(),
             me: Uuid::new_v4(),
@@ -83,6 +86,22 @@ impl Shared {
             );
         }
         Ok(session)
+    }
+
+    /// Why the database is not used yet.
+    pub(super) fn not_open(&self) -> Option<WriteFailure> {
+        self.not_open.borrow().clone()
+    }
+
+    /// From now on it is used; or it is known why not yet.
+    pub(super) fn set_open(&self, opened: Result<(), &DatabaseError>) {
+        self.not_open.send_replace(opened.err().map(|error| WriteFailure::of_database(&self.place, error)));
+    }
+
+    /// Returns once it is used.
+    pub(super) async fn open(&self) {
+        // The sender is this value's own.
+        let _ = self.not_open.subscribe().wait_for(Option::is_none).await;
     }
 
     /// Whether a connection leads where the newest one does: after a failover the former server may go on to answer.
