@@ -1,8 +1,9 @@
 //! What the relay says of itself: readiness for whoever asks, and log lines for whoever reads them.
 //!
-//! A cause that lasts is one line each [`REPEAT_INTERVAL`], whatever number of partitions and attempts it
-//! concerns, and one when it is over. Whatever the cause, events that wait for longer than [`LONG`] are
-//! reported.
+//! A cause that lasts is one line each [`REPEAT_INTERVAL`], whatever number of partitions and attempts it concerns, and
+//! one when it is over. Whatever the cause, events that wait for longer than [`LONG`] are reported.
+
+mod hold;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -127,17 +128,6 @@ impl Report {
         let lane = |(number, window)| (number, Lane { window: Some(window), ..Lane::default() });
         inner.lanes = windows.map(lane).collect();
         self.publish(&inner);
-    }
-
-    /// Lets nothing more be sent. Returns whether something was sent, in the last so much time, of which it is not on disk
-    /// yet what became.
-    pub(super) fn hold_lanes(&self, limit: Duration) -> bool {
-        let inner = self.inner();
-        let windows = inner.lanes.values().filter_map(|lane| lane.window.as_ref());
-        windows.fold(false, |is_busy, window| {
-            window.hold(true);
-            is_busy | (window.is_busy() && window.in_doubt_for() < limit)
-        })
     }
 
     /// Nothing can be published in one partition.
