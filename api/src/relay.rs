@@ -25,7 +25,7 @@
 //! 5. *Few requests under load, no wait without* ([`pace`]). What was acknowledged leaves the outbox while the next
 //!    request is in flight; where that fails, it is looked for in the topic.
 //! 6. *One publisher.* Where replicas share the outbox, only the one that has the turn publishes, and it sends nothing
-//!    after its lease ([`Store::turn`]). A new turn begins as a start does.
+//!    after its lease ([`Store::turn`]). A new turn begins as a start does; one that is given back has nothing in flight.
 //! 7. *Bounded.* Memory is bounded by the windows; no event is read again and again while it waits.
 
 mod batch_limit;
@@ -44,7 +44,7 @@ use std::time::Duration;
 use task_events::kafka::Kafka;
 use task_events::shutdown::Shutdown;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::store::Store;
 use dispatcher::Dispatcher;
@@ -57,7 +57,12 @@ pub use report::RelayState;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same where other replicas may publish it.
-const HANDOVER_TIMEOUT: Duration = Duration::from_millis(700);
+const HANDOVER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time for what was sent by then: what lands after another replica has read the end of the topic is there twice, and behind
+/// newer events of its task. With a broker that answers it takes milliseconds.
+const IN_FLIGHT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked at.
+const IN_FLIGHT_CHECK: Duration = Duration::from_millis(5);
 
 /// The relay. One for a store.
 #[derive(Debug)]
@@ -109,8 +114,16 @@ impl Relay {
         let mut outbox = self.store.outbox();
         if self.store.is_shared() {
             // Another replica goes on at once; without one, this process's next start does.
-            let limit = if self.store.may_publish() { HANDOVER_TIMEOUT } else { Duration::ZERO };
-            let _ = timeout(limit, outbox.wait_for(|outbox| outbox.waiting == 0)).await;
+            if !self.store.may_publish() {
+                return;
+            }
+            let _ = timeout(HANDOVER_TIMEOUT, outbox.wait_for(|outbox| outbox.waiting == 0)).await;
+            let in_flight = async {
+                while self.store.may_publish() && self.report.hold_lanes(IN_FLIGHT_TIMEOUT) {
+                    sleep(IN_FLIGHT_CHECK).await;
+                }
+            };
+            let _ = timeout(IN_FLIGHT_TIMEOUT, in_flight).await;
             return;
         }
         let _ = timeout(DRAIN_TIMEOUT, outbox.wait_for(|outbox| outbox.waiting == 0)).await;

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -13,6 +14,7 @@ use task_events::services;
 use task_events::shutdown::{self, Shutdown};
 use task_events::state_dir::{StateDir, StateDirError};
 use task_events::tls::TlsServer;
+use tokio::time::timeout;
 
 use crate::access::AccessError;
 use crate::args::{Args, EventFormatName};
@@ -28,6 +30,11 @@ use crate::store::{Moved, Store, StoreError};
 const NAME: &str = services::API;
 /// Time for requests under way when the process stops.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time for a database to be used before requests are taken, and answered 503: as a rule it is there.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for files that are being read when the process stops.
+const FILES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time to commit what is queued in a database, and to give back the relay's turn.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +105,11 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     if let Some(url) = args.database.url().cloned() {
         let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
         let moved = find_moved(state_dir.path())?;
-        return runtime()?.block_on(serve_database(args, edge, tls, &url, state_dir.path(), moved));
+        let runtime = runtime()?;
+        let served = runtime.block_on(serve_database(args, edge, tls, &url, state_dir.path(), moved));
+        // Reading a file on a mount that hangs does not end.
+        runtime.shutdown_timeout(FILES_TIMEOUT);
+        return served;
     }
     let listener = listen(&args, &edge)?;
     let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
@@ -149,20 +160,6 @@ fn find_moved(state_dir: &Path) -> Result<Option<Moved>, ServiceError> {
     }
 }
 
-/// Returns once the database says whether it has the tasks of the store that was in the folder.
-async fn wait_for_arrival(url: &DatabaseUrl, state_dir: &Path, moved: &Moved) -> Result<(), DatabaseError> {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    loop {
-        match check_arrival(url, state_dir, moved).await {
-            Err(error) if error.may_pass() => {
-                log::warn!("cannot use the {} yet: {error} {}", url.place(), error.code());
-            }
-            checked => return checked,
-        }
-        tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
 /// With the tasks in a database.
 async fn serve_database(
     args: Args,
@@ -173,34 +170,77 @@ async fn serve_database(
     moved: Option<Moved>,
 ) -> Result<(), ServiceError> {
     let signals = shutdown::on_signals()?;
-    if let Some(moved) = moved {
-        // Before anything is written there: another database would get tasks, and these would be left out.
-        match signals.or(wait_for_arrival(url, state_dir, &moved)).await {
-            None => return Ok(()),
-            Some(arrived) => arrived?,
-        }
+    if url.is_plain_text_to_others() {
+        log::warn!(
+            "the login and all tasks go to the {} in plain text; add sslmode=verify-full to DATABASE_URL, and sslrootcert",
+            url.place()
+        );
     }
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    let (store, closing) = loop {
-        let connected = signals.or(Store::connect(url, args.database_migrate)).await;
-        match connected {
-            None => return Ok(()),
-            Some(Ok(connected)) => break connected,
-            Some(Err(error)) if error.may_pass() => {
-                log::warn!("cannot use the {} yet: {error} {}", url.place(), error.code());
-            }
-            Some(Err(error)) => return Err(error.into()),
-        }
-        if signals.or(tokio::time::sleep(backoff.next_delay())).await.is_none() {
-            return Ok(());
-        }
-    };
-    // Not before: until then no client shall wait for an answer.
-    let listener = listen(&args, &edge)?;
-    log::info!("tasks are in the {}", url.place());
-    let served = serve(args, edge, (listener, tls), store, state_dir, signals).await;
+    let (store, closing) = Store::start(url).await?;
+    let served = serve_once_open(args, edge, tls, (url, moved), state_dir, store, signals).await;
     closing.wait(CLOSE_TIMEOUT).await;
     served
+}
+
+/// Takes requests once the database is used, or answers them 503 after a while.
+async fn serve_once_open(
+    args: Args,
+    edge: Edge,
+    tls: Option<TlsServer>,
+    (url, moved): (&DatabaseUrl, Option<Moved>),
+    state_dir: &Path,
+    store: Store,
+    signals: Shutdown,
+) -> Result<(), ServiceError> {
+    let mut opening = pin!(open(&store, url, args.database_migrate, moved.as_ref().map(|moved| (state_dir, moved))));
+    let is_open = match signals.or(timeout(OPEN_TIMEOUT, &mut opening)).await {
+        None => return Ok(()),
+        Some(Ok(opened)) => opened.map(|()| true)?,
+        Some(Err(_)) => false,
+    };
+    let listener = listen(&args, &edge)?;
+    if !is_open {
+        log::warn!("requests are answered 503 until the {} can be used", url.place());
+    }
+    let mut serving = pin!(serve(args, edge, (listener, tls), store.clone(), state_dir, signals));
+    tokio::select! {
+        biased;
+        opened = &mut opening, if !is_open => match opened {
+            Ok(()) => serving.await,
+            Err(error) => Err(error.into()),
+        },
+        served = &mut serving => served,
+    }
+}
+
+/// Returns once the database is used, or cannot be as it is.
+async fn open(
+    store: &Store,
+    url: &DatabaseUrl,
+    migrates: bool,
+    moved: Option<(&Path, &Moved)>,
+) -> Result<(), DatabaseError> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        let opened = async {
+            if let Some((state_dir, moved)) = moved {
+                // Before anything is written there: another database would get tasks, and these would be left out.
+                check_arrival(url, state_dir, moved).await?;
+            }
+            store.open_database(migrates).await
+        };
+        match opened.await {
+            Ok(()) => {
+                log::info!("tasks are in the {}", url.place());
+                return Ok(());
+            }
+            Err(error) if error.may_pass() => {
+                log::warn!("cannot use the {} yet: {error} {}", url.place(), error.code());
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
 }
 
 async fn serve(

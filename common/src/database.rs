@@ -6,6 +6,7 @@
 //! | `tls_options` | what an address says about TLS |
 //! | `args` | flags and environment |
 //! | `encryption` | TLS below a connection |
+//! | `hosts` | which host, and which address of it, is tried when |
 //! | `session` | a connection, which ends with its value |
 //! | `migrations` | the versions of the schema |
 //! | `error` | what went wrong, by what to do about it |
@@ -24,6 +25,7 @@ mod address;
 mod args;
 mod encryption;
 mod error;
+mod hosts;
 mod migrations;
 mod session;
 mod tls_options;
@@ -32,4 +34,4 @@ pub use address::{DatabaseUrl, Endpoint};
 pub use args::DatabaseArgs;
 pub use error::{DatabaseError, Trouble};
 pub use migrations::{Applied, Migration, SchemaState, ensure, migrate, state};
-pub use session::{STATEMENT_TIMEOUT, Session, connect};
+pub use session::{STATEMENT_TIMEOUT, ServerProcess, Session, connect};

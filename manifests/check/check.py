@@ -127,6 +127,8 @@ def references(objects: list[dict]) -> list[str]:
     workloads = {(obj["kind"], obj["metadata"]["name"]) for obj in objects if obj["kind"] in WORKLOADS}
     clusters = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Kafka"}
     labels = [pod["metadata"]["labels"] for pod in pods(objects)]
+    # Those of CloudNativePG's pods.
+    labels += [{"cnpg.io/cluster": database} for database in databases]
     ports = {port["name"] for _, container in containers(objects) for port in container.get("ports", [])}
     for name, container in containers(objects):
         for entry in container["env"]:
@@ -232,6 +234,7 @@ MONITORING = [
 SCALED = [
     ("a misspelt field of a database", "Cluster", set_field("spec", "instance", 3)),
     ("a database of another name than its Secrets'", "Cluster", set_field("metadata", "name", "db")),
+    ("a network policy for no database", "NetworkPolicy", set_field("spec", "podSelector", "matchLabels", {"cnpg.io/cluster": "db"})),
     ("an autoscaler of nothing", "HorizontalPodAutoscaler", set_field("spec", "scaleTargetRef", "kind", "StatefulSet")),
     ("a misspelt field of an autoscaler", "HorizontalPodAutoscaler", set_field("spec", "minReplica", 2)),
 ]

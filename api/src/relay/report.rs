@@ -1,8 +1,9 @@
 //! What the relay says of itself: readiness for whoever asks, and log lines for whoever reads them.
 //!
-//! A cause that lasts is one line each [`REPEAT_INTERVAL`], whatever number of partitions and attempts it
-//! concerns, and one when it is over. Whatever the cause, events that wait for longer than [`LONG`] are
-//! reported.
+//! A cause that lasts is one line each [`REPEAT_INTERVAL`], whatever number of partitions and attempts it concerns, and
+//! one when it is over. Whatever the cause, events that wait for longer than [`LONG`] are reported.
+
+mod hold;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

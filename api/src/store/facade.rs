@@ -73,8 +73,24 @@ impl Store {
     /// Connects to the database that keeps the tasks, whose schema is brought up to date where `migrates`. To be
     /// called in the runtime that its tasks are to run in, which end when all clones of the store are dropped.
     pub async fn connect(url: &DatabaseUrl, migrates: bool) -> Result<(Self, Closing), DatabaseError> {
-        let (postgres, closing) = Postgres::connect(url, migrates).await?;
+        let (store, closing) = Self::start(url).await?;
+        store.open_database(migrates).await?;
+        Ok((store, closing))
+    }
+
+    /// The same without connecting: all that is asked is refused until [`open_database`](Self::open_database) has
+    /// succeeded.
+    pub async fn start(url: &DatabaseUrl) -> Result<(Self, Closing), DatabaseError> {
+        let (postgres, closing) = Postgres::start(url).await?;
         Ok((Self(Backend::Postgres(postgres)), closing))
+    }
+
+    /// Connects to the database, if it is one, whose schema is brought up to date where `migrates`.
+    pub async fn open_database(&self, migrates: bool) -> Result<(), DatabaseError> {
+        match &self.0 {
+            Backend::Embedded(_) => Ok(()),
+            Backend::Postgres(store) => store.open(migrates).await,
+        }
     }
 
     /// Whether other replicas may have the same tasks.

@@ -152,6 +152,12 @@ impl WriteFailure {
         Self { why: format!("{place}: {error}"), remedy }
     }
 
+    /// A database that was not used yet.
+    pub(super) fn not_open(place: &str) -> Self {
+        let why = format!("{place}: its schema is being looked at, or brought up to date");
+        Self { why, remedy: "requests are answered once the database is ready".to_owned() }
+    }
+
     /// What has to be, for changes to be taken again.
     pub fn remedy(&self) -> &str {
         &self.remedy

@@ -147,10 +147,9 @@ impl Drop for TurnGuard {
 }
 
 impl Postgres {
-    /// Connects, and starts the store's tasks in this runtime.
-    pub(super) async fn connect(url: &DatabaseUrl, migrates: bool) -> Result<(Self, Closing), DatabaseError> {
+    /// Starts the store's tasks in this runtime. Until [`open`](Self::open) has succeeded it refuses all that is asked.
+    pub(super) async fn start(url: &DatabaseUrl) -> Result<(Self, Closing), DatabaseError> {
         let endpoint = url.endpoint().await?;
-        database::ensure(&*database::connect(&endpoint, None).await?, migrates).await?;
         let shared = Arc::new(Shared::new(endpoint, url.place()));
         let (queue, changes) = mpsc::channel(MAX_QUEUED);
         let (reports, reported) = mpsc::channel(MAX_REPORTS);
@@ -174,13 +173,22 @@ impl Postgres {
         Ok((Self(Arc::new(inner)), Closing(tasks)))
     }
 
+    /// Connects, and looks at the schema, which is brought up to date where `migrates`.
+    pub(super) async fn open(&self, migrates: bool) -> Result<(), DatabaseError> {
+        let shared = &self.0.shared;
+        let opened = async { database::ensure(&*shared.connect().await?, migrates).await }.await;
+        shared.set_open(opened.as_ref().map(|_| ()));
+        opened.map(|_| ())
+    }
+
     pub(super) fn encode_events_as(&self, format: EventFormat) {
         // The first call counts.
         let _ = self.0.shared.event_format.set(format);
     }
 
     pub(super) async fn mutate(&self, mutation: Mutation) -> Result<Outcome, StoreError> {
-        if let Some(failure) = self.0.shared.health.refusal_of_change() {
+        let shared = &self.0.shared;
+        if let Some(failure) = shared.not_open().or_else(|| shared.health.refusal_of_change()) {
             return Err(StoreError::Refused(failure));
         }
         let (reply, answer) = REPLIES.with(Desk::open);
@@ -267,7 +275,8 @@ impl Postgres {
     }
 
     pub(super) fn failure(&self) -> Option<String> {
-        self.0.shared.health.failure().map(|failure| failure.to_string())
+        let shared = &self.0.shared;
+        shared.not_open().or_else(|| shared.health.failure()).map(|failure| failure.to_string())
     }
 
     pub(super) fn unreadable_values(&self) -> usize {

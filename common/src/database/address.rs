@@ -1,19 +1,24 @@
 //! `DATABASE_URL`: where the database is, and who logs in.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tokio::time::timeout;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
 use super::error::DatabaseError;
+use super::hosts::{self, Hosts};
 use super::tls_options;
 use crate::tls::{Tls, TlsFiles};
 
-const DEFAULT_PORT: u16 = 5432;
 /// Time to connect to one host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time to read the files of TLS.
+const FILES_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which a host is asked whether it is still there, and how long sent data may stay unacknowledged.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +30,7 @@ pub struct DatabaseUrl(String);
 /// How to connect to a database.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    pub(super) config: Config,
+    pub(super) hosts: Arc<Hosts>,
     /// None: plain text.
     pub(super) tls: Option<Tls>,
 }
@@ -39,10 +44,27 @@ impl DatabaseUrl {
     /// How to connect, with the files of TLS that it names.
     pub async fn endpoint(&self) -> Result<Endpoint, DatabaseError> {
         let (config, files) = self.parse()?;
-        let Some(files) = files else { return Ok(Endpoint { config, tls: None }) };
-        let loaded = tokio::task::spawn_blocking(|| Tls::load(files)).await;
+        let hosts = Arc::new(Hosts::of(&config)?);
+        let Some(files) = files else { return Ok(Endpoint { hosts, tls: None }) };
+        let late = format!("its files of TLS ({files}) are not read in time: look at the disk or mount");
+        let loading = tokio::task::spawn_blocking(|| Tls::load(files));
+        let loaded = timeout(FILES_TIMEOUT, loading).await.map_err(|_| DatabaseError::address(late))?;
         let tls = loaded.unwrap_or_else(|error| Err(error.to_string())).map_err(DatabaseError::address)?;
-        Ok(Endpoint { config, tls: Some(tls) })
+        Ok(Endpoint { hosts, tls: Some(tls) })
+    }
+
+    /// Whether the login, and the tasks, go to another machine in plain text.
+    pub fn is_plain_text_to_others(&self) -> bool {
+        let Ok((config, None)) = self.parse() else { return false };
+        let addresses = config.get_hostaddrs();
+        let is_here = |(number, host): (usize, &Host)| match (host, addresses.get(number)) {
+            (Host::Unix(_), _) => true,
+            (_, Some(address)) => address.is_loopback(),
+            (Host::Tcp(name), None) => {
+                name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        };
+        !config.get_hosts().iter().enumerate().all(is_here)
     }
 
     fn parse(&self) -> Result<(Config, Option<TlsFiles>), DatabaseError> {
@@ -102,27 +124,9 @@ impl DatabaseUrl {
         let Ok((config, _)) = self.parse() else { return "the database".to_owned() };
         // What has other characters may be part of a password that was not percent-encoded: then what is beside it may
         // be, too.
-        let is_plain = |name: &str, also: &str| {
-            name.chars().all(|c| c.is_alphanumeric() || "._-".contains(c) || also.contains(c))
-        };
-        let name = |host: &Host| match host {
-            Host::Tcp(name) => Some(name.clone()).filter(|name| is_plain(name, ":")),
-            Host::Unix(path) => path.to_str().filter(|path| is_plain(path, "/")).map(str::to_owned),
-        };
-        // One port is that of all hosts.
-        let ports = config.get_ports();
-        let port = |number: usize| ports.get(number).or(ports.first()).filter(|port| **port != DEFAULT_PORT);
-        let host = |(number, host): (usize, &Host)| {
-            let name = name(host)?;
-            Some(match port(number) {
-                Some(port) if name.contains(':') => format!("[{name}]:{port}"),
-                Some(port) => format!("{name}:{port}"),
-                None => name,
-            })
-        };
-        let hosts: Option<Vec<String>> = config.get_hosts().iter().enumerate().map(host).collect();
+        let hosts: Option<Vec<String>> = hosts::shown(&config).into_iter().collect();
         let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres");
-        match hosts.filter(|_| is_plain(database, "")) {
+        match hosts.filter(|_| hosts::is_plain(database, "")) {
             Some(hosts) => format!("database {database} at {}", hosts.join(", ")),
             None => {
                 "database (name and host not shown: they have characters that a password may have)".to_owned()
@@ -205,6 +209,22 @@ mod tests {
             assert_eq!(mode(text), SslMode::Disable, "{text}");
         }
         assert!(!DatabaseUrl::new("postgres://u:12/hush@h/db").place().contains("hush"));
+    }
+
+    #[test]
+    fn plain_text_to_another_machine_is_known() {
+        for (address, is_exposed) in [
+            ("postgres://u@db/d", true),
+            ("postgres://u@127.0.0.1,db/d", true),
+            ("host=localhost hostaddr=10.0.0.1", true),
+            ("postgres://u@db/d?sslmode=verify-full", false),
+            ("postgres://u@localhost,127.0.0.1,[::1]/d", false),
+            ("host=db hostaddr=127.0.0.1", false),
+            ("host=/run/postgresql", false),
+            ("no address", false),
+        ] {
+            assert_eq!(DatabaseUrl::new(address).is_plain_text_to_others(), is_exposed, "{address}");
+        }
     }
 
     #[tokio::test]

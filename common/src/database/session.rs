@@ -6,15 +6,17 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 
 use super::address::Endpoint;
 use super::encryption::Encryption;
 use super::error::DatabaseError;
+use super::hosts::Connect;
 use crate::tls::Tls;
 
 /// After this the server ends a statement, and a transaction in which nothing happens.
@@ -29,7 +31,12 @@ pub struct Session {
     client: Client,
     driver: JoinHandle<()>,
     tls: Option<Tls>,
+    server: ServerProcess,
 }
+
+/// A process of a server: another one after a restart, and on another machine after a failover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ServerProcess(Option<DateTime<Utc>>);
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,6 +59,11 @@ impl Drop for Session {
 }
 
 impl Session {
+    /// To whom it was made.
+    pub fn server(&self) -> ServerProcess {
+        self.server
+    }
+
     /// Drops it while something may run on it: the server is asked to cancel that.
     pub fn abandon(self) {
         let (cancel, tls) = (self.client.cancel_token(), self.tls.clone());
@@ -90,8 +102,17 @@ where
 }
 
 async fn open(endpoint: &Endpoint, notified: Option<Arc<Notify>>) -> Result<Session, DatabaseError> {
-    let Endpoint { config, tls } = endpoint;
-    let (client, driver) = match tls {
+    let log_in: &Connect<'_, Session> =
+        &|config| Box::pin(log_in(config, endpoint.tls.clone(), notified.clone()));
+    endpoint.hosts.first_of(log_in).await
+}
+
+async fn log_in(
+    config: &Config,
+    tls: Option<Tls>,
+    notified: Option<Arc<Notify>>,
+) -> Result<Session, DatabaseError> {
+    let (client, driver) = match &tls {
         Some(tls) => {
             let (client, connection) = config.connect(Encryption(tls.clone())).await?;
             (client, tokio::spawn(drive(connection, notified)))
@@ -101,7 +122,7 @@ async fn open(endpoint: &Endpoint, notified: Option<Arc<Notify>>) -> Result<Sess
             (client, tokio::spawn(drive(connection, notified)))
         }
     };
-    let session = Session { client, driver, tls: tls.clone() };
+    let mut session = Session { client, driver, tls, server: ServerProcess::default() };
     let ms = STATEMENT_TIMEOUT.as_millis();
     // Not as parameters of the connection, which PgBouncer refuses. All statements are short, and read by an index or
     // few rows: compiling them takes longer than they do, and statistics of a queue are always of another time.
@@ -111,6 +132,12 @@ async fn open(endpoint: &Endpoint, notified: Option<Arc<Notify>>) -> Result<Sess
          SET tcp_keepalives_count = 3; SET tcp_user_timeout = 15000; SET jit = off; SET enable_bitmapscan = off; \
          SET enable_seqscan = off"
     );
-    session.batch_execute(&settings).await?;
+    let (set, server) = tokio::join!(
+        biased;
+        session.batch_execute(&settings),
+        session.query_typed("SELECT pg_postmaster_start_time()", &[]),
+    );
+    set?;
+    session.server = ServerProcess(server?.first().map(|row| row.get(0)));
     Ok(session)
 }

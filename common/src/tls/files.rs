@@ -189,7 +189,12 @@ fn certificates_in(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display();
-    let size = fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?.len();
+    let found = fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?;
+    // A pipe would be waited for without end.
+    if !found.is_file() {
+        return Err(format!("{shown} is no file"));
+    }
+    let size = found.len();
     if size > MAX_FILE {
         return Err(format!("{shown} has {size} bytes, the limit is {MAX_FILE}"));
     }
@@ -212,4 +217,21 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let text = read(path)?;
     PrivateKeyDer::from_pem_slice(&text)
         .map_err(|_| format!("{} has no private key in PEM, or an encrypted one", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("ca.crt");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for path in [pipe.as_path(), dir.path()] {
+            let error = certificates(path).unwrap_err();
+            assert_eq!(error, format!("{} is no file", path.display()));
+        }
+    }
 }

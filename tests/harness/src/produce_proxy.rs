@@ -29,6 +29,8 @@ pub enum Fault {
     LandsLate,
     /// It lands; the answer never comes, and the connection stays.
     AnswerHangs,
+    /// It lands after that time, whether its sender still waits or not, and is answered.
+    Slow(Duration),
 }
 
 /// The proxy. It ends with the value, and its connections with it.
@@ -92,8 +94,11 @@ async fn pass_on(mut client: TcpStream, broker: u16, state: &State) -> io::Resul
             let is_down = down.is_some() && partition_of(&request) == down;
             fault = if is_down { Some(Fault::Lost) } else { locked(&state.faults).pop_front() };
         }
+        if let Some(Fault::Slow(late)) = fault {
+            sleep(late).await;
+        }
         match fault {
-            None => {
+            None | Some(Fault::Slow(_)) => {
                 broker.write_all(&request).await?;
                 let answer = frame(&mut broker).await?;
                 client.write_all(&answer).await?;

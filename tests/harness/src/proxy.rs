@@ -4,7 +4,7 @@
 //! peer has lost its state, until a side closes it.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +65,7 @@ pub struct Proxy {
     server: Server,
     order: watch::Sender<Order>,
     counts: Arc<Counts>,
+    target: Arc<AtomicU16>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,11 +82,17 @@ impl Proxy {
         let counts = Arc::<Counts>::default();
         let connection =
             Connection { counts: Arc::clone(&counts), dice: Arc::new(Mutex::new(Dice::new(seed))) };
-        let orders = order.clone();
-        let server = Listener::bind(port)
-            .await?
-            .serve(move |client| connection.clone().run(client, broker, orders.subscribe()));
-        Ok(Self { server, order, counts })
+        let (orders, target) = (order.clone(), Arc::new(AtomicU16::new(broker)));
+        let to = Arc::clone(&target);
+        let server = Listener::bind(port).await?.serve(move |client| {
+            connection.clone().run(client, to.load(Ordering::Relaxed), orders.subscribe())
+        });
+        Ok(Self { server, order, counts, target })
+    }
+
+    /// Passes connections that come from now on to that port. Those that are there stay where they are.
+    pub fn lead_to(&self, port: u16) {
+        self.target.store(port, Ordering::Relaxed);
     }
 
     /// Where it listens.

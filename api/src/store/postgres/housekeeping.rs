@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use task_events::database::{DatabaseError, Session, Trouble};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -14,6 +14,8 @@ use super::shared::Shared;
 const EVERY: Duration = Duration::from_secs(1);
 /// While changes fail: how soon it is noticed that they are taken again.
 const EVERY_WHILE_FAILING: Duration = Duration::from_millis(250);
+/// How often another connection is made, which leads to the primary: the former one may go on to answer after a failover.
+const CONNECT_EVERY: Duration = Duration::from_secs(10);
 /// Time for one round, and for counting and removing in it.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(8);
 const KEEP_TIMEOUT: Duration = Duration::from_secs(4);
@@ -34,6 +36,7 @@ const SWEEPS: [&str; 2] = [
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut session = None;
+    shared.open().await;
     loop {
         let round = timeout(ROUND_TIMEOUT, round(&shared, &mut session)).await;
         match round.unwrap_or_else(|_| Err(DatabaseError::timeout("look at the database"))) {
@@ -44,7 +47,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             Err(error) => {
                 shared.health.failed(&shared.place, &error);
-                if let Some(session) = session.take() {
+                if let Some((session, _)) = session.take() {
                     session.abandon();
                 }
             }
@@ -53,11 +56,22 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn round(shared: &Shared, session: &mut Option<Session>) -> Result<(), DatabaseError> {
-    let session = match session {
-        Some(session) if !session.is_closed() => session,
-        _ => session.insert(shared.connect().await?),
-    };
+/// A connection, and when it was made.
+type Connected = (Session, Instant);
+
+async fn round(shared: &Shared, connected: &mut Option<Connected>) -> Result<(), DatabaseError> {
+    let there = connected.take_if(|(session, _)| session.is_closed() || !shared.is_current(session));
+    drop(there);
+    let is_fresh = |(_, made): &Connected| made.elapsed() < CONNECT_EVERY;
+    if !connected.as_ref().is_some_and(is_fresh) {
+        match shared.connect().await {
+            Ok(session) => *connected = Some((session, Instant::now())),
+            Err(error) if connected.is_none() => return Err(error),
+            // What there is tells more.
+            Err(error) => log::debug!("no other connection can be made: {error}"),
+        }
+    }
+    let Some((session, _)) = connected else { return Err(DatabaseError::timeout("connect")) };
     session.query_typed("SELECT 1", &[]).await?;
     shared.health.is_there();
     if shared.health.failure().is_some() {

@@ -57,7 +57,7 @@ impl Report {
 }
 
 /// Ends with its value.
-struct Task(JoinHandle<()>);
+struct Task(JoinHandle<TurnError>);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -71,6 +71,13 @@ enum End {
     Lost(TurnError),
 }
 
+impl TurnError {
+    /// How long another replica may take the turn before this one tries again.
+    fn pause(&self) -> Duration {
+        if matches!(self, Self::Unreadable) { turn::LEASE } else { CLAIM_EVERY }
+    }
+}
+
 fn without_turn() -> StoreError {
     StoreError::Unavailable("the relay's turn is over: another replica publishes, or will".to_owned())
 }
@@ -82,7 +89,12 @@ pub(super) async fn run(
     mut wanted: watch::Receiver<usize>,
 ) {
     let (mut session, mut reminder) = (None, Reminder::default());
+    tokio::select! {
+        () = shared.open() => {}
+        _ = until(&mut wanted, |_| false) => return,
+    }
     loop {
+        let mut pause = CLAIM_EVERY;
         tokio::select! {
             is_open = until(&mut wanted, |wanted| wanted > 0) => if !is_open { return },
             report = reports.recv() => match report {
@@ -102,7 +114,10 @@ pub(super) async fn run(
                 shared.ledger().end();
                 match end {
                     End::Unwanted => continue,
-                    End::Lost(why) => log::warn!("the relay's turn is over: {why}"),
+                    End::Lost(why) => {
+                        log::warn!("the relay's turn is over: {why}");
+                        pause = why.pause();
+                    }
                 }
                 // Something may still run on it.
                 if let Some(session) = session.take() {
@@ -115,9 +130,10 @@ pub(super) async fn run(
                     log::warn!("the relay's turn cannot be taken: {error}");
                 }
                 shared.ledger().end();
+                pause = error.pause();
             }
         }
-        wait(&mut reports).await;
+        wait(&mut reports, pause).await;
     }
 }
 
@@ -127,8 +143,8 @@ async fn until(wanted: &mut watch::Receiver<usize>, holds: impl Fn(usize) -> boo
 }
 
 /// Waits for the next attempt, and refuses what is reported meanwhile.
-async fn wait(reports: &mut mpsc::Receiver<Report>) {
-    let until = Instant::now() + CLAIM_EVERY;
+async fn wait(reports: &mut mpsc::Receiver<Report>, pause: Duration) {
+    let until = Instant::now() + pause;
     loop {
         tokio::select! {
             () = sleep_until(until) => return,
@@ -144,14 +160,23 @@ async fn wait(reports: &mut mpsc::Receiver<Report>) {
 async fn begin(shared: &Shared, session: &mut Option<Session>) -> Result<Option<Held>, TurnError> {
     let begun = async {
         let session = match session {
-            Some(session) if !session.is_closed() => session,
+            Some(session) if !session.is_closed() && shared.is_current(session) => session,
             _ => session.insert(shared.connect().await?),
         };
         let Some((mut held, begin)) = turn::claim(session, shared.me).await? else { return Ok(None) };
         shared.ledger().begin(begin.topic, begin.positions);
         let mut renewed = Instant::now();
         // What is left is read afterwards: until then no lane takes what it has for all.
-        while let (1.., true) = puller::pull(shared, session, &held.term, BEGIN_PULL_TIMEOUT).await? {
+        loop {
+            match puller::pull(shared, session, &held.term, BEGIN_PULL_TIMEOUT).await {
+                Ok((1.., true)) => {}
+                Ok(_) => break,
+                Err(TurnError::Unreadable) => {
+                    held.release(session).await?;
+                    return Err(TurnError::Unreadable);
+                }
+                Err(error) => return Err(error),
+            }
             if renewed.elapsed() >= RENEW_EVERY {
                 held.renew(session).await?;
                 renewed = Instant::now();
@@ -188,11 +213,11 @@ async fn hold(
             biased;
             () = sleep_until(renew_at) => {
                 renew_at = Instant::now() + RENEW_EVERY;
-                held.renew(session).await
+                if shared.is_current(session) { held.renew(session).await } else { Err(TurnError::Lost) }
             }
             _ = until(wanted, |wanted| wanted == 0) => break End::Unwanted,
-            // It ends only where the turn is another's.
-            _ = &mut pulling.0 => Err(TurnError::Lost),
+            // It ends only where the turn is another's, or has to be.
+            ended = &mut pulling.0 => Err(ended.unwrap_or(TurnError::Lost)),
             report = reports.recv() => match report {
                 Some(report) => {
                     let mut all = vec![report];
@@ -210,7 +235,7 @@ async fn hold(
         }
     };
     set_valid(shared, None);
-    if matches!(end, End::Unwanted) {
+    if matches!(end, End::Unwanted | End::Lost(TurnError::Unreadable)) {
         // Where it cannot be given back, it runs out.
         let _ = held.release(session).await;
         log::info!("this replica no longer publishes the outbox");

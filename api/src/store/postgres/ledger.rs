@@ -8,7 +8,9 @@
 //!    only after the earlier one.
 //! 3. It is known of each partition whether all its events are here that are visible: only then a lane may take those in
 //!    its window for all that may be in the topic already.
-//! 4. Memory is bounded: a partition that is not published to has its share, and the others theirs.
+//! 4. Of a task's events none passes one before it that cannot be read: they wait until that is repaired or removed, or
+//!    another replica, which can read it, has the turn.
+//! 5. Memory is bounded: a partition that is not published to has its share, and the others theirs.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ const ALL_EVENTS: usize = 16_000;
 /// Of one partition, at least and at most.
 const MIN_EVENTS: usize = 64;
 const MAX_EVENTS: usize = 4_000;
+/// Tasks of which an event cannot be read: beyond that it is this program that cannot read them, and the turn is another's.
+pub(super) const MAX_BLOCKED: usize = 1_000;
 
 /// An event as it was pulled.
 #[derive(Debug)]
@@ -52,7 +56,8 @@ struct Held {
 pub(super) struct Ledger {
     last: u64,
     held: BTreeMap<u64, Held>,
-    unreadable: Vec<(i64, Unreadable)>,
+    /// What cannot be read, by the hash of its task's key: later events with the same hash are not here either.
+    blocked: BTreeMap<i32, Unreadable>,
     topic: Option<PublishedTopic>,
     positions: BTreeMap<i32, i64>,
     /// The outbox may have more events of any partition than are here; or of these.
@@ -71,7 +76,7 @@ impl Ledger {
     /// A turn is over: what is held is void.
     pub(super) fn end(&mut self) {
         self.held.clear();
-        self.unreadable.clear();
+        self.blocked.clear();
         self.topic = None;
         self.positions.clear();
         self.more_of_all = true;
@@ -110,8 +115,17 @@ impl Ledger {
 
     /// The rows that are here already.
     pub(super) fn seqs(&self) -> Vec<i64> {
-        let unreadable = self.unreadable.iter().map(|(seq, _)| *seq);
-        self.held.values().map(|held| held.row.seq).chain(unreadable).collect()
+        self.held.values().map(|held| held.row.seq).collect()
+    }
+
+    /// The hashes of which no events are pulled.
+    pub(super) fn blocked(&self) -> Vec<i32> {
+        self.blocked.keys().copied().collect()
+    }
+
+    /// What could not be read is looked at again: in order, so what follows it is blocked again if need be.
+    pub(super) fn retry_blocked(&mut self) {
+        self.blocked.clear();
     }
 
     /// By how many partitions, and which of them have as many events as they may.
@@ -143,6 +157,9 @@ impl Ledger {
             (self.more_of_all && !more_of_all) || self.more.iter().any(|known| !more.contains(known));
         (self.more_of_all, self.more) = (more_of_all, more);
         for Pulled { seq, event_id, hash, entry } in events {
+            if self.blocked.contains_key(&hash) {
+                continue;
+            }
             match entry {
                 Ok(mut entry) => {
                     self.last += 1;
@@ -150,7 +167,7 @@ impl Ledger {
                     let held = Held { row: Row { seq, event_id }, hash, entry: Arc::new(entry) };
                     self.held.insert(self.last, held);
                 }
-                Err(unreadable) => self.unreadable.push((seq, unreadable)),
+                Err(unreadable) => drop(self.blocked.insert(hash, unreadable)),
             }
         }
         is_news
@@ -192,7 +209,7 @@ impl Ledger {
         }
         scan.is_end = seen < limit;
         if from <= 1 {
-            scan.unreadable = self.unreadable.iter().map(|(_, unreadable)| unreadable.clone()).collect();
+            scan.unreadable = self.blocked.values().cloned().collect();
         }
         scan
     }

@@ -84,10 +84,16 @@ async fn attempt(
 ) -> Result<Vec<Row>, DatabaseError> {
     let session = {
         let mut slot = slot.lock().await;
+        let there = slot.take_if(|session| session.is_closed() || !shared.is_current(session));
         match &*slot {
-            Some(session) if !session.is_closed() => Arc::clone(session),
-            _ => {
-                let session = Arc::new(shared.connect().await?);
+            Some(session) => Arc::clone(session),
+            None => {
+                let session = match (shared.connect().await, there.filter(|session| !session.is_closed())) {
+                    (Ok(session), _) => Arc::new(session),
+                    // Others have all.
+                    (Err(error), Some(there)) if error.trouble() == Trouble::Crowded => there,
+                    (Err(error), _) => return Err(error),
+                };
                 *slot = Some(Arc::clone(&session));
                 session
             }

@@ -11,9 +11,10 @@ use task_events::database::{self, Session};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::health::Reminder;
+use super::ledger::MAX_BLOCKED;
 use super::shared::Shared;
 use super::statements::LISTEN;
-use super::turn::{Term, TurnError};
+use super::turn::{Term, TurnError, Without};
 
 /// How often the outbox is looked at where nothing tells of an event.
 const POLL_EVERY: Duration = Duration::from_millis(50);
@@ -21,13 +22,20 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 const PULL_TIMEOUT: Duration = Duration::from_secs(60);
 /// After a pull that takes longer there is a pause as long.
 const SLOW_PULL: Duration = Duration::from_millis(50);
+/// How often events are looked at again that could not be read: they may have been repaired, or removed.
+const RETRY_BLOCKED_EVERY: Duration = Duration::from_secs(10);
 /// After several events at once the next look waits: under load each commit would ask for one.
 const PULL_PAUSE: Duration = Duration::from_millis(3);
 
-/// Pulls until the turn is another's.
-pub(super) async fn run(shared: Arc<Shared>, term: Term) {
+/// Pulls until the turn is another's, or has to be.
+pub(super) async fn run(shared: Arc<Shared>, term: Term) -> TurnError {
     let (mut session, mut reminder): (Option<Session>, _) = (None, Reminder::default());
+    let mut retried = Instant::now();
     loop {
+        if retried.elapsed() >= RETRY_BLOCKED_EVERY {
+            shared.ledger().retry_blocked();
+            retried = Instant::now();
+        }
         match pull_all(&shared, &mut session, &term).await {
             Ok(found) => {
                 reminder = Reminder::default();
@@ -35,7 +43,7 @@ pub(super) async fn run(shared: Arc<Shared>, term: Term) {
                     sleep(PULL_PAUSE).await;
                 }
             }
-            Err(TurnError::Lost) => return,
+            Err(error @ (TurnError::Lost | TurnError::Unreadable)) => return error,
             // The keeper's own connection tells whether the turn is over.
             Err(TurnError::Database(error)) => {
                 if reminder.is_due(&error.to_string()) {
@@ -85,7 +93,7 @@ pub(super) async fn pull(
     let (without, partitions, full) = {
         let ledger = shared.ledger();
         let (partitions, full) = ledger.full();
-        (ledger.seqs(), partitions, full)
+        (Without { rows: ledger.seqs(), hashes: ledger.blocked() }, partitions, full)
     };
     let until = Instant::now() + limit;
     let (events, is_limited) = term.pull(session, &without, partitions, &full, until).await?;
@@ -95,12 +103,15 @@ pub(super) async fn pull(
             shared.report(unreadable);
         }
     }
-    let (last_seq, held, is_news) = {
+    let (last_seq, held, is_news, blocked) = {
         let mut ledger = shared.ledger();
         let is_news = ledger.take(events, is_limited, partitions, &full);
-        (ledger.last(), ledger.len() as u64, is_news)
+        (ledger.last(), ledger.len() as u64, is_news, ledger.blocked().len())
     };
-    let is_all = !is_limited && full.is_empty();
+    if blocked > MAX_BLOCKED {
+        return Err(TurnError::Unreadable);
+    }
+    let is_all = !is_limited && full.is_empty() && blocked == 0;
     shared.outbox.send_if_modified(|state| {
         let before = *state;
         state.last_seq = last_seq;

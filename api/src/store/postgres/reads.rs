@@ -159,7 +159,8 @@ impl Postgres {
         sql: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        if let Some(failure) = self.0.shared.health.refusal_of_read() {
+        let shared = &self.0.shared;
+        if let Some(failure) = shared.not_open().or_else(|| shared.health.refusal_of_read()) {
             return Err(StoreError::Refused(failure));
         }
         let read = async {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use task_events::database::{self, DatabaseError, Endpoint, Session};
+use task_events::database::{self, DatabaseError, Endpoint, ServerProcess, Session};
 use task_events::metrics::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::super::change::TaskIds;
 use super::super::delivery::OutboxState;
-use super::super::failure::{Reported, Unreadable};
+use super::super::failure::{Reported, Unreadable, WriteFailure};
 use super::health::Health;
 use super::ledger::Ledger;
 use super::pace::{Calls, Flying};
@@ -22,8 +22,12 @@ pub(super) struct Shared {
     pub(super) endpoint: Endpoint,
     /// Host and database, for people.
     pub(super) place: String,
+    /// To which the newest connection leads.
+    server: Mutex<Option<ServerProcess>>,
     /// This process among the replicas.
     pub(super) me: Uuid,
+    /// Why the database is not used yet: its schema was not seen.
+    not_open: watch::Sender<Option<WriteFailure>>,
     pub(super) health: Health,
     pub(super) event_format: OnceLock<EventFormat>,
     pub(super) ids: Mutex<TaskIds>,
@@ -50,7 +54,9 @@ impl Shared {
     pub(super) fn new(endpoint: Endpoint, place: String) -> Self {
         Self {
             endpoint,
+            not_open: watch::Sender::new(Some(WriteFailure::not_open(&place))),
             place,
+            server: Mutex::default(),
             me: Uuid::new_v4(),
             health: Health::default(),
             event_format: OnceLock::new(),
@@ -70,7 +76,37 @@ impl Shared {
     }
 
     pub(super) async fn connect(&self) -> Result<Session, DatabaseError> {
-        database::connect(&self.endpoint, None).await
+        let session = database::connect(&self.endpoint, None).await?;
+        let server = session.server();
+        let before = self.server.lock().unwrap_or_else(PoisonError::into_inner).replace(server);
+        if before.is_some_and(|before| before != server) {
+            log::info!(
+                "the {} is another server process than before: connections to that one are given up",
+                self.place
+            );
+        }
+        Ok(session)
+    }
+
+    /// Why the database is not used yet.
+    pub(super) fn not_open(&self) -> Option<WriteFailure> {
+        self.not_open.borrow().clone()
+    }
+
+    /// From now on it is used; or it is known why not yet.
+    pub(super) fn set_open(&self, opened: Result<(), &DatabaseError>) {
+        self.not_open.send_replace(opened.err().map(|error| WriteFailure::of_database(&self.place, error)));
+    }
+
+    /// Returns once it is used.
+    pub(super) async fn open(&self) {
+        // The sender is this value's own.
+        let _ = self.not_open.subscribe().wait_for(Option::is_none).await;
+    }
+
+    /// Whether a connection leads where the newest one does: after a failover the former server may go on to answer.
+    pub(super) fn is_current(&self, session: &Session) -> bool {
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) == Some(session.server())
     }
 
     pub(super) fn event_format(&self) -> EventFormat {

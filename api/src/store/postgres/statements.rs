@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use task_events::database::DatabaseError;
 use task_events::kafka::hash_of_key;
 use tokio_postgres::Client;
@@ -23,6 +24,10 @@ pub(super) const LISTEN: &str = "LISTEN task_events";
 /// Keys of one group: each takes a place in the server's table of locks, which has some thousands for all. The changes of
 /// further ones wait for the next group.
 const MAX_KEYS: usize = 200;
+
+/// How old a group is at most that is asked for, with the clocks of replica and database that far apart: well below the
+/// 5 minutes for which its row is kept.
+const MAX_DOUBT_SECONDS: u64 = 120;
 
 /// Begins a transaction: takes the locks of keys, reads what was answered under them, and locks the tasks. Nothing
 /// waits: what another replica holds is left out.
@@ -103,12 +108,19 @@ pub(super) async fn call(client: &Client) -> Result<(), DatabaseError> {
 }
 
 /// Whether the group was committed. If not, it never will be: the row is ours from now on, and what may still run on
-/// a lost connection meets it. Waits as a commit does, also for standbys.
-pub(super) async fn was_committed(client: &Client, group: Uuid) -> Result<bool, DatabaseError> {
+/// a lost connection meets it. Waits as a commit does, also for standbys. `None`: by the database's clock so much time has
+/// passed since, or not passed yet, that the group's row may have been removed.
+pub(super) async fn was_committed(client: &Client, group: Uuid) -> Result<Option<bool>, DatabaseError> {
     let fence = "INSERT INTO task_events.groups (id, is_fence) VALUES ($1, true) \
-        ON CONFLICT (id) DO UPDATE SET at = now() RETURNING NOT groups.is_fence";
+        ON CONFLICT (id) DO UPDATE SET at = now() RETURNING NOT groups.is_fence, clock_timestamp()";
     let rows = client.query_typed(fence, &[(&group, Type::UUID)]).await?;
-    Ok(rows.first().is_some_and(|row| row.get(0)))
+    let Some(row) = rows.first() else { return Ok(None) };
+    if row.get(0) {
+        return Ok(Some(true));
+    }
+    let (seconds, _) = group.get_timestamp().map_or((0, 0), |begun| begun.to_unix());
+    let age = row.get::<_, DateTime<Utc>>(1).timestamp().abs_diff(i64::try_from(seconds).unwrap_or(0));
+    Ok((age <= MAX_DOUBT_SECONDS).then_some(false))
 }
 
 /// A column each.
@@ -225,9 +237,31 @@ mod tests {
         let (lost, made) = (Uuid::now_v7(), Uuid::now_v7());
         write(&session, made, &Draft::default(), false, false).await.unwrap();
         for _ in 0..3 {
-            assert!(!was_committed(&session, lost).await.unwrap());
-            assert!(was_committed(&session, made).await.unwrap());
+            assert_eq!(was_committed(&session, lost).await.unwrap(), Some(false));
+            assert_eq!(was_committed(&session, made).await.unwrap(), Some(true));
         }
         assert!(write(&session, lost, &Draft::default(), false, false).await.is_err(), "it came too late");
+    }
+
+    /// The database's clock was set, or this machine slept: the row of a committed group may have been removed.
+    #[tokio::test]
+    async fn of_a_group_that_may_be_forgotten_it_is_not_known_whether_it_was_committed() {
+        let Some(server) = Postgres::shared().unwrap() else { return };
+        server.create_database("forgotten").unwrap();
+        let endpoint = DatabaseUrl::new(&server.url("forgotten")).endpoint().await.unwrap();
+        let session = connect(&endpoint, None).await.unwrap();
+        ensure(&session, true).await.unwrap();
+        let of = |offset: i64| {
+            let seconds = u64::try_from(Utc::now().timestamp() + offset).unwrap();
+            Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0))
+        };
+        for (offset, known) in [(-400, None), (400, None), (-30, Some(false)), (30, Some(false))] {
+            let (lost, made) = (of(offset), of(offset));
+            write(&session, made, &Draft::default(), false, false).await.unwrap();
+            for _ in 0..2 {
+                assert_eq!(was_committed(&session, lost).await.unwrap(), known, "{offset}");
+                assert_eq!(was_committed(&session, made).await.unwrap(), Some(true), "{offset}");
+            }
+        }
     }
 }

@@ -46,6 +46,8 @@ pub(super) enum TurnError {
     Database(#[from] DatabaseError),
     #[error("another replica has taken it, or the database went back to an earlier state")]
     Lost,
+    #[error("too many events cannot be read by this version: another replica may read them")]
+    Unreadable,
 }
 
 impl From<tokio_postgres::Error> for TurnError {
@@ -79,6 +81,14 @@ pub(super) struct Held {
 pub(super) struct Begin {
     pub(super) topic: Option<PublishedTopic>,
     pub(super) positions: BTreeMap<i32, i64>,
+}
+
+/// What is not pulled.
+#[derive(Debug, Default)]
+pub(super) struct Without {
+    pub(super) rows: Vec<i64>,
+    /// Whole tasks, by the hash of their key.
+    pub(super) hashes: Vec<i32>,
 }
 
 /// What is to be noted with a deletion of rows.
@@ -225,7 +235,7 @@ impl Term {
     pub(super) async fn pull(
         &self,
         session: &Session,
-        without: &[i64],
+        without: &Without,
         partitions: i32,
         full: &[i32],
         until: Instant,
@@ -262,7 +272,7 @@ impl Term {
     async fn part(
         &self,
         session: &Session,
-        without: &[i64],
+        without: &Without,
         partitions: i32,
         full: &[i32],
         (first, last): (i64, i64),
@@ -271,14 +281,15 @@ impl Term {
         let pull = format!(
             "SELECT r.term, pg_postmaster_start_time(), r.turn, {EVENT} FROM task_events.relay r LEFT JOIN LATERAL \
              (SELECT * FROM task_events.outbox i WHERE i.seq BETWEEN $4 AND $5 AND i.seq <> ALL($1::int8[]) \
-             AND i.hash % $2 <> ALL($3::int4[]) ORDER BY i.seq LIMIT {PULL}) o ON true ORDER BY o.seq"
+             AND i.hash % $2 <> ALL($3::int4[]) AND i.hash <> ALL($6::int4[]) ORDER BY i.seq LIMIT {PULL}) o ON true ORDER BY o.seq"
         );
         let parameters: Parameters = vec![
-            (&without, Type::INT8_ARRAY),
+            (&without.rows, Type::INT8_ARRAY),
             (&partitions, Type::INT4),
             (&full, Type::INT4_ARRAY),
             (&first, Type::INT8),
             (&last, Type::INT8),
+            (&without.hashes, Type::INT4_ARRAY),
         ];
         let found = within(async { Ok(session.query_typed(&pull, &parameters).await?) }).await?;
         let row = found.first().ok_or(TurnError::Lost)?;
@@ -330,7 +341,8 @@ mod tests {
         session.batch_execute(&insert).await.unwrap();
         let (held, _) = claim(&session, Uuid::new_v4()).await.unwrap().unwrap();
         let pull = async |full: &'static [i32], until| {
-            let (events, is_limited) = held.term.pull(&session, &[], 2, full, until).await.unwrap();
+            let (events, is_limited) =
+                held.term.pull(&session, &Without::default(), 2, full, until).await.unwrap();
             (events.iter().map(|event| event.seq).collect::<Vec<_>>(), is_limited)
         };
         let (over, later) = (Instant::now(), Instant::now() + Duration::from_secs(600));
@@ -340,7 +352,7 @@ mod tests {
         // As after a crash that forgot what the holder did last.
         held.term.count.fetch_add(1, Ordering::AcqRel);
         for full in [&[][..], &[0]] {
-            let went_back = held.term.pull(&session, &[], 2, full, later).await;
+            let went_back = held.term.pull(&session, &Without::default(), 2, full, later).await;
             assert!(matches!(went_back, Err(TurnError::Lost)), "{full:?}");
             let _ = session.batch_execute("ROLLBACK").await;
         }
@@ -349,7 +361,7 @@ mod tests {
             .sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'parts'")
             .unwrap();
         assert_eq!(pull(&[0, 1], later).await, (vec![], false), "no statement is needed");
-        assert!(held.term.pull(&session, &[], 2, &[], later).await.is_err());
+        assert!(held.term.pull(&session, &Without::default(), 2, &[], later).await.is_err());
     }
 
     /// The holder died with a database whose clock was ahead.

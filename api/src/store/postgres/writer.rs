@@ -217,7 +217,7 @@ impl Writer {
 
     async fn attempt(&mut self, group: &[Waiting]) -> Result<Vec<Decision>, Failed> {
         let session = match &self.session {
-            Some(session) if !session.is_closed() => session,
+            Some(session) if !session.is_closed() && self.shared.is_current(session) => session,
             _ => self.session.insert(self.shared.connect().await?),
         };
         let mutations: Vec<&Mutation> = group.iter().map(|waiting| &*waiting.mutation).collect();
@@ -273,7 +273,7 @@ impl Writer {
             match timeout(left, asked).await {
                 Ok(Ok((session, found))) => {
                     self.session = Some(session);
-                    return Some(found);
+                    return found;
                 }
                 Ok(Err(error)) => self.shared.health.failed(&self.shared.place, &error),
                 Err(_) => return None,

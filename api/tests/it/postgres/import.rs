@@ -15,6 +15,7 @@ use task_api::store::{
 use task_api::task::Task;
 use task_events::database::{DatabaseUrl, Session, connect as session, ensure};
 use task_events::operate::Progress;
+use task_events::state_dir::StateDirError;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -77,6 +78,10 @@ pub(super) async fn run(
     loop {
         match import(root, url, action, progress).await {
             Err(ImportError::Store(StoreError::Unavailable(why))) if why.contains("already open") => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // A process that another test starts has a copy of the lock until it is another program.
+            Err(ImportError::StateDir(StateDirError::InUse { .. })) => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             done => return done,

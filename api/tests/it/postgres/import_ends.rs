@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use harness::Postgres;
-use task_api::store::import::{Action, ImportError, Outcome, Report};
+use task_api::store::import::{Action, ImportError, Outcome, Report, import};
 use task_api::store::{Store, StoreError};
 use task_events::database::{DatabaseUrl, Session, connect as session, ensure};
 use tokio::task::JoinHandle;
 
 use super::import::{all_tasks, cut_off, execute, folder, made, opened, refused, run, target};
+use super::replicas::titled;
 use crate::store::{close, create, done};
 use crate::support::{SOON, Writer, connect, eventually};
 
@@ -149,6 +150,8 @@ async fn a_move_is_given_up_before_it_is_finished_and_another_store_waits_for_th
     assert!(cut_off(root.path(), &url, 3).await.is_none());
     let (store, writer) = opened(root.path()).await;
     done(&store, create("three")).await;
+    let first = all_tasks(&store).await[0].id;
+    done(&store, titled(first, "one, renamed")).await;
     let tasks = all_tasks(&store).await;
     close(store, writer).await;
     assert_eq!(execute(root.path(), &url).await.contents.tasks, 3);
@@ -167,7 +170,7 @@ async fn what_is_no_store_or_is_in_use_is_refused() {
     let (store, writer) = opened(root.path()).await;
     close(store, writer).await;
     let lock = task_events::state_dir::StateDir::open(root.path(), "task-api").unwrap();
-    let in_use = run(root.path(), &url, Action::Execute, &mut ()).await;
+    let in_use = import(root.path(), &url, Action::Execute, &mut ()).await;
     assert!(matches!(in_use, Err(ImportError::StateDir(_))), "{in_use:?}");
     drop(lock);
     let file = folder(root.path()).join("tasks.redb");

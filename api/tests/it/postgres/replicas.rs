@@ -18,7 +18,7 @@ use crate::relay::{Cluster, value};
 use crate::store::{change, create, done};
 use crate::support::{TOPIC, eventually};
 
-fn titled(id: Uuid, title: &str) -> task_api::store::Mutation {
+pub(super) fn titled(id: Uuid, title: &str) -> task_api::store::Mutation {
     change(Change::Patch(id, TaskPatch { title: Some(Title::parse(title).unwrap()), ..TaskPatch::default() }))
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Postgres, Signal};
+use harness::{Mode, Postgres, Proxy, Signal};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -59,6 +59,42 @@ async fn replicas_take_over_from_each_other_and_a_clean_stop_hands_over_at_once(
     posted(&third, &cluster, "after the kill").await;
     let titles = cluster.titles().await;
     assert_eq!(titles.len(), 4, "{titles:?}");
+    cluster.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_starts_before_its_database_says_so_and_serves_once_it_is_there() {
+    let Some(server) = Postgres::shared().unwrap() else { return };
+    server.create_database("early").unwrap();
+    let cluster = Cluster::start().await;
+    cluster.create_topic(1, &[]).await;
+    let proxy = Proxy::start(0, server.port(), 1).await.unwrap();
+    proxy.set(Mode::Cut, 100);
+    let kafka = cluster.broker.addr().to_string();
+    let url = server.url("early").replace(&server.port().to_string(), &proxy.port().to_string());
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let service = Service::with_database(dirs[0].path(), &kafka, &url).await;
+    assert_eq!(service.get("/healthz").await.0, StatusCode::OK);
+    let (status, body) = service.get("/readyz").await;
+    let why = body["store_failure"].as_str().unwrap_or_default();
+    assert!(
+        status == StatusCode::SERVICE_UNAVAILABLE && why.contains("database early at"),
+        "{status} {body}"
+    );
+    let refused = service.post("early").send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
+    assert_eq!(service.get("/tasks").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    // It can be stopped in that state.
+    let mut other = Service::with_database(dirs[1].path(), &kafka, &url).await;
+    other.signal(Signal::TERM);
+    let (code, took) = other.ended().await;
+    assert!(code == Some(0) && took < Duration::from_secs(5), "{code:?} after {took:?}");
+
+    proxy.set(Mode::Pass, 100);
+    let is_ready = || async { service.get("/readyz").await.0 == StatusCode::OK };
+    eventually("the service is ready", is_ready).await;
+    posted(&service, &cluster, "once it is there").await;
     cluster.broker.shutdown().await;
 }
 

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::replicas;
+use super::replicas::titled;
 use crate::store::{create, done};
 use crate::support::{SOON, eventually};
 
@@ -156,4 +157,63 @@ async fn an_event_that_is_visible_late_is_published_and_a_backlog_is_read_by_pag
     let _turn = timeout(SOON, store.turn()).await.unwrap();
     let both = store.outbox_scan(0, 100_000, |_, _| true).await.unwrap().entries.len();
     assert!((5_000..16_000).contains(&both), "{both} are in memory");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_an_event_that_cannot_be_read_waits_for_it_and_other_tasks_do_not() {
+    let Some((server, stores)) = replicas("unreadable", 1).await else { return };
+    let store = &stores[0].0;
+    let damaged = done(store, create("damaged")).await;
+    done(store, titled(damaged.id, "renamed")).await;
+    let damage = "CREATE TABLE kept AS SELECT seq, payload FROM task_events.outbox ORDER BY seq LIMIT 1; \
+        UPDATE task_events.outbox SET payload = '?' WHERE seq = (SELECT seq FROM kept)";
+    server.sql("unreadable", damage).unwrap();
+    let whole = done(store, create("whole")).await;
+    let turn = timeout(SOON, store.turn()).await.unwrap();
+    let about = async || {
+        let scan = store.outbox_scan(0, 1_000, |_, _| true).await.unwrap();
+        let ids: Vec<Uuid> = scan.entries.iter().map(|entry| entry.event.data.task_id).collect();
+        (ids, scan.unreadable.len())
+    };
+    assert_eq!(about().await, (vec![whole.id], 1));
+    // Nor do later changes pass it.
+    done(store, titled(damaged.id, "renamed again")).await;
+    done(store, titled(whole.id, "renamed, too")).await;
+    let is_pulled = || async { about().await.0.len() >= 2 };
+    eventually("the other task's event is pulled", is_pulled).await;
+    assert_eq!(about().await, (vec![whole.id; 2], 1));
+
+    let repair = "UPDATE task_events.outbox o SET payload = k.payload FROM kept k WHERE o.seq = k.seq";
+    server.sql("unreadable", repair).unwrap();
+    let is_repaired =
+        || async { about().await == (vec![whole.id, whole.id, damaged.id, damaged.id, damaged.id], 0) };
+    eventually("what waited is published once it can be read", is_repaired).await;
+    let entries = store.outbox_after(0, usize::MAX).await.unwrap();
+    let titles: Vec<String> = entries
+        .iter()
+        .filter(|entry| entry.event.data.task_id == damaged.id)
+        .map(|entry| entry.event.data.title.to_string())
+        .collect();
+    assert_eq!(titles, ["damaged", "renamed", "renamed again"]);
+    drop(turn);
+}
+
+/// As where a newer version wrote them all: this one would hold up what another can publish.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_can_read_hardly_any_event_leaves_the_turn_to_others() {
+    let Some((server, stores)) = replicas("newer", 1).await else { return };
+    let store = &stores[0].0;
+    let unreadable = "INSERT INTO task_events.outbox (event_id, task_id, hash, encoding, payload) \
+        SELECT gen_random_uuid(), gen_random_uuid(), n, 0, '?' FROM generate_series(1, 1100) n";
+    server.sql("newer", unreadable).unwrap();
+    let waits = tokio::spawn({
+        let store = store.clone();
+        async move { store.turn().await }
+    });
+    let free = "SELECT turn > 1 AND expires_at = '-infinity' AND holder IS NULL FROM task_events.relay";
+    let is_free = || async { server.sql("newer", free).unwrap().trim() == "t" };
+    eventually("the turn is given back", is_free).await;
+    assert!(!store.may_publish() && !waits.is_finished());
+    server.sql("newer", "DELETE FROM task_events.outbox WHERE payload = '?'").unwrap();
+    timeout(SOON, waits).await.unwrap().unwrap();
 }

@@ -28,6 +28,13 @@ const OUTBOX: &str = "SELECT (SELECT count(*) FROM (SELECT 1 FROM task_events.ou
 pub(super) async fn examine(args: &DatabaseArgs, findings: &mut Findings) {
     let Some(url) = args.url() else { return };
     let subject = url.place();
+    if url.is_plain_text_to_others() {
+        findings.warn(
+            &subject,
+            "the login and all tasks go to it in plain text",
+            "add sslmode=verify-full and sslrootcert to DATABASE_URL: docs/deploy/postgresql.md",
+        );
+    }
     let session = match async { connect(&url.endpoint().await?, None).await }.await {
         Ok(session) => session,
         Err(error) => {
