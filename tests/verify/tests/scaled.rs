@@ -153,13 +153,16 @@ fn planted(sound: &ScaledEvidence) {
     finds(names::UNAVAILABLE, "which was well", &|it| {
         it.requests[0].answer = Answer::Refused { status: 404 };
     });
-    // A replica that answers nobody any more; the last request comes much later.
+    // A replica that answers nobody any more, and is asked again.
     finds(names::UNAVAILABLE, "which was well", &|it| {
         it.hurts.clear();
-        for request in it.requests.iter_mut().filter(|request| request.replica == 1) {
+        let mut asked: Vec<_> = it.requests.iter_mut().filter(|request| request.replica == 1).collect();
+        for request in &mut asked {
             request.answer = Answer::None { why: harness::TIMEOUT.to_owned() };
         }
-        it.requests.last_mut().unwrap().sent += 60_000_000;
+        let first = asked[0].sent;
+        let again = asked.last_mut().unwrap();
+        (again.sent, again.ended) = (first + 6_000_000, first + 9_000_000);
     });
     finds(names::UNAVAILABLE, "which was well", &|it| {
         // A kill excuses no 5xx.

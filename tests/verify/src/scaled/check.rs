@@ -78,16 +78,14 @@ fn available(evidence: &ScaledEvidence, notes: &mut Vec<String>) -> Check {
     Check::new(names::UNAVAILABLE, evidence.requests.len(), violations)
 }
 
-/// Whether the replica answered nobody for as long as it may take for one answer, though the load went on.
+/// Whether the replica answered nobody for as long as it may take for one answer, though it was asked again meanwhile.
 fn hangs(evidence: &ScaledEvidence, request: &Request) -> bool {
-    let until = request.sent + ANSWER_LIMIT;
-    let mut others = evidence.requests.iter();
-    let is_answered = others.any(|other| {
-        other.replica == request.replica
-            && (request.sent..=until).contains(&other.ended)
-            && !matches!(other.answer, Answer::None { .. })
+    let (middle, until) = (request.sent + ANSWER_LIMIT / 2, request.sent + ANSWER_LIMIT);
+    let others = || evidence.requests.iter().filter(|other| other.replica == request.replica);
+    let is_answered = others().any(|other| {
+        (request.sent..=until).contains(&other.ended) && !matches!(other.answer, Answer::None { .. })
     });
-    !is_answered && evidence.requests.iter().any(|other| other.sent > until)
+    !is_answered && others().any(|other| (middle..=until).contains(&other.sent))
 }
 
 fn unwanted(request: &Request, what: &dyn Debug) -> String {
