@@ -28,7 +28,18 @@ pub struct Args {
     /// `cargo xtask registry` has fetched
     #[arg(long)]
     pub avro: bool,
-    /// First delete what earlier runs left in ./data and ./audit.log
+    /// Two replicas of the API on a PostgreSQL, and three instances of the notification and of the audit service, which
+    /// share six partitions.
+    /// PostgreSQL is the one that DATABASE_URL names, or one that is installed here. State is kept in ./data/scaled
+    #[arg(long)]
+    pub scaled: bool,
+    /// With --scaled: the folder of initdb and postgres [default: PATH, then /usr/lib/postgresql/*/bin]
+    #[arg(long, value_name = "DIR", requires = "scaled")]
+    pub postgres_programs: Option<PathBuf>,
+    /// With --scaled: port on localhost of the PostgreSQL that is started
+    #[arg(long, value_name = "PORT", default_value = "30432", value_parser = clap::value_parser!(u16).range(1..))]
+    pub postgres_port: u16,
+    /// First delete what earlier runs left in ./data and ./audit.log; with --scaled, in ./data/scaled
     #[arg(long)]
     pub fresh: bool,
     /// Folder of binaries to run, instead of building them
@@ -48,7 +59,7 @@ pub struct Args {
     /// Address of the API
     #[arg(long, env = "HOST", default_value = "127.0.0.1")]
     pub host: IpAddr,
-    /// Port of the API
+    /// Port of the API; with --scaled of its first replica, the second has the next one
     #[arg(long, env = "PORT", default_value = "8000", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 }
@@ -72,19 +83,24 @@ impl Args {
         self.kafka_bootstrap_servers.clone()
     }
 
-    /// Where the API listens.
-    pub fn api_address(&self) -> SocketAddr {
-        SocketAddr::from((self.host, self.port))
+    /// Where that replica of the API listens, counted from 0.
+    pub fn api_address(&self, replica: usize) -> SocketAddr {
+        SocketAddr::from((self.host, self.api_port(replica)))
     }
 
-    /// Where this machine reaches the API.
-    pub fn api_url(&self) -> String {
+    /// Its port.
+    pub fn api_port(&self, replica: usize) -> u16 {
+        self.port.saturating_add(u16::try_from(replica).unwrap_or(u16::MAX))
+    }
+
+    /// Where this machine reaches it.
+    pub fn api_url(&self, replica: usize) -> String {
         let host = match self.host {
             IpAddr::V4(host) if host.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(host) if host.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
             host => host,
         };
-        format!("http://{}", SocketAddr::from((host, self.port)))
+        format!("http://{}", SocketAddr::from((host, self.api_port(replica))))
     }
 }
 
@@ -94,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_api_on_every_address_is_reached_on_loopback() {
-        let url = |host: &str| Args::parse_from(["run-all", "--host", host, "--port", "8001"]).api_url();
+        let url = |host: &str| Args::parse_from(["run-all", "--host", host, "--port", "8001"]).api_url(0);
         assert_eq!(url("0.0.0.0"), "http://127.0.0.1:8001");
         assert_eq!(url("::"), "http://[::1]:8001");
         assert_eq!(url("192.0.2.1"), "http://192.0.2.1:8001");

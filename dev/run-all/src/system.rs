@@ -9,11 +9,12 @@ use tokio::time::{Instant, sleep};
 use crate::args::Args;
 use crate::build::{Binaries, build};
 use crate::children::{Children, Program};
+use crate::layout::{Layout, Member};
 use crate::port::free;
 use crate::screen::Screen;
-use crate::services::{API, AUDIT_LOG, BROKER, CONSUMERS, STATE_DIR, TASKCTL};
+use crate::services::{BROKER, STATE_DIR, TASKCTL, scaled_folder};
 use crate::taskctl::taskctl;
-use crate::{Failure, browser, fresh, registry, tour};
+use crate::{Failure, browser, fresh, postgres, registry, tour};
 
 /// Time for the broker, and then for the API, to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -30,9 +31,18 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
     if args.starts_broker() {
         free(args.broker_address(), "the dev broker", "--broker-port").await?;
     }
-    free(args.api_address(), "the API", "PORT").await?;
-    if args.fresh {
-        fresh::delete(Path::new("."))?;
+    let layout = Layout::of(args);
+    for replica in 0..layout.apis.len() {
+        free(args.api_address(replica), "the API", "PORT").await?;
+    }
+    let starts_postgres = args.scaled && !postgres::is_named();
+    if starts_postgres {
+        postgres::find(args.postgres_programs.as_deref())?;
+    }
+    match (args.fresh, args.scaled) {
+        (true, false) => fresh::delete(Path::new("."))?,
+        (true, true) => fresh::delete_scaled(Path::new("."))?,
+        (false, _) => {}
     }
     let binaries = match &args.binaries {
         Some(folder) => Binaries::in_folder(folder),
@@ -43,27 +53,35 @@ pub async fn run(args: &Args, children: &mut Children, screen: &Screen) -> Resul
         env.push(("SCHEMA_REGISTRY_URL", registry::start(children, screen).await?));
         env.push(("EVENT_FORMAT", "avro".to_owned()));
     }
+    if starts_postgres {
+        let programs = args.postgres_programs.as_deref();
+        env.push(postgres::start(programs, args.postgres_port, children).await?);
+    }
     if args.starts_broker() {
         start_broker(args, &binaries, children)?;
     }
     wait_for_kafka(args, screen).await?;
-    operate(&binaries, &env, screen, &["topics", "create"]).await?;
+    let create = [&["topics", "create"], layout.topic_args].concat();
+    operate(&binaries, &env, screen, &create).await?;
     if args.avro {
         operate(&binaries, &env, screen, &["schema", "init"]).await?;
     }
-    start_services(&binaries, &env, children)?;
-    let api = args.api_url();
-    wait_for_api(&api).await?;
+    start_services(&layout, &binaries, &env, children)?;
+    for api in &layout.apis {
+        wait_for_api(api).await?;
+    }
     if !args.no_tour {
         let (taskctl, token) = (binaries.path(TASKCTL)?, args.token.token());
-        tour::Tour { screen, api: &api, token, taskctl, env: &env }.run().await?;
+        tour::Tour { screen, layout: &layout, token, taskctl, env: &env }.run().await?;
     }
+    let api = args.api_url(0);
     screen.heading(&format!("The live page: {api}/"));
     if args.exit_after_tour {
         return Ok(());
     }
     screen.heading(&format!(
-        "Up: the API on {api} (its description: {api}/docs), Kafka on {}. Ctrl-C stops all.",
+        "Up: the API on {} (its description: {api}/docs), Kafka on {}. Ctrl-C stops all.",
+        layout.apis.join(" and "),
         bootstrap(args)
     ));
     if args.open
@@ -80,18 +98,13 @@ fn bootstrap(args: &Args) -> String {
 
 /// The environment of every process of the system.
 fn environment(args: &Args) -> Vec<(&'static str, String)> {
-    vec![
-        ("KAFKA_BOOTSTRAP_SERVERS", bootstrap(args)),
-        ("STATE_DIR", format!("./{STATE_DIR}")),
-        ("AUDIT_LOG_PATH", AUDIT_LOG.to_owned()),
-        ("HOST", args.host.to_string()),
-        ("PORT", args.port.to_string()),
-    ]
+    vec![("KAFKA_BOOTSTRAP_SERVERS", bootstrap(args)), ("HOST", args.host.to_string())]
 }
 
 fn start_broker(args: &Args, binaries: &Binaries, children: &mut Children) -> Result<(), Failure> {
     let address = args.broker_address().to_string();
-    let folder = format!("./{STATE_DIR}/{BROKER}");
+    let folder =
+        if args.scaled { format!("{}/{BROKER}", scaled_folder()) } else { format!("./{STATE_DIR}/{BROKER}") };
     children.start(Program {
         name: BROKER,
         colour: 90,
@@ -141,23 +154,20 @@ async fn operate(
 }
 
 fn start_services(
+    layout: &Layout,
     binaries: &Binaries,
     env: &[(&'static str, String)],
     children: &mut Children,
 ) -> Result<(), Failure> {
-    // The API publishes what waits, for 10 s at most; a consumer stops within 5 s.
-    let consumers = CONSUMERS.into_iter().zip([32, 35, 33]);
-    let consumers = consumers.map(|(name, colour)| (name, colour, 1, Duration::from_secs(8)));
-    let services = std::iter::once((API, 34, 0, Duration::from_secs(15))).chain(consumers);
-    for (name, colour, stop_rank, stop_limit) in services {
+    for Member { name, program, colour, env: own, stop_limit, stop_rank } in &layout.members {
         children.start(Program {
             name,
-            colour,
-            path: binaries.path(name)?,
+            colour: *colour,
+            path: binaries.path(program)?,
             args: Vec::new(),
-            env: env.to_vec(),
-            stop_limit,
-            stop_rank,
+            env: [env, own].concat(),
+            stop_limit: *stop_limit,
+            stop_rank: *stop_rank,
         })?;
     }
     Ok(())

@@ -1,17 +1,18 @@
 //! The tour: one task through its life, and what each service made of it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use task_events::api_token::ApiToken;
-use task_events::services::NOTIFICATION;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
+use crate::layout::Layout;
 use crate::screen::Screen;
-use crate::services::{AUDIT_LOG, CONSUMERS};
+use crate::services::{CONSUMERS, DLQ_PROCESSOR};
 use crate::taskctl::taskctl;
 
 /// Time for the services to see the events of the tour.
@@ -25,8 +26,8 @@ const WIDTH: usize = 100;
 pub struct Tour<'a> {
     /// Where it is shown, and where the logs are.
     pub screen: &'a Screen,
-    /// Where the API is.
-    pub api: &'a str,
+    /// What there is of what.
+    pub layout: &'a Layout,
     /// The token of its calls, where the API asks for one.
     pub token: Option<&'a ApiToken>,
     /// The operator's command.
@@ -41,20 +42,31 @@ impl Tour<'_> {
         self.screen.hold();
         let client = http_client()?;
         self.screen.heading("1. A task is created, started and completed");
-        let created = self.call(&client, Method::POST, "/tasks", Some(json!({"title": "Try task-events"})));
+        let created =
+            self.call(&client, 0, Method::POST, "/tasks", Some(json!({"title": "Try task-events"})));
         let created = created.await?;
         let id = created.get("id").and_then(Value::as_str).unwrap_or_default();
         let task = format!("/tasks/{id}");
-        self.call(&client, Method::PATCH, &task, Some(json!({"status": "in_progress"}))).await?;
-        self.call(&client, Method::POST, &format!("{task}/complete"), None).await?;
+        self.call(&client, 1, Method::PATCH, &task, Some(json!({"status": "in_progress"}))).await?;
+        self.call(&client, 2, Method::POST, &format!("{task}/complete"), None).await?;
 
         self.screen.heading("2. The notification service, a consumer group, has logged");
         for line in self.wait_for("NOTIFICATION lines", 2, async || Ok(self.notifications(id))).await? {
             self.screen.say(&format!("  {line}"));
         }
 
-        self.screen.heading("3. The audit service, another group, has written to audit.log");
-        let lines = self.wait_for("audit lines", 3, async || audit_lines(id).await).await?;
+        let logs = self.layout.audit_logs.iter();
+        let logs: Vec<String> = logs.map(|path| path.display().to_string()).collect();
+        self.screen
+            .heading(&format!("3. The audit service, another group, has written to {}", logs.join(", or ")));
+        let audited = async || {
+            let mut lines = Vec::new();
+            for path in &self.layout.audit_logs {
+                lines.extend(audit_lines(path, id).await?);
+            }
+            Ok(lines)
+        };
+        let lines = self.wait_for("audit lines", 3, audited).await?;
         for (number, line) in lines.iter().enumerate() {
             match number {
                 0 => self.show_json(line),
@@ -77,15 +89,18 @@ impl Tour<'_> {
         Ok(())
     }
 
-    /// Calls the API, and shows the call as a line for a shell, and the answer.
+    /// Calls the API, whose replicas take turns by that number, and shows the call as a line for a shell, and the answer.
     async fn call(
         &self,
         client: &reqwest::Client,
+        number: usize,
         method: Method,
         path: &str,
         body: Option<Value>,
     ) -> Result<Value, Failure> {
-        let url = format!("{}{path}", self.api);
+        let replica =
+            number.checked_rem(self.layout.apis.len()).and_then(|place| self.layout.apis.get(place));
+        let url = format!("{}{path}", replica.map_or("", String::as_str));
         let mut line = format!("  $ curl -X {method} {url}");
         let mut request = client.request(method, &url);
         if let Some(token) = self.token {
@@ -117,20 +132,29 @@ impl Tour<'_> {
     }
 
     fn notifications(&self, id: &str) -> Vec<String> {
-        let lines = self.screen.held_lines(NOTIFICATION);
+        let lines = self.layout.notifiers().flat_map(|name| self.screen.held_lines(name)).collect::<Vec<_>>();
         let about = lines.iter().filter(|line| line.contains(id));
         about.filter_map(|line| Some(line.split_at(line.find("NOTIFICATION: ")?).1.to_owned())).collect()
     }
 
-    /// What taskctl says of a group, once it has claimed its first partition.
+    /// What taskctl says of a group, once its instances share the partitions.
     async fn describe(&self, group: &str) -> Result<String, Failure> {
+        let sharers = if group == DLQ_PROCESSOR { 1 } else { self.layout.sharers };
         let start = Instant::now();
         loop {
-            match taskctl(self.taskctl, self.env, &["groups", "describe", group]).await {
-                Err(_) if start.elapsed() < LIMIT => sleep(POLL).await,
-                answer => return answer,
+            let is_shared = match self.ask(&["groups", "describe", group, "--format", "json"]).await {
+                Ok(json) => is_shared(&json, sharers),
+                Err(_) => false,
+            };
+            if is_shared || start.elapsed() >= LIMIT {
+                return self.ask(&["groups", "describe", group]).await;
             }
+            sleep(POLL).await;
         }
+    }
+
+    async fn ask(&self, words: &[&str]) -> Result<String, Failure> {
+        taskctl(self.taskctl, self.env, words).await
     }
 
     async fn wait_for<T>(
@@ -157,6 +181,19 @@ impl Tour<'_> {
     }
 }
 
+/// Whether that many instances, or more where others are elsewhere, share all partitions evenly, as taskctl describes a
+/// group in JSON.
+fn is_shared(json: &str, sharers: usize) -> bool {
+    let rows: Vec<Value> = serde_json::from_str(json).unwrap_or_default();
+    let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in &rows {
+        let Some(owner) = row.pointer("/owner/instance_id").and_then(Value::as_str) else { return false };
+        *shares.entry(owner).or_default() += 1;
+    }
+    let (least, most) = (shares.values().min(), shares.values().max());
+    shares.len() >= sharers && least.zip(most).is_some_and(|(least, most)| most - least <= 1)
+}
+
 /// An HTTP client that gives up on a call after 10 s and asks no proxy.
 pub fn http_client() -> Result<reqwest::Client, Failure> {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build();
@@ -164,12 +201,13 @@ pub fn http_client() -> Result<reqwest::Client, Failure> {
 }
 
 /// The lines of the audit log about a task; a line that is being written does not count.
-async fn audit_lines(id: &str) -> Result<Vec<String>, Failure> {
-    let read = tokio::task::spawn_blocking(|| std::fs::read_to_string(AUDIT_LOG)).await;
+async fn audit_lines(path: &Path, id: &str) -> Result<Vec<String>, Failure> {
+    let file = path.to_owned();
+    let read = tokio::task::spawn_blocking(|| std::fs::read_to_string(file)).await;
     let text = match read.map_err(std::io::Error::other).flatten() {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Failure(format!("cannot read {AUDIT_LOG}: {error}"))),
+        Err(error) => return Err(Failure(format!("cannot read {}: {error}", path.display()))),
     };
     let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
     Ok(whole.filter(|line| line.contains(id)).map(str::to_owned).collect())
@@ -209,6 +247,21 @@ fn fields(json: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partitions_are_shared_once_each_has_an_owner_and_nobody_has_two_more_than_another() {
+        let rows = |owners: &[&str]| {
+            let row = |owner: &&str| match *owner {
+                "" => json!({"owner": null}),
+                owner => json!({"owner": {"instance_id": owner}}),
+            };
+            Value::from(owners.iter().map(row).collect::<Vec<_>>()).to_string()
+        };
+        assert!(is_shared(&rows(&["a", "b", "a", "b"]), 2) && is_shared(&rows(&["a"]), 1));
+        for owners in [&["a", "b", "a", ""][..], &["a", "a", "a", "b"], &["a", "a"], &[]] {
+            assert!(!is_shared(&rows(owners), 2), "{owners:?}");
+        }
+    }
 
     #[test]
     fn wrapped_json_is_broken_between_its_fields_only() {

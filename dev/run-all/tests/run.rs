@@ -37,6 +37,8 @@ impl Run {
             .env("PORT", port.to_string())
             .env("PATH", path)
             .env_remove("KAFKA_BOOTSTRAP_SERVERS")
+            .env_remove("DATABASE_URL")
+            .env_remove("DATABASE_URL_FILE")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -96,9 +98,16 @@ fn free_port() -> u16 {
 
 /// Whether a process that run-all started lives: each holds the lock of its folder.
 fn someone_lives(folder: &Path) -> bool {
-    let folders = fs::read_dir(folder.join("data")).into_iter().flatten();
-    let mut locks = folders.filter_map(|entry| File::open(entry.unwrap().path().join("lock")).ok());
-    locks.any(|lock| lock.try_lock().is_err())
+    fn is_held(folder: &Path, depth: usize) -> bool {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let is_locked = |path: &Path| File::open(path).is_ok_and(|lock| lock.try_lock().is_err());
+        let mut paths = entries.map(|entry| entry.path());
+        paths.any(|path| {
+            (path.ends_with("lock") && is_locked(&path)) || (depth > 1 && is_held(&path, depth - 1))
+        })
+    }
+    // data/SERVICE/lock, or data/scaled/INSTANCE/SERVICE/lock
+    is_held(&folder.join("data"), 4)
 }
 
 /// The process that holds this lock.
@@ -255,4 +264,94 @@ async fn whoever_does_not_read_it_holds_up_nothing() {
     kill_process(pid, Signal::INT).unwrap();
     assert_eq!(timeout(LIMIT, child.wait()).await.unwrap().unwrap().code(), Some(0));
     assert!(!someone_lives(folder.path()));
+}
+
+/// Two replicas of the API and three instances of each consumer, on the PostgreSQL that is installed here.
+#[tokio::test]
+async fn the_tour_is_shown_on_a_scaled_system_and_its_postgresql_ends_with_it() {
+    if !has_postgres() {
+        eprintln!("left out: PostgreSQL is not installed (Debian: apt-get install postgresql)");
+        assert!(std::env::var_os("CI").is_none());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (broker_port, postgres_port) = (free_port().to_string(), free_port().to_string());
+    let port = free_pair();
+    let ports = ["--broker-port", &broker_port, "--postgres-port", &postgres_port];
+    let args = [&["--scaled", "--exit-after-tour"], &ports[..]].concat();
+    let audited = || -> usize {
+        let logs = (1..=3).map(|number| folder.path().join(format!("data/scaled/audit-{number}.log")));
+        logs.map(|log| fs::read_to_string(log).unwrap_or_default().lines().count()).sum()
+    };
+    let postmaster = folder.path().join("data/scaled/postgres/data/postmaster.pid");
+    // Twice: what the first run left is used by the second.
+    for run in 1..=2 {
+        let (status, shown, errors) = Run::start(&folder, port, &args).end().await;
+        assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");
+        let second = format!("  $ curl -X PATCH http://127.0.0.1:{}/tasks/", port + 1);
+        for part in ["201 Created", "  NOTIFICATION: Task completed - ", &second] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        // A row for each partition, with three owners.
+        let rows = shown.lines().filter(|line| line.starts_with("  task-events  "));
+        let owners: Vec<_> = rows.map(|row| row.split_whitespace().nth(6).unwrap()).collect();
+        let distinct = owners.iter().collect::<std::collections::BTreeSet<_>>().len();
+        assert_eq!((owners.len(), distinct), (12, 6), "{shown}");
+        assert_eq!(audited(), 3 * run, "{shown}");
+        assert!(!postmaster.exists() && !someone_lives(folder.path()));
+    }
+    assert!(!folder.path().join("audit.log").exists());
+
+    let args = [&["--scaled", "--no-tour"], &ports[..]].concat();
+    let mut run = Run::start(&folder, port, &args);
+    run.wait_for("Up:").await;
+    let (other_broker, other_postgres) = (free_port().to_string(), free_port().to_string());
+    let fresh = ["--scaled", "--fresh", "--broker-port", &other_broker, "--postgres-port", &other_postgres];
+    let refused = Run::start(&folder, free_pair(), &fresh).end().await;
+    assert!(matches!(refused.2.as_slice(), [line] if line.contains("--fresh")), "{refused:?}");
+    run.signal(Signal::KILL);
+    let gone = async {
+        while postmaster.exists() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LIMIT, gone).await.unwrap();
+    nobody_lives_soon(folder.path()).await;
+
+    let real = fs::canonicalize(folder.path().join("data/scaled/postgres")).unwrap();
+    let args = [&["--scaled", "--exit-after-tour", "--fresh"], &ports[..]].concat();
+    let (status, shown, errors) = Run::start(&folder, port, &args).end().await;
+    assert_eq!((status.code(), errors.as_slice()), (Some(0), [].as_slice()), "{shown}");
+    assert_eq!(audited(), 3, "{shown}");
+    let now = fs::canonicalize(folder.path().join("data/scaled/postgres")).unwrap();
+    assert!(now == real || !real.exists(), "root's is elsewhere, and is deleted, too");
+    drop(fs::remove_dir_all(now));
+}
+
+/// Two ports, of which this is the first: the second replica has the next one.
+fn free_pair() -> u16 {
+    let is_next_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok();
+    let port = std::iter::repeat_with(free_port).find(is_next_free).unwrap();
+    // Nobody else of this process gets it.
+    let _ = free_port();
+    port
+}
+
+fn has_postgres() -> bool {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let debian = versions.map(|version| version.path().join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(debian).any(|folder| folder.join("initdb").is_file())
+}
+
+#[tokio::test]
+async fn without_postgresql_one_line_says_how_to_get_one_and_nothing_is_started() {
+    let (folder, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let programs = empty.path().display().to_string();
+    let args = ["--scaled", "--postgres-programs", &programs, "--broker-port", &free_port().to_string()];
+    let (status, shown, errors) = Run::start(&folder, free_port(), &args).end().await;
+    assert_eq!((status.code(), shown.as_str()), (Some(1), ""));
+    let says = |line: &str| line.contains("apt-get install postgresql") && line.contains("DATABASE_URL");
+    assert!(matches!(errors.as_slice(), [line] if says(line)), "{errors:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
