@@ -192,7 +192,8 @@ async fn serve_once_open(
     store: Store,
     signals: Shutdown,
 ) -> Result<(), ServiceError> {
-    let mut opening = pin!(open(&store, url, args.database_migrate, moved.as_ref().map(|moved| (state_dir, moved))));
+    let mut opening =
+        pin!(open(&store, url, args.database_migrate, moved.as_ref().map(|moved| (state_dir, moved))));
     let is_open = match signals.or(timeout(OPEN_TIMEOUT, &mut opening)).await {
         None => return Ok(()),
         Some(Ok(opened)) => opened.map(|()| true)?,

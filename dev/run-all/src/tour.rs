@@ -1,6 +1,6 @@
 //! The tour: one task through its life, and what each service made of it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -137,13 +137,13 @@ impl Tour<'_> {
         about.filter_map(|line| Some(line.split_at(line.find("NOTIFICATION: ")?).1.to_owned())).collect()
     }
 
-    /// What taskctl says of a group, once it has claimed its first partition, or, where instances share them, each has some.
+    /// What taskctl says of a group, once its instances share the partitions.
     async fn describe(&self, group: &str) -> Result<String, Failure> {
         let sharers = if group == DLQ_PROCESSOR { 1 } else { self.layout.sharers };
         let start = Instant::now();
         loop {
             let is_shared = match self.ask(&["groups", "describe", group, "--format", "json"]).await {
-                Ok(json) => owners(&json) >= sharers,
+                Ok(json) => is_shared(&json, sharers),
                 Err(_) => false,
             };
             if is_shared || start.elapsed() >= LIMIT {
@@ -181,11 +181,17 @@ impl Tour<'_> {
     }
 }
 
-/// How many instances own partitions, as taskctl describes a group in JSON.
-fn owners(json: &str) -> usize {
+/// Whether that many instances, or more where others are elsewhere, share all partitions evenly, as taskctl describes a
+/// group in JSON.
+fn is_shared(json: &str, sharers: usize) -> bool {
     let rows: Vec<Value> = serde_json::from_str(json).unwrap_or_default();
-    let owners = rows.iter().filter_map(|row| row.pointer("/owner/instance_id")?.as_str());
-    owners.collect::<BTreeSet<_>>().len()
+    let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in &rows {
+        let Some(owner) = row.pointer("/owner/instance_id").and_then(Value::as_str) else { return false };
+        *shares.entry(owner).or_default() += 1;
+    }
+    let (least, most) = (shares.values().min(), shares.values().max());
+    shares.len() >= sharers && least.zip(most).is_some_and(|(least, most)| most - least <= 1)
 }
 
 /// An HTTP client that gives up on a call after 10 s and asks no proxy.
@@ -241,6 +247,21 @@ fn fields(json: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partitions_are_shared_once_each_has_an_owner_and_nobody_has_two_more_than_another() {
+        let rows = |owners: &[&str]| {
+            let row = |owner: &&str| match *owner {
+                "" => json!({"owner": null}),
+                owner => json!({"owner": {"instance_id": owner}}),
+            };
+            Value::from(owners.iter().map(row).collect::<Vec<_>>()).to_string()
+        };
+        assert!(is_shared(&rows(&["a", "b", "a", "b"]), 2) && is_shared(&rows(&["a"]), 1));
+        for owners in [&["a", "b", "a", ""][..], &["a", "a", "a", "b"], &["a", "a"], &[]] {
+            assert!(!is_shared(&rows(owners), 2), "{owners:?}");
+        }
+    }
 
     #[test]
     fn wrapped_json_is_broken_between_its_fields_only() {

@@ -276,10 +276,7 @@ async fn the_tour_is_shown_on_a_scaled_system_and_its_postgresql_ends_with_it() 
     }
     let folder = tempfile::tempdir().unwrap();
     let (broker_port, postgres_port) = (free_port().to_string(), free_port().to_string());
-    // The second replica has the next port.
-    let port = std::iter::repeat_with(free_port)
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok())
-        .unwrap();
+    let port = free_pair();
     let ports = ["--broker-port", &broker_port, "--postgres-port", &postgres_port];
     let args = [&["--scaled", "--exit-after-tour"], &ports[..]].concat();
     let audited = || -> usize {
@@ -308,8 +305,10 @@ async fn the_tour_is_shown_on_a_scaled_system_and_its_postgresql_ends_with_it() 
     let args = [&["--scaled", "--no-tour"], &ports[..]].concat();
     let mut run = Run::start(&folder, port, &args);
     run.wait_for("Up:").await;
-    let fresh = [&["--scaled", "--fresh", "--port", "1"], &ports[..]].concat();
-    assert_ne!(Run::start(&folder, free_port(), &fresh).end().await.0.code(), Some(0));
+    let (other_broker, other_postgres) = (free_port().to_string(), free_port().to_string());
+    let fresh = ["--scaled", "--fresh", "--broker-port", &other_broker, "--postgres-port", &other_postgres];
+    let refused = Run::start(&folder, free_pair(), &fresh).end().await;
+    assert!(matches!(refused.2.as_slice(), [line] if line.contains("--fresh")), "{refused:?}");
     run.signal(Signal::KILL);
     let gone = async {
         while postmaster.exists() {
@@ -327,6 +326,15 @@ async fn the_tour_is_shown_on_a_scaled_system_and_its_postgresql_ends_with_it() 
     let now = fs::canonicalize(folder.path().join("data/scaled/postgres")).unwrap();
     assert!(now == real || !real.exists(), "root's is elsewhere, and is deleted, too");
     drop(fs::remove_dir_all(now));
+}
+
+/// Two ports, of which this is the first: the second replica has the next one.
+fn free_pair() -> u16 {
+    let is_next_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok();
+    let port = std::iter::repeat_with(free_port).find(is_next_free).unwrap();
+    // Nobody else of this process gets it.
+    let _ = free_port();
+    port
 }
 
 fn has_postgres() -> bool {

@@ -19,6 +19,8 @@ use crate::evidence::{AuditLine, AuditLog, Evidence, OffsetsEntry, RelaySaid, Se
 
 /// What a replica logs when its turn to publish begins.
 pub(super) const PUBLISHES: &str = "this replica publishes the outbox";
+/// When it gives its turn back: it publishes until then.
+pub(super) const PUBLISHES_NO_LONGER: &str = "this replica no longer publishes the outbox";
 
 /// What was found.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,6 +40,8 @@ pub struct ScaledEvidence {
     pub ends: Vec<End>,
     /// Which replica began to publish when, by time.
     pub relay_turns: Vec<RelayTurn>,
+    /// Which gave its turn back when.
+    pub relay_turns_given: Vec<RelayTurn>,
     /// Claims and commits of the partition of dead letters.
     pub dead_letters: Vec<OffsetsEntry>,
     /// Of these the places of commits by which an owner gave it back in order.
@@ -111,10 +115,10 @@ pub struct End {
     pub at: Micros,
 }
 
-/// A replica that publishes the outbox from then on.
+/// A replica that publishes the outbox from then on, or until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RelayTurn {
-    /// Since when.
+    /// When.
     pub at: Micros,
     /// Its number from 0.
     pub replica: usize,
@@ -199,9 +203,13 @@ impl ScaledEvidence {
     /// Adds what the replicas logged of their publishing, each in its order; together by time.
     pub fn add_relays(&mut self, logs: &[Vec<String>]) {
         for (replica, log) in logs.iter().enumerate() {
-            let begins = log.iter().filter(|line| line.contains(PUBLISHES));
-            let times = begins.filter_map(|line| micros(line.split(' ').next()?));
-            self.relay_turns.extend(times.map(|at| RelayTurn { at, replica }));
+            let turns = |announcement: &'static str| {
+                let lines = log.iter().filter(move |line| line.contains(announcement));
+                lines
+                    .filter_map(move |line| Some(RelayTurn { at: micros(line.split(' ').next()?)?, replica }))
+            };
+            self.relay_turns.extend(turns(PUBLISHES));
+            self.relay_turns_given.extend(turns(PUBLISHES_NO_LONGER));
         }
         self.relay_turns.sort_unstable();
         let mut lines: Vec<&String> = logs.iter().flatten().filter(|line| line.starts_with("20")).collect();

@@ -12,7 +12,7 @@ use super::evidence::{End, Holder, Hurt, Manner, Part};
 use super::group::Group;
 use super::plan::{Action, ScaledFault, ScaledPlan, ScaledPlanned, Target};
 use super::system::{REPLICAS, Scaled};
-use crate::evidence::OffsetsSaid;
+use crate::evidence::{OffsetsSaid, micros};
 
 /// For an instance in order to end; the contract has 5 s, and the machine is busy.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -61,6 +61,17 @@ pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> Result<FaultL
         }
     }
     system.broker.wait_until_ready().await?;
+    for replica in &mut system.replicas {
+        replica.service.url().await?;
+    }
+    for hurt in &mut faults.log.hurts {
+        let Part::Down(number) = hurt.part else { continue };
+        let history =
+            system.replicas.get(number).map(|replica| replica.service.history()).unwrap_or_default();
+        let listening = history.iter().filter(|line| line.contains("listening on http"));
+        let mut times = listening.filter_map(|line| micros(line.split(' ').next()?));
+        hurt.until = times.find(|time| *time > hurt.until).unwrap_or_else(now);
+    }
     sleep_until(start + plan.load).await;
     system.offsets.read().await?;
     let broker = faults.log.hurts.iter_mut().filter(|hurt| hurt.part == Part::Broker);
@@ -130,8 +141,8 @@ impl Faults {
                     if action == Action::Pause {
                         replica.service.resume()?;
                     } else {
+                        // That it listens is waited for at the end: it may need what another fault has.
                         replica.service.restart()?;
-                        replica.service.url().await?;
                     }
                 }
                 Some(if action == Action::Pause { Part::Paused(number) } else { Part::Down(number) })

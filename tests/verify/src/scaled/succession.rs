@@ -3,7 +3,8 @@
 //! - What a killed instance owned is owned again within a lease: by another, or by itself after its restart.
 //! - An instance that stops in order hands over within a second; where another one of its group is killed or paused at the
 //!   time, that one may be who the partition is given to, and it takes a lease.
-//! - The same of the replica that publishes, whose lease is that of the relay's turn.
+//! - The same of the replica that publishes, whose lease is that of the relay's turn. One that stops publishes until it gives
+//!   its turn back, and that counts.
 //! - No limit begins before the broker serves again that was hurt, for a relay the database: nobody can claim without it.
 //! - Whoever is asked to stop ends with exit code 0.
 
@@ -131,6 +132,9 @@ fn vacancies(evidence: &ScaledEvidence, end: &End) -> Vec<Vacancy> {
                 return Vec::new();
             }
             let next = turns.get(last + 1).map(|turn| turn.at);
+            let mut given = evidence.relay_turns_given.iter().filter(|turn| turn.replica == *number);
+            let given = given.find(|turn| turn.at >= end.at && next.is_none_or(|next| turn.at <= next));
+            let end = &End { at: given.map_or(end.at, |turn| turn.at), ..end.clone() };
             let what = format!("the outbox was published by replica {} until its end", number + 1);
             let limit = if end.manner == Manner::Killed { RELAY_LEASE } else { HANDOVER };
             vec![Vacancy { what, limit, took: took(evidence, end, next, Part::Database) }]

@@ -9,7 +9,7 @@ use harness::{
     Broker, Error, Kind as BrokerKind, Postgres, Program, Proxy, Result, Service, create_topic, free_port,
 };
 
-use super::evidence::{PUBLISHES, read_audit_log};
+use super::evidence::{PUBLISHES, PUBLISHES_NO_LONGER, read_audit_log};
 use super::follower::Follower;
 use super::group::Group;
 use crate::evidence::Snapshot;
@@ -21,7 +21,7 @@ pub const PARTITIONS: usize = 6;
 pub const REPLICAS: usize = 3;
 const DATABASE: &str = "tasks";
 /// What a replica logs when its turn to publish is over.
-const TURN_OVER: [&str; 2] = ["this replica no longer publishes the outbox", "the relay's turn is over"];
+const TURN_OVER: [&str; 2] = [PUBLISHES_NO_LONGER, "the relay's turn is over"];
 
 /// A replica of the API.
 pub struct Replica {
