@@ -80,7 +80,7 @@ async fn a_store_that_is_moved_under_kills_while_kafka_is_down_loses_and_repeats
     let refused = world.program("task-api").run(SOON).await?;
     assert!(refused.code == Some(1) && format!("{refused:?}").contains("TE0210"), "{refused:?}");
     server.create_database("another")?;
-    let elsewhere = world.program("task-api").env("DATABASE_URL", &server.url("another"));
+    let elsewhere = world.program("task-api").env("DATABASE_URL", server.url("another"));
     let refused = elsewhere.run(SOON).await?;
     assert!(
         refused.code == Some(1) && format!("{refused:?}").contains("does not have the tasks"),
