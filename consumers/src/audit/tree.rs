@@ -19,13 +19,15 @@
 mod anchors;
 mod follow;
 mod growing;
+mod lock;
+mod thread;
 mod trouble;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use audit_tree::Signer;
@@ -33,18 +35,18 @@ use serde_json::{Map, Value};
 use task_events::error_code::Code;
 use task_events::metrics::Text;
 
-use self::anchors::{Anchors, MAX_TREES};
+use self::anchors::MAX_TREES;
 use self::follow::{Followed, follow};
 use self::growing::Growing;
-use self::trouble::{TROUBLES, Trouble, Troubles};
+use self::lock::lock;
+use self::thread::{Message, Shared};
+use self::trouble::{TROUBLES, Trouble};
 use super::current::Current;
 use super::file::Files;
 use super::segments::with_suffix;
 
 /// Batches that wait for the thread, each of 4 MiB at most.
 const QUEUE: usize = 8;
-/// How long the checkpoint on disk may lag behind the log.
-const PUBLISH: Duration = Duration::from_secs(1);
 /// A tree that failed is tried again after this time.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// The longest wait for the thread where the log was changed.
@@ -52,16 +54,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of the log that are read between two batches: some 150,000 lines, in a fifth of a second.
 const STEP: u64 = 64 * 1024 * 1024;
-
-#[derive(Debug)]
-enum Message {
-    /// Lines that are on disk, and where the last of them ends in its file.
-    Lines(Vec<u8>, u64),
-    /// The file with the last line is sealed.
-    Sealed,
-    /// Answers when all before it is done.
-    Drain(SyncSender<()>),
-}
 
 /// The tree of a log. Its thread has ended when this is dropped.
 #[derive(Debug)]
@@ -131,16 +123,6 @@ impl Commits {
     }
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    growing: Mutex<Option<Growing>>,
-    anchors: Mutex<Anchors>,
-    /// Lines are missing from the tree.
-    lags: AtomicBool,
-    failed: Mutex<Option<Instant>>,
-    troubles: Troubles,
-}
-
 impl Tree {
     /// A tree whose thread runs. It is empty until [`follow`](Self::follow).
     pub(super) fn start(signer: Signer) -> io::Result<Self> {
@@ -148,7 +130,7 @@ impl Tree {
         let shared = Arc::<Shared>::default();
         shared.lags.store(true, Ordering::Relaxed);
         let of_thread = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("audit-tree".to_owned());
+        let thread = std::thread::Builder::new().name("audit-tree".to_owned());
         let thread = Some(thread.spawn(move || of_thread.run(&queue))?);
         let (messages, following) = (Some(messages), Mutex::default());
         Ok(Self { messages, thread, shared, signer, step: STEP, following })
@@ -200,7 +182,7 @@ impl Tree {
                 Err(TrySendError::Full(back)) if begun.elapsed() < DRAIN_TIMEOUT => message = back,
                 Err(_) => return false,
             }
-            thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         drained.recv_timeout(DRAIN_TIMEOUT).is_ok()
     }
@@ -260,83 +242,6 @@ impl Drop for Tree {
     }
 }
 
-impl Shared {
-    fn run(&self, queue: &Receiver<Message>) {
-        let mut published = Instant::now();
-        loop {
-            let message = match queue.recv_timeout(PUBLISH) {
-                Ok(message) => Some(message),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    let done = lock(&self.growing).as_mut().map(|tree| self.make_durable(tree));
-                    if let Some(Err(error)) = done {
-                        self.fail(&error);
-                    }
-                    return;
-                }
-            };
-            let mut growing = lock(&self.growing);
-            let mut reply = None;
-            let done = match (&mut *growing, message) {
-                (_, Some(Message::Drain(drained))) => {
-                    reply = Some(drained);
-                    growing.as_mut().map_or(Ok(()), |tree| self.make_durable(tree))
-                }
-                (Some(tree), Some(Message::Lines(lines, end))) => tree.add(&lines, end).and_then(|()| {
-                    lock(&self.anchors).set_newest(tree.anchor());
-                    self.confirm(tree)?;
-                    if published.elapsed() < PUBLISH { Ok(()) } else { tree.publish(self.may_sign(tree)) }
-                }),
-                (Some(tree), Some(Message::Sealed)) => {
-                    self.confirm(tree).and_then(|()| tree.seal(self.may_sign(tree)))
-                }
-                (Some(tree), None) => self.confirm(tree).and_then(|()| tree.publish(self.may_sign(tree))),
-                (None, _) => Ok(()),
-            };
-            if published.elapsed() >= PUBLISH {
-                published = Instant::now();
-            }
-            if let Err(error) = done {
-                *growing = None;
-                self.fail(&error);
-            }
-            drop(growing);
-            if let Some(reply) = reply {
-                let _ = reply.send(());
-            }
-        }
-    }
-
-    fn make_durable(&self, tree: &mut Growing) -> io::Result<()> {
-        self.confirm(tree)?;
-        tree.publish(self.may_sign(tree))?;
-        tree.sync()
-    }
-
-    /// Whether the tree as it is now may be signed.
-    fn may_sign(&self, tree: &Growing) -> bool {
-        tree.is_new() || lock(&self.anchors).may_sign()
-    }
-
-    /// Compares what Kafka has of this tree with the tree.
-    fn confirm(&self, tree: &mut Growing) -> io::Result<()> {
-        while let Some(anchor) = { lock(&self.anchors).next_unconfirmed() } {
-            let fits = anchor.size <= tree.size() && tree.root_at(anchor.size)? == anchor.root;
-            lock(&self.anchors).confirm(&anchor, fits);
-        }
-        Ok(())
-    }
-
-    fn fail(&self, error: &io::Error) {
-        self.lags.store(true, Ordering::Relaxed);
-        let mut failed = lock(&self.failed);
-        let why = format!("the tree beside the audit log does not grow: {error}; the log goes on");
-        log::error!("{why} {}", Code::AuditTree);
-        self.troubles.set(Trouble::Failed, why);
-        *failed = Some(Instant::now());
-    }
-}
-
 /// Adds what is wrong to a process's metrics.
 pub(super) fn render_metrics(text: &mut Text, commits: Option<&Commits>) {
     let name = "task_events_audit_tree_trouble";
@@ -349,8 +254,4 @@ pub(super) fn render_metrics(text: &mut Text, commits: Option<&Commits>) {
         let has_it = commits.is_some_and(|commits| commits.0.troubles.has(trouble));
         text.series(name, &[("what", what)], if has_it { 1.0 } else { 0.0 });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,7 +4,7 @@
 //! # Invariants
 //!
 //! 1. *The log never waits for it*: this is a task beside it, which reads the tree's files and nothing else of it.
-//! 2. *It takes bounded time and memory*: one request at a time, [`TIMEOUT`] for each, [`MAX_ANSWER`] bytes of its answer.
+//! 2. *It takes bounded time and memory*: one request at a time, [`TIMEOUT`] for each, 16 KiB of its answer.
 //! 3. *Only what was verified is kept*: a cosignature by the witness's key, on the checkpoint that was sent. Checkpoint and
 //!    cosignature are in the tree's folder as `witnessed`; the next request goes on from there.
 
@@ -34,8 +34,6 @@ use super::tree::Commits;
 const EVERY: Duration = Duration::from_secs(5);
 /// Time for a request, from the name's resolution to the end of the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest answer that is read, in bytes: some lines of signatures.
-const MAX_ANSWER: usize = 16 * 1024;
 /// In the tree's folder: the newest checkpoint that was cosigned, with the cosignature.
 const WITNESSED: &str = "witnessed";
 

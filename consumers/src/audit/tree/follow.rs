@@ -10,8 +10,9 @@ use super::super::current::Current;
 use super::super::file::{Files, Lines, Section};
 use super::super::segments::{self, Segment};
 use super::growing::{self, End, Found, Growing};
+use super::lock::lock;
+use super::thread::Shared;
 use super::trouble::Trouble;
-use super::{Shared, lock};
 
 /// How far a tree has come.
 pub(super) enum Followed {

@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::MAX_ANSWER;
+/// Longest answer that is read, in bytes: some lines of signatures.
+const MAX_ANSWER: usize = 16 * 1024;
 
 /// Where a witness takes checkpoints: `https://host/prefix` or `http://host:port/prefix`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,22 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::plain;
-
-/// A line, as far as it matters here; that the rest is there matters, too.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line<'a> {
-    pub(super) event_id: Uuid,
-    pub(super) kafka: At<'a>,
-}
-
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct At<'a> {
-    #[serde(borrow)]
-    pub(super) topic: Cow<'a, str>,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-}
+use super::plain::{self, At, Line};
 
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "read to see that they are there")]

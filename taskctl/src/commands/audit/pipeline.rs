@@ -14,7 +14,8 @@ use std::thread;
 use audit_tree::{Hash, leaf_hash};
 use uuid::Uuid;
 
-use super::line::{At, Line, parse};
+use super::line::parse;
+use super::plain::{At, Line};
 use crate::log_blocks::{self, Block};
 use crate::log_files::LogFile;
 

@@ -6,11 +6,26 @@
 //! *What is read here reads the same as any JSON*: whatever is not surely so is left to
 //! [`parse_any`](super::line::parse_any), damage included.
 
+use std::borrow::Cow;
 use std::str;
 
+use serde::Deserialize;
 use uuid::Uuid;
 
-use super::line::{At, Line};
+/// A line, as far as it matters here; that the rest is there matters, too.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line<'a> {
+    pub(super) event_id: Uuid,
+    pub(super) kafka: At<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct At<'a> {
+    #[serde(borrow)]
+    pub(super) topic: Cow<'a, str>,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
 
 /// How deep objects may be in each other.
 const MAX_DEPTH: usize = 8;

@@ -17,8 +17,9 @@ use task_events::operate::Progress as _;
 use uuid::Uuid;
 
 use super::findings::SHOWN;
-use super::line::{At, Line, parse};
+use super::line::parse;
 use super::parts::{Part, Step, holes, is_hand_over};
+use super::plain::{At, Line};
 use crate::log_files::{LogFile, files};
 use crate::output::table;
 use crate::progress::Progress;

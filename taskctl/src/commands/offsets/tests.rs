@@ -1,5 +1,9 @@
 //! Where offsets are reset to.
 
+use task_events::offsets::{Claim, Commit};
+use uuid::Uuid;
+
+use super::moves::moved;
 use super::*;
 use task_events::kafka::Position;
 use task_events::offsets::DoneBy;
