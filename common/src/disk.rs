@@ -5,8 +5,10 @@
 //! power cut may leave.
 
 mod identity;
+mod lock;
 
 pub use identity::FileIdentity;
+pub use lock::lock_soon;
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};

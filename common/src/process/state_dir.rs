@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use crate::disk::{Disk, FileSystem};
+use crate::disk::{Disk, FileSystem, lock_soon};
 
 /// A state folder that this process has locked. The lock ends with the value, or with the process.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl StateDir {
             .write(true)
             .open(path.join("lock"))
             .map_err(io)?;
-        match lock.try_lock() {
+        match lock_soon(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StateDirError::InUse { path }),
             Err(TryLockError::Error(source)) => return Err(io(source)),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use task_events::disk::{Disk, FileSystem};
+use task_events::disk::{Disk, FileSystem, lock_soon};
 use task_events::metrics::{Histogram, Text};
 
 use super::AuditError;
@@ -111,7 +111,7 @@ impl Files for FileSystem {
             if !file.metadata().map_err(io)?.is_file() {
                 return Err(io(io::Error::other("it is not a regular file")));
             }
-            match file.try_lock() {
+            match lock_soon(&file) {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(AuditError::InUse { path: path.to_owned() }),
                 Err(TryLockError::Error(source)) => return Err(io(source)),
