@@ -7,8 +7,8 @@
 //! 2. *What the issuer says counts*: a set without a usable key leaves none.
 //! 3. *Bounded*: a fetch in time and bytes; for tokens that name a key that is not known, at most one in
 //!    [`Times::learn`], whoever sends how many of them.
-//! 4. *A request waits only where it may help*: its token names a key that is not known, a fetch is under way or may
-//!    begin, and no longer than [`LEARN_TIMEOUT`].
+//! 4. *A request waits only where it may help*: its token names a key that is not known, a fetch is under way or begins
+//!    before long, and no longer than [`LEARN_TIMEOUT`].
 //! 5. *No good token is said to be wrong*: a key is unknown for certain only by a set that was asked for after the token
 //!    came.
 
@@ -141,7 +141,7 @@ impl KeyUrl {
         let now = *fetches.borrow_and_update();
         // One that waits already is enough.
         let _ = self.wanted.try_send(());
-        if !now.is_under_way && Instant::now() < now.learns_from {
+        if !now.is_under_way && Instant::now() + LEARN_TIMEOUT < now.learns_from {
             return false;
         }
         let has_ended = |fetches: &Fetches| fetches.ended > now.ended;
