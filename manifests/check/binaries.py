@@ -1,5 +1,6 @@
 """Compares what the manifests tell the containers with what the binaries take."""
 
+import hashlib
 import re
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-# What a mounted Secret has, by the name of its file: a CA, of which nobody has the key, and a password.
+# What a mounted Secret has, by the name of its file: a CA, of which nobody has the key, a password, and the hash of a token.
 SECRETS = {
     "ca.crt": """-----BEGIN CERTIFICATE-----
 MIIBeDCCAR+gAwIBAgIUIR/MuykqyNedoVR+X8V91SqS3H8wCgYIKoZIzj0EAwIw
@@ -23,6 +24,7 @@ GXQetefngotzTgIgURyL58BDfSnY8sClaSsUPucuo8LxYI4i0XKLmNNQAbI=
 -----END CERTIFICATE-----
 """,
     "password": "secret",
+    "tokens": f"check read,write {hashlib.sha256(b'te_check').hexdigest()}\n",
 }
 # What a variable from a Secret has, by the key there, where it is no password.
 STAND_INS = {"uri": "postgresql://task_api:secret@127.0.0.1:1/tasks"}
@@ -99,6 +101,13 @@ def probe_errors(container: dict, env: dict[str, str], binary: Path) -> list[str
                 status = answer(f"http://127.0.0.1:{port}{get['path']}", process)
                 if status not in (200, 503):
                     found.append(f"{name}: {probe} asks {get['path']}, which answers {status}")
+            if "API_TOKENS_FILE" in env:
+                # Who may call is told so by the database that is not there.
+                known = 503 if "DATABASE_URL" in here else 200
+                for token, wanted in ((None, 401), ("te_other", 401), ("te_check", known)):
+                    status = answer(f"http://127.0.0.1:{port}/tasks", process, token)
+                    if status != wanted:
+                        found.append(f"{name}: who calls with the token {token} is answered {status}, not {wanted}")
         finally:
             process.terminate()
             process.wait(TIME_LIMIT)
@@ -112,12 +121,13 @@ def moved(value: str, mounts: list[str], to: str) -> str:
     return value
 
 
-def answer(url: str, process: subprocess.Popen) -> int | str:
+def answer(url: str, process: subprocess.Popen, token: str | None = None) -> int | str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     end = time.monotonic() + TIME_LIMIT
     while time.monotonic() < end:
         try:
-            return opener.open(url, timeout=2).status
+            return opener.open(request, timeout=2).status
         except urllib.error.HTTPError as error:
             return error.code
         except OSError:
