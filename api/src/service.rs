@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_events::backoff::Backoff;
-use task_events::database::{DatabaseError, DatabaseUrl};
+use task_events::database::{DatabaseError, DatabaseUrl, Session};
 use task_events::error_code::{Code, Coded};
 use task_events::registry::{RegistryError, subject_of};
 use task_events::services;
@@ -194,7 +194,7 @@ async fn serve_once_open(
 ) -> Result<(), ServiceError> {
     let mut opening =
         pin!(open(&store, url, args.database_migrate, moved.as_ref().map(|moved| (state_dir, moved))));
-    let is_open = match signals.or(timeout(OPEN_TIMEOUT, &mut opening)).await {
+    let mut is_open = match signals.or(timeout(OPEN_TIMEOUT, &mut opening)).await {
         None => return Ok(()),
         Some(Ok(opened)) => opened.map(|()| true)?,
         Some(Err(_)) => false,
@@ -203,14 +203,23 @@ async fn serve_once_open(
     if !is_open {
         log::warn!("requests are answered 503 until the {} can be used", url.place());
     }
-    let mut serving = pin!(serve(args, edge, (listener, tls), store.clone(), state_dir, signals));
-    tokio::select! {
-        biased;
-        opened = &mut opening, if !is_open => match opened {
-            Ok(()) => serving.await,
-            Err(error) => Err(error.into()),
-        },
-        served = &mut serving => served,
+    let (stop, stopped) = shutdown::channel();
+    let mut serving = pin!(serve(args, edge, (listener, tls), store.clone(), state_dir, stopped.clone()));
+    let mut failure = Ok(());
+    loop {
+        tokio::select! {
+            biased;
+            () = signals.requested(), if !stopped.is_requested() => stop.stop(),
+            opened = &mut opening, if !is_open => {
+                is_open = true;
+                if let Err(error) = opened {
+                    // Requests are ended in order, as by a signal.
+                    failure = Err(error.into());
+                    stop.stop();
+                }
+            }
+            served = &mut serving => return failure.and(served),
+        }
     }
 }
 
@@ -223,14 +232,12 @@ async fn open(
 ) -> Result<(), DatabaseError> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        let opened = async {
-            if let Some((state_dir, moved)) = moved {
-                // Before anything is written there: another database would get tasks, and these would be left out.
-                check_arrival(url, state_dir, moved).await?;
-            }
-            store.open_database(migrates).await
+        let check = async |session: &Session| match moved {
+            // Another database would get tasks, and these would be left out.
+            Some((state_dir, moved)) => check_arrival(session, &url.place(), state_dir, moved).await,
+            None => Ok(()),
         };
-        match opened.await {
+        match store.open_database(migrates, check).await {
             Ok(()) => {
                 log::info!("tasks are in the {}", url.place());
                 return Ok(());

@@ -7,6 +7,7 @@
 //! | `args` | flags and environment |
 //! | `encryption` | TLS below a connection |
 //! | `hosts` | which host, and which address of it, is tried when |
+//! | `first` | with which of several an attempt begins |
 //! | `session` | a connection, which ends with its value |
 //! | `migrations` | the versions of the schema |
 //! | `error` | what went wrong, by what to do about it |
@@ -25,6 +26,7 @@ mod address;
 mod args;
 mod encryption;
 mod error;
+mod first;
 mod hosts;
 mod migrations;
 mod session;

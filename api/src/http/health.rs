@@ -55,7 +55,10 @@ pub(super) async fn ready(state: Data<State>) -> HttpResponse {
     let oldest = state.store.oldest_age().await.filter(|_| waiting > 0);
     let body = Readiness {
         status: if store_failure.is_none() { "ready" } else { "not ready" },
-        kafka: KafkaHealth { reachable: relay.reachable, waiting_for: relay.waiting_for },
+        kafka: KafkaHealth {
+            reachable: relay.reachable,
+            waiting_for: relay.waiting_for.or_else(|| state.store.publishing_failure()),
+        },
         outbox: OutboxHealth { waiting, oldest_age_seconds: oldest.map(|age| age.as_secs_f64()) },
         unreadable_values: state.store.unreadable_values(),
         access_failure: state.edge.as_ref().and_then(|edge| edge.access.as_ref()?.failure()),

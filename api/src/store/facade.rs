@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use task_events::database::{DatabaseError, DatabaseUrl};
+use task_events::database::{DatabaseError, DatabaseUrl, Session};
 use task_events::metrics::Durations;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -74,7 +74,7 @@ impl Store {
     /// called in the runtime that its tasks are to run in, which end when all clones of the store are dropped.
     pub async fn connect(url: &DatabaseUrl, migrates: bool) -> Result<(Self, Closing), DatabaseError> {
         let (store, closing) = Self::start(url).await?;
-        store.open_database(migrates).await?;
+        store.open_database(migrates, async |_| Ok(())).await?;
         Ok((store, closing))
     }
 
@@ -85,11 +85,16 @@ impl Store {
         Ok((Self(Backend::Postgres(postgres)), closing))
     }
 
-    /// Connects to the database, if it is one, whose schema is brought up to date where `migrates`.
-    pub async fn open_database(&self, migrates: bool) -> Result<(), DatabaseError> {
+    /// Connects to the database, if it is one, whose schema is brought up to date where `migrates`. Before anything is
+    /// written there, `check` may refuse it.
+    pub async fn open_database(
+        &self,
+        migrates: bool,
+        check: impl AsyncFnOnce(&Session) -> Result<(), DatabaseError>,
+    ) -> Result<(), DatabaseError> {
         match &self.0 {
             Backend::Embedded(_) => Ok(()),
-            Backend::Postgres(store) => store.open(migrates).await,
+            Backend::Postgres(store) => store.open(migrates, check).await,
         }
     }
 
@@ -290,6 +295,14 @@ impl Store {
         match &self.0 {
             Backend::Embedded(store) => store.failure(),
             Backend::Postgres(store) => store.failure(),
+        }
+    }
+
+    /// Why this replica does not publish, where it is not for Kafka or another replica.
+    pub fn publishing_failure(&self) -> Option<String> {
+        match &self.0 {
+            Backend::Embedded(_) => None,
+            Backend::Postgres(store) => store.publishing_failure(),
         }
     }
 

@@ -53,7 +53,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use task_events::database::{self, DatabaseError, DatabaseUrl};
+use task_events::database::{self, DatabaseError, DatabaseUrl, Session};
 use task_events::metrics::Durations;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -70,6 +70,7 @@ use crate::reply::Desk;
 use keeper::Report;
 use pool::Pool;
 use shared::Shared;
+use turn::TurnError;
 use writer::Waiting;
 
 /// Changes that wait for a writer, at most.
@@ -173,10 +174,19 @@ impl Postgres {
         Ok((Self(Arc::new(inner)), Closing(tasks)))
     }
 
-    /// Connects, and looks at the schema, which is brought up to date where `migrates`.
-    pub(super) async fn open(&self, migrates: bool) -> Result<(), DatabaseError> {
+    /// Connects, has the database checked, and looks at the schema, which is brought up to date where `migrates`.
+    pub(super) async fn open(
+        &self,
+        migrates: bool,
+        check: impl AsyncFnOnce(&Session) -> Result<(), DatabaseError>,
+    ) -> Result<(), DatabaseError> {
         let shared = &self.0.shared;
-        let opened = async { database::ensure(&*shared.connect().await?, migrates).await }.await;
+        let opened = async {
+            let session = shared.connect().await?;
+            check(&session).await?;
+            database::ensure(&session, migrates).await
+        };
+        let opened = opened.await;
         shared.set_open(opened.as_ref().map(|_| ()));
         opened.map(|_| ())
     }
@@ -277,6 +287,11 @@ impl Postgres {
     pub(super) fn failure(&self) -> Option<String> {
         let shared = &self.0.shared;
         shared.not_open().or_else(|| shared.health.failure()).map(|failure| failure.to_string())
+    }
+
+    /// Why events wait, also where Kafka takes them.
+    pub(super) fn publishing_failure(&self) -> Option<String> {
+        self.0.shared.leaves_turn.load(Ordering::Relaxed).then(|| TurnError::Unreadable.to_string())
     }
 
     pub(super) fn unreadable_values(&self) -> usize {

@@ -13,7 +13,7 @@ mod service;
 mod tls;
 mod turns;
 
-use harness::{Postgres, Proxy, free_port};
+use harness::{Postgres, Proxy};
 use task_api::store::Store;
 use task_api::store::postgres::Closing;
 use task_events::database::DatabaseUrl;
@@ -34,8 +34,8 @@ async fn replicas(database: &str, count: usize) -> Option<(&'static Postgres, Ve
 async fn behind_proxy(database: &str) -> Option<(&'static Postgres, Proxy, Store, Closing)> {
     let server = Postgres::shared().unwrap()?;
     server.create_database(database).unwrap();
-    let proxy = Proxy::start(free_port().unwrap(), server.port(), 1).await.unwrap();
-    let url = server.url(database).replace(&server.port().to_string(), &proxy.port().to_string());
+    let proxy = Proxy::start(0, server.port(), 1).await.unwrap();
+    let url = server.url_at(proxy.port(), database);
     let (store, tasks) = Store::connect(&DatabaseUrl::new(&url), true).await.unwrap();
     Some((server, proxy, store, tasks))
 }

@@ -2,14 +2,14 @@
 //!
 //! # Invariants
 //!
-//! 1. *None hides another.* One that accepts a connection and answers nothing, as a machine whose disk hangs, costs its own
-//!    time; and it is not tried first the next time.
+//! 1. *None hides another.* A host, or an address of one, that accepts a connection and answers nothing, as a machine
+//!    whose disk hangs, costs its own time; and it is not tried first the next time. One that serves stays the first, also
+//!    for those who connect at the same time.
 //! 2. *The error is of all of them*, by name, and is what tells most: that one of them is a standby says nothing where
 //!    another cannot be reached, or is not trusted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::lookup_host;
@@ -18,6 +18,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, LoadBalanceHosts};
 
 use super::error::{DatabaseError, Trouble};
+use super::first::First;
 
 /// Time for one of several: connection, TLS, login, and whether it takes changes.
 const ONE_OF_SEVERAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -29,19 +30,20 @@ type Attempt<'a, T> = Pin<Box<dyn Future<Output = Result<T, DatabaseError>> + Se
 pub(super) type Connect<'a, T> = dyn Fn(&Config) -> Attempt<'_, T> + Sync + 'a;
 
 /// One host.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Target {
     /// As it is shown.
     name: String,
     config: Config,
+    /// Of its addresses.
+    first: First,
 }
 
 /// The hosts of an address.
 #[derive(Debug)]
 pub(super) struct Hosts {
     targets: Vec<Target>,
-    /// The one to begin with: the last that served, or that was not tried.
-    first: AtomicUsize,
+    first: First,
 }
 
 impl Hosts {
@@ -62,22 +64,21 @@ impl Hosts {
             let name = names.get(number).cloned().flatten();
             let name = name.unwrap_or_else(|| format!("host {}", number + 1));
             let config = single(config, host, addresses.get(number).copied(), port(config, number));
-            Target { name, config }
+            Target { name, config, first: First::default() }
         };
-        Ok(Self { targets: hosts.iter().enumerate().map(target).collect(), first: AtomicUsize::new(0) })
+        Ok(Self { targets: hosts.iter().enumerate().map(target).collect(), first: First::default() })
     }
 
     /// The first of them to which `connect` succeeds.
     pub(super) async fn first_of<T>(&self, connect: &Connect<'_, T>) -> Result<T, DatabaseError> {
-        let (count, first) = (self.targets.len(), self.first.load(Ordering::Relaxed));
+        let (count, mut known) = (self.targets.len(), self.first.known());
         let mut errors = Vec::new();
-        for number in (first..first + count).map(|number| number % count.max(1)) {
+        for number in known.in_turn(count) {
             let Some(target) = self.targets.get(number) else { continue };
-            // Where this one takes all the time that there is, the next attempt begins behind it.
-            self.first.store(number + 1, Ordering::Relaxed);
+            let trial = self.first.trial(number, &mut known);
             match target.connect(connect, count > 1).await {
                 Ok(connected) => {
-                    self.first.store(number, Ordering::Relaxed);
+                    trial.has_served();
                     return Ok(connected);
                 }
                 Err(error) => errors.push((target.name.as_str(), error)),
@@ -94,9 +95,20 @@ impl Target {
         is_one_of_several: bool,
     ) -> Result<T, DatabaseError> {
         let addresses = self.addresses().await?;
-        let is_one_of_several = is_one_of_several || addresses.len() > 1;
-        let mut errors = Vec::new();
-        for config in &addresses {
+        self.first_of(&addresses, connect, is_one_of_several || addresses.len() > 1).await
+    }
+
+    /// The first of its addresses to which `connect` succeeds.
+    async fn first_of<T>(
+        &self,
+        addresses: &[Config],
+        connect: &Connect<'_, T>,
+        is_one_of_several: bool,
+    ) -> Result<T, DatabaseError> {
+        let (mut errors, mut known) = (Vec::new(), self.first.known());
+        for number in known.in_turn(addresses.len()) {
+            let Some(config) = addresses.get(number) else { continue };
+            let trial = self.first.trial(number, &mut known);
             let connected = if is_one_of_several {
                 let connected = timeout(ONE_OF_SEVERAL_TIMEOUT, connect(config)).await;
                 connected.unwrap_or_else(|_| Err(DatabaseError::timeout("connect")))
@@ -104,7 +116,10 @@ impl Target {
                 connect(config).await
             };
             match connected {
-                Ok(connected) => return Ok(connected),
+                Ok(connected) => {
+                    trial.has_served();
+                    return Ok(connected);
+                }
                 Err(error) => errors.push(("", error)),
             }
         }
@@ -216,101 +231,4 @@ fn all(mut errors: Vec<(&str, DatabaseError)>) -> DatabaseError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::pending;
-    use std::sync::Mutex;
-
-    use super::*;
-
-    fn hosts(address: &str) -> Hosts {
-        Hosts::of(&address.parse().unwrap()).unwrap()
-    }
-
-    fn host(config: &Config) -> String {
-        let [Host::Tcp(name)] = config.get_hosts() else { panic!("{config:?}") };
-        name.clone()
-    }
-
-    /// 127.0.0.N: what that one does.
-    async fn connected(
-        hosts: &Hosts,
-        tried: &Mutex<Vec<String>>,
-        which: &str,
-    ) -> Result<String, DatabaseError> {
-        let connect: &Connect<'_, String> = &|config| {
-            let (host, is_it) = (host(config), host(config) == which);
-            tried.lock().unwrap().push(host.clone());
-            Box::pin(async move {
-                let refused = |trouble, why| Err(DatabaseError::new(trouble, why));
-                match host.as_str() {
-                    "127.0.0.1" => pending().await,
-                    "127.0.0.2" => refused(Trouble::ReadOnly, "it is a standby"),
-                    "127.0.0.3" => refused(Trouble::Connection, "TLS: its certificate is of another"),
-                    _ if is_it => Ok(host),
-                    _ => refused(Trouble::Connection, "refused"),
-                }
-            })
-        };
-        hosts.first_of(connect).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_host_that_answers_nothing_hides_no_other_and_is_not_tried_first_again() {
-        let hosts = hosts("postgres://u:p@127.0.0.1,127.0.0.2,127.0.0.4:5433/d?connect_timeout=2");
-        let tried = Mutex::<Vec<String>>::default();
-        let taken = || std::mem::take(&mut *tried.lock().unwrap()).concat().replace("127.0.0.", "");
-        assert_eq!(connected(&hosts, &tried, "127.0.0.4").await.unwrap(), "127.0.0.4");
-        assert_eq!(taken(), "124");
-        assert_eq!(connected(&hosts, &tried, "127.0.0.4").await.unwrap(), "127.0.0.4");
-        assert_eq!(taken(), "4");
-        assert!(connected(&hosts, &tried, "none").await.is_err());
-        assert_eq!(taken(), "412");
-        // A connect that is given up while it waits for one: the next begins behind that.
-        let hosts = self::hosts("postgres://u:p@127.0.0.1,127.0.0.2,127.0.0.4/d");
-        assert!(timeout(Duration::from_secs(1), connected(&hosts, &tried, "127.0.0.4")).await.is_err());
-        assert_eq!(connected(&hosts, &tried, "127.0.0.4").await.unwrap(), "127.0.0.4");
-        assert_eq!(taken(), "124");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_error_names_each_host_and_is_what_tells_most() {
-        let tried = Mutex::<Vec<String>>::default();
-        let error = async |address| connected(&hosts(address), &tried, "none").await.unwrap_err();
-        let of_all = error("postgres://u:hush@127.0.0.3,127.0.0.2:5433,127.0.0.1/d").await;
-        assert_eq!(of_all.trouble(), Trouble::Connection);
-        assert_eq!(
-            of_all.to_string(),
-            "127.0.0.3: TLS: its certificate is of another; 127.0.0.2:5433: it is a standby; \
-             127.0.0.1: connect: the database does not answer in time"
-        );
-        let standbys = error("postgres://u:hush@127.0.0.2,127.0.0.2/d").await;
-        assert_eq!(
-            (standbys.trouble(), standbys.to_string().as_str()),
-            (Trouble::ReadOnly, "127.0.0.2: it is a standby")
-        );
-        let alone = error("postgres://u:hush@127.0.0.2/d").await;
-        assert_eq!(alone.to_string(), "it is a standby");
-    }
-
-    #[test]
-    fn a_host_alone_has_all_that_the_address_says() {
-        let config: Config =
-            "host=a,b port=1,2 user=u password=p dbname=d options=o application_name=n connect_timeout=7 \
-            tcp_user_timeout=8 keepalives=0 keepalives_idle=9 keepalives_interval=10 keepalives_retries=11 \
-            target_session_attrs=read-write channel_binding=require sslmode=require"
-                .parse()
-                .unwrap();
-        let wanted: Config =
-            "host=b port=2 user=u password=p dbname=d options=o application_name=n connect_timeout=7 \
-            tcp_user_timeout=8 keepalives=0 keepalives_idle=9 keepalives_interval=10 keepalives_retries=11 \
-            target_session_attrs=read-write channel_binding=require sslmode=require"
-                .parse()
-                .unwrap();
-        let hosts = Hosts::of(&config).unwrap();
-        assert_eq!(hosts.targets[1].config, wanted);
-        for wrong in ["host=a,b port=1,2,3", "host=a,b hostaddr=10.0.0.1", "host=a load_balance_hosts=random"]
-        {
-            assert!(Hosts::of(&wrong.parse().unwrap()).is_err(), "{wrong}");
-        }
-    }
-}
+mod tests;

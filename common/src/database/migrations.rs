@@ -37,6 +37,8 @@ const MIGRATIONS: &[Migration] = &[
 
 /// Tells the lock of migrations from those of other programs in the database.
 const LOCK: i64 = 0x7461_736b_6576_6e74;
+/// Time to read what the database has: a server that freezes behind a login may not be missed otherwise.
+const STATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for another process to finish its migrations, and for our own.
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -98,6 +100,11 @@ impl SchemaState {
 
 /// What the database has.
 pub async fn state(client: &Client) -> Result<SchemaState, DatabaseError> {
+    let read = timeout(STATE_TIMEOUT, read(client)).await;
+    read.unwrap_or_else(|_| Err(DatabaseError::timeout("look at its schema")))
+}
+
+async fn read(client: &Client) -> Result<SchemaState, DatabaseError> {
     // Read from the catalogue: a name that was looked up before, and was missing, is missing in the server's cache still
     // when the lock of migrations has been waited for.
     let there = "SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -214,6 +221,22 @@ mod tests {
             }
             let applied: usize = replicas.join_all().await.into_iter().sum();
             assert_eq!(applied, MIGRATIONS.len(), "once");
+        }
+    }
+
+    /// As a server whose disk hangs, and whose kernel goes on to acknowledge.
+    #[tokio::test]
+    async fn a_server_that_freezes_behind_the_login_is_left_in_time() {
+        let Some(server) = harness::Postgres::shared().unwrap() else { return };
+        server.create_database("frozen").unwrap();
+        let proxy = harness::Proxy::start(0, server.port(), 1).await.unwrap();
+        let endpoint = DatabaseUrl::new(&server.url_at(proxy.port(), "frozen")).endpoint().await.unwrap();
+        let session = connect(&endpoint, None).await.unwrap();
+        proxy.set(harness::Mode::HalfOpen, 100);
+        tokio::time::pause();
+        for migrates in [false, true] {
+            let left = timeout(2 * STATE_TIMEOUT, ensure(&session, migrates)).await.expect("in time");
+            assert!(left.unwrap_err().may_pass(), "it is tried again");
         }
     }
 

@@ -156,7 +156,12 @@ impl Postgres {
 
     /// The address of a database.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        self.url_at(self.port, database)
+    }
+
+    /// The same by way of another port: of a proxy, or of several hosts.
+    pub fn url_at(&self, port: u16, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/{database}")
     }
 
     /// Makes a database, unless it is there.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use task_events::database::{self, DatabaseError, DatabaseUrl, Session};
+use task_events::database::{DatabaseError, Session};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -12,11 +12,15 @@ use super::error::ImportError;
 use super::staging::within;
 
 /// Refuses a database that does not have the tasks of that store. Changes nothing there.
-pub async fn check_arrival(url: &DatabaseUrl, folder: &Path, moved: &Moved) -> Result<(), DatabaseError> {
-    let session = database::connect(&url.endpoint().await?, None).await?;
-    match has(&session, moved.id).await {
+pub async fn check_arrival(
+    session: &Session,
+    place: &str,
+    folder: &Path,
+    moved: &Moved,
+) -> Result<(), DatabaseError> {
+    match has(session, moved.id).await {
         Ok(true) => Ok(()),
-        Ok(false) => Err(DatabaseError::address(missing(&url.place(), folder, moved))),
+        Ok(false) => Err(DatabaseError::address(missing(place, folder, moved))),
         Err(ImportError::Database(error)) => Err(error),
         Err(error) => Err(DatabaseError::address(error)),
     }

@@ -16,6 +16,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const EVERY_WHILE_FAILING: Duration = Duration::from_millis(250);
 /// How often another connection is made, which leads to the primary: the former one may go on to answer after a failover.
 const CONNECT_EVERY: Duration = Duration::from_secs(10);
+/// Time for it, where there is one: new logins may hang while those that are there work.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for one round, and for counting and removing in it.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(8);
 const KEEP_TIMEOUT: Duration = Duration::from_secs(4);
@@ -64,7 +66,13 @@ async fn round(shared: &Shared, connected: &mut Option<Connected>) -> Result<(),
     drop(there);
     let is_fresh = |(_, made): &Connected| made.elapsed() < CONNECT_EVERY;
     if !connected.as_ref().is_some_and(is_fresh) {
-        match shared.connect().await {
+        let reconnected = match connected {
+            Some(_) => timeout(RECONNECT_TIMEOUT, shared.connect())
+                .await
+                .unwrap_or_else(|_| Err(DatabaseError::timeout("connect"))),
+            None => shared.connect().await,
+        };
+        match reconnected {
             Ok(session) => *connected = Some((session, Instant::now())),
             Err(error) if connected.is_none() => return Err(error),
             // What there is tells more.
@@ -102,4 +110,32 @@ async fn round(shared: &Shared, connected: &mut Option<Connected>) -> Result<(),
         Err(_) => log::debug!("counting what waits, or removing what has expired, takes too long"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use harness::{Postgres, Proxy};
+    use task_events::database::{DatabaseUrl, ensure};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// As with a slow look-up of host names, or a pooler whose pool is full.
+    #[tokio::test]
+    async fn where_new_logins_hang_the_connection_that_is_there_tells_more() {
+        let Some(server) = Postgres::shared().unwrap() else { return };
+        server.create_database("logins").unwrap();
+        let proxy = Proxy::start(0, server.port(), 1).await.unwrap();
+        let url = DatabaseUrl::new(&server.url_at(proxy.port(), "logins"));
+        let shared = Shared::new(url.endpoint().await.unwrap(), url.place());
+        let session = shared.connect().await.unwrap();
+        ensure(&session, true).await.unwrap();
+        // The system accepts for it, and nobody reads.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        proxy.lead_to(silent.local_addr().unwrap().port());
+        let mut connected = Some((session, Instant::now().checked_sub(CONNECT_EVERY).unwrap()));
+        let round = timeout(ROUND_TIMEOUT, round(&shared, &mut connected)).await;
+        assert!(matches!(round, Ok(Ok(()))), "{round:?}");
+        assert!(connected.is_some_and(|(session, _)| !session.is_closed()));
+    }
 }

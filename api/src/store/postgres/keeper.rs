@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use task_events::database::Session;
@@ -74,7 +75,11 @@ enum End {
 impl TurnError {
     /// How long another replica may take the turn before this one tries again.
     fn pause(&self) -> Duration {
-        if matches!(self, Self::Unreadable) { turn::LEASE } else { CLAIM_EVERY }
+        if self.is_unreadable() { turn::LEASE } else { CLAIM_EVERY }
+    }
+
+    fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Unreadable)
     }
 }
 
@@ -108,6 +113,7 @@ pub(super) async fn run(
         match begin(&shared, &mut session).await {
             Ok(Some(held)) => {
                 reminder = Reminder::default();
+                shared.leaves_turn.store(false, Ordering::Relaxed);
                 let Some(holding) = &session else { continue };
                 let end = hold(&shared, holding, held, &mut reports, &mut wanted).await;
                 shared.turn.send_replace(None);
@@ -115,6 +121,7 @@ pub(super) async fn run(
                 match end {
                     End::Unwanted => continue,
                     End::Lost(why) => {
+                        shared.leaves_turn.store(why.is_unreadable(), Ordering::Relaxed);
                         log::warn!("the relay's turn is over: {why}");
                         pause = why.pause();
                     }
@@ -124,8 +131,12 @@ pub(super) async fn run(
                     session.abandon();
                 }
             }
-            Ok(None) => reminder = Reminder::default(),
+            Ok(None) => {
+                reminder = Reminder::default();
+                shared.leaves_turn.store(false, Ordering::Relaxed);
+            }
             Err(error) => {
+                shared.leaves_turn.store(error.is_unreadable(), Ordering::Relaxed);
                 if reminder.is_due(&error.to_string()) {
                     log::warn!("the relay's turn cannot be taken: {error}");
                 }

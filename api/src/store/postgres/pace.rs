@@ -60,6 +60,11 @@ impl Calls {
         }
         later
     }
+
+    /// One that was owed is made: those that follow are due by its time.
+    pub(super) fn made(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +85,9 @@ mod tests {
         assert_eq!(calls.due(7), Some(due));
         advance(Duration::from_millis(1)).await;
         assert_eq!(calls.due(7), None);
+        advance(CALL_EVERY).await;
+        calls.made();
+        assert_eq!(calls.due(7), Some(Instant::now() + CALL_EVERY), "one that was owed counts");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! What the tasks of the store share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use task_events::database::{self, DatabaseError, Endpoint, ServerProcess, Session};
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) turn: watch::Sender<Option<Uuid>>,
     /// Until when that is surely its own.
     pub(super) valid_until: Mutex<Option<Instant>>,
+    /// More events than it may leave out cannot be read here: it leaves the turn to other replicas.
+    pub(super) leaves_turn: AtomicBool,
     /// For the task that pulls events: there may be more.
     pub(super) wake: Arc<Notify>,
     pub(super) ledger: Mutex<Ledger>,
@@ -70,6 +72,7 @@ impl Shared {
             flights: Histogram::default(),
             turn: watch::Sender::default(),
             valid_until: Mutex::default(),
+            leaves_turn: AtomicBool::default(),
             wake: Arc::default(),
             ledger: Mutex::default(),
         }

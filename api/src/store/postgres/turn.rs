@@ -46,7 +46,9 @@ pub(super) enum TurnError {
     Database(#[from] DatabaseError),
     #[error("another replica has taken it, or the database went back to an earlier state")]
     Lost,
-    #[error("too many events cannot be read by this version: another replica may read them")]
+    #[error(
+        "too many events cannot be read by this version: another replica may read them; if none can, no events are published until one of the newest version runs, or what is damaged is set aside (docs/runbook.md#events-that-no-replica-can-read)"
+    )]
     Unreadable,
 }
 
@@ -230,8 +232,8 @@ impl Held {
 
 impl Term {
     /// The next events, in order, without those rows and without those of the partitions that have enough; and whether
-    /// there may be more. All is read in one state of the database, together with the term. Where partitions are left
-    /// out, a part of the outbox at a time: whatever has piled up for them, no statement takes long.
+    /// there may be more. All is read in one state of the database, together with the term. Where partitions or tasks are
+    /// left out, a part of the outbox at a time: whatever has piled up for them, no statement takes long.
     pub(super) async fn pull(
         &self,
         session: &Session,
@@ -245,7 +247,7 @@ impl Term {
         }
         // Read before the state of the database is: there the count is the same or higher, unless it went back.
         let known = self.count.load(Ordering::Acquire);
-        if full.is_empty() {
+        if full.is_empty() && without.hashes.is_empty() {
             let events = self.part(session, without, partitions, full, (0, i64::MAX), known).await?;
             let is_limited = events.len() >= PULL;
             return Ok((events, is_limited));
@@ -326,7 +328,7 @@ mod tests {
 
     /// Whatever has piled up: no statement looks at more than a part of it, and none is sent where nothing is wanted.
     #[tokio::test]
-    async fn what_waits_for_a_full_partition_is_passed_over_by_parts() {
+    async fn what_waits_for_a_full_partition_or_a_blocked_task_is_passed_over_by_parts() {
         let Some(server) = Postgres::shared().unwrap() else { return };
         server.create_database("parts").unwrap();
         let endpoint = DatabaseUrl::new(&server.url("parts")).endpoint().await.unwrap();
@@ -349,6 +351,14 @@ mod tests {
         assert_eq!(pull(&[0], over).await, (vec![], true));
         assert_eq!(pull(&[0], later).await, (vec![1 + PART, 1 + 3 * PART], false));
         assert_eq!(pull(&[1], later).await, (vec![1], false));
+        let pull_without = async |hash, until| {
+            let without = Without { hashes: vec![hash], ..Without::default() };
+            let (events, is_limited) = held.term.pull(&session, &without, 2, &[], until).await.unwrap();
+            (events.iter().map(|event| event.seq).collect::<Vec<_>>(), is_limited)
+        };
+        assert_eq!(pull_without(0, over).await, (vec![], true));
+        assert_eq!(pull_without(0, later).await, (vec![1 + PART, 1 + 3 * PART], false));
+        assert_eq!(pull_without(1, later).await, (vec![1], false));
         // As after a crash that forgot what the holder did last.
         held.term.count.fetch_add(1, Ordering::AcqRel);
         for full in [&[][..], &[0]] {

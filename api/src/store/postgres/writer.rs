@@ -37,6 +37,8 @@ use crate::reply::{Group, Reply};
 const MAX_GROUP: usize = 1_000;
 /// Time for one flight: longer than the server gives a statement.
 const FLIGHT_TIMEOUT: Duration = Duration::from_secs(6);
+/// Time to call the relay of another replica: it looks by itself before long, and the next group waits behind the call.
+const CALL_TIMEOUT: Duration = Duration::from_millis(100);
 /// Time for a group, from its oldest change on: below what a request waits.
 const GROUP_TIMEOUT: Duration = Duration::from_millis(9_500);
 /// A change that has waited for less is not late.
@@ -135,7 +137,8 @@ impl Writer {
         (!is_due || !group.is_empty()).then_some(group.len())
     }
 
-    /// Calls the relay, if that is owed. Where it fails, the relay looks by itself before long.
+    /// Calls the relay, if that is owed. Where it fails, the relay looks by itself before long; the connection is not used
+    /// again.
     async fn call(&mut self) {
         if self.call.take().is_none() {
             return;
@@ -143,7 +146,13 @@ impl Writer {
         if self.shared.has_turn() {
             self.shared.wake.notify_one();
         } else if let Some(session) = &self.session {
-            drop(flight("call the relay", statements::call(session)).await);
+            self.shared.calls.made();
+            let called = timeout(CALL_TIMEOUT, statements::call(session)).await;
+            if !matches!(called, Ok(Ok(())))
+                && let Some(session) = self.session.take()
+            {
+                session.abandon();
+            }
         }
     }
 

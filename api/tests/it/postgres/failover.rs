@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use harness::{Fault, Postgres, Proxy, free_port};
+use harness::{Fault, Postgres, Proxy};
 use task_api::relay::Relay;
 use task_api::store::{Filter, Store};
 use task_events::database::DatabaseUrl;
@@ -31,8 +31,8 @@ async fn a_former_primary_that_still_answers_is_left_for_the_new_one() {
     let there = done(&other, create("made by another replica")).await;
     close(other, Writer::Tasks(tasks)).await;
 
-    let proxy = Proxy::start(free_port().unwrap(), former.port(), 1).await.unwrap();
-    let url = former.url("tasks").replace(&former.port().to_string(), &proxy.port().to_string());
+    let proxy = Proxy::start(0, former.port(), 1).await.unwrap();
+    let url = former.url_at(proxy.port(), "tasks");
     let (store, tasks) = Store::connect(&DatabaseUrl::new(&url), true).await.unwrap();
     let mut turn = timeout(SOON, store.turn()).await.unwrap();
     done(&store, create("before")).await;

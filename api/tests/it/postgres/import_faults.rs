@@ -161,7 +161,7 @@ async fn who_may_not_make_a_schema_uses_the_one_that_was_made_for_it() {
     let Some(server) = Postgres::shared().unwrap() else { return };
     let root = tempfile::tempdir().unwrap();
     made(root.path(), "one").await;
-    let (url, session) = target(server, "import_granted").await;
+    let (_, session) = target(server, "import_granted").await;
     let grants = "CREATE ROLE mover LOGIN; CREATE SCHEMA task_events_import AUTHORIZATION mover; \
         GRANT USAGE ON SCHEMA task_events TO mover; \
         GRANT ALL ON ALL TABLES IN SCHEMA task_events TO mover; \
@@ -171,7 +171,8 @@ async fn who_may_not_make_a_schema_uses_the_one_that_was_made_for_it() {
     let mover = task_events::database::DatabaseUrl::new(&as_mover);
     assert_ne!(as_mover, server.url("import_granted"));
     assert_eq!(execute(root.path(), &mover).await.outcome, Outcome::Moved);
-    check_arrival(&url, root.path(), &Store::moved(&folder(root.path())).unwrap().unwrap()).await.unwrap();
+    let moved = Store::moved(&folder(root.path())).unwrap().unwrap();
+    check_arrival(&session, &mover.place(), root.path(), &moved).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,12 +209,13 @@ async fn only_the_database_that_has_the_tasks_is_taken_in_place_of_the_store() {
     assert_eq!(execute(root.path(), &url).await.outcome, Outcome::Moved);
     let moved = Store::moved(&folder(root.path())).unwrap().unwrap();
     session.batch_execute("DROP SCHEMA task_events_import CASCADE").await.unwrap();
-    check_arrival(&url, root.path(), &moved).await.unwrap();
+    check_arrival(&session, &url.place(), root.path(), &moved).await.unwrap();
     let (migrated, _) = target(server, "import_elsewhere").await;
     server.create_database("import_nowhere").unwrap();
     let empty = task_events::database::DatabaseUrl::new(&server.url("import_nowhere"));
     for other in [migrated, empty] {
-        let error = check_arrival(&other, root.path(), &moved).await.unwrap_err();
+        let session = task_events::database::connect(&other.endpoint().await.unwrap(), None).await.unwrap();
+        let error = check_arrival(&session, &other.place(), root.path(), &moved).await.unwrap_err();
         assert!(!error.may_pass() && error.to_string().contains("does not have the tasks"), "{error}");
     }
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'task%'";

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use harness::{Mode, Postgres, Proxy, Signal};
 use reqwest::StatusCode;
 use serde_json::Value;
+use task_api::store::import::Outcome;
 use tokio::time::timeout;
 
+use super::import::{execute, made, target};
 use crate::process::Service;
 use crate::relay::Cluster;
-use crate::support::eventually;
+use crate::support::{NO_KAFKA, eventually};
 
 /// Time for a process to end that does not start.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -71,7 +73,7 @@ async fn a_replica_that_starts_before_its_database_says_so_and_serves_once_it_is
     let proxy = Proxy::start(0, server.port(), 1).await.unwrap();
     proxy.set(Mode::Cut, 100);
     let kafka = cluster.broker.addr().to_string();
-    let url = server.url("early").replace(&server.port().to_string(), &proxy.port().to_string());
+    let url = server.url_at(proxy.port(), "early");
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let service = Service::with_database(dirs[0].path(), &kafka, &url).await;
     assert_eq!(service.get("/healthz").await.0, StatusCode::OK);
@@ -96,6 +98,32 @@ async fn a_replica_that_starts_before_its_database_says_so_and_serves_once_it_is
     eventually("the service is ready", is_ready).await;
     posted(&service, &cluster, "once it is there").await;
     cluster.broker.shutdown().await;
+}
+
+/// It is known why it is not served; and a database without its tasks ends the process in order, also later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_moved_says_what_its_database_lacks_and_ends_in_order_without_its_tasks() {
+    let Some(server) = Postgres::shared().unwrap() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    made(dir.path(), "moved").await;
+    let (url, _) = target(server, "moved_late").await;
+    assert_eq!(execute(dir.path(), &url).await.outcome, Outcome::Moved);
+    server.sql("moved_late", "DELETE FROM task_events.moves").unwrap();
+    let proxy = Proxy::start(0, server.port(), 1).await.unwrap();
+    proxy.set(Mode::Cut, 100);
+    let url = server.url_at(proxy.port(), "moved_late");
+    let mut service = Service::with_database(dir.path(), NO_KAFKA, &url).await;
+    let (status, body) = service.get("/readyz").await;
+    let why = body["store_failure"].as_str().unwrap_or_default();
+    assert!(
+        status == StatusCode::SERVICE_UNAVAILABLE && !why.is_empty() && !why.contains("schema"),
+        "{status} {body}"
+    );
+    proxy.set(Mode::Pass, 100);
+    let (code, _) = service.ended().await;
+    assert_eq!(code, Some(1));
+    assert_eq!(service.logged("does not have the tasks").len(), 1);
+    assert_eq!(service.logged("no more requests are taken").len(), 1, "requests end in order");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -214,6 +214,9 @@ async fn a_replica_that_can_read_hardly_any_event_leaves_the_turn_to_others() {
     let is_free = || async { server.sql("newer", free).unwrap().trim() == "t" };
     eventually("the turn is given back", is_free).await;
     assert!(!store.may_publish() && !waits.is_finished());
+    let is_shown = || async { store.publishing_failure().is_some_and(|why| why.contains("cannot be read")) };
+    eventually("it is shown why", is_shown).await;
     server.sql("newer", "DELETE FROM task_events.outbox WHERE payload = '?'").unwrap();
-    timeout(SOON, waits).await.unwrap().unwrap();
+    let _turn = timeout(SOON, waits).await.unwrap().unwrap();
+    assert_eq!(store.publishing_failure(), None);
 }
