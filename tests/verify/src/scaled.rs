@@ -77,6 +77,7 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
         rate: plan.rate,
         script: Script::Random { seed: plan.seed },
         answer_limit: plan.answer_limit,
+        late_limit: None,
     };
     let mut load = Load::start(load, true)?;
     let faults = Box::pin(faults::run(&mut system, plan)).await?;
