@@ -161,8 +161,7 @@ pub struct ScaledPlan {
     pub rate: Option<u32>,
     /// How long a client waits for an answer before it asks the next replica.
     pub answer_limit: Duration,
-    /// How much longer than promised the place of a process that was killed or paused may be nobody's: see
-    /// [`super::succession`].
+    /// How much longer than promised the place of a process that was killed or paused may be nobody's.
     pub margin: Duration,
     /// The same of one that stopped in order.
     pub stop_margin: Duration,
