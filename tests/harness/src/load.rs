@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -17,12 +17,11 @@ use crate::answers::Answers;
 use crate::dice::Dice;
 use crate::error::{Error, Result};
 use crate::http;
+use crate::late::{LateAnswers, Pending, TIMEOUT, answer};
 use crate::requests::{Answer, Kind, Request, Task, now};
 
 /// Time for one answer, where nothing else is meant.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Why there is no answer where the client has given up.
-pub const TIMEOUT: &str = "timeout";
 /// Pause after a request that was not answered 2xx.
 const PAUSE: Duration = Duration::from_millis(25);
 /// How long a request of [`Script::Tasks`] is repeated. The API may be down for a while, and so may the machine be
@@ -49,8 +48,8 @@ pub enum Script {
 /// What the clients do.
 #[derive(Debug, Clone)]
 pub struct LoadConfig {
-    /// Where the API is; its replicas, if there are several. Clients are spread over them, and go on to the next one
-    /// where they get no answer, or 5xx.
+    /// Where the API is; its replicas, if there are several. Each task begins at the next one, and goes on to another where
+    /// it gets no answer, or 5xx: so one that comes back has its share at once.
     pub urls: Vec<String>,
     /// Clients, each with a connection.
     pub connections: usize,
@@ -60,12 +59,15 @@ pub struct LoadConfig {
     pub script: Script,
     /// Time for one answer. Afterwards a client does not know what came of its request.
     pub answer_limit: Duration,
+    /// How much longer an answer that a client has given up is waited for, only to be recorded; not at all unless given.
+    pub late_limit: Option<Duration>,
 }
 
 impl LoadConfig {
     /// Clients of one API.
     pub fn new(url: &str, connections: usize, rate: Option<u32>, script: Script) -> Self {
-        Self { urls: vec![url.to_owned()], connections, rate, script, answer_limit: ANSWER_LIMIT }
+        let urls = vec![url.to_owned()];
+        Self { urls, connections, rate, script, answer_limit: ANSWER_LIMIT, late_limit: None }
     }
 }
 
@@ -124,7 +126,8 @@ impl Load {
         let clients = (0..shared.config.connections).map(|number| {
             let dice = Dice::new(seed.wrapping_mul(1_000).wrapping_add(number as u64));
             let shared = Arc::clone(&shared);
-            Client { shared, dice, stop: stop.subscribe(), history: Vec::new(), replica: number }.run()
+            let (history, late) = Default::default();
+            Client { shared, dice, stop: stop.subscribe(), history, late, number, replica: number }.run()
         });
         Ok(Self { clients: clients.collect(), shared, stop, requests: Vec::new() })
     }
@@ -178,6 +181,9 @@ struct Client {
     dice: Dice,
     stop: watch::Receiver<bool>,
     history: Vec<Request>,
+    late: LateAnswers,
+    /// Its number.
+    number: usize,
     /// Which replica is asked, counted on without an end.
     replica: usize,
 }
@@ -190,10 +196,12 @@ impl Client {
                 let mut number = 0_u64;
                 while !self.stopped() {
                     number += 1;
+                    self.replica = self.number.wrapping_add(usize::try_from(number).unwrap_or(0));
                     self.random_task(number).await;
                 }
             }
         }
+        self.late.join(&mut self.history).await;
         Ok(self.history)
     }
 
@@ -304,9 +312,12 @@ impl Client {
         title: Option<String>,
         key: Option<String>,
     ) -> Answer {
-        let request = self.request(kind, task, title, key).await;
+        let (request, pending) = self.request(kind, task, title, key).await;
         let answer = request.answer.clone();
         if self.shared.keep {
+            if let (Some(pending), Some(limit)) = (pending, self.shared.config.late_limit) {
+                self.late.wait_for(self.history.len(), pending, limit);
+            }
             self.history.push(request);
         }
         match answer {
@@ -319,13 +330,14 @@ impl Client {
         answer
     }
 
+    /// The request with its answer, and the answer to come where it was given up.
     async fn request(
         &self,
         kind: Kind,
         task: Option<&Task>,
         title: Option<String>,
         key: Option<String>,
-    ) -> Request {
+    ) -> (Request, Option<Pending>) {
         let id = task.map_or("", |task| task.id.as_str());
         let (method, path, body) = match kind {
             Kind::Create => (Method::POST, "/tasks".to_owned(), Some(json!({"title": title}))),
@@ -352,39 +364,13 @@ impl Client {
             call = call.json(body);
         }
         let sent = now();
-        let answer = timeout(self.shared.config.answer_limit, answer(call, task)).await;
-        let answer = answer.unwrap_or_else(|_| Answer::None { why: TIMEOUT.to_owned() });
+        let mut pending: Pending = Box::pin(answer(call, task.cloned()));
+        let in_time = timeout(self.shared.config.answer_limit, &mut pending).await.ok();
+        let pending = in_time.is_none().then_some(pending);
+        let answer = in_time.unwrap_or_else(|| Answer::None { why: TIMEOUT.to_owned() });
         let ended = now();
         let task_id = task.map(|task| task.id.clone());
-        Request { kind, task_id, title, key, correlation_id, sent, ended, answer, replica }
+        let late = None;
+        (Request { kind, task_id, title, key, correlation_id, sent, ended, answer, late, replica }, pending)
     }
-}
-
-/// `before`: the task that is changed, as it was last answered. The answer to its deletion has none.
-async fn answer(call: reqwest::RequestBuilder, before: Option<&Task>) -> Answer {
-    let answered = async {
-        let response = call.send().await?;
-        Ok::<_, reqwest::Error>((response.status(), response.text().await?))
-    };
-    match answered.await {
-        Err(error) => Answer::None { why: innermost(&error) },
-        Ok((StatusCode::NO_CONTENT, _)) => match before {
-            Some(before) => Answer::Done { task: Task { version: before.version + 1, ..before.clone() } },
-            None => Answer::None { why: "204 and no task".to_owned() },
-        },
-        Ok((status, text)) if status.is_success() => match serde_json::from_str(&text) {
-            Ok(task) => Answer::Done { task },
-            Err(error) => Answer::None { why: format!("{status} and no task: {error}") },
-        },
-        Ok((status, _)) if status.is_server_error() => Answer::Failed { status: status.as_u16() },
-        Ok((status, _)) => Answer::Refused { status: status.as_u16() },
-    }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(cause) = error.source() {
-        error = cause;
-    }
-    error.to_string()
 }

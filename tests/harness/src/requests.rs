@@ -85,6 +85,15 @@ pub enum Answer {
     },
 }
 
+/// What came after a client had given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Late {
+    /// When.
+    pub ended: Micros,
+    /// What.
+    pub answer: Answer,
+}
+
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -107,6 +116,9 @@ pub struct Request {
     pub ended: Micros,
     /// What came of it.
     pub answer: Answer,
+    /// What came after the client had given up, where that was waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
     /// Which of several replicas was asked, from 0.
     #[serde(default)]
     pub replica: usize,

@@ -15,7 +15,8 @@ use verify::api::base;
 use verify::check::Report;
 use verify::plan::{Fault, Plan, Planned};
 use verify::scaled::{
-    self,
+    self, check,
+    evidence::Strike,
     plan::{ScaledFault, ScaledPlan},
 };
 use verify::{round, soak};
@@ -77,9 +78,12 @@ struct RunArgs {
     /// The same with --scaled
     #[arg(long, value_enum, value_delimiter = ',', requires = "scaled")]
     scaled_faults: Vec<ScaledFault>,
-    /// With --scaled: how much later than promised a partition may be owned again: a lease after a kill, 1 s after a stop
+    /// With --scaled: how much later than a lease after a kill a partition may be owned again
     #[arg(long, default_value_t = 1, requires = "scaled")]
     margin_seconds: u64,
+    /// With --scaled: how much later than 1 s after a stop a partition may be owned again, in milliseconds
+    #[arg(long, default_value_t = 300, requires = "scaled")]
+    stop_margin_ms: u64,
     /// Requests a second; 0 for as many as the API answers; chosen by the seed unless given
     #[arg(long)]
     rate: Option<u32>,
@@ -224,10 +228,10 @@ fn keep_in(keep: Option<&PathBuf>) -> PathBuf {
 async fn rounds(args: &RunArgs) -> Result<bool> {
     let root = keep_in(args.keep.as_ref());
     let mut total = Report::default();
-    let mut unsound = Vec::new();
+    let (mut unsound, mut strikes) = (Vec::new(), Vec::new());
     for seed in args.seed..args.seed.saturating_add(args.rounds) {
         let report = if args.scaled {
-            scaled_round(args, seed, &root).await?
+            scaled_round(args, seed, &root, &mut strikes).await?
         } else {
             let faults = if args.faults.is_empty() { Fault::value_variants() } else { &args.faults };
             let plan = Plan::of(seed, faults, Duration::from_secs(args.round_seconds), args.rate);
@@ -239,11 +243,14 @@ async fn rounds(args: &RunArgs) -> Result<bool> {
         }
         total.add(report);
     }
+    if args.scaled {
+        total.checks.push(check::hits(&strikes));
+    }
     println!("\n{} rounds\n{total}", args.rounds);
     for seed in &unsound {
         println!("seed {seed} found something: {}", repeat(args, *seed));
     }
-    Ok(unsound.is_empty())
+    Ok(total.is_sound())
 }
 
 /// The command that repeats one round.
@@ -252,6 +259,7 @@ fn repeat(args: &RunArgs, seed: u64) -> String {
     let mut command = format!("verify run --rounds 1 --seed {seed} --broker {}", broker.unwrap_or_default());
     if args.scaled {
         command += &format!(" --scaled --margin-seconds {}", args.margin_seconds);
+        command += &format!(" --stop-margin-ms {}", args.stop_margin_ms);
         let names: Vec<_> = args.scaled_faults.iter().map(|fault| fault.name()).collect();
         if !names.is_empty() {
             command += &format!(" --scaled-faults {}", names.join(","));
@@ -278,11 +286,11 @@ async fn one_round(plan: &Plan, broker: BrokerArg, root: &Path) -> Result<Report
     Ok(round.report)
 }
 
-async fn scaled_round(args: &RunArgs, seed: u64, root: &Path) -> Result<Report> {
+async fn scaled_round(args: &RunArgs, seed: u64, root: &Path, strikes: &mut Vec<Strike>) -> Result<Report> {
     let faults =
         if args.scaled_faults.is_empty() { ScaledFault::value_variants() } else { &args.scaled_faults };
-    let (load, margin) = (Duration::from_secs(args.round_seconds), Duration::from_secs(args.margin_seconds));
-    let plan = ScaledPlan::of(seed, faults, load, args.rate, margin);
+    let margins = [Duration::from_secs(args.margin_seconds), Duration::from_millis(args.stop_margin_ms)];
+    let plan = ScaledPlan::of(seed, faults, Duration::from_secs(args.round_seconds), args.rate, margins);
     show::begin(seed, plan.connections, plan.rate, &plan.describe());
     let folder = round::folder_for(root, seed)?;
     let round = Box::pin(scaled::run(&plan, args.broker.kind(), &folder)).await?;
@@ -291,6 +299,7 @@ async fn scaled_round(args: &RunArgs, seed: u64, root: &Path) -> Result<Report> 
     let topics = round.evidence.partitions.iter().filter_map(|partition| partition.topic.as_ref());
     let (report, requests) = (&round.report, &round.evidence.requests);
     let (events, drained) = (topics.map(Vec::len).sum(), round.drained);
+    strikes.extend(round.evidence.strikes.iter().cloned());
     show::end(&show::Ended { report, requests, events, drained }, root, &folder);
     Ok(round.report)
 }

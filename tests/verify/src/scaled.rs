@@ -1,17 +1,19 @@
 //! A round of the scaled system: replicas of the API on PostgreSQL, and instances that share the partitions, under load
 //! and faults. What was seen is kept by partition ([`evidence`]), so that the checks of one partition run on each.
 
+mod available;
 pub mod check;
 pub mod evidence;
 mod faults;
 pub mod follower;
 pub mod group;
 pub mod plan;
+mod shares;
 mod succession;
 pub mod system;
+mod thieves;
 mod turns;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,19 +22,20 @@ use harness::{EVENTS, GROUPS, Kind as BrokerKind, Load, LoadConfig, Result, Scri
 use tokio::time::{Instant, sleep};
 
 use self::evidence::ScaledEvidence;
-use self::follower::Record;
 use self::group::Group;
 use self::plan::ScaledPlan;
-use self::system::{PARTITIONS, REPLICAS, Scaled};
+use self::system::{PARTITIONS, Scaled};
 use crate::api;
 use crate::check::Report;
-use crate::evidence::{OffsetsEntry, OffsetsSaid};
+use crate::evidence::OffsetsEntry;
 use crate::system::behind;
 
 /// Time for everything to be done after the last fault: a lease, a turn of the relay, time-outs, and the work itself.
 const DRAIN_LIMIT: Duration = Duration::from_secs(180);
 /// What a zombie would do, it does at once.
 const AFTERMATH: Duration = Duration::from_millis(500);
+/// How long an answer that a client has given up is waited for: longer than the API may take.
+const LATE_LIMIT: Duration = Duration::from_secs(15);
 /// For the instances to share the partitions before the load.
 const SHARE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -55,20 +58,8 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
     };
     harness::eventually("the instances to share the partitions", SHARE_LIMIT, async || {
         let records = system.offsets.read().await?;
-        let is_shared = |group: &&str| {
-            let mut owners: BTreeMap<usize, &str> = BTreeMap::new();
-            for record in records.iter().filter(|record| record.entry.group == **group) {
-                if let OffsetsSaid::Claim { instance_id, .. } = &record.entry.said {
-                    owners.insert(record.partition, instance_id);
-                }
-            }
-            let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
-            owners.values().for_each(|owner| *shares.entry(owner).or_default() += 1);
-            shares.len() == REPLICAS && shares.values().all(|share| *share == PARTITIONS / REPLICAS)
-        };
-        let is_read = |record: &Record| record.entry.group == Group::Dlq.name();
-        let is_owned = records.iter().any(is_read);
-        Ok((is_owned && GROUPS.iter().all(is_shared)).then_some(()))
+        let is_shared = |group: &Group| shares::unshared(&system, &records, *group).is_none();
+        Ok(Group::ALL.iter().all(is_shared).then_some(()))
     })
     .await?;
     let load = LoadConfig {
@@ -77,19 +68,26 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
         rate: plan.rate,
         script: Script::Random { seed: plan.seed },
         answer_limit: plan.answer_limit,
+        late_limit: Some(LATE_LIMIT + plan.margin),
     };
     let mut load = Load::start(load, true)?;
-    let faults = Box::pin(faults::run(&mut system, plan)).await?;
+    let faults = Box::pin(faults::run(&mut system, plan)).await;
     let requests = load.finish().await?.requests;
     let start = Instant::now();
-    let not_drained = drain(&system).await?;
+    let not_drained = drain(&system).await;
     let drained = start.elapsed();
     sleep(AFTERMATH).await;
-    let mut found = collect(&mut system).await?;
+    let mut found = ScaledEvidence::new(PARTITIONS);
+    found.troubles = faults.troubles;
+    // What fails here is a finding, and the rest of the evidence is kept.
+    if let Err(error) = collect(&mut system, &mut found).await {
+        found.troubles.push(format!("the evidence is not complete: {error}"));
+    }
     found.requests = requests;
     found.not_drained = not_drained;
-    (found.hurts, found.ends) = (faults.hurts, faults.ends);
-    found.margin = Micros::try_from(plan.margin.as_micros()).unwrap_or(Micros::MAX);
+    (found.hurts, found.ends, found.strikes) = (faults.hurts, faults.ends, faults.strikes);
+    let micros = |time: Duration| Micros::try_from(time.as_micros()).unwrap_or(Micros::MAX);
+    (found.margin, found.stop_margin) = (micros(plan.margin), micros(plan.stop_margin));
     let report = check::check(&found);
     if !report.is_sound() {
         system.write_logs(folder)?;
@@ -98,28 +96,38 @@ pub async fn run(plan: &ScaledPlan, broker: BrokerKind, folder: &Path) -> Result
     Ok(Some(ScaledRound { report, evidence: found, drained }))
 }
 
-/// Waits until the outbox is empty, as each replica says, and both groups have committed each partition's end. Returns
-/// what is left undone when time is up.
-async fn drain(system: &Scaled) -> Result<Vec<String>> {
+/// Waits until the outbox is empty, as each replica says, and both groups have committed each partition's end, and all
+/// groups share their partitions. Returns what is left undone when time is up.
+async fn drain(system: &Scaled) -> Vec<String> {
     let start = Instant::now();
-    let http = harness::http()?;
     loop {
-        let mut left = Vec::new();
-        for (number, replica) in system.replicas.iter().enumerate() {
-            match api::waiting(&http, &replica.url).await {
-                Some(0) => {}
-                Some(waiting) => left.push(format!("{waiting} events wait in the outbox")),
-                None => left.push(format!("replica {} does not answer, or is not ready", number + 1)),
-            }
-        }
-        if left.is_empty() {
-            left = groups_behind(system).await?;
-        }
+        let left = left_undone(system).await;
+        let left = left.unwrap_or_else(|error| vec![error.to_string()]);
         if left.is_empty() || start.elapsed() > DRAIN_LIMIT {
-            return Ok(left);
+            return left;
         }
         sleep(Duration::from_millis(200)).await;
     }
+}
+
+async fn left_undone(system: &Scaled) -> Result<Vec<String>> {
+    let http = harness::http()?;
+    let mut left = Vec::new();
+    for (number, replica) in system.replicas.iter().enumerate() {
+        match api::waiting(&http, &replica.url).await {
+            Some(0) => {}
+            Some(waiting) => left.push(format!("{waiting} events wait in the outbox")),
+            None => left.push(format!("replica {} does not answer, or is not ready", number + 1)),
+        }
+    }
+    if left.is_empty() {
+        left = groups_behind(system).await?;
+    }
+    if left.is_empty() {
+        let records = system.offsets.read().await?;
+        left.extend(Group::ALL.iter().flat_map(|group| shares::unshared(system, &records, *group)));
+    }
+    Ok(left)
 }
 
 async fn groups_behind(system: &Scaled) -> Result<Vec<String>> {
@@ -141,8 +149,10 @@ async fn groups_behind(system: &Scaled) -> Result<Vec<String>> {
 }
 
 /// All that can be known once everything is drained; but for the requests, and what was done to the system.
-async fn collect(system: &mut Scaled) -> Result<ScaledEvidence> {
-    let mut found = ScaledEvidence::new(PARTITIONS);
+async fn collect(system: &mut Scaled, found: &mut ScaledEvidence) -> Result<()> {
+    found.processes = system.replicas.len() + system.instances.len();
+    let ended = system.ended()?;
+    found.troubles.extend(ended);
     found.add_topic(&harness::read_topic(&system.broker.bootstrap(), EVENTS).await?)?;
     found.add_offsets(&system.offsets.read().await?)?;
     for instance in &system.instances {
@@ -155,13 +165,13 @@ async fn collect(system: &mut Scaled) -> Result<ScaledEvidence> {
     }
     let relays: Vec<_> = system.replicas.iter().map(|replica| replica.service.history()).collect();
     found.add_relays(&relays);
-    for replica in &system.replicas {
-        found.tasks.push(api::all_tasks(&replica.url).await?);
-    }
     for snapshot in &system.snapshots {
         for (evidence, of_partition) in found.partitions.iter_mut().zip(snapshot) {
             evidence.snapshots.push(of_partition.clone());
         }
     }
-    Ok(found)
+    for replica in &system.replicas {
+        found.tasks.push(api::all_tasks(&replica.url).await?);
+    }
+    Ok(())
 }

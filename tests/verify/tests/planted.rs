@@ -302,6 +302,7 @@ fn created(number: usize) -> (Request, TaskEvent) {
         sent: now(),
         ended: now(),
         answer: Answer::Done { task },
+        late: None,
         replica: 0,
     };
     (request, TaskEvent::task_created(data, correlation_id))

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use harness::requests::{Answer, Micros};
+use harness::requests::{Answer, Late, Micros};
 use harness::{Kind as BrokerKind, Outcome};
 use verify::check::{Report, names};
 use verify::evidence::{OffsetsSaid, Told};
 use verify::scaled::check::check;
-use verify::scaled::evidence::{End, Holder, Manner, Part, ScaledEvidence};
+use verify::scaled::evidence::{End, Holder, Hurt, Manner, Part, Release, ScaledEvidence};
 use verify::scaled::group::Group;
 use verify::scaled::plan::{ScaledFault, ScaledPlan, ScaledPlanned};
 use verify::scaled::{self, ScaledRound};
@@ -43,6 +43,7 @@ async fn replicas_and_instances_that_die_join_and_leave_lose_and_repeat_nothing_
         // None is paused: a machine that is busy is waited for.
         answer_limit: harness::ANSWER_LIMIT,
         margin: MARGIN,
+        stop_margin: MARGIN,
         faults,
     };
     let folder = tempfile::tempdir()?;
@@ -52,12 +53,23 @@ async fn replicas_and_instances_that_die_join_and_leave_lose_and_repeat_nothing_
     let ScaledRound { report, evidence, drained } = round;
     println!("drained in {:.1} s\n{report}", drained.as_secs_f32());
     assert!(report.is_sound(), "kept in {}: {report}", folder.keep().display());
-    for name in
-        [names::LOST, names::UNION, names::NOTIFIED_ONCE, names::OWNED, names::HANDED_OVER, names::REPLICAS]
-    {
+    for name in [
+        names::LOST,
+        names::UNION,
+        names::NOTIFIED_ONCE,
+        names::OWNED,
+        names::HANDED_OVER,
+        names::TAKEN,
+        names::REPLICAS,
+    ] {
         let check = report.checks.iter().find(|check| check.name == name);
         assert!(check.is_some_and(|check| check.examined > Some(0)), "{name}: {check:?}");
     }
+    assert!(
+        evidence.strikes.iter().filter(|strike| strike.whom.is_some()).count() == 6,
+        "each fault hit somebody: {:?}",
+        evidence.strikes
+    );
     assert!(evidence.requests.len() > 200, "{} requests", evidence.requests.len());
     assert!(
         evidence.hurts.iter().any(|hurt| hurt.part == Part::Database)
@@ -153,17 +165,56 @@ fn planted(sound: &ScaledEvidence) {
     finds(names::UNAVAILABLE, "which was well", &|it| {
         it.requests[0].answer = Answer::Refused { status: 404 };
     });
-    // A replica that answers nobody any more, and is asked again.
-    finds(names::UNAVAILABLE, "which was well", &|it| {
+    // The client has given up: then there is no answer at all, 503, or one that comes too late.
+    let none = || Answer::None { why: harness::TIMEOUT.to_owned() };
+    let given_up = |it: &mut ScaledEvidence, after: Micros, answer: Answer| {
         it.hurts.clear();
-        let mut asked: Vec<_> = it.requests.iter_mut().filter(|request| request.replica == 1).collect();
-        for request in &mut asked {
-            request.answer = Answer::None { why: harness::TIMEOUT.to_owned() };
+        let request = it.requests.iter_mut().find(|one| one.done().is_some()).unwrap();
+        request.correlation_id = "planted".to_owned();
+        request.late = Some(Late { ended: request.sent + after, answer });
+        request.answer = none();
+    };
+    let answered = sound.requests.iter().find(|one| one.done().is_some()).unwrap().answer.clone();
+    let is_planted_found = |change: &dyn Fn(&mut ScaledEvidence)| {
+        let mut changed = sound.clone();
+        change(&mut changed);
+        let found = check(&changed);
+        found.found(names::UNAVAILABLE).iter().any(|one| one.contains("planted"))
+    };
+    assert!(is_planted_found(&|it| given_up(it, 11_000_000, none())));
+    assert!(is_planted_found(&|it| given_up(it, 9_000_000, Answer::Failed { status: 503 })));
+    assert!(is_planted_found(&|it| given_up(it, 100_000_000, answered.clone())));
+    assert!(!is_planted_found(&|it| given_up(it, 9_000_000, answered.clone())), "it was answered in time");
+    // 409 without a request that may still be running, and long after it.
+    let in_conflict = |it: &mut ScaledEvidence, later: Micros| {
+        it.hurts.clear();
+        let request = it.requests.iter_mut().find(|one| one.done().is_some()).unwrap();
+        request.correlation_id = "planted".to_owned();
+        request.key = Some("a key".to_owned());
+        request.answer = Answer::Refused { status: 409 };
+        let mut first = request.clone();
+        (first.sent, first.ended) = (first.sent - later, first.sent - later + 1);
+        first.correlation_id = "the first".to_owned();
+        first.answer = Answer::None { why: "a connection that broke".to_owned() };
+        if later > 0 {
+            it.requests.push(first);
         }
-        let first = asked[0].sent;
-        let again = asked.last_mut().unwrap();
-        (again.sent, again.ended) = (first + 6_000_000, first + 9_000_000);
-    });
+    };
+    assert!(is_planted_found(&|it| in_conflict(it, 0)));
+    assert!(is_planted_found(&|it| in_conflict(it, 100_000_000)));
+    assert!(!is_planted_found(&|it| in_conflict(it, 5_000_000)), "the first may be running");
+    // What a replica has received when it is asked to stop, it answers.
+    let stopped = |it: &mut ScaledEvidence, before: Micros| {
+        let request = &mut it.requests[0];
+        request.correlation_id = "planted".to_owned();
+        request.answer = Answer::None { why: "a connection that broke".to_owned() };
+        request.ended = request.sent + before + 1;
+        let (part, from) = (Part::Stopped(request.replica), request.sent + before);
+        it.hurts = vec![Hurt { part, from, until: from + 1_000_000 }];
+    };
+    assert!(is_planted_found(&|it| stopped(it, 60_000_000)));
+    assert!(!is_planted_found(&|it| stopped(it, 50_000)), "it may have come after the signal");
+    finds(names::RUNNING, "has ended", &|it| it.troubles.push("one has ended".to_owned()));
     finds(names::UNAVAILABLE, "which was well", &|it| {
         // A kill excuses no 5xx.
         it.hurts.retain(|hurt| matches!(hurt.part, Part::Down(_)));
@@ -190,13 +241,53 @@ fn planted(sound: &ScaledEvidence) {
         let holder = last_owner(it);
         it.ends.push(End { holder, manner: Manner::Stopped(Some(0)), at: harness::requests::now() });
     });
+    finds(names::OWNED, "never taken again", &|it| {
+        let (holder, now) = (last_owner(it), harness::requests::now());
+        it.ends.push(End { holder, manner: Manner::Paused(now + 3_600_000_000), at: now });
+    });
+    // The last owner's last commit, and what comes after it.
+    let last_commit = |it: &ScaledEvidence| {
+        let partition = &it.partitions[place];
+        let entries = &mut partition.offsets.iter();
+        let last = entries.rfind(|entry| entry.group == partition.audit_group).unwrap().clone();
+        let OffsetsSaid::Commit { committed_at, .. } = last.said else { panic!("{last:?}") };
+        (last, committed_at)
+    };
+    finds(names::HANDED_OVER, "was not given back", &|it| {
+        let holder = last_owner(it);
+        let (_, at) = last_commit(it);
+        it.ends.push(End { holder, manner: Manner::Stopped(Some(0)), at });
+    });
+    // It renews its lease, and another claims at once.
+    let claimed = |it: &mut ScaledEvidence, release: Option<&str>| {
+        let (mut renewal, at) = last_commit(it);
+        let at = at + 60_000_000;
+        for place_in_log in [1_000_000, 1_000_001] {
+            renewal.at = place_in_log;
+            if let OffsetsSaid::Commit { committed_at, .. } = &mut renewal.said {
+                *committed_at = at;
+            }
+            it.partitions[place].offsets.push(renewal.clone());
+        }
+        let released = release.map(|to| Release { at: renewal.at, to: Some(to.to_owned()) });
+        it.released[place].extend(released);
+        renewal.at += 1;
+        renewal.said = OffsetsSaid::Claim { instance_id: "a thief".to_owned(), claimed_at: at + 1 };
+        it.partitions[place].offsets.push(renewal);
+    };
+    finds(names::TAKEN, "which had last committed 0 ms", &|it| claimed(it, None));
+    finds(names::TAKEN, "after it was given to another", &|it| claimed(it, Some("another")));
+    finds(names::HANDED_OVER, "until its end and was not given back", &|it| {
+        it.hurts.clear();
+        it.relay_turns_given.clear();
+    });
     finds(names::HANDED_OVER, "when asked to stop", &|it| {
         let end = it.ends.iter_mut().find(|end| matches!(end.manner, Manner::Stopped(_))).unwrap();
         end.manner = Manner::Stopped(Some(1));
     });
     for (name, is_meant) in [
         (names::OWNED, (|end| end.manner == Manner::Killed) as fn(&End) -> bool),
-        (names::HANDED_OVER, |end| end.manner != Manner::Killed),
+        (names::HANDED_OVER, |end| matches!(end.manner, Manner::Stopped(_))),
     ] {
         for is_replica in [false, true] {
             // All who came after it came a minute later.

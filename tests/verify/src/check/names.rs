@@ -30,11 +30,17 @@ pub const NOT_DRAINED: &str = "not drained";
 pub const UNION: &str = "audited once in the union";
 /// Notified several times, and nothing explains it.
 pub const NOTIFIED_ONCE: &str = "notified once";
-/// A partition of a killed owner, or the turn of a killed relay, that was nobody's for too long.
-pub const OWNED: &str = "owned again after a kill";
-/// The same after a stop in order, or a stop that was none.
+/// A partition of an owner, or the turn of a relay, that was killed or paused, that was nobody else's for too long.
+pub const OWNED: &str = "owned again after a kill or a pause";
+/// The same after a stop in order, a partition that was not given back then, or a stop that was none.
 pub const HANDED_OVER: &str = "handed over after a stop";
 /// 4xx, 5xx or no answer from a replica that was well.
 pub const UNAVAILABLE: &str = "refused by a replica that was well";
 /// A replica that lists other tasks than another.
 pub const REPLICAS: &str = "replicas list the same tasks";
+/// A partition that was claimed while its owner lived, or was given to somebody else.
+pub const TAKEN: &str = "taken from a living owner";
+/// A fault that hit nobody in any round.
+pub const HIT: &str = "faults that hit nobody";
+/// A process that ended or panicked without being asked to, or did not come back after a fault.
+pub const RUNNING: &str = "processes that run";

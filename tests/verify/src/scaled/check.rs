@@ -1,23 +1,15 @@
 //! The checks of the scaled system. Those of one partition run on each; the others on all partitions together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 
-use harness::TIMEOUT;
-use harness::requests::{Answer, Micros, Request, Task};
+use harness::requests::Task;
 
-use super::evidence::{Part, ScaledEvidence};
-use super::succession;
+use super::evidence::{ScaledEvidence, Strike};
 use super::turns::{Copy, Turn, Why, turns, why_repeated};
+use super::{available, succession, thieves};
 use crate::check::{Check, Report, names, of_all, of_partition, require_examined};
 use crate::evidence::Evidence;
-
-/// What was paused, or lost its database, works again within this, in microseconds: connections are made anew, with
-/// back-offs.
-const RECOVERY: Micros = 5_000_000;
-
-/// The API answers within 10 s, if by 503, on whatever disk or database.
-const ANSWER_LIMIT: Micros = 10_000_000;
 
 /// Runs all checks.
 pub fn check(evidence: &ScaledEvidence) -> Report {
@@ -27,7 +19,8 @@ pub fn check(evidence: &ScaledEvidence) -> Report {
     union.store_failed = true;
     of_all(&union, &mut report);
     report.checks.retain(|check| check.name != names::REFUSED);
-    report.checks.push(available(evidence, &mut report.notes));
+    report.checks.push(available::check(evidence, &mut report.notes));
+    report.checks.push(Check::new(names::RUNNING, evidence.processes, evidence.troubles.clone()));
     report.checks.push(replicas_agree(&evidence.tasks));
     for partition in &evidence.partitions {
         let mut of_one = Report::default();
@@ -37,64 +30,30 @@ pub fn check(evidence: &ScaledEvidence) -> Report {
     report.checks.push(audited_once(evidence, &mut report.notes));
     report.checks.push(notified_once(evidence, &mut report.notes));
     succession::check(evidence, &mut report);
+    report.checks.push(thieves::check(evidence));
+    report.notes.extend(strikes(evidence));
     report.notes.push(topic_duplicates(evidence));
     require_examined(&mut report);
     report
 }
 
-/// No answer only from a replica that is down, in flight or not; 5xx never by it or beside it. Both while a replica is
-/// paused, or the database is hurt. A client gives up sooner than a busy machine may answer: that alone is counted, and is a
-/// finding where the replica answers nobody else either. Each request asks for what is there and allowed, so 4xx only for a key whose first
-/// request is not done (409).
-fn available(evidence: &ScaledEvidence, notes: &mut Vec<String>) -> Check {
-    let mut violations = Vec::new();
-    let (mut excused, mut slow) = (0, 0);
-    for request in &evidence.requests {
-        let is_excused = |is_failed: bool| {
-            evidence.hurts.iter().any(|hurt| {
-                let (hit, recovery) = match hurt.part {
-                    Part::Down(replica) => (replica == request.replica && !is_failed, 0),
-                    Part::Paused(replica) => (replica == request.replica, RECOVERY),
-                    Part::Database => (true, RECOVERY),
-                    Part::Instance(_) | Part::Broker => (false, 0),
-                };
-                hit && request.ended >= hurt.from && request.sent <= hurt.until + recovery
-            })
-        };
-        match &request.answer {
-            Answer::Done { .. } | Answer::Refused { status: 409 } => {}
-            Answer::Failed { .. } if is_excused(true) => excused += 1,
-            Answer::None { .. } if is_excused(false) => excused += 1,
-            Answer::None { why } if why == TIMEOUT && !hangs(evidence, request) => slow += 1,
-            Answer::Refused { status } => violations.push(unwanted(request, &status)),
-            Answer::Failed { .. } | Answer::None { .. } => {
-                violations.push(unwanted(request, &request.answer));
-            }
-        }
+/// A fault that hit nobody in any of the rounds has proven nothing.
+pub fn hits(strikes: &[Strike]) -> Check {
+    let mut faults: BTreeMap<&str, bool> = BTreeMap::new();
+    for strike in strikes {
+        *faults.entry(&strike.fault).or_default() |= strike.whom.is_some();
     }
-    notes.push(format!(
-        "{excused} requests failed or were not answered, each on a replica that was hurt, or beside a database that was; {slow} were given up while the replica answered others"
-    ));
-    Check::new(names::UNAVAILABLE, evidence.requests.len(), violations)
+    let missed = faults.iter().filter(|(_, has_hit)| !**has_hit);
+    let missed = missed.map(|(fault, _)| format!("{fault} was planned and hit nobody"));
+    Check::new(names::HIT, faults.len(), missed.collect())
 }
 
-/// Whether the replica answered nobody for as long as it may take for one answer, though it was asked again meanwhile.
-fn hangs(evidence: &ScaledEvidence, request: &Request) -> bool {
-    let (middle, until) = (request.sent + ANSWER_LIMIT / 2, request.sent + ANSWER_LIMIT);
-    let others = || evidence.requests.iter().filter(|other| other.replica == request.replica);
-    let is_answered = others().any(|other| {
-        (request.sent..=until).contains(&other.ended) && !matches!(other.answer, Answer::None { .. })
-    });
-    !is_answered && others().any(|other| (middle..=until).contains(&other.sent))
-}
-
-fn unwanted(request: &Request, what: &dyn Debug) -> String {
-    let Request { kind, correlation_id, replica, sent, ended, .. } = request;
-    format!(
-        "{what:?} to {kind:?} after {} ms by replica {}, which was well (sent at {sent}, correlation id {correlation_id})",
-        (ended - sent) / 1_000,
-        replica + 1
-    )
+/// What was hit, to compare with a repeat: the seed decides it only together with who owned what by then.
+fn strikes(evidence: &ScaledEvidence) -> impl Iterator<Item = String> {
+    evidence.strikes.iter().map(|strike| match &strike.whom {
+        Some(whom) => format!("{} hit {whom} at {}", strike.fault, strike.at),
+        None => format!("{} hit nobody at {}", strike.fault, strike.at),
+    })
 }
 
 /// Each replica lists the same tasks.
@@ -166,7 +125,7 @@ fn audited_once(evidence: &ScaledEvidence, notes: &mut Vec<String>) -> Check {
         for log in &partition.audit_logs {
             let instance = log.instance_id.as_deref().unwrap_or_default();
             for line in &log.lines {
-                let copy = Copy { instance, at: line.at, offset: line.seen.offset };
+                let copy = Copy { instance, at: line.at, offset: line.seen.offset, is_exact: true };
                 copies.entry(&line.seen.event_id).or_default().push(copy);
             }
         }
@@ -195,7 +154,7 @@ fn notified_once(evidence: &ScaledEvidence, notes: &mut Vec<String>) -> Check {
             let instance = told.instance_id.as_deref().unwrap_or_default();
             // Of an event that was never in the topic another check has a finding.
             let offset = offsets.get(&what).and_then(|offsets| offsets.last().copied()).unwrap_or(-1);
-            copies.entry(what).or_default().push(Copy { instance, at: told.at, offset });
+            copies.entry(what).or_default().push(Copy { instance, at: told.at, offset, is_exact: false });
         }
         examined += copies.len();
         for (what, copies) in copies {

@@ -30,13 +30,13 @@ pub struct ScaledEvidence {
     pub requests: Vec<Request>,
     /// Of each partition: topic, audit logs, claims and commits, notifications, and what the relays said.
     pub partitions: Vec<Evidence>,
-    /// Of each partition, the places of commits by which an owner gave it back in order.
-    pub released: Vec<Vec<i64>>,
+    /// Of each partition, the commits by which an owner gave it back in order.
+    pub released: Vec<Vec<Release>>,
     /// The tasks as each replica lists them in the end.
     pub tasks: Vec<Vec<Task>>,
     /// When what was hurt.
     pub hurts: Vec<Hurt>,
-    /// The processes that were killed or stopped.
+    /// The processes that were killed, paused or stopped.
     pub ends: Vec<End>,
     /// Which replica began to publish when, by time.
     pub relay_turns: Vec<RelayTurn>,
@@ -44,20 +44,50 @@ pub struct ScaledEvidence {
     pub relay_turns_given: Vec<RelayTurn>,
     /// Claims and commits of the partition of dead letters.
     pub dead_letters: Vec<OffsetsEntry>,
-    /// Of these the places of commits by which an owner gave it back in order.
-    pub dead_letters_released: Vec<i64>,
+    /// Of these the commits by which an owner gave it back in order.
+    pub dead_letters_released: Vec<Release>,
     /// What was still to be done, after all faults were over.
     pub not_drained: Vec<String>,
-    /// How much longer than promised a partition may be nobody's.
+    /// What the faults of the plan hit.
+    pub strikes: Vec<Strike>,
+    /// How many processes there were at the end.
+    pub processes: usize,
+    /// Those that had ended or panicked by themselves, or did not come back after a fault.
+    pub troubles: Vec<String>,
+    /// How much longer than promised a partition may be nobody's after a kill, and while its owner is paused.
     pub margin: Micros,
+    /// The same after a stop in order.
+    pub stop_margin: Micros,
+}
+
+/// A commit by which an owner gave its partition back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its offset.
+    pub at: i64,
+    /// The instance that is to own next, where it names one.
+    pub to: Option<String>,
+}
+
+/// A fault, as it was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strike {
+    /// Its name on the command line.
+    pub fault: String,
+    /// When.
+    pub at: Micros,
+    /// Whom it hit; nobody where nobody was there to hit.
+    pub whom: Option<String>,
 }
 
 /// What was hurt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// A replica of the API, by its number from 0, that was killed or stopped.
+    /// A replica of the API, by its number from 0, that was killed.
     Down(usize),
+    /// A replica that was asked to stop: it answers what it has received by then.
+    Stopped(usize),
     /// A replica that was paused.
     Paused(usize),
     /// An instance of this group that was killed or paused.
@@ -102,16 +132,18 @@ pub enum Manner {
     Killed,
     /// By SIGTERM, with this exit code; none if a signal ended it.
     Stopped(Option<i32>),
+    /// It was only paused, until then.
+    Paused(Micros),
 }
 
-/// The end of a process.
+/// The end of a process, or a pause in which it does nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// Whose.
     pub holder: Holder,
     /// How.
     pub manner: Manner,
-    /// When it was killed, or asked to stop.
+    /// When it was killed or paused, or asked to stop.
     pub at: Micros,
 }
 
@@ -160,14 +192,15 @@ impl ScaledEvidence {
     /// Adds claims and commits.
     pub fn add_offsets(&mut self, records: &[Record]) -> Result<()> {
         for one in records {
+            let release = one.released.then(|| Release { at: one.entry.at, to: one.to.clone() });
             if one.topic == DLQ {
                 self.dead_letters.push(one.entry.clone());
-                self.dead_letters_released.extend(one.released.then_some(one.entry.at));
+                self.dead_letters_released.extend(release);
                 continue;
             }
             self.partition(one.partition)?.offsets.push(one.entry.clone());
-            if let Some(released) = self.released.get_mut(one.partition).filter(|_| one.released) {
-                released.push(one.entry.at);
+            if let Some(released) = self.released.get_mut(one.partition) {
+                released.extend(release);
             }
         }
         Ok(())

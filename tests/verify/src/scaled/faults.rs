@@ -1,6 +1,5 @@
 //! Begins and ends the faults of a plan, and records what was hurt when.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use harness::requests::{Micros, now};
@@ -8,14 +7,17 @@ use harness::{Dice, Mode, Result, Service};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::evidence::{End, Holder, Hurt, Manner, Part};
+use super::evidence::{End, Holder, Hurt, Manner, Part, Strike};
 use super::group::Group;
 use super::plan::{Action, ScaledFault, ScaledPlan, ScaledPlanned, Target};
-use super::system::{REPLICAS, Scaled};
-use crate::evidence::{OffsetsSaid, micros};
+use super::shares::owners;
+use super::system::{LISTENS, REPLICAS, Scaled};
 
 /// For an instance in order to end; the contract has 5 s, and the machine is busy.
 const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// For a replica to listen that was restarted; it connects to PostgreSQL first.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// For another replica to publish: its turn's lease, on a busy machine.
 const RELAY_LIMIT: Duration = Duration::from_secs(30);
@@ -25,6 +27,19 @@ const RELAY_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct FaultLog {
     pub(super) hurts: Vec<Hurt>,
     pub(super) ends: Vec<End>,
+    pub(super) strikes: Vec<Strike>,
+    /// What could not be done, or did not come back.
+    pub(super) troubles: Vec<String>,
+}
+
+impl FaultLog {
+    /// The pause is over.
+    fn resumed(&mut self, holder: &Holder) {
+        let is_paused = |end: &&mut End| end.holder == *holder && end.manner == Manner::Paused(Micros::MAX);
+        if let Some(end) = self.ends.iter_mut().find(is_paused) {
+            end.manner = Manner::Paused(now());
+        }
+    }
 }
 
 /// Whom a fault hit, since when.
@@ -43,7 +58,7 @@ enum Whom {
 }
 
 /// Runs the plan's faults, and returns at the end of the load, when all are over.
-pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> Result<FaultLog> {
+pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> FaultLog {
     let start = Instant::now();
     let mut steps: Vec<(Duration, bool, ScaledPlanned)> = Vec::new();
     for planned in &plan.faults {
@@ -54,29 +69,20 @@ pub(super) async fn run(system: &mut Scaled, plan: &ScaledPlan) -> Result<FaultL
     let mut faults = Faults { dice: Dice::new(plan.seed), hits: Vec::new(), log: FaultLog::default() };
     for (at, begins, planned) in steps {
         sleep_until(start + at).await;
-        if begins {
-            faults.begin(system, planned.fault).await?;
+        let done = if begins {
+            faults.begin(system, planned.fault).await
         } else {
-            faults.end(system, planned.fault).await?;
+            faults.end(system, planned.fault).await
+        };
+        if let Err(error) = done {
+            faults.log.troubles.push(format!("{}: {error}", planned.fault.name()));
         }
     }
-    system.broker.wait_until_ready().await?;
-    for replica in &mut system.replicas {
-        replica.service.url().await?;
-    }
-    for hurt in &mut faults.log.hurts {
-        let Part::Down(number) = hurt.part else { continue };
-        let history =
-            system.replicas.get(number).map(|replica| replica.service.history()).unwrap_or_default();
-        let listening = history.iter().filter(|line| line.contains("listening on http"));
-        let mut times = listening.filter_map(|line| micros(line.split(' ').next()?));
-        hurt.until = times.find(|time| *time > hurt.until).unwrap_or_else(now);
+    if let Err(error) = faults.recovered(system).await {
+        faults.log.troubles.push(error.to_string());
     }
     sleep_until(start + plan.load).await;
-    system.offsets.read().await?;
-    let broker = faults.log.hurts.iter_mut().filter(|hurt| hurt.part == Part::Broker);
-    broker.for_each(|hurt| hurt.until = system.offsets.served_after(hurt.until).unwrap_or_else(now));
-    Ok(faults.log)
+    faults.log
 }
 
 struct Faults {
@@ -87,30 +93,40 @@ struct Faults {
 
 impl Faults {
     async fn begin(&mut self, system: &mut Scaled, fault: ScaledFault) -> Result<()> {
-        let from = now();
         let (action, target) = fault.parts();
+        if target == Target::Relay {
+            self.relay_exists(system).await;
+        }
+        let from = now();
+        let strike = |whom| Strike { fault: fault.name(), at: from, whom };
         let whom = match target {
             Target::Api | Target::Relay => {
-                if target == Target::Relay {
-                    self.relay_exists(system).await;
-                }
-                let Some(number) = self.replica(system, target) else { return Ok(()) };
+                let Some(number) = self.replica(system, target) else {
+                    self.log.strikes.push(strike(None));
+                    return Ok(());
+                };
                 let Some(replica) = system.replicas.get_mut(number) else { return Ok(()) };
+                self.log.strikes.push(strike(Some(format!("replica {}", number + 1))));
                 let manner = end(&mut replica.service, action).await?;
-                let holder = Holder::Replica(number);
-                self.log.ends.extend(manner.map(|manner| End { holder, manner, at: from }));
+                self.end_of(Holder::Replica(number), manner, from);
                 Whom::Replica(number)
             }
             Target::Owner(group) | Target::Member(group) if action == Action::Join => {
-                system.join(group)?;
+                let name = system.join(group)?;
+                self.log.strikes.push(strike(Some(name)));
                 return Ok(());
             }
             Target::Owner(group) | Target::Member(group) => {
-                let Some(place) = self.instance(system, group) else { return Ok(()) };
+                let Some(place) = self.instance(system, group) else {
+                    self.log.strikes.push(strike(None));
+                    return Ok(());
+                };
+                self.log.strikes.push(strike(system.instances.get(place).map(|one| one.name.clone())));
                 self.strike(system, place, action).await?;
                 Whom::Instance(place)
             }
             Target::Database => {
+                self.log.strikes.push(strike(Some("PostgreSQL".to_owned())));
                 match action {
                     Action::Kill => block_in_place(|| system.postgres.crash())?,
                     Action::Cut => system.database.set(Mode::Cut, 100),
@@ -119,6 +135,7 @@ impl Faults {
                 Whom::Database
             }
             Target::Broker => {
+                self.log.strikes.push(strike(Some("the broker".to_owned())));
                 if action == Action::Kill {
                     system.broker.kill9()
                 } else {
@@ -139,18 +156,26 @@ impl Faults {
             Whom::Replica(number) => {
                 if let Some(replica) = system.replicas.get_mut(number) {
                     if action == Action::Pause {
+                        self.log.resumed(&Holder::Replica(number));
                         replica.service.resume()?;
                     } else {
                         // That it listens is waited for at the end: it may need what another fault has.
                         replica.service.restart()?;
                     }
                 }
-                Some(if action == Action::Pause { Part::Paused(number) } else { Part::Down(number) })
+                // Other faults go on meanwhile, also of what it needs: that it answers is waited for at the end.
+                Some(match action {
+                    Action::Pause => Part::Paused(number),
+                    Action::Leave => Part::Stopped(number),
+                    _ => Part::Down(number),
+                })
             }
             Whom::Instance(number) => {
                 let Some(instance) = system.instances.get_mut(number) else { return Ok(()) };
                 instance.hurt = false;
                 if action == Action::Pause {
+                    let (group, id) = (instance.group, instance.instance_id().unwrap_or_default());
+                    self.log.resumed(&Holder::Instance { group, id });
                     instance.service.resume()?
                 } else {
                     instance.service.restart()?
@@ -178,6 +203,33 @@ impl Faults {
         Ok(())
     }
 
+    /// Waits until all that was restarted serves again, and records since when it does.
+    async fn recovered(&mut self, system: &mut Scaled) -> Result<()> {
+        system.broker.wait_until_ready().await?;
+        system.offsets.read().await?;
+        for (number, replica) in system.replicas.iter_mut().enumerate() {
+            let listens = replica.service.wait_for_line(LISTENS, START_LIMIT).await;
+            self.log.troubles.extend(listens.err().map(|error| format!("replica {}: {error}", number + 1)));
+        }
+        for hurt in &mut self.log.hurts {
+            let until = match hurt.part {
+                Part::Broker => system.offsets.served_after(hurt.until),
+                Part::Down(number) | Part::Stopped(number) => {
+                    system.replicas.get(number).and_then(|replica| replica.listened_after(hurt.from))
+                }
+                Part::Paused(_) | Part::Instance(_) | Part::Database => Some(hurt.until),
+            };
+            hurt.until = until.unwrap_or_else(now);
+        }
+        Ok(())
+    }
+
+    /// Records an end. `asked`: before it was done; what was killed or paused did something until it was.
+    fn end_of(&mut self, holder: Holder, manner: Manner, asked: Micros) {
+        let at = if matches!(manner, Manner::Stopped(_)) { asked } else { now() };
+        self.log.ends.push(End { holder, manner, at });
+    }
+
     /// Waits until a replica publishes, where one can.
     async fn relay_exists(&self, system: &Scaled) {
         let is_hurt = |hit: &Hit| matches!(hit.whom, Whom::Database);
@@ -188,12 +240,15 @@ impl Faults {
         }
     }
 
-    /// One that nothing has hurt yet.
+    /// One that answers, and that nothing has hurt yet.
     fn replica(&mut self, system: &Scaled, target: Target) -> Option<usize> {
         let is_hurt = |number: &usize| {
             self.hits.iter().any(|hit| matches!(hit.whom, Whom::Replica(hurt) if hurt == *number))
         };
-        let well: Vec<usize> = (0..REPLICAS).filter(|number| !is_hurt(number)).collect();
+        let listens = |number: &usize| {
+            system.replicas.get(*number).is_some_and(|replica| replica.service.count(LISTENS) > 0)
+        };
+        let well: Vec<usize> = (0..REPLICAS).filter(|number| !is_hurt(number) && listens(number)).collect();
         match target {
             Target::Relay => system.publishing().filter(|number| well.contains(number)),
             _ => self.dice.pick(&well).copied(),
@@ -202,17 +257,7 @@ impl Faults {
 
     /// An instance that owns something, as far as was read.
     fn instance(&mut self, system: &Scaled, group: Group) -> Option<usize> {
-        let mut owners: BTreeMap<usize, String> = BTreeMap::new();
-        for record in system.offsets.known() {
-            if record.entry.group != group.name() {
-                continue;
-            }
-            match record.entry.said {
-                OffsetsSaid::Claim { instance_id, .. } => drop(owners.insert(record.partition, instance_id)),
-                OffsetsSaid::Commit { .. } if record.released => drop(owners.remove(&record.partition)),
-                OffsetsSaid::Commit { .. } => {}
-            }
-        }
+        let owners = owners(&system.offsets.known(), group);
         let owns = |id: Option<String>| owners.values().any(|owner| Some(owner) == id.as_ref());
         let all = system.instances.iter().enumerate();
         let well = all.filter(|(_, one)| one.group == group && !one.hurt);
@@ -225,23 +270,22 @@ impl Faults {
         let Some(instance) = system.instances.get_mut(place) else { return Ok(()) };
         instance.hurt = true;
         let (group, id, asked) = (instance.group, instance.instance_id(), now());
-        let Some(manner) = end(&mut instance.service, action).await? else { return Ok(()) };
-        let at = if manner == Manner::Killed { now() } else { asked };
-        let holder = id.map(|id| Holder::Instance { group, id });
-        self.log.ends.extend(holder.map(|holder| End { holder, manner, at }));
+        let manner = end(&mut instance.service, action).await?;
+        if let Some(id) = id {
+            self.end_of(Holder::Instance { group, id }, manner, asked);
+        }
         if group == Group::Audit && manner == Manner::Killed { system.snapshot() } else { Ok(()) }
     }
 }
 
-/// Does it to a process. `None`: it was only paused.
-async fn end(service: &mut Service, action: Action) -> Result<Option<Manner>> {
+/// Does it to a process. Until when a pause lasts is known only at its end.
+async fn end(service: &mut Service, action: Action) -> Result<Manner> {
     match action {
-        Action::Pause => return service.pause().map(|()| None),
-        Action::Leave => {
-            let status = service.terminate(END_LIMIT).await?;
-            return Ok(Some(Manner::Stopped(status.code())));
+        Action::Pause => service.pause().map(|()| Manner::Paused(Micros::MAX)),
+        Action::Leave => Ok(Manner::Stopped(service.terminate(END_LIMIT).await?.code())),
+        _ => {
+            service.kill9();
+            Ok(Manner::Killed)
         }
-        _ => service.kill9(),
     }
-    Ok(Some(Manner::Killed))
 }

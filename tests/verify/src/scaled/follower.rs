@@ -27,6 +27,8 @@ pub struct Record {
     pub entry: OffsetsEntry,
     /// A last commit: whoever has a turn may claim.
     pub released: bool,
+    /// Whom a last commit names to own next.
+    pub to: Option<String>,
 }
 
 /// What was read so far.
@@ -123,7 +125,8 @@ fn parse(at: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Record> {
     let entry = OffsetsEntry::read(at, Some(parts.join("/").as_bytes()), value, topic)?;
     let json: Value = serde_json::from_slice(value?).ok()?;
     let released = json.get("released").is_some_and(|released| *released == true);
-    Some(Record { topic, partition, entry, released })
+    let to = json.get("to").and_then(Value::as_str).map(str::to_owned);
+    Some(Record { topic, partition, entry, released, to })
 }
 
 #[cfg(test)]
@@ -133,10 +136,10 @@ mod tests {
     #[test]
     fn a_record_is_of_its_partition() {
         let commit =
-            br#"{"v":1,"offset":7,"instance_id":"i","committed_at":"1970-01-01T00:00:01Z","released":true}"#;
+            br#"{"v":1,"offset":7,"instance_id":"i","committed_at":"1970-01-01T00:00:01Z","released":true,"to":"j"}"#;
         let record = parse(9, Some(b"g/task-events/4/commit/3"), Some(commit)).unwrap();
         assert_eq!((record.topic, record.partition), (EVENTS, 4));
-        assert_eq!((record.released, record.entry.at), (true, 9));
+        assert_eq!((record.released, record.to.as_deref(), record.entry.at), (true, Some("j"), 9));
         let record = parse(9, Some(b"g/task-events-dlq/0/commit/3"), Some(commit)).unwrap();
         assert_eq!((record.topic, record.partition), (DLQ, 0));
         assert!(parse(9, Some(b"g/task-events/4/commit/3"), None).is_none());

@@ -1,4 +1,4 @@
-//! What a round of the scaled system does, and when: from a seed alone.
+//! What a round of the scaled system does, and when: from a seed alone. Whom it hits depends on who publishes and owns then.
 
 use std::time::Duration;
 
@@ -161,8 +161,10 @@ pub struct ScaledPlan {
     pub rate: Option<u32>,
     /// How long a client waits for an answer before it asks the next replica.
     pub answer_limit: Duration,
-    /// How much longer than promised the place of a process that ended may be nobody's: see [`super::succession`].
+    /// How much longer than promised the place of a process that was killed or paused may be nobody's.
     pub margin: Duration,
+    /// The same of one that stopped in order.
+    pub stop_margin: Duration,
     /// By their time.
     pub faults: Vec<ScaledPlanned>,
 }
@@ -174,7 +176,7 @@ impl ScaledPlan {
         faults: &[ScaledFault],
         load: Duration,
         rate: Option<u32>,
-        margin: Duration,
+        [margin, stop_margin]: [Duration; 2],
     ) -> Self {
         let mut dice = Dice::new(seed);
         let connections = usize::try_from(dice.between(12, 48)).unwrap_or(12);
@@ -192,7 +194,16 @@ impl ScaledPlan {
         }
         planned.sort_by_key(|planned| planned.at);
         let rate = rate.or(chosen_rate).filter(|rate| *rate > 0);
-        Self { seed, load, connections, rate, answer_limit: ANSWER_LIMIT, margin, faults: planned }
+        Self {
+            seed,
+            load,
+            connections,
+            rate,
+            answer_limit: ANSWER_LIMIT,
+            margin,
+            stop_margin,
+            faults: planned,
+        }
     }
 
     /// The faults in words.
@@ -213,7 +224,8 @@ mod tests {
     #[test]
     fn a_plan_is_its_seeds_and_every_fault_comes_up() {
         let all = ScaledFault::value_variants();
-        let plan = |seed| ScaledPlan::of(seed, all, Duration::from_secs(10), None, Duration::from_secs(5));
+        let plan =
+            |seed| ScaledPlan::of(seed, all, Duration::from_secs(10), None, [Duration::from_secs(5); 2]);
         assert_eq!(plan(7), plan(7));
         let plans: Vec<_> = (1..=100).map(plan).collect();
         for fault in all {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use harness::requests::now;
+use harness::requests::{Micros, now};
 use harness::{
     Broker, Error, Kind as BrokerKind, Postgres, Program, Proxy, Result, Service, create_topic, free_port,
 };
@@ -12,7 +12,7 @@ use harness::{
 use super::evidence::{PUBLISHES, PUBLISHES_NO_LONGER, read_audit_log};
 use super::follower::Follower;
 use super::group::Group;
-use crate::evidence::Snapshot;
+use crate::evidence::{Snapshot, micros};
 use crate::system::LEASE;
 
 /// Partitions of the topic of events: they divide evenly by 1, 2, 3 and 6 instances.
@@ -23,12 +23,27 @@ const DATABASE: &str = "tasks";
 /// What a replica logs when its turn to publish is over.
 const TURN_OVER: [&str; 2] = [PUBLISHES_NO_LONGER, "the relay's turn is over"];
 
+/// What a replica logs once it listens.
+pub(super) const LISTENS: &str = "listening on http://";
+
 /// A replica of the API.
 pub struct Replica {
     /// Its process.
     pub service: Service,
     /// Where it listens.
     pub url: String,
+}
+
+impl Replica {
+    /// When it began to listen for the first time after this.
+    pub(super) fn listened_after(&self, at: Micros) -> Option<Micros> {
+        let lines = self.service.history();
+        let mut times = lines
+            .iter()
+            .filter(|line| line.contains(LISTENS))
+            .filter_map(|line| micros(line.split(' ').next()?));
+        times.find(|time| *time > at)
+    }
 }
 
 /// An instance of a consumer.
@@ -118,15 +133,16 @@ impl Scaled {
             .env("LEASE_MS", LEASE.as_millis())
     }
 
-    /// Starts one more instance.
-    pub fn join(&mut self, group: Group) -> Result<()> {
+    /// Starts one more instance, and returns its name.
+    pub fn join(&mut self, group: Group) -> Result<String> {
         let number = self.of(group).count() + 1;
         let name = format!("{}-{number}", group.name());
         let (state, audit_log) = (self.folder.join(&name), self.folder.join(format!("{name}.audit")));
         let program = self.program(group.name()).env("STATE_DIR", state.display());
         let service = program.env("AUDIT_LOG_PATH", audit_log.display()).start()?;
-        self.instances.push(Instance { group, name, service, hurt: false, state, audit_log });
-        Ok(())
+        let instance = Instance { group, name: name.clone(), service, hurt: false, state, audit_log };
+        self.instances.push(instance);
+        Ok(name)
     }
 
     /// The instances of a group.
@@ -156,6 +172,22 @@ impl Scaled {
             begun > over
         };
         self.replicas.iter().position(publishes)
+    }
+
+    /// Processes that have ended, or panicked, although all run that are to.
+    pub fn ended(&mut self) -> Result<Vec<String>> {
+        let replicas = self.replicas.iter_mut().enumerate();
+        let replicas = replicas.map(|(number, one)| (format!("replica {}", number + 1), &mut one.service));
+        let instances = self.instances.iter_mut().map(|one| (one.name.clone(), &mut one.service));
+        let mut troubles = Vec::new();
+        for (name, service) in replicas.chain(instances) {
+            if service.has_ended()? {
+                troubles.push(format!("{name} has ended, and was not asked to"));
+            }
+            let panics = service.history().into_iter().filter(|line| line.contains("panicked at"));
+            troubles.extend(panics.map(|line| format!("{name}: {line}")));
+        }
+        Ok(troubles)
     }
 
     /// Keeps the output of every process.

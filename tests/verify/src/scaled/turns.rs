@@ -6,8 +6,9 @@
 //! - What Kafka has twice, by a produce without an answer, is known as a copy to whoever had it before, and may be done
 //!   again by another owner.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
+use super::evidence::Release;
 use crate::evidence::{OffsetsEntry, OffsetsSaid};
 use harness::requests::Micros;
 
@@ -23,11 +24,16 @@ pub(super) struct Turn<'a> {
     pub(super) in_order: bool,
     /// When this one gave it back.
     pub(super) released_at: Option<Micros>,
+    /// To whom, where it named one.
+    pub(super) to: Option<&'a str>,
+    /// When it claimed or committed last, and before that: what came before is known to have been in the log by the last.
+    pub(super) last_sign: Micros,
+    pub(super) earlier_sign: Option<Micros>,
 }
 
-/// The turns of a group at one partition. `released`: the places of the commits that gave it back.
-pub(super) fn turns<'a>(offsets: &'a [OffsetsEntry], released: &[i64], group: &str) -> Vec<Turn<'a>> {
-    let released: HashSet<i64> = released.iter().copied().collect();
+/// The turns of a group at one partition. `released`: the commits that gave it back.
+pub(super) fn turns<'a>(offsets: &'a [OffsetsEntry], released: &'a [Release], group: &str) -> Vec<Turn<'a>> {
+    let released: HashMap<i64, &Release> = released.iter().map(|release| (release.at, release)).collect();
     let mut turns: Vec<Turn<'a>> = Vec::new();
     let mut position: Option<(i64, i64)> = None;
     for entry in offsets.iter().filter(|entry| entry.group == group) {
@@ -39,13 +45,20 @@ pub(super) fn turns<'a>(offsets: &'a [OffsetsEntry], released: &[i64], group: &s
                 start: position.map_or(0, |(_, offset)| offset),
                 in_order: turns.last().is_some_and(|before| before.released_at.is_some()),
                 released_at: None,
+                to: None,
+                last_sign: *claimed_at,
+                earlier_sign: None,
             }),
             OffsetsSaid::Commit { token, offset, committed_at, .. } => {
                 if position.is_none_or(|(newest, _)| newest <= *token) {
                     position = Some((*token, *offset));
                 }
                 if let Some(turn) = turns.last_mut().filter(|turn| turn.token == *token) {
-                    turn.released_at = Some(*committed_at).filter(|_| released.contains(&entry.at));
+                    let release = released.get(&entry.at);
+                    turn.released_at = release.map(|_| *committed_at);
+                    turn.to = release.and_then(|release| release.to.as_deref());
+                    turn.earlier_sign = Some(turn.last_sign);
+                    turn.last_sign = *committed_at;
                 }
             }
         }
@@ -58,8 +71,10 @@ pub(super) fn turns<'a>(offsets: &'a [OffsetsEntry], released: &[i64], group: &s
 pub(super) struct Copy<'a> {
     pub(super) instance: &'a str,
     pub(super) at: Micros,
-    /// The event's offset.
+    /// The event's offset; the last one, where it is not known which of several it was.
     pub(super) offset: i64,
+    /// Whether it is that of this copy.
+    pub(super) is_exact: bool,
 }
 
 /// What explains that an event was done several times, or why nothing does.
@@ -79,18 +94,19 @@ pub(super) fn why_repeated(turns: &[Turn<'_>], copies: &[Copy<'_>], is_twice: bo
     for copy in copies {
         let place = turns.iter().rposition(|turn| turn.instance == copy.instance && turn.at <= copy.at);
         match place {
-            Some(place) => placed.push((place, copy.offset)),
+            Some(place) => placed.push((place, copy.offset, copy.is_exact)),
             None => return Why::Unexplained(format!("{} had claimed nothing by then", copy.instance)),
         }
     }
     placed.sort_unstable();
     for (earlier, later) in placed.iter().zip(placed.iter().skip(1)) {
-        let ((before, _), (after, offset)) = (*earlier, *later);
+        let ((before, first, is_exact), (after, offset, _)) = (*earlier, *later);
         let between = turns.get(before + 1..=after).unwrap_or_default();
         let Some(last) = between.last() else {
             return Why::Unexplained("the same owner did it again".to_owned());
         };
-        if is_twice {
+        // Copies of one offset are no copies that Kafka has.
+        if is_twice && !(is_exact && first == offset) {
             continue;
         }
         if last.start > offset {
@@ -122,7 +138,7 @@ mod tests {
     }
 
     fn copy(instance: &str, at: Micros, offset: i64) -> Copy<'_> {
-        Copy { instance, at, offset }
+        Copy { instance, at, offset, is_exact: true }
     }
 
     #[test]
@@ -142,16 +158,20 @@ mod tests {
             assert!(matches!(why_repeated(&killed, &copies, false), Why::Unexplained(_)), "{copies:?}");
         }
         // Given in order.
-        let given = turns(&log, &[1], "g");
+        let released = [Release { at: 1, to: None }];
+        let given = turns(&log, &released, "g");
         let copies = [copy("a", 5, 52), copy("b", 9, 52)];
         assert!(matches!(why_repeated(&given, &copies, false), Why::Unexplained(_)));
         assert_eq!(why_repeated(&given, &[copy("a", 5, 49), copy("b", 9, 55)], true), Why::TwiceInTopic);
+        // Kafka has it twice, and one of the two was done twice.
+        assert!(matches!(why_repeated(&given, &copies, true), Why::Unexplained(_)));
     }
 
     #[test]
     fn a_kill_before_a_change_in_order_explains_what_comes_after_it() {
         let log = [claim(0, "a"), claim(5, "b"), commit(6, 5, 50), claim(9, "c")];
-        let turns = turns(&log, &[6], "g");
+        let released = [Release { at: 6, to: None }];
+        let turns = turns(&log, &released, "g");
         assert!(!turns[1].in_order && turns[2].in_order);
         assert_eq!(why_repeated(&turns, &[copy("a", 2, 52), copy("c", 9, 52)], false), Why::InFlight);
     }
