@@ -14,7 +14,7 @@ use task_events::services::{AUDIT, DLQ_PROCESSOR, NOTIFICATION};
 use task_events::url_arg::UrlOf;
 use task_events::version::version;
 
-use crate::audit::{AuditError, Limits, WitnessSettings, WitnessUrl};
+use crate::audit::{AuditError, Limits, WitnessSettings};
 use crate::webhook::Config;
 
 /// What all three take.
@@ -138,13 +138,13 @@ pub struct AuditArgs {
 #[derive(Debug, Clone, Args)]
 pub struct WitnessArgs {
     /// Witness (c2sp.org/tlog-witness) that cosigns the tree: https://host/prefix or http://host:port/prefix; none unless set
-    #[arg(long, env = "AUDIT_WITNESS_URL", requires_all = ["audit_key_file", "audit_witness_key_file"])]
-    audit_witness_url: Option<WitnessUrl>,
+    #[arg(long, env = "AUDIT_WITNESS_URL", value_name = "URL", hide_env_values = true, value_parser = UrlOf("AUDIT_WITNESS_URL"), requires_all = ["audit_key_file", "audit_witness_key_file"])]
+    audit_witness_url: Option<Url>,
     /// File with the witness's public key, NAME+ID+KEY
-    #[arg(long, env = "AUDIT_WITNESS_KEY_FILE")]
+    #[arg(long, env = "AUDIT_WITNESS_KEY_FILE", requires = "audit_witness_url")]
     audit_witness_key_file: Option<PathBuf>,
     /// CAs of an https witness: a file in PEM, or a folder; the system's unless set
-    #[arg(long, env = "AUDIT_WITNESS_CA_FILE")]
+    #[arg(long, env = "AUDIT_WITNESS_CA_FILE", requires = "audit_witness_url")]
     audit_witness_ca_file: Option<PathBuf>,
 }
 
@@ -223,6 +223,26 @@ mod tests {
         }
         let args = ["--notifier", "webhook", "--webhook-url", "http://a/", "--webhook-secret-file", "f"];
         assert_eq!(parse(&args).unwrap().webhook.config().unwrap().0.tries.get(), 9);
+    }
+
+    #[test]
+    fn a_witness_needs_a_url_a_key_and_a_tree() {
+        let parse = |args: &[&str]| AuditArgs::try_parse_from([&["x"], args].concat());
+        let (url, key) = (["--audit-witness-url", "http://a/b"], ["--audit-witness-key-file", "f"]);
+        let tree = ["--audit-key-file", "f"];
+        assert!(parse(&[url, key, tree].concat()).is_ok());
+        for args in [
+            &[url, key].concat()[..],
+            &[url, tree].concat(),
+            &[key, tree].concat(),
+            &["--audit-witness-ca-file", "f"],
+            &[&["--audit-witness-url", "https://w.example:99999/"][..], &key, &tree].concat(),
+        ] {
+            assert!(parse(args).is_err(), "{args:?}");
+        }
+        let secret = ["--audit-witness-url", "https://me:hush@w.example/"];
+        let refused = parse(&[secret, key, tree].concat()).unwrap_err().to_string();
+        assert!(refused.contains("AUDIT_WITNESS_URL") && !refused.contains("hush"), "{refused}");
     }
 
     #[test]

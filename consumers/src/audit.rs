@@ -99,7 +99,7 @@ pub use error::{AuditError, Damage};
 pub use limits::Limits;
 pub use line::{At, Line, parse, render};
 pub use pending::Entry;
-pub use witness::{WitnessSettings, WitnessUrl};
+pub use witness::WitnessSettings;
 
 /// Opens log and index, and brings them together. Blocks.
 pub fn open(log: &Path, state_dir: &Path, reader: EventReader) -> Result<Opened<Audit>, AuditError> {

@@ -5,7 +5,8 @@ mod world;
 use std::time::Duration;
 
 use serde_json::Value;
-use task_events::kafka::{Compression, NewTopic, ProducerRecord};
+use task_events::kafka::{Compression, NewTopic, Position, ProducerRecord};
+use task_events::offsets::{Claim, Commit, Slot};
 use tokio::process::Command;
 use uuid::Uuid;
 use world::{World, cells, now, text};
@@ -244,6 +245,42 @@ async fn offsets_of_a_live_group_are_not_reset_and_of_a_stopped_one_only_with_ex
     assert_eq!(cells(&describe), [["task-events", "0", "10", "0", "10", "0", "released", "-"]]);
     let error = world.refuses("offsets reset new-group --partition 1 --to latest").await;
     assert!(error.contains("partition"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_forgets_trees_stays_where_it_is_in_each_topic() {
+    let world = World::start().await;
+    let owner = world.owner("g", Duration::from_secs(60)).await;
+    let position = Position { offset: 6, leader_epoch: Some(3), topic_id: Some(Uuid::from_u128(9)) };
+    let meta = serde_json::json!({
+        "trees": {"o": {"size": 5, "root": "00"}}, "done_by": {(owner.instance_id.to_string()): 5}, "moved_from": 2
+    });
+    let commit = Commit::at(position, owner.instance_id, true).with_meta(meta.as_object().unwrap().clone());
+    let gone = Slot { partition: 7, ..owner.slot.clone() };
+    let claim = Claim::new(owner.instance_id, "test-host", 60_000);
+    let of_gone = owner.offsets.claim(&gone, &claim).await.unwrap().token;
+    for (slot, token) in [(&owner.slot, owner.claimed.token), (&gone, of_gone)] {
+        owner.offsets.commit(slot, token, &commit, Duration::from_secs(30)).await.unwrap();
+    }
+    let dry = world.answers("offsets reset g --forget-trees").await;
+    assert!(dry.contains("forgets the tree o") && dry.contains("Nothing was changed"), "{dry}");
+    let error = world.refuses("offsets reset g --forget-trees --partition 1").await;
+    assert!(error.contains("no position there"), "{error}");
+    let answer = world.answers_json("offsets reset g --forget-trees --execute").await;
+    let rows: Vec<_> = answer["partitions"].as_array().unwrap().iter().collect();
+    assert_eq!(rows.len(), 2, "{answer}");
+    assert!(rows.iter().all(|row| row["from"] == 6 && row["to"] == 6), "{answer}");
+    owner.offsets.catch_up().await.unwrap();
+    let view = owner.offsets.view();
+    for (slot, token) in [(&owner.slot, owner.claimed.token), (&gone, of_gone)] {
+        let (by, kept) =
+            view.borrow().slot(slot).unwrap().last_commit().map(|(by, kept)| (by, kept.clone())).unwrap();
+        assert!(by > token, "{slot}");
+        let mut expected = commit.clone();
+        expected.meta.remove("trees");
+        expected.committed_at = kept.committed_at;
+        assert_eq!(kept, expected, "{slot}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,11 @@
 //! # Invariants
 //!
 //! 1. *The log never waits for it*: this is a task beside it, which reads the tree's files and nothing else of it.
-//! 2. *It takes bounded time and memory*: one request at a time, [`TIMEOUT`] for each, 16 KiB of its answer.
-//! 3. *Only what was verified is kept*: a cosignature by the witness's key, on the checkpoint that was sent. Checkpoint and
-//!    cosignature are in the tree's folder as `witnessed`; the next request goes on from there.
+//! 2. *It takes bounded time and memory*: one request at a time, [`TIMEOUT`] for each, 16 KiB of its answer's head and body.
+//! 3. *Only what was verified is kept, and only that is believed*: a cosignature by the witness's key, on the checkpoint that
+//!    was sent. Checkpoint and cosignature are in the tree's folder as `witnessed`; the next request goes on from there, if
+//!    the cosignature still holds.
+//! 4. *A trouble lasts until the newest checkpoint is known to be cosigned*: having nothing to submit ends none.
 
 mod exchange;
 
@@ -20,17 +22,17 @@ use audit_tree::{Checkpoint, Tiles, Witness};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use task_events::disk::{FileSystem, replace};
+use task_events::http_client::Url;
 use task_events::log_once::LogOnce;
 use task_events::tls::{Tls, TlsFiles, TlsVariables};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-pub use self::exchange::WitnessUrl;
-use self::exchange::{Answer, exchange};
+use self::exchange::{Answer, submit};
 use super::AuditError;
 use super::tree::Commits;
 
-/// Time between two requests: a checkpoint that nobody cosigned yet is that old at most.
+/// Time between two requests. What was logged since the last one is not cosigned where the service stops.
 const EVERY: Duration = Duration::from_secs(5);
 /// Time for a request, from the name's resolution to the end of the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +43,7 @@ const WITNESSED: &str = "witnessed";
 #[derive(Debug, Clone)]
 pub struct WitnessSettings {
     /// Where requests go, without `/add-checkpoint`.
-    pub url: WitnessUrl,
+    pub url: Url,
     /// Whose cosignature counts.
     pub witness: Witness,
     /// For an https address.
@@ -53,12 +55,18 @@ const VARIABLES: TlsVariables = TlsVariables { ca: "AUDIT_WITNESS_CA_FILE", iden
 
 impl WitnessSettings {
     /// Reads the witness's key and, for an https address, the CAs. Blocks.
-    pub fn load(url: WitnessUrl, key_file: &Path, ca: Option<PathBuf>) -> Result<Self, AuditError> {
+    pub fn load(url: Url, key_file: &Path, ca: Option<PathBuf>) -> Result<Self, AuditError> {
         let failed = |why: String| AuditError::Witness { why };
         let named = |why: &dyn Display| failed(format!("{}: {why}", key_file.display()));
         let text = fs::read_to_string(key_file).map_err(|error| named(&error))?;
         let witness = Witness::from_vkey(&text)
             .ok_or_else(|| named(&"it is no key of a witness, as NAME+ID+KEY of cosignature/v1"))?;
+        if url.path().contains('?') {
+            return Err(failed("AUDIT_WITNESS_URL has a query, which no witness has".to_owned()));
+        }
+        if ca.is_some() && !url.has_tls() {
+            return Err(failed(format!("{} needs an https address in AUDIT_WITNESS_URL", VARIABLES.ca)));
+        }
         let files = TlsFiles { ca, identity: None, variables: &VARIABLES };
         let tls = url.has_tls().then(|| Tls::load(files)).transpose().map_err(failed)?;
         Ok(Self { url, witness, tls })
@@ -76,18 +84,38 @@ struct Submission {
     body: String,
 }
 
+/// What is to be done.
+#[derive(Debug)]
+enum Next {
+    /// There is no line yet.
+    Nothing,
+    /// The newest checkpoint is cosigned.
+    Cosigned,
+    Submit(Submission),
+}
+
 impl Submission {
-    /// The newest checkpoint of the tree in the folder. `None`: there is none, or it is cosigned already.
-    fn next(folder: &Path) -> io::Result<Option<Self>> {
-        let Some(note) = read_if_there(&folder.join("checkpoint"))? else { return Ok(None) };
+    /// The newest checkpoint of the tree in the folder. What the witness has cosigned of this tree, and the tree has not, is
+    /// an error.
+    fn next(folder: &Path, witness: &Witness) -> io::Result<Next> {
+        let Some(note) = read_if_there(&folder.join("checkpoint"))? else { return Ok(Next::Nothing) };
         let checkpoint = Checkpoint::read(&note).map_err(io::Error::other)?;
-        let before = read_if_there(&folder.join(WITNESSED))?.and_then(|note| Checkpoint::read(&note).ok());
+        let before = read_if_there(&folder.join(WITNESSED))?;
+        let before = before.and_then(|note| cosigned(&note, witness));
         let before = before.filter(|before| before.origin == checkpoint.origin);
-        let old = before.map_or(0, |before| before.size);
-        if checkpoint.size <= old {
-            return Ok(None);
+        let old = before.as_ref().map_or(0, |before| before.size);
+        match before {
+            Some(before) if before.size > checkpoint.size => {
+                return Err(io::Error::other(restored(before.size, checkpoint.size)));
+            }
+            Some(before) if before.size == checkpoint.size && before.root == checkpoint.root => {
+                return Ok(Next::Cosigned);
+            }
+            Some(before) if before.size == checkpoint.size => return Err(io::Error::other(ANOTHER_ROOT)),
+            _ if checkpoint.size == 0 => return Ok(Next::Nothing),
+            _ => {}
         }
-        Self::from(folder.to_owned(), note, checkpoint, old).map(Some)
+        Self::from(folder.to_owned(), note, checkpoint, old).map(Next::Submit)
     }
 
     /// The same for a witness that has another size.
@@ -105,19 +133,36 @@ impl Submission {
     }
 }
 
+/// The checkpoint of a note that the witness has cosigned.
+fn cosigned(note: &str, witness: &Witness) -> Option<Checkpoint> {
+    let (_, signatures) = note.split_once("\n\n")?;
+    witness.find(note, signatures)?;
+    Checkpoint::read(note).ok()
+}
+
+const ANOTHER_ROOT: &str = "it has another root of as many lines: log and tree were rewritten";
+
+fn restored(cosigned: u64, size: u64) -> String {
+    format!(
+        "it has cosigned {cosigned} lines of this tree, and the tree has {size}: it was restored from an older copy"
+    )
+}
+
 /// Asks the witness again and again, until the process ends.
 pub(super) async fn run(folder: PathBuf, settings: WitnessSettings, commits: Commits) {
     let mut log = LogOnce::new(module_path!());
     loop {
         sleep(EVERY).await;
         match ask(&folder, &settings).await {
-            Ok(()) => {
+            Ok(false) => {}
+            Ok(true) => {
                 commits.witness_failed(None);
                 log.over(&format!("witness {} has cosigned the tree again", settings.witness.name()));
             }
             Err(why) => {
+                // The URL as far as it is shown: its path may be a secret.
                 let text = format!(
-                    "witness {} at {} has not cosigned the tree of the audit log: {why}; the log goes on",
+                    "witness {} at {:?} has not cosigned the tree of the audit log: {why}; the log goes on",
                     settings.witness.name(),
                     settings.url
                 );
@@ -128,46 +173,52 @@ pub(super) async fn run(folder: PathBuf, settings: WitnessSettings, commits: Com
     }
 }
 
-/// Has the newest checkpoint cosigned, if that is not done.
-async fn ask(folder: &Path, settings: &WitnessSettings) -> Result<(), String> {
-    let tree = folder.to_owned();
-    let next = blocking(move || Submission::next(&tree)).await?;
-    let Some(mut next) = next else { return Ok(()) };
+/// Has the newest checkpoint cosigned, if that is not done. Whether it is known to be.
+async fn ask(folder: &Path, settings: &WitnessSettings) -> Result<bool, String> {
+    let (tree, witness) = (folder.to_owned(), settings.witness.clone());
+    let mut next = match blocking(move || Submission::next(&tree, &witness)).await? {
+        Next::Nothing => return Ok(false),
+        Next::Cosigned => return Ok(true),
+        Next::Submit(next) => next,
+    };
     let mut answer = send(settings, &next.body).await?;
     // It has another size than was noted here: once more from there.
-    if let Answer { status: 409, body } = &answer
-        && let Ok(old) = body.trim().parse::<u64>()
-        && old != next.old
-    {
-        if old > next.checkpoint.size {
-            return Err(format!(
-                "it has cosigned {old} lines of this tree, and the tree has {}: it was restored from an older copy",
-                next.checkpoint.size
-            ));
-        }
+    if let Some(old) = answer.size().filter(|old| *old != next.old && *old <= next.checkpoint.size) {
         next = blocking(move || Submission::from(next.folder, next.note, next.checkpoint, old)).await?;
         answer = send(settings, &next.body).await?;
     }
-    let why = match answer.status {
-        200 => match settings.witness.find(&next.note, &answer.body) {
-            Some((line, _)) => {
-                let line = line.to_owned();
-                return blocking(move || next.keep(&line)).await;
-            }
-            None => "its answer has no cosignature by its key".to_owned(),
-        },
-        403 => "it does not know the key of this log (403): give it the tree's vkey".to_owned(),
-        404 => "it does not know this tree (404): give it the tree's vkey".to_owned(),
-        409 => "it has another root of as many lines (409): log and tree were rewritten".to_owned(),
-        422 => "what it has cosigned is not the beginning of this tree (422): log and tree were rewritten"
-            .to_owned(),
-        status => format!("it answered {status}"),
+    if answer.status != 200 {
+        return Err(refusal(&answer, next.old, next.checkpoint.size));
+    }
+    let Some((line, _)) = settings.witness.find(&next.note, &answer.body) else {
+        return Err("its answer has no cosignature by its key".to_owned());
     };
-    Err(why)
+    let line = line.to_owned();
+    blocking(move || next.keep(&line)).await.map(|()| true)
+}
+
+/// What it means that a checkpoint of `size` lines was refused, submitted as the successor of one of `old` lines.
+///
+/// Only what nobody but the witness says, and no delay explains, is held against the log: a 409 may be a proxy's, and a
+/// request that timed out here may be done by the witness before the next one.
+fn refusal(answer: &Answer, old: u64, size: u64) -> String {
+    match (answer.status, answer.size()) {
+        (403, _) => "it does not know the key of this log (403): give it the tree's vkey".to_owned(),
+        (404, _) => "it does not know this tree (404): give it the tree's vkey".to_owned(),
+        (409, Some(has)) if has > size => restored(has, size),
+        (409, Some(has)) if has == old && old == size => ANOTHER_ROOT.to_owned(),
+        (409, Some(_)) => "it has another size again (409), and is asked again".to_owned(),
+        (409, None) => "it answered 409 without the size that it has".to_owned(),
+        (422, _) => {
+            "what it has cosigned is not the beginning of this tree (422): log and tree were rewritten"
+                .to_owned()
+        }
+        (status, _) => format!("it answered {status}"),
+    }
 }
 
 async fn send(settings: &WitnessSettings, body: &str) -> Result<Answer, String> {
-    let asked = exchange(&settings.url, settings.tls.as_ref(), body.to_owned());
+    let asked = submit(&settings.url, settings.tls.as_ref(), body.to_owned());
     timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
 }
 
@@ -184,3 +235,6 @@ fn read_if_there(path: &Path) -> io::Result<Option<String>> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use task_events::offsets::{OffsetsLog, Slot};
 use task_events::operate::groups::{Life, SlotReport, lease, short, watch};
 use task_events::operate::scan::{LogRange, log_range};
 
-use self::moves::{Move, execute};
+use self::moves::{Move, TREES, execute};
 use crate::output::{self, cell, table};
 use crate::{Context, Error};
 
@@ -97,7 +97,7 @@ fn trees(offsets: &OffsetsLog, slot: &Slot) -> Map<String, Value> {
     let view = offsets.view();
     let view = view.borrow();
     let commit = view.slot(slot).and_then(|state| Some(state.last_commit()?.1));
-    commit.and_then(|commit| commit.meta.get("trees")?.as_object().cloned()).unwrap_or_default()
+    commit.and_then(|commit| commit.meta.get(TREES)?.as_object().cloned()).unwrap_or_default()
 }
 
 /// Runs the command.
@@ -114,8 +114,10 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
     }
     if args.execute {
         refuse_live_group(&offsets, &args.group, &known).await?;
-        execute(&offsets, &moves, args.forget_trees).await?;
-        mirror(context, &args.group, &moves).await;
+        execute(&offsets, &mut moves, args.forget_trees).await?;
+        if args.to.is_some() {
+            mirror(context, &args.group, &moves).await;
+        }
     }
     let answer = Answer { group: args.group, executed: args.execute, partitions: moves };
     output::write(context.format, &answer, text)?;
@@ -162,6 +164,11 @@ async fn plan(
             ),
         ));
     }
+    let Some(target) = &args.to else {
+        let moves = staying(args, known);
+        let nothing = || format!("group {} has no position there: see `taskctl groups describe`", args.group);
+        return if moves.is_empty() { Err(Error::Refused(Code::CannotMove, nothing())) } else { Ok(moves) };
+    };
     let mut moves = Vec::new();
     for topic in topics {
         let count = match context.kafka.partition_count(&topic).await {
@@ -179,12 +186,6 @@ async fn plan(
         for partition in partitions {
             let slot = Slot { group: args.group.clone(), topic: topic.clone(), partition };
             let from = known.get(&slot).and_then(|report| report.position);
-            let Some(target) = &args.to else {
-                if let Some(to) = from {
-                    moves.push(Move::new(slot, from, Some(to), topic_id));
-                }
-                continue;
-            };
             let range = log_range(&context.kafka, &topic, partition).await?;
             let at_time = match target {
                 Target::Time(time) => {
@@ -200,6 +201,16 @@ async fn plan(
         }
     }
     Ok(moves)
+}
+
+/// What of the group stays where it is, and forgets trees: also what it has of topics that are no more.
+fn staying(args: &Reset, known: &BTreeMap<Slot, SlotReport>) -> Vec<Move> {
+    let is_named = |slot: &Slot| {
+        args.topic.as_ref().is_none_or(|topic| *topic == slot.topic)
+            && args.partition.is_none_or(|partition| partition == slot.partition)
+    };
+    let named = known.iter().filter(|(slot, _)| is_named(slot));
+    named.filter_map(|(slot, report)| Some(Move::staying(slot.clone(), report.position?))).collect()
 }
 
 /// What the group holds of partitions that are no more: it would bind the group to its service for ever.

@@ -38,8 +38,9 @@ pub(super) fn tree_beside(
     };
     match witness {
         Some(witness) => {
-            let anchor = witnessed::read(&folder, witness, &tree.checkpoint.origin)?;
+            let (anchor, cosigned) = witnessed::read(&folder, witness, &tree.checkpoint.origin)?;
             tree.compare_with(anchor);
+            tree.cosigned = Some(cosigned);
         }
         None if folder.join("witnessed").exists() => {
             not_checked.push("what a witness has cosigned of the tree: give --witness-key".to_owned());

@@ -14,6 +14,7 @@ use super::pipeline::{self, Event};
 use super::repeats::{Bounds, Filter, Suspects, part_of, parts};
 use super::report::{Report, TreeReport};
 use super::tree::{Leaf, TreeCheck};
+use super::witnessed::Cosigned;
 use super::zones::{Place, Zones};
 use crate::log_files::{LogFile, LogLine};
 use crate::progress::Progress;
@@ -73,6 +74,8 @@ fn verify_within(files: &[LogFile], mut tree: Option<TreeCheck>, bounds: Bounds)
     })?;
     if let Some(tree) = tree.map(TreeCheck::finish) {
         report.findings.extend(tree.findings.shown);
+        let behind = |of: &Cosigned| report.lines.saturating_sub(of.lines);
+        let cosigned = tree.cosigned.map(|of| Cosigned { behind: behind(&of), ..of });
         report.tree = Some(TreeReport {
             origin: tree.checkpoint.origin,
             entries: tree.checkpoint.size,
@@ -80,6 +83,7 @@ fn verify_within(files: &[LogFile], mut tree: Option<TreeCheck>, bounds: Bounds)
             newest_anchor: tree.newest_anchor,
             uncovered: tree.uncovered,
             first_uncovered: tree.first_uncovered,
+            cosigned,
             wrong: tree.findings.count,
         });
     }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::covered::Covered;
 use super::findings::SHOWN;
+use super::witnessed::Cosigned;
 use crate::output::table;
 
 /// What was found.
@@ -42,6 +43,8 @@ pub(super) struct TreeReport {
     /// Lines behind the checkpoint: the service has not signed them yet, or somebody else appended them.
     pub(super) uncovered: u64,
     pub(super) first_uncovered: Option<String>,
+    /// What a witness has cosigned, where that was asked for.
+    pub(super) cosigned: Option<Cosigned>,
     /// What differs.
     pub(super) wrong: u64,
 }
@@ -85,6 +88,14 @@ pub(super) fn text(report: &Report) -> String {
                 "{} anchors in Kafka, the newest of {} lines\n",
                 tree.anchors, tree.newest_anchor
             ));
+        }
+        if let Some(Cosigned { witness, lines, time, behind }) = &tree.cosigned {
+            text.push_str(&format!("witness {witness} cosigned {lines} lines at {time}\n"));
+            if *behind > 0 {
+                text.push_str(&format!(
+                    "not checked: the last {behind} lines against the witness: they came later, or an older cosignature was put back\n"
+                ));
+            }
         }
         if let Some(first) = &tree.first_uncovered {
             text.push_str(&format!(

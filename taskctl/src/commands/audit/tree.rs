@@ -21,6 +21,7 @@ use serde::Deserialize;
 
 use super::anchors::{Anchor, KAFKA};
 use super::findings::{Findings, hex};
+use super::witnessed::Cosigned;
 
 /// Tiles that could not be read and are remembered, so that each is reported once.
 const UNREADABLE: usize = 8;
@@ -72,6 +73,8 @@ pub(super) struct TreeCheck {
     pub(super) compared: u64,
     pub(super) newest_anchor: u64,
     pub(super) first_uncovered: Option<String>,
+    /// What a witness has cosigned, where that was asked for.
+    pub(super) cosigned: Option<Cosigned>,
     pub(super) findings: Findings,
 }
 
@@ -123,6 +126,7 @@ pub(super) fn open(
         compared: 0,
         newest_anchor,
         first_uncovered,
+        cosigned: None,
         findings,
     };
     tree.compare_anchors();

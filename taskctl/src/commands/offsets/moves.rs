@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use task_events::error_code::Code;
@@ -16,6 +17,8 @@ use crate::Error;
 const LEASE_MS: u64 = 10_000;
 /// How often a commit is tried: a repeat does no harm.
 const COMMIT_TRIES: u32 = 3;
+/// Where a commit keeps the anchors of audit logs' trees.
+pub(super) const TREES: &str = "trees";
 
 /// What is done with a partition.
 #[derive(Debug, Clone, Serialize)]
@@ -30,6 +33,9 @@ pub(super) struct Move {
     /// The topic's id, where known.
     #[serde(skip)]
     pub(super) topic_id: Option<Uuid>,
+    /// It stays where the group is once this command has claimed it; `to` is what the plan saw.
+    #[serde(skip)]
+    pub(super) stays: bool,
     /// The anchors of audit logs' trees that are removed: origin, size and root.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub(super) forgotten_trees: Map<String, Value>,
@@ -38,12 +44,21 @@ pub(super) struct Move {
 impl Move {
     pub(super) fn new(slot: Slot, from: Option<i64>, to: Option<i64>, topic_id: Option<Uuid>) -> Self {
         let (topic, partition) = (slot.topic.clone(), slot.partition);
-        Self { slot, topic, partition, from, to, topic_id, forgotten_trees: Map::new() }
+        Self { slot, topic, partition, from, to, topic_id, stays: false, forgotten_trees: Map::new() }
+    }
+
+    /// Of a partition that stays where the group is, and only forgets trees.
+    pub(super) fn staying(slot: Slot, at: i64) -> Self {
+        Self { stays: true, ..Self::new(slot, Some(at), Some(at), None) }
     }
 }
 
 /// Moves one partition after the other, each under a claim as any instance of the group would make it.
-pub(super) async fn execute(offsets: &OffsetsLog, moves: &[Move], forget_trees: bool) -> Result<(), Error> {
+pub(super) async fn execute(
+    offsets: &OffsetsLog,
+    moves: &mut [Move],
+    forget_trees: bool,
+) -> Result<(), Error> {
     let instance_id = Uuid::new_v4();
     let mut done = Vec::new();
     for each in moves {
@@ -58,15 +73,23 @@ pub(super) async fn execute(offsets: &OffsetsLog, moves: &[Move], forget_trees: 
 
 async fn move_one(
     offsets: &OffsetsLog,
-    each: &Move,
+    each: &mut Move,
     instance_id: Uuid,
     forget_trees: bool,
 ) -> Result<(), Error> {
-    let Move { slot, to, .. } = each;
+    let Move { slot, to, .. } = &*each;
     let Some(to) = to else { return Ok(offsets.remove(slot).await?) };
-    let before = offsets.view().borrow().slot(slot).and_then(|state| Some(state.last_commit()?.1.clone()));
+    let last = || offsets.view().borrow().slot(slot).and_then(|state| Some(state.last_commit()?.1.clone()));
+    let before = last();
     let token = offsets.claim(slot, &Claim::new(instance_id, "taskctl", LEASE_MS)).await?.token;
-    let commit = moved(before.as_ref(), *to, each.topic_id, instance_id, forget_trees);
+    let commit = if each.stays {
+        // What the group has committed since the plan counts, up to this claim.
+        offsets.catch_up().await?;
+        let gone = || Error::Refused(Code::CannotMove, format!("{slot} was removed meanwhile"));
+        without_trees(last().ok_or_else(gone)?)
+    } else {
+        moved(before.as_ref(), *to, each.topic_id, instance_id, forget_trees)
+    };
     let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
     offsets.catch_up().await?;
     let (missed, older) = {
@@ -93,7 +116,18 @@ async fn move_one(
     {
         log::warn!("older commits of {slot} stay in the topic, which does no harm: {error}");
     }
+    if each.stays {
+        (each.from, each.to) = (Some(commit.offset), Some(commit.offset));
+    }
     Ok(())
+}
+
+/// The same commit, with all that it says of the group's position and of its instances, without anchors of trees.
+pub(super) fn without_trees(mut last: Commit) -> Commit {
+    last.meta.remove(TREES);
+    // This command wants the partition no longer.
+    (last.released, last.committed_at) = (true, Utc::now());
+    last
 }
 
 /// The commit that moves a group which was where `before` says.
@@ -109,7 +143,7 @@ pub(super) fn moved(
 ) -> Commit {
     let mut meta = before.map(|before| before.meta.clone()).unwrap_or_default();
     // Anchors of audit logs stay, unless they are to go.
-    meta.retain(|name, _| name == "trees" && !forget_trees);
+    meta.retain(|name, _| name == TREES && !forget_trees);
     let commit = Commit::new(to, instance_id, true).with_meta(meta);
     let Some(before) = before else { return commit };
     let from = before.was_moved_from().map_or(before.offset, |from| from.min(before.offset));

@@ -3,7 +3,7 @@
 use task_events::offsets::{Claim, Commit};
 use uuid::Uuid;
 
-use super::moves::moved;
+use super::moves::{moved, without_trees};
 use super::*;
 use task_events::kafka::Position;
 use task_events::offsets::DoneBy;
@@ -105,4 +105,51 @@ fn anchors_of_audit_logs_are_removed_only_where_that_is_asked_for() {
     let before = Commit::new(7, operator, true).with_meta(trees.as_object().unwrap().clone());
     let has = |forget| moved(Some(&before), 5, None, operator, forget).meta.contains_key("trees");
     assert!(has(false) && !has(true));
+}
+
+#[test]
+fn only_trees_are_removed_of_a_commit_that_stays() {
+    let (instance, topic) = (Uuid::from_u128(1), Some(Uuid::from_u128(9)));
+    let mut done_by = DoneBy::default();
+    done_by.set(instance, 300);
+    let position = Position { topic_id: topic, leader_epoch: Some(4), ..Position::at(250) };
+    let trees = serde_json::json!({"trees": {"o": {"size": 1, "root": "00"}}, "other": 1});
+    let meta = trees.as_object().unwrap().clone();
+    let last =
+        Commit::at(position, instance, false).with_done_by(&done_by).moved_from(Some(70)).with_meta(meta);
+    let stays = without_trees(last);
+    assert_eq!((stays.position(), stays.instance_id, stays.released), (position, instance, true));
+    assert_eq!((stays.done_by(), stays.was_moved_from()), (done_by, Some(70)));
+    assert!(stays.meta.contains_key("other") && !stays.meta.contains_key("trees"));
+}
+
+#[test]
+fn whatever_the_group_has_a_position_of_stays_unless_another_is_named() {
+    let slot = |topic: &str, partition| Slot { group: "g".to_owned(), topic: topic.to_owned(), partition };
+    let report = |position| SlotReport { position, owner: None, life: Life::Released };
+    let known = BTreeMap::from([
+        (slot("t", 0), report(Some(7))),
+        (slot("t", 1), report(None)),
+        (slot("gone", 5), report(Some(8))),
+    ]);
+    let mut args = Reset {
+        group: "g".to_owned(),
+        to: None,
+        topic: None,
+        partition: None,
+        forget_trees: true,
+        execute: true,
+    };
+    let of = |args: &Reset| -> Vec<_> {
+        staying(args, &known)
+            .into_iter()
+            .map(|each| (each.topic, each.partition, each.to, each.stays))
+            .collect()
+    };
+    let (gone, first) = (("gone".to_owned(), 5, Some(8), true), ("t".to_owned(), 0, Some(7), true));
+    assert_eq!(of(&args), [gone, first.clone()]);
+    args.topic = Some("t".to_owned());
+    assert_eq!(of(&args), [first]);
+    args.partition = Some(1);
+    assert_eq!(of(&args), []);
 }
