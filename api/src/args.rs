@@ -84,7 +84,13 @@ pub struct EdgeArgs {
     pub api_jwks_url: Option<Url>,
     /// CAs that may have signed the certificate of an https API_JWKS_URL, in PEM: a file, or a folder of *.crt and *.pem. By
     /// default, the system's
-    #[arg(long, env = "API_JWKS_CA_FILE", value_name = "FILE", requires = "api_jwks_url", conflicts_with = "api_jwks_file")]
+    #[arg(
+        long,
+        env = "API_JWKS_CA_FILE",
+        value_name = "FILE",
+        requires = "api_jwks_url",
+        conflicts_with = "api_jwks_file"
+    )]
     pub api_jwks_ca_file: Option<PathBuf>,
     /// The issuer of the JWTs: their iss
     #[arg(long, env = "API_JWT_ISSUER", value_name = "URL", requires = "api_jwks")]
