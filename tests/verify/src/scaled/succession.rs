@@ -4,7 +4,7 @@
 //!   that is paused for longer is another's within a lease.
 //! - An instance that stops in order gives back what it owns, by a release in the log, and hands over within a second;
 //!   where another one of its group is killed or paused at the time, that one may be who the partition is given to, and it
-//!   takes a lease.
+//!   takes a lease; as it does where the broker is hurt at the time, without which nothing is given back.
 //! - The same of the replica that publishes, whose lease is that of the relay's turn. One that stops publishes until it gives
 //!   its turn back, and that counts.
 //! - No limit begins before the broker serves again that was hurt in that time, for a relay the database: nobody can claim
@@ -115,8 +115,10 @@ fn vacancies(evidence: &ScaledEvidence, end: &End) -> Vec<Vacancy> {
     let is_stopped = matches!(end.manner, Manner::Stopped(_));
     match &end.holder {
         Holder::Instance { group, id } => {
-            let limit =
-                if is_stopped && !others_are_hurt(evidence, end, *group) { HANDOVER } else { lease() };
+            // Without the broker nothing is given back.
+            let is_hurt =
+                others_are_hurt(evidence, end, *group) || is_near(evidence, Part::Broker, end.at, lease());
+            let limit = if is_stopped && !is_hurt { HANDOVER } else { lease() };
             let turns = turns_of(evidence, *group);
             let left = turns.iter().enumerate().filter_map(|(partition, turns)| {
                 let (had, next) = successor(turns, id, end.at)?;
@@ -143,9 +145,10 @@ fn vacancies(evidence: &ScaledEvidence, end: &End) -> Vec<Vacancy> {
             let given = given.find(|turn| turn.at >= end.at && is_before(turn.at));
             let is_kept =
                 is_stopped && given.is_none() && !is_near(evidence, Part::Database, end.at, RELAY_LEASE);
+            let is_given = is_stopped && (given.is_some() || is_kept);
             let end = &End { at: given.map_or(end.at, |turn| turn.at), ..end.clone() };
             let what = format!("the outbox was published by replica {} until its end", number + 1);
-            let limit = if is_stopped { HANDOVER } else { RELAY_LEASE };
+            let limit = if is_given { HANDOVER } else { RELAY_LEASE };
             let vacancy = vacancy(evidence, end, what, limit, next, Part::Database);
             vacancy.map(|vacancy| Vacancy { is_kept, ..vacancy }).into_iter().collect()
         }
@@ -161,8 +164,7 @@ fn vacancy(
     next: Option<Micros>,
     needed: Part,
 ) -> Option<Vacancy> {
-    let is_stopped = matches!(end.manner, Manner::Stopped(_));
-    let margin = if is_stopped { evidence.stop_margin } else { evidence.margin };
+    let margin = if limit == HANDOVER { evidence.stop_margin } else { evidence.margin };
     // From the end, or from when that part was well again that was hurt before the time was over.
     let mut start = end.at;
     let hurts = evidence.hurts.iter().filter(|hurt| hurt.part == needed);
