@@ -9,6 +9,7 @@
 //! | `hosts` | which host, and which address of it, is tried when |
 //! | `session` | a connection, which ends with its value |
 //! | `migrations` | the versions of the schema |
+//! | `departure` | a database whose tasks were moved away |
 //! | `error` | what went wrong, by what to do about it |
 //!
 //! # Invariants
@@ -23,6 +24,7 @@
 
 mod address;
 mod args;
+pub mod departure;
 mod encryption;
 mod error;
 mod hosts;
