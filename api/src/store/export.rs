@@ -211,7 +211,12 @@ impl Place {
         if copied != contents {
             return Err(ExportError::Refused(format!(
                 "of {} tasks, {} answers and {} events {}, {} and {} were read: an index of the database is damaged; REINDEX SCHEMA task_events there, and run the export again",
-                contents.tasks, contents.answers, contents.events, copied.tasks, copied.answers, copied.events
+                contents.tasks,
+                contents.answers,
+                contents.events,
+                copied.tasks,
+                copied.answers,
+                copied.events
             )));
         }
         blocking(move || store.complete()).await??;

@@ -123,9 +123,7 @@ pub async fn import(
         blocking(move || Glance::at(&dir)).await??
     };
     match glance.moved.clone() {
-        Some(moved) if moved.arrives => {
-            Err(StoreError::Moved { folder: place.dir.to_owned(), moved }.into())
-        }
+        Some(moved) if moved.arrives => Err(StoreError::Moved { folder: place.dir.to_owned(), moved }.into()),
         Some(moved) => place.go_on(url, action, moved).await,
         None => place.begin(url, action, &glance, progress).await,
     }

@@ -69,7 +69,8 @@ fn used(dir: &Path, name: &str) -> ExportError {
 
 /// Root could do it for the user whose folder it is, who then could not open what root has written. Blocks.
 pub(super) fn refuse_stranger(dir: &Path) -> Result<(), ExportError> {
-    let folder = dir.ancestors().find_map(|folder| fs::metadata(folder).ok().map(|found| (folder, found.uid())));
+    let folder =
+        dir.ancestors().find_map(|folder| fs::metadata(folder).ok().map(|found| (folder, found.uid())));
     match folder {
         Some((folder, owner)) if owner != 0 && geteuid().is_root() => Err(ExportError::Refused(format!(
             "{} belongs to the user with the id {owner}, who could not open what root writes there: run the export as that user",

@@ -96,7 +96,9 @@ pub(super) async fn outbox(session: &Session) -> Result<Stored, ExportError> {
 
 /// Tasks behind that one, in the order of their ids.
 pub(super) async fn tasks(session: &Session, after: Option<Uuid>) -> Result<Vec<Task>, ExportError> {
-    let find = format!("SELECT {TASK} FROM task_events.tasks WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2");
+    let find = format!(
+        "SELECT {TASK} FROM task_events.tasks WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2"
+    );
     let values: Parameters = vec![(&after, Type::UUID), (&BATCH, Type::INT8)];
     let rows = within(session.query_typed(&find, &values)).await?;
     Ok(rows.iter().map(rows::task).collect::<Result<_, _>>()?)
@@ -120,7 +122,8 @@ pub(super) async fn answers(
     );
     // What expired in 1970 is left out anyway.
     let (expires_at, key) = after.unwrap_or_default();
-    let values: Parameters = vec![(&expires_at, Type::TIMESTAMPTZ), (&key, Type::BYTEA), (&BATCH, Type::INT8)];
+    let values: Parameters =
+        vec![(&expires_at, Type::TIMESTAMPTZ), (&key, Type::BYTEA), (&BATCH, Type::INT8)];
     let rows = within(session.query_typed(&find, &values)).await?;
     Ok(rows.iter().map(kept).collect::<Result<_, _>>()?)
 }
@@ -140,7 +143,9 @@ fn kept(row: &Row) -> Result<Kept, Unreadable> {
 
 /// Events that wait behind that number, in order.
 pub(super) async fn events(session: &Session, after: Option<i64>) -> Result<Vec<OutboxEntry>, ExportError> {
-    let find = format!("SELECT {EVENT} FROM task_events.outbox o WHERE $1::int8 IS NULL OR o.seq > $1 ORDER BY o.seq LIMIT $2");
+    let find = format!(
+        "SELECT {EVENT} FROM task_events.outbox o WHERE $1::int8 IS NULL OR o.seq > $1 ORDER BY o.seq LIMIT $2"
+    );
     let values: Parameters = vec![(&after, Type::INT8), (&BATCH, Type::INT8)];
     let rows = within(session.query_typed(&find, &values)).await?;
     let events = rows.iter().map(|row| rows::pulled(row, 0)?.entry);

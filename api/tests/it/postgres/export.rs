@@ -253,7 +253,8 @@ async fn held_up(
     url: &DatabaseUrl,
 ) -> (task_events::database::Session, JoinHandle<Result<Report, ExportError>>) {
     let holder = session(&url.endpoint().await.unwrap(), None).await.unwrap();
-    let hold = "SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE task_events.departures IN SHARE MODE";
+    let hold =
+        "SET idle_in_transaction_session_timeout = 0; BEGIN; LOCK TABLE task_events.departures IN SHARE MODE";
     holder.batch_execute(hold).await.unwrap();
     let (to, from) = (root.to_owned(), url.clone());
     let exporting = tokio::spawn(async move { run(&to, &from, Action::Execute, &mut ()).await });
@@ -302,7 +303,10 @@ async fn while_it_is_not_known_whether_the_database_is_closed_the_folder_is_not_
     let import = task_api::store::import::import;
     let imported = import(copies[1].path(), &other, task_api::store::import::Action::Execute, &mut ()).await;
     assert!(imported.unwrap_err().to_string().contains("taskctl db export --execute"));
-    assert_eq!(run(copies[2].path(), &url, Action::Cancel, &mut ()).await.unwrap().outcome, Outcome::Cancelled);
+    assert_eq!(
+        run(copies[2].path(), &url, Action::Cancel, &mut ()).await.unwrap().outcome,
+        Outcome::Cancelled
+    );
     assert!(!Store::is_in(&folder(copies[2].path())));
     let (store, writer) = connect(server, "export_doubtful").await;
     assert_eq!(all_tasks(&store).await, [task]);
