@@ -163,7 +163,9 @@ async fn tasks_that_are_moved_out_of_the_database_under_kills_while_kafka_is_dow
     assert_eq!(service.terminate(STOP).await?.code(), Some(0));
     let planned = taskctl(&["db", "export", "--format", "json"]).run(SOON).await?;
     let plan: Value = serde_json::from_str(&planned.stdout)?;
-    assert_eq!((&plan["outcome"], &plan["tasks"]), (&json!("planned"), &json!(4_001)), "{planned:?}");
+    let count = server.sql("tasks", "SELECT count(*) FROM task_events.tasks")?;
+    let planned_tasks = plan["tasks"].to_string();
+    assert_eq!((&plan["outcome"], planned_tasks.as_str()), (&json!("planned"), count.trim()), "{planned:?}");
     assert!(plan["waiting_events"].as_u64() > Some(3_000), "{planned:?}");
     let (mut kills, mut delay) = (0, FIRST_KILL);
     loop {
