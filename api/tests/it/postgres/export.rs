@@ -65,7 +65,7 @@ fn is_served(root: &Path) -> bool {
             Err(StoreError::Moved { .. }) => return false,
             // By somebody who was cut off in this process.
             Err(StoreError::Unavailable(why)) if why.contains("already open") => {
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::yield_now();
             }
             opened => return opened.is_ok(),
         }
@@ -283,7 +283,7 @@ async fn while_it_is_not_known_whether_the_database_is_closed_the_folder_is_not_
     assert!(refused(root.path(), &url, Action::Execute).await.contains("knows nothing of the move"));
     assert_eq!(run(root.path(), &url, Action::Cancel, &mut ()).await.unwrap().outcome, Outcome::Cancelled);
     let (store, writer) = connect(server, "export_doubtful").await;
-    assert_eq!(all_tasks(&store).await, [task.clone()]);
+    assert_eq!(all_tasks(&store).await, std::slice::from_ref(&task));
     close(store, Writer::Tasks(writer)).await;
 
     // Killed between the commit and the mark's end.
@@ -298,7 +298,7 @@ async fn while_it_is_not_known_whether_the_database_is_closed_the_folder_is_not_
     }
     assert_eq!(execute(copies[0].path(), &url).await.outcome, Outcome::Moved);
     let (store, writer) = opened(copies[0].path()).await;
-    assert_eq!(all_tasks(&store).await, [task.clone()]);
+    assert_eq!(all_tasks(&store).await, std::slice::from_ref(&task));
     close(store, writer).await;
     let import = task_api::store::import::import;
     let imported = import(copies[1].path(), &other, task_api::store::import::Action::Execute, &mut ()).await;
