@@ -150,7 +150,7 @@ fn find_moved(state_dir: &Path) -> Result<Option<Moved>, ServiceError> {
         return Ok(None);
     }
     match Store::moved(state_dir)? {
-        Some(moved) if moved.is_done => Ok(Some(moved)),
+        Some(moved) if moved.is_gone() => Ok(Some(moved)),
         Some(moved) => Err(StoreError::Moved { folder: state_dir.to_owned(), moved }.into()),
         None => Err(DatabaseError::address(format!(
             "{} holds the tasks of the embedded store, and events that may still wait: move them with `taskctl db import`, or move the files of the folder away",

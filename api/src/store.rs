@@ -24,7 +24,7 @@
 //! | `job`, `shared` | work for the writer; what the threads share |
 //! | `placement` | whether the files are where they were |
 //! | `change` | what a change makes of a task, in either store |
-//! | `import` | moving an embedded store into PostgreSQL |
+//! | `import`, `export` | moving an embedded store into PostgreSQL, and back |
 //! | `moved`, `mark` | the mark of a store that was moved, and reading and writing it |
 //! | `query`, `order`, `failure` | pages, and their order; what cannot be done, and why |
 //!
@@ -52,6 +52,7 @@ mod bulk;
 mod change;
 mod delivery;
 mod draft;
+pub mod export;
 mod facade;
 mod failure;
 pub mod import;

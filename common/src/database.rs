@@ -10,6 +10,7 @@
 //! | `first` | with which of several an attempt begins |
 //! | `session` | a connection, which ends with its value |
 //! | `migrations` | the versions of the schema |
+//! | `departure` | a database whose tasks were moved away |
 //! | `error` | what went wrong, by what to do about it |
 //!
 //! # Invariants
@@ -24,6 +25,7 @@
 
 mod address;
 mod args;
+pub mod departure;
 mod encryption;
 mod error;
 mod first;

@@ -59,6 +59,8 @@ codes! {
     DatabaseSchema = "TE0209",
     StoreMoved = "TE0210",
     CannotImport = "TE0211",
+    DatabaseMovedAway = "TE0212",
+    CannotExport = "TE0213",
     MalformedEvent = "TE0301",
     UnreadableRecord = "TE0302",
     GaveUp = "TE0303",

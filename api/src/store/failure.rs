@@ -146,7 +146,9 @@ impl WriteFailure {
             Trouble::Full => "the database has no space or no memory left",
             Trouble::Timeout => "the database does not answer in time",
             Trouble::Conflict => "the database is busy with other changes",
-            Trouble::Address | Trouble::Schema | Trouble::Statement => "the database refuses the change",
+            Trouble::Address | Trouble::Schema | Trouble::Statement | Trouble::MovedAway => {
+                "the database refuses the change"
+            }
         };
         let remedy = format!("{kind}; changes are taken again as soon as it does");
         Self { why: format!("{place}: {error}"), remedy }

@@ -60,6 +60,7 @@ pub use arrival::check_arrival;
 pub use error::ImportError;
 use glance::Glance;
 use source::Source;
+pub(super) use staging::LOCK;
 use staging::Part;
 
 /// What is to be done.
@@ -122,6 +123,7 @@ pub async fn import(
         blocking(move || Glance::at(&dir)).await??
     };
     match glance.moved.clone() {
+        Some(moved) if moved.arrives => Err(StoreError::Moved { folder: place.dir.to_owned(), moved }.into()),
         Some(moved) => place.go_on(url, action, moved).await,
         None => place.begin(url, action, &glance, progress).await,
     }
@@ -170,7 +172,7 @@ impl Place<'_> {
         blocking(move || source.close()).await?;
         let (id, contents) = staged?;
         let (to, at) = (self.to.clone(), Utc::now().trunc_subsecs(6));
-        let moved = Moved { id, to, at, contents, is_done: false };
+        let moved = Moved { id, to, at, contents, is_done: false, arrives: false };
         self.mark(Some(moved.clone())).await?;
         self.finish(&session, moved).await
     }

@@ -1,5 +1,5 @@
-//! The mark of an embedded store whose tasks were moved into a database. It says all that the last step needs to know of the
-//! store: the database is held against it.
+//! The mark of an embedded store whose tasks were moved into a database, or are being moved here from one. It says all that
+//! the last step needs to know of the store: the database is held against it.
 
 use std::fmt;
 
@@ -34,11 +34,28 @@ pub struct Moved {
     pub contents: Contents,
     /// The database has confirmed that it has all. Until then it may have all or nothing.
     pub is_done: bool,
+    /// It is the other way round: the tasks come from the database, and all of them are here if `is_done`. The database may
+    /// serve them until it is known to be closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub arrives: bool,
+}
+
+impl Moved {
+    /// Whether the tasks are in the database, and nowhere else.
+    pub fn is_gone(&self) -> bool {
+        self.is_done && !self.arrives
+    }
 }
 
 impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (to, at) = (&self.to, format_time(self.at));
+        if self.arrives {
+            return write!(
+                f,
+                "its tasks are being moved here from the {to} since {at}: finish that with `taskctl db export --execute`, or give it up with `taskctl db export --cancel`"
+            );
+        }
         match self.is_done {
             true => write!(
                 f,

@@ -46,7 +46,7 @@ mod reads;
 pub(in crate::store) mod rows;
 mod shared;
 mod statements;
-mod turn;
+pub(in crate::store) mod turn;
 mod writer;
 
 use std::sync::atomic::Ordering;

@@ -110,6 +110,13 @@ impl Meta {
         Self { format: FORMAT, store, applied, outbox, moved: None, format_before: None }
     }
 
+    /// Of a store whose tasks come from a database: it may have events of deletions.
+    pub(super) fn arriving(&self, outbox: Stored, moved: Moved) -> Self {
+        let mut meta = self.at(self.applied, outbox);
+        meta.has_deletions();
+        meta.marked(Some(moved))
+    }
+
     pub(super) fn at(&self, applied: Position, outbox: Stored) -> Self {
         Self { applied, outbox, ..self.clone() }
     }

@@ -42,11 +42,11 @@ pub(super) struct Opened {
 }
 
 /// What the log and the database have together.
-struct State {
-    overlay: Overlay,
-    ledger: Ledger,
-    meta: Meta,
-    position: Position,
+pub(super) struct State {
+    pub(super) overlay: Overlay,
+    pub(super) ledger: Ledger,
+    pub(super) meta: Meta,
+    pub(super) position: Position,
 }
 
 /// Opens the store in the folder, or makes it, and starts its threads. Blocks.
@@ -198,7 +198,12 @@ fn move_former_events(
     Ok(unreadable)
 }
 
-fn append(appender: &mut Appender, draft: &mut Draft, state: &mut State) -> Result<u64, redb::Error> {
+/// Writes a draft to the log. Returns how many frames it had.
+pub(super) fn append(
+    appender: &mut Appender,
+    draft: &mut Draft,
+    state: &mut State,
+) -> Result<u64, redb::Error> {
     if draft.is_empty() {
         return Ok(0);
     }
@@ -211,7 +216,8 @@ fn append(appender: &mut Appender, draft: &mut Draft, state: &mut State) -> Resu
     Ok(count)
 }
 
-fn apply_now(
+/// Puts into the database what the log has.
+pub(super) fn apply_now(
     database: &Database,
     answers: &Answers,
     state: &mut State,

@@ -2,6 +2,7 @@
 //! Left out, with a line that says so, where PostgreSQL is not installed.
 
 mod doubt;
+mod export;
 mod failover;
 mod faults;
 mod import;

@@ -28,6 +28,8 @@ pub enum Trouble {
     Timeout,
     /// The schema is another than expected, or may not be used.
     Schema,
+    /// Its tasks were moved into an embedded store.
+    MovedAway,
     /// This statement, or its values.
     Statement,
 }
@@ -84,6 +86,7 @@ impl Coded for DatabaseError {
         match self.trouble {
             Trouble::Address => Code::DatabaseAddress,
             Trouble::Schema => Code::DatabaseSchema,
+            Trouble::MovedAway => Code::DatabaseMovedAway,
             _ => Code::Database,
         }
     }

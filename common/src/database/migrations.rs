@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+use super::departure;
 use super::error::{DatabaseError, Trouble};
 
 /// One step of the schema.
@@ -33,6 +34,8 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("0001.sql"),
     },
     Migration { version: 2, name: "moves of embedded stores", works_from: 1, sql: include_str!("0002.sql") },
+    // At least 3, while a database's tasks are moved away.
+    Migration { version: 3, name: "moves to embedded stores", works_from: 1, sql: include_str!("0003.sql") },
 ];
 
 /// Tells the lock of migrations from those of other programs in the database.
@@ -171,7 +174,8 @@ async fn apply(client: &Client) -> Result<Vec<&'static Migration>, DatabaseError
     Ok(applied)
 }
 
-/// Has the schema as this program needs it: brings it up to date where `migrates`, else refuses one that is not.
+/// Has the schema as this program needs it: brings it up to date where `migrates`, else refuses one that is not. A database
+/// whose tasks were moved away is refused, too.
 pub async fn ensure(client: &Client, migrates: bool) -> Result<(), DatabaseError> {
     let mut found = state(client).await?;
     if migrates && found.pending().next().is_some() {
@@ -180,7 +184,8 @@ pub async fn ensure(client: &Client, migrates: bool) -> Result<(), DatabaseError
         }
         found = state(client).await?;
     }
-    found.check()
+    found.check()?;
+    departure::check(client).await
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! `taskctl db`: the database that keeps the tasks of API replicas: its schema, and moving an embedded store into it.
+//! `taskctl db`: the database that keeps the tasks of API replicas: its schema, and moving an embedded store into it and back.
 
+mod export;
 mod import;
 mod place;
 
@@ -21,6 +22,8 @@ pub enum Command {
     Migrate(Database),
     /// Move the tasks of an embedded store into it, with the events that wait: shows what it would do, unless told to
     Import(import::Import),
+    /// Move its tasks into an embedded store, with the events that wait: shows what it would do, unless told to
+    Export(export::Export),
 }
 
 /// A version of the schema.
@@ -36,6 +39,7 @@ struct Row {
 pub async fn run(format: Format, command: Command) -> Result<(), Error> {
     let args = match &command {
         Command::Import(args) => return import::run(format, args).await,
+        Command::Export(args) => return export::run(format, args).await,
         Command::Status(args) | Command::Migrate(args) => args,
     };
     let session = args.connect().await?;

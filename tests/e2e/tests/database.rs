@@ -34,7 +34,7 @@ async fn two_replicas_on_postgresql_reach_the_audit_log_and_taskctl_sees_the_dat
     eventually("the audit log to have all of it", SOON, audited).await?;
 
     let doctor = taskctl(&["doctor", "--format", "json"]).await?;
-    for part in ["it keeps what it confirms", "its schema has version 2", "publishes"] {
+    for part in ["it keeps what it confirms", "its schema has version 3", "publishes"] {
         assert!(doctor.stdout.contains(part), "{part}: {doctor:?}");
     }
     server.sql("postgres", "ALTER DATABASE tasks SET synchronous_commit = off")?;
@@ -78,7 +78,7 @@ async fn the_api_and_taskctl_reach_the_database_by_tls_or_say_in_one_line_why_no
         world.start_api_as(world.program("task-api").env("DATABASE_URL", url(&right))).await?;
     client.create("over TLS").await?;
     let doctor = taskctl(&url(&right), &["doctor", "--format", "json"]).await?;
-    assert!(doctor.stdout.contains("its schema has version 2"), "{doctor:?}");
+    assert!(doctor.stdout.contains("its schema has version 3"), "{doctor:?}");
     let doctor = taskctl(&url(&wrong), &["doctor", "--format", "json"]).await?;
     assert!(doctor.stdout.contains("give the CA that signed it"), "{doctor:?}");
     Ok(())

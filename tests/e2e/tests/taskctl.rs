@@ -84,8 +84,12 @@ const NO_REGISTRY: [Case; 4] = [
 ];
 
 /// Without a database's address.
-const NO_DATABASE: [Case; 3] =
-    [case("db status", "TE0208"), case("db migrate", "TE0208"), case("db import", "TE0208")];
+const NO_DATABASE: [Case; 4] = [
+    case("db status", "TE0208"),
+    case("db migrate", "TE0208"),
+    case("db import", "TE0208"),
+    case("db export", "TE0208"),
+];
 
 const NO_FILE: [Case; 10] = [
     case("audit verify NONE", "TE0511"),

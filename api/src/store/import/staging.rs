@@ -24,7 +24,7 @@ const SETTINGS: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statemen
     SET LOCAL lock_timeout = '10s'; \
     SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
 /// One process at a time begins, ends or gives up a move.
-pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(8386112019268695664)";
+pub(in crate::store) const LOCK: &str = "SELECT pg_advisory_xact_lock(8386112019268695664)";
 
 /// What a move consists of, in this order: what is added later takes the place of earlier answers under the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

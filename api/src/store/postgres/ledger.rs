@@ -31,11 +31,11 @@ pub(super) const MAX_BLOCKED: usize = 1_000;
 
 /// An event as it was pulled.
 #[derive(Debug)]
-pub(super) struct Pulled {
-    pub(super) seq: i64,
+pub(in crate::store) struct Pulled {
+    pub(in crate::store) seq: i64,
     pub(super) event_id: Uuid,
     pub(super) hash: i32,
-    pub(super) entry: Result<OutboxEntry, Unreadable>,
+    pub(in crate::store) entry: Result<OutboxEntry, Unreadable>,
 }
 
 /// A row of the outbox: the number alone may name another event after the database went back in time.

@@ -61,9 +61,9 @@ impl TaskColumns {
 }
 
 /// The columns of an event, in the order of [`pulled`].
-pub(super) const EVENT: &str = "o.seq, o.event_id, o.hash, o.encoding, o.payload, o.traceparent";
+pub(in crate::store) const EVENT: &str = "o.seq, o.event_id, o.hash, o.encoding, o.payload, o.traceparent";
 
-pub(super) fn task(row: &Row) -> Result<Task, Unreadable> {
+pub(in crate::store) fn task(row: &Row) -> Result<Task, Unreadable> {
     let id: Uuid = column(row, 0)?;
     let wrong = |why: &str| Unreadable::new(format!("task {id}"), why);
     let code: i16 = column(row, 2)?;
@@ -81,7 +81,7 @@ pub(super) fn task(row: &Row) -> Result<Task, Unreadable> {
 }
 
 /// The event in the columns from `first` on.
-pub(super) fn pulled(row: &Row, first: usize) -> Result<Pulled, Unreadable> {
+pub(in crate::store) fn pulled(row: &Row, first: usize) -> Result<Pulled, Unreadable> {
     let (seq, event_id, hash): (i64, Uuid, i32) =
         (column(row, first)?, column(row, first + 1)?, column(row, first + 2)?);
     let what = || format!("event {event_id} of the outbox");
@@ -99,7 +99,7 @@ pub(super) fn pulled(row: &Row, first: usize) -> Result<Pulled, Unreadable> {
     Ok(Pulled { seq, event_id, hash, entry })
 }
 
-pub(super) fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
+pub(in crate::store) fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
     row: &'a Row,
     index: usize,
 ) -> Result<T, Unreadable> {

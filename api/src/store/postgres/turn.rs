@@ -314,7 +314,7 @@ async fn within<T>(work: impl Future<Output = Result<T, TurnError>>) -> Result<T
 }
 
 /// The name of this machine or container, for people.
-fn host() -> String {
+pub(in crate::store) fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
 }

@@ -196,10 +196,10 @@ impl Writer {
                     self.shared.health.failed(&self.shared.place, &error);
                     return self.refused(group, &error);
                 }
-                Trouble::Statement | Trouble::Address if group.len() > 1 => {
+                Trouble::Statement | Trouble::Address | Trouble::MovedAway if group.len() > 1 => {
                     return self.one_by_one(group).await;
                 }
-                Trouble::Statement | Trouble::Address => {
+                Trouble::Statement | Trouble::Address | Trouble::MovedAway => {
                     log::warn!("a change was refused by the {}: {error}", self.shared.place);
                     return self.refused(group, &error);
                 }

@@ -101,12 +101,18 @@ pub(super) async fn refused(root: &Path, url: &DatabaseUrl, action: Action) -> S
 }
 
 /// Cuts the import off at its n-th sign of progress.
-struct Cut {
+pub(super) struct Cut {
     left: usize,
     notify: Arc<Notify>,
 }
 
 impl Cut {
+    /// And what is notified when it is to be cut off.
+    pub(super) fn after(left: usize) -> (Self, Arc<Notify>) {
+        let notify = Arc::new(Notify::new());
+        (Self { left, notify: Arc::clone(&notify) }, notify)
+    }
+
     fn step(&mut self) {
         self.left = self.left.saturating_sub(1);
         if self.left == 0 {
@@ -129,8 +135,7 @@ impl Progress for Cut {
 
 /// `None`: it was cut off there, as by a kill.
 pub(super) async fn cut_off(root: &Path, url: &DatabaseUrl, after: usize) -> Option<Report> {
-    let notify = Arc::new(Notify::new());
-    let mut cut = Cut { left: after, notify: Arc::clone(&notify) };
+    let (mut cut, notify) = Cut::after(after);
     tokio::select! {
         biased;
         () = notify.notified() => None,
