@@ -16,9 +16,8 @@ use crate::terminal::Terminal;
 
 /// The same signal within this time of the first is the same wish. A person needs longer for the second.
 const SAME_WISH: Duration = Duration::from_millis(500);
-/// After a SIGHUP it is looked this often, at this distance, whether the terminal is gone: for 5 s, since on a busy
-/// machine the signal comes well before.
-const CLOSING_LOOKS: u32 = 125;
+/// After a SIGHUP it is looked this often, at this distance, whether the terminal is gone.
+const CLOSING_LOOKS: u32 = 5;
 const CLOSING_LOOK: Duration = Duration::from_millis(40);
 /// The exit code after a second signal: that of a shell's command that SIGINT ended.
 const EXIT_AT_ONCE: i32 = 130;
