@@ -85,7 +85,6 @@ use redb::Database;
 use task_events::disk::{Disk, FileSystem};
 use task_events::metrics::Durations;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::event_format::EventFormat;
@@ -302,11 +301,10 @@ impl Embedded {
     ) -> Result<T, StoreError> {
         // Never closed.
         let permit = Arc::clone(&self.reads).acquire_owned().await;
-        let joined = spawn_blocking(move || {
+        failure::blocking(move || {
             let _permit = permit;
             work()
         })
-        .await;
-        joined.map_err(|error| StoreError::Unavailable(error.to_string()))
+        .await
     }
 }

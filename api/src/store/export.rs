@@ -37,28 +37,15 @@ use task_events::database::{self, DatabaseUrl, Session, Trouble};
 use task_events::operate::Progress;
 use task_events::services;
 use task_events::state_dir::StateDir;
-use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use super::failure::StoreError;
+use super::failure::{StoreError, blocking};
 use super::mark;
+pub use super::moved::Action;
 use super::moved::{Contents, Moved};
 use super::postgres::turn::host;
 use destination::Destination;
 pub use error::ExportError;
-
-/// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Look what would be done.
-    Plan,
-    /// Move the tasks, or finish that.
-    Execute,
-    /// Give up a move that is not finished.
-    Cancel,
-    /// Have the database served again whose tasks were moved into a folder that is lost.
-    CancelLost,
-}
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,9 +284,4 @@ async fn changed(
     change: impl FnOnce(&mut Destination) -> Result<(), StoreError> + Send + 'static,
 ) -> Result<Destination, ExportError> {
     Ok(blocking(move || change(&mut store).map(|()| store)).await??)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ExportError> {
-    let done = spawn_blocking(work).await;
-    done.map_err(|error| StoreError::Unavailable(error.to_string()).into())
 }

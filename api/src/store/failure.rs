@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::statvfs;
 use task_events::database::{DatabaseError, Trouble};
 use task_events::error_code::Code;
+use tokio::task::spawn_blocking;
 
 use super::moved::Moved;
 use super::wal::files::SegmentError;
@@ -22,6 +23,13 @@ pub(super) const NEEDED_MIB: u64 = 16;
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// Unreadable values that are remembered, so that each is logged once.
 const MAX_REMEMBERED: usize = 1_000;
+
+/// Does what blocks off the async threads. The error is that of work that panicked.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    spawn_blocking(work).await.map_err(|error| StoreError::Unavailable(error.to_string()))
+}
 
 /// Why the store did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -50,11 +50,11 @@ use chrono::{SubsecRound, Utc};
 use task_events::database::{self, DatabaseUrl, Session};
 use task_events::operate::Progress;
 use task_events::services;
-use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use super::failure::StoreError;
+use super::failure::{StoreError, blocking};
 use super::mark;
+pub use super::moved::Action;
 use super::moved::{Contents, Moved};
 pub use arrival::check_arrival;
 pub use error::ImportError;
@@ -62,19 +62,6 @@ use glance::Glance;
 use source::Source;
 pub(super) use staging::LOCK;
 use staging::Part;
-
-/// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Look what would be done.
-    Plan,
-    /// Move the store, or finish that.
-    Execute,
-    /// Give up a move that is not finished.
-    Cancel,
-    /// Give up a move whose database is lost, with all that it had.
-    CancelLost,
-}
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,9 +250,4 @@ async fn connect(url: &DatabaseUrl) -> Result<Session, ImportError> {
     let session = database::connect(&url.endpoint().await?, None).await?;
     database::ensure(&session, false).await?;
     Ok(session)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ImportError> {
-    let done = spawn_blocking(work).await;
-    done.map_err(|error| StoreError::Unavailable(error.to_string()).into())
 }

@@ -8,6 +8,19 @@ use serde::{Deserialize, Serialize};
 use task_events::time::format_time;
 use uuid::Uuid;
 
+/// What is to be done, with an import as with an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Look what would be done.
+    Plan,
+    /// Move the tasks, or finish that.
+    Execute,
+    /// Give up a move that is not finished.
+    Cancel,
+    /// Give up a move, whatever it had done: where the tasks were moved to is lost for good.
+    CancelLost,
+}
+
 /// How much there is to be moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
@@ -30,7 +43,7 @@ pub struct Moved {
     pub to: String,
     /// When the mark was made.
     pub at: DateTime<Utc>,
-    /// What was staged in the database when the mark was made. It is all there again, or the move is given up.
+    /// How much was staged in the database when the mark was made. A move whose database has less is given up.
     pub contents: Contents,
     /// The database has confirmed that it has all. Until then it may have all or nothing.
     pub is_done: bool,

@@ -205,7 +205,7 @@ fn single(config: &Config, host: &Host, address: Option<IpAddr>, port: u16) -> C
     one
 }
 
-/// Of all of them, each said once.
+/// One error for all hosts: it has what each of them answered, and an answer that several gave only once.
 fn all(mut errors: Vec<(&str, DatabaseError)>) -> DatabaseError {
     if let [_] = errors.as_slice()
         && let Some((_, error)) = errors.pop()

@@ -17,8 +17,8 @@ use harness::requests::{Answer, Late, Micros, Request};
 use super::evidence::{Part, ScaledEvidence};
 use crate::check::{Check, names};
 
-/// What was paused, or lost its database, works again within this, in microseconds: connections are made anew, with
-/// back-offs.
+/// A process that was paused, or whose database was down, works again within this time, in microseconds: it reconnects
+/// with back-off.
 const RECOVERY: Micros = 5_000_000;
 
 /// The API answers within 10 s, if by 503, on whatever disk or database.
