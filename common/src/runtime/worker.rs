@@ -23,9 +23,12 @@ use super::twin::take_new_id;
 use crate::backoff::Backoff;
 use crate::kafka::{KafkaError, Position};
 use crate::offsets::{Claim, Claimed, DoneBy, Slot, View};
+use crate::shutdown::Shutdown;
 
 /// What was read this long ago is as good as now: a claim takes as long to be written.
 const FRESH: Duration = Duration::from_millis(100);
+/// Time for a claim on its way when a stop is requested. It and the release fit into the 5 s of a stop.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 /// An ownership that was shorter than this is followed by a pause, whatever ended it.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -59,12 +62,20 @@ async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
     let shutdown = worker.shared.shutdown.clone();
     let mut backoff = Backoff::for_kafka();
     while !shutdown.is_requested() {
-        let claimed = match shutdown.or(worker.claim_when_free(blocked)).await {
+        let ready = match shutdown.or(worker.ready_when_free(blocked)).await {
             None => return,
-            Some(claimed) => claimed,
+            Some(ready) => ready,
+        };
+        let claimed = match ready {
+            Ok(ready) => match unless_late(&shutdown, &worker.slot.clone(), worker.claim(ready)).await {
+                None => return,
+                Some(claimed) => claimed,
+            },
+            Err(obstacle) => Err(obstacle),
         };
         match claimed {
             Ok(claimed) => {
+                blocked.over(&format!("{} can be claimed", worker.slot));
                 let since = Instant::now();
                 worker.own(claimed).await;
                 if since.elapsed() >= SHORT {
@@ -78,6 +89,29 @@ async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
             return;
         }
     }
+}
+
+/// A claim that was sent may land: a stop waits for it, so that it is released. `None` if it takes too long.
+async fn unless_late<T>(shutdown: &Shutdown, slot: &Slot, claim: impl Future<Output = T>) -> Option<T> {
+    let late = async {
+        shutdown.requested().await;
+        sleep(CLAIM_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        claimed = claim => Some(claimed),
+        () = late => {
+            log::warn!("no answer to the claim of {slot}: if it was made, the next owner waits for the lease to end");
+            None
+        }
+    }
+}
+
+/// A partition that is free, with what is needed to claim it.
+struct Ready<H> {
+    handler: H,
+    topic_id: Option<Uuid>,
+    earliest: i64,
 }
 
 /// A partition that was claimed, ready to be handled.
@@ -115,13 +149,10 @@ impl<S: Service> Worker<S> {
         self.shared.status.set_role(self.slot.partition, role);
     }
 
-    /// Waits until nobody is in the way, then opens the handler and claims. What can fail or hang comes
+    /// Waits until nobody is in the way, then opens the handler. What can fail or hang comes
     /// before the claim, so that an instance that could not handle anything takes nothing over.
-    async fn claim_when_free(
-        &mut self,
-        blocked: &mut Trouble,
-    ) -> Result<ClaimedPartition<S::Handler>, Obstacle> {
-        let (handler, topic_id, earliest) = loop {
+    async fn ready_when_free(&mut self, blocked: &mut Trouble) -> Result<Ready<S::Handler>, Obstacle> {
+        loop {
             self.standby(blocked).await?;
             let comparison = self.lost_part.take();
             let begun = Instant::now();
@@ -133,15 +164,18 @@ impl<S: Service> Worker<S> {
             let (handler, (topic_id, earliest)) = (opened?, log?);
             // Where that took its time, somebody else may have claimed meanwhile.
             if begun.elapsed() < FRESH || self.look().await? == Verdict::Claim {
-                break (handler, topic_id, earliest);
+                return Ok(Ready { handler, topic_id, earliest });
             }
-        };
+        }
+    }
+
+    async fn claim(&mut self, ready: Ready<S::Handler>) -> Result<ClaimedPartition<S::Handler>, Obstacle> {
+        let Ready { handler, topic_id, earliest } = ready;
         let config = &self.shared.config;
         let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
         let claim = Claim::new(config.identity.id(), &config.host, lease_ms).for_service(&config.service);
         self.own.add(claim.claim_id);
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
-        blocked.over(&format!("{} can be claimed", self.slot));
         // The topic has been read past the claim: the position is final, late commits included.
         let own = handler.own_position();
         let commits = commits(&self.shared, &self.slot, claim.instance_id);
