@@ -5,8 +5,6 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use task_events::offsets::View;
-use task_events::offsets::fold::SlotState;
 use uuid::Uuid;
 use world::{Consumer, Script, World, eventually};
 
@@ -136,29 +134,4 @@ async fn instances_that_stop_at_once_release_all_that_they_have() {
     let next = world.consumer(Script::with_log());
     eventually("the next owns all", || owned(&next).len() == 4).await;
     next.stop().await;
-}
-
-/// A claim that was sent is waited for: abandoned, it would be nobody's until its lease has run out.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_in_the_middle_of_a_claim_releases_what_was_claimed() {
-    let world = World::start(4).await;
-    for round in 0..20 {
-        let offsets = world.offsets().await;
-        let mut view = offsets.view();
-        let consumer = world.consumer(Script::with_log());
-        // At the first word of a claim, of which the one who made it may not know yet.
-        let id = consumer.identity.id();
-        let claims = |state: &SlotState| state.owner().is_some_and(|owner| owner.claim.instance_id == id);
-        let is_seen =
-            |view: &View| (0..4).any(|partition| view.slot(&world.slot(partition)).is_some_and(claims));
-        tokio::time::timeout(LIMIT, view.wait_for(is_seen)).await.expect("a claim").unwrap();
-        consumer.stop().await;
-        for partition in 0..4 {
-            let offsets = world.offsets().await;
-            let view = offsets.view();
-            let view = view.borrow();
-            let state = view.slot(&world.slot(partition));
-            assert!(state.is_none_or(SlotState::is_released), "round {round}: {state:?}");
-        }
-    }
 }

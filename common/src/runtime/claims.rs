@@ -49,6 +49,9 @@ pub(super) struct Candidate<'a> {
     pub(super) before: Before,
 }
 
+/// What of a slot decides who may claim it: the life of the topic, the owner's token, and whether it is released to whom.
+pub(super) type Sight = (u64, Option<i64>, bool, Option<Uuid>);
+
 /// What an instance was to a slot in the life of the offsets topic that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Before {

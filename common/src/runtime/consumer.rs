@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::abort::AbortOnDrop;
 use super::acknowledged::Acknowledged;
@@ -23,6 +23,8 @@ use crate::kafka::{OffsetAt, TopicReader};
 use crate::offsets::OffsetsLog;
 use crate::shutdown::Shutdown;
 
+/// Time for all of a stop, in which what others can do without comes last.
+const STOP_TIMEOUT: Duration = Duration::from_millis(4_300);
 /// How often the number of partitions is asked for.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
 
@@ -72,12 +74,14 @@ pub async fn run<S: Service>(config: ConsumerConfig, service: S, status: Status,
             partitions = count;
         }
     }
+    let stopped_by = Instant::now() + STOP_TIMEOUT;
     while workers.tasks.join_next().await.is_some() {}
     drop(working);
-    if timeout(member::LEAVE_TIMEOUT, member).await.is_err() {
+    let within = |limit| stopped_by.min(Instant::now() + limit);
+    if timeout_at(within(member::LEAVE_TIMEOUT), member).await.is_err() {
         log::debug!("this instance is a member of group {} until its lease has run out", shared.config.group);
     }
-    if timeout(mirror::LAST, mirror).await.is_err() {
+    if timeout_at(within(mirror::LAST), mirror).await.is_err() {
         log::debug!("the coordinator of group {} did not answer in time", shared.config.group);
     }
     log::info!("group {} stopped: {}", shared.config.group, shared.status.stats());

@@ -46,6 +46,7 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>) {
     let mut keeper = Keeper {
         shared: Arc::clone(&shared),
         record,
+        record_of: None,
         written: None,
         retry_at: None,
         settled: None,
@@ -69,6 +70,8 @@ type Written = (Uuid, bool, u64, Instant);
 struct Keeper<S> {
     shared: Arc<Shared<S>>,
     record: Member,
+    /// The id under which the topic may have a record of this member.
+    record_of: Option<Uuid>,
     written: Option<Written>,
     /// When the record is tried to be written again, after a failure.
     retry_at: Option<Instant>,
@@ -92,7 +95,8 @@ impl<S: Service> Keeper<S> {
         };
         let id = config.identity.id();
         if is_foreign {
-            if let Some((id, ..)) = self.written.take() {
+            self.written = None;
+            if let Some(id) = self.record_of.take() {
                 let _ = self.write(id, None).await;
             }
             return;
@@ -107,15 +111,18 @@ impl<S: Service> Keeper<S> {
         self.record.accepts = accepts;
         let sent = Instant::now();
         let record = self.record.clone();
+        // Whatever becomes of the attempt, it may land.
+        self.record_of = Some(id);
         match self.write(id, Some(&record)).await {
             Ok(()) => {
                 let is_first = self.written.replace((id, accepts, lives, sent)).is_none();
                 if is_first {
                     // Those that joined just before are to be seen before anything is claimed.
-                    let _ = shared.offsets.catch_up().await;
+                    let _ = shared.shutdown.or(shared.offsets.catch_up()).await;
                     shared.membership.set_joined();
                 }
-                self.forget_the_dead().await;
+                // A stop waits for nothing but the leave.
+                let _ = shared.shutdown.or(self.forget_the_dead()).await;
             }
             Err(error) => {
                 // Whoever owns something reports what its commits fail with, and who does not has nothing to lose.
@@ -202,7 +209,7 @@ impl<S: Service> Keeper<S> {
 
     /// The others need not wait for this instance's lease. What it still owns stays its own until it is released.
     async fn leave(&mut self) {
-        if let Some((id, ..)) = self.written
+        if let Some(id) = self.record_of
             && let Err(error) = self.write(id, None).await
         {
             log::debug!("the record of this member stays in the offsets topic: {error}");

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::kafka::Position;
+use crate::offsets::fold::Owner;
 use crate::offsets::{DoneBy, Slot, View};
 
 /// What tells one ownership from every other, in one incarnation of the offsets topic.
@@ -41,6 +42,13 @@ pub(super) struct Parts {
 }
 
 impl OwnerId {
+    /// That of the slot's latest claim.
+    pub(super) fn of(owner: &Owner, view: &View) -> Self {
+        let Owner { token, claim } = owner;
+        let (claim_id, instance_id) = (claim.claim_id, claim.instance_id);
+        Self { token: *token, claim_id, instance_id, incarnation: view.lives }
+    }
+
     pub(super) fn term(&self) -> Term {
         Term { incarnation: self.incarnation, token: self.token }
     }

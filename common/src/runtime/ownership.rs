@@ -27,18 +27,17 @@ use super::abort::AbortOnDrop;
 use super::activity::{Activity, Stage};
 use super::committer::Committer;
 use super::handler::Service;
-use super::kept::Kept;
 use super::owner_id::{OwnerId, Parts, Progress};
+use super::release::{RELEASE_TIMEOUT, Unreleased, next_owner, release};
 use super::shared::Shared;
 use super::status::{HANG, Status};
 use super::trouble::Trouble;
-use crate::kafka::{KafkaError, Position};
+use crate::kafka::Position;
 use crate::offsets::{Claim, Claimed, Slot};
 
 /// Time for the call in progress when a stop is requested. It and the release fit into the 5 s of a stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for the last commit.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why handling has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Halt {
@@ -57,7 +56,7 @@ pub(super) enum Ended {
     /// It was released, to that instance where one is named.
     Released(Option<Uuid>),
     /// It was to be given, and is to be kept now.
-    Kept(Box<Kept>),
+    Kept(Box<Unreleased>),
     /// It had been lost before.
     Lost,
 }
@@ -236,6 +235,17 @@ impl<S: Service> Ownership<S> {
         Some(())
     }
 
+    /// Ends the ownership without a release: this instance is to claim again.
+    pub(super) async fn abandon(self) -> Unreleased {
+        let progress = *self.progress.borrow();
+        let Self { shared, slot, id, renewing, parts, _tasks, .. } = self;
+        // As at an end: a renewal that is on its way would undo a release that comes after it.
+        let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
+        let commit = shared.commit(&slot, progress.position, id.instance_id, true);
+        let commit = commit.with_done_by(&id.done_at(progress, parts.as_ref()));
+        Unreleased::new(id, commit)
+    }
+
     /// Ends the ownership: commits for the last time if it is still this instance's, and is not to stay so.
     pub(super) async fn end(self) -> Ended {
         let progress = *self.progress.borrow();
@@ -250,10 +260,11 @@ impl<S: Service> Ownership<S> {
         let owned_and_to = {
             let view = shared.offsets.view();
             let view = view.borrow();
-            let roster = shared.roster(&view, Instant::now());
-            // Who stops leaves to those that stay.
-            let roster = if is_given { roster } else { roster.without(id.instance_id) };
-            id.owns(&view, &slot).then(|| roster.target(slot.partition))
+            let to = match is_given {
+                true => shared.roster(&view, Instant::now()).target(slot.partition),
+                false => next_owner(&shared, &view, &slot, &id),
+            };
+            id.owns(&view, &slot).then_some(to)
         };
         let to = match owned_and_to {
             None => {
@@ -275,17 +286,11 @@ impl<S: Service> Ownership<S> {
         let commit = shared.commit(&slot, position, id.instance_id, true);
         let commit = commit.with_done_by(&id.done_at(progress, parts.as_ref()));
         if is_kept {
-            return Ended::Kept(Box::new(Kept::new(id, commit)));
+            return Ended::Kept(Box::new(Unreleased::new(id, commit)));
         }
         let commit = commit.released_to(to);
-        let limit = until.saturating_duration_since(Instant::now());
-        let release = shared.offsets.commit(&slot, id.token, &commit, limit);
-        let released = timeout(limit, release).await;
-        let released = released.unwrap_or_else(|_| {
-            Err(KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT })
-        });
-        match released {
-            Ok(_) => {
+        match release(&shared, &slot, &id, &commit, until).await {
+            Ok(()) => {
                 let Slot { group, topic, partition } = &slot;
                 let offset = position.offset;
                 match to {

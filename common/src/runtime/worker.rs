@@ -3,32 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::claims::{Before, Candidate, OwnClaims, Verdict, verdict};
+use super::claims::{OwnClaims, Sight, Verdict};
 use super::handler::{Handler, OwnPosition, Service};
-use super::kept::Kept;
 use super::lost_part::LostPart;
 use super::opening::{Obstacle, log_start, open};
 use super::own_part::{Commits, commits, own_part};
 use super::owner::Owner;
 use super::owner_id::Parts;
 use super::ownership::{Ended, Ownership};
+use super::release::Unreleased;
 use super::shared::Shared;
 use super::start::{Start, start};
 use super::status::{Role, Status};
 use super::trouble::Trouble;
 use super::twin::take_new_id;
 use crate::backoff::Backoff;
-use crate::kafka::{KafkaError, Position};
-use crate::offsets::{Claim, Claimed, DoneBy, Slot, View};
+use crate::kafka::Position;
+use crate::offsets::{Claim, Claimed, DoneBy, Slot};
 use crate::shutdown::Shutdown;
 
 /// What was read this long ago is as good as now: a claim takes as long to be written.
 const FRESH: Duration = Duration::from_millis(100);
 /// Time for a claim on its way when a stop is requested. It and the release fit into the 5 s of a stop.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+const CLAIM_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// An ownership that was shorter than this is followed by a pause, whatever ended it.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -45,15 +45,16 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
         seen: None,
         stood_by_in: None,
         lost_part: LostPart::default(),
-        kept: None,
+        unreleased: None,
+        may_own: false,
     };
     worker.set_role(Role::Starting);
     if shutdown.or(worker.shared.membership.joined()).await.is_none() {
         return;
     }
     work(&mut worker, &mut blocked).await;
-    if let Some(kept) = worker.kept.take() {
-        kept.release(&worker.shared, &worker.slot).await;
+    if let Some(unreleased) = worker.unreleased().await {
+        unreleased.release(&worker.shared, &worker.slot).await;
     }
 }
 
@@ -66,6 +67,9 @@ async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
             None => return,
             Some(ready) => ready,
         };
+        if shutdown.is_requested() {
+            return;
+        }
         let claimed = match ready {
             Ok(ready) => match unless_late(&shutdown, &worker.slot.clone(), worker.claim(ready)).await {
                 None => return,
@@ -101,7 +105,7 @@ async fn unless_late<T>(shutdown: &Shutdown, slot: &Slot, claim: impl Future<Out
         biased;
         claimed = claim => Some(claimed),
         () = late => {
-            log::warn!("no answer to the claim of {slot}: if it was made, the next owner waits for the lease to end");
+            log::debug!("no answer to the claim of {slot}");
             None
         }
     }
@@ -129,23 +133,22 @@ struct ClaimedPartition<H> {
 pub(super) struct Worker<S> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) slot: Slot,
-    own: OwnClaims,
+    pub(super) own: OwnClaims,
     /// How far this process was when the offsets topic was recreated, which took its commits along.
-    reached: Option<Position>,
+    pub(super) reached: Option<Position>,
     /// How the slot was last seen, and since when it is so.
-    seen: Option<(Sight, Instant)>,
+    pub(super) seen: Option<(Sight, Instant)>,
     /// The life of the offsets topic in which another instance was last seen to own the slot.
-    stood_by_in: Option<u64>,
-    lost_part: LostPart,
-    /// The ownership before, if it was kept.
-    kept: Option<Kept>,
+    pub(super) stood_by_in: Option<u64>,
+    pub(super) lost_part: LostPart,
+    /// The ownership before, if this instance is to claim again.
+    unreleased: Option<Unreleased>,
+    /// The latest claim may be one of this process, for which no ownership answers.
+    may_own: bool,
 }
 
-/// What of a slot decides who may claim it: the life of the topic, the owner's token, and whether it is released to whom.
-type Sight = (u64, Option<i64>, bool, Option<Uuid>);
-
 impl<S: Service> Worker<S> {
-    fn set_role(&self, role: Role) {
+    pub(super) fn set_role(&self, role: Role) {
         self.shared.status.set_role(self.slot.partition, role);
     }
 
@@ -169,12 +172,22 @@ impl<S: Service> Worker<S> {
         }
     }
 
+    /// What is this process's still when it stops.
+    async fn unreleased(&mut self) -> Option<Unreleased> {
+        let known = self.unreleased.take();
+        if !self.may_own {
+            return known;
+        }
+        Unreleased::find(&self.shared, &self.slot, known, |owner| self.own.made(owner)).await
+    }
+
     async fn claim(&mut self, ready: Ready<S::Handler>) -> Result<ClaimedPartition<S::Handler>, Obstacle> {
         let Ready { handler, topic_id, earliest } = ready;
         let config = &self.shared.config;
         let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
         let claim = Claim::new(config.identity.id(), &config.host, lease_ms).for_service(&config.service);
         self.own.add(claim.claim_id);
+        self.may_own = true;
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
         // The topic has been read past the claim: the position is final, late commits included.
         let own = handler.own_position();
@@ -200,129 +213,6 @@ impl<S: Service> Worker<S> {
         Ok(ClaimedPartition { claim, claimed, handler, start, parts, committed })
     }
 
-    /// Reads the offsets topic to its end, and judges.
-    async fn look(&mut self) -> Result<Verdict, KafkaError> {
-        self.shared.offsets.catch_up().await?;
-        let view = self.shared.offsets.view();
-        let view = view.borrow();
-        self.own.started(&view);
-        // Before this process claims anything: afterwards it would find itself.
-        self.shared.membership.veterans(&view, &self.slot);
-        let config = &self.shared.config;
-        let now = Instant::now();
-        let sight = self.sight(&view);
-        let since = match self.seen {
-            Some((known, since)) if known == sight => since,
-            _ => now,
-        };
-        self.seen = Some((sight, since));
-        let candidate = Candidate {
-            service: &config.service,
-            instance_id: config.identity.id(),
-            lease: config.lease,
-            own: &self.own,
-            roster: &self.shared.roster(&view, now),
-            since,
-            before: match (self.reached, self.stood_by_in) {
-                (Some(_), _) => Before::Owner,
-                (None, Some(life)) if life != view.lives => Before::Standby,
-                _ => Before::Nothing,
-            },
-        };
-        Ok(verdict(&view, &self.slot, &candidate, now))
-    }
-
-    fn sight(&self, view: &View) -> Sight {
-        let state = view.slot(&self.slot);
-        let token = state.and_then(|state| state.owner()).map(|owner| owner.token);
-        let is_released = state.is_some_and(|state| state.is_released());
-        (view.lives, token, is_released, state.and_then(|state| state.released_to()))
-    }
-
-    /// Returns when this instance may claim: nobody owns the slot, the owner released it or was this very
-    /// instance, or it has been silent for its lease.
-    async fn standby(&mut self, blocked: &mut Trouble) -> Result<(), KafkaError> {
-        let mut view = self.shared.offsets.view();
-        let mut logged_owner = None;
-        let mut refused = Trouble::new(&self.shared.status, self.slot.partition, "service");
-        loop {
-            let until = match self.look().await? {
-                Verdict::Claim => return Ok(()),
-                Verdict::Twin => {
-                    take_new_id(&self.shared.config.identity).await;
-                    continue;
-                }
-                Verdict::OtherService { service, slot } => {
-                    let group = &self.slot.group;
-                    let hint = self.shared.config.foreign_group_hint.as_deref();
-                    refused.report(&format!(
-                        "{}: group {group} belongs to {service}, which claimed {slot}: one group, one service; {}",
-                        self.slot,
-                        hint.unwrap_or("use another group")
-                    ));
-                    None
-                }
-                Verdict::Wait { owner, until } => {
-                    let name = format!("{} ({})", owner.claim.host, owner.claim.instance_id);
-                    if logged_owner != Some(owner.token) {
-                        let (Slot { group, topic, partition }, token) = (&self.slot, owner.token);
-                        log::info!(
-                            group, topic, partition, token;
-                            "standby for {}: {name} owns it with token {token}", self.slot
-                        );
-                        logged_owner = Some(owner.token);
-                    }
-                    self.stood_by_in = Some(self.shared.offsets.view().borrow().lives);
-                    self.set_role(Role::Standby { owner: name });
-                    self.lost_part.compare(&self.shared, &self.slot);
-                    Some(until)
-                }
-                Verdict::Defer { to, until } => {
-                    let to = to.map_or_else(|| "nobody".to_owned(), |to| format!("instance {to}"));
-                    self.set_role(Role::Standby {
-                        owner: format!("nobody now; it is to be claimed by {to}"),
-                    });
-                    Some(until)
-                }
-            };
-            blocked.over(&format!("{} has reached Kafka", self.slot));
-            self.until_changed(&mut view, until).await?;
-        }
-    }
-
-    /// Returns on the first of: another claim, a release, the end of the owner's lease or of the wait.
-    async fn until_changed(
-        &self,
-        view: &mut tokio::sync::watch::Receiver<View>,
-        until: Option<Instant>,
-    ) -> Result<(), KafkaError> {
-        /// A refused instance looks again after this time.
-        const REFUSED: Duration = Duration::from_secs(5);
-        let waits_for = self.seen.as_ref().filter(|_| until.is_some()).map(|(sight, _)| *sight);
-        let until = until.unwrap_or_else(|| Instant::now() + REFUSED);
-        let changed = async {
-            loop {
-                {
-                    let view = view.borrow_and_update();
-                    if let Some(failure) = &view.failure {
-                        return Err(failure.clone());
-                    }
-                    let state = view.slot(&self.slot);
-                    if let Some(position) = state.and_then(|state| state.position()) {
-                        self.shared.status.set_position(self.slot.partition, position);
-                    }
-                    if waits_for.is_some_and(|waits_for| waits_for != self.sight(&view)) {
-                        return Ok(());
-                    }
-                }
-                if view.changed().await.is_err() {
-                    return Err(KafkaError::failed("follow the offsets topic", "the reader has stopped"));
-                }
-            }
-        };
-        timeout_at(until, changed).await.unwrap_or(Ok(()))
-    }
-
     /// Handles events until a stop, or until another instance claims.
     async fn own(&mut self, claimed: ClaimedPartition<S::Handler>) {
         let ClaimedPartition { claim, claimed, handler, start, parts, committed } = claimed;
@@ -336,7 +226,7 @@ impl<S: Service> Worker<S> {
         if let Some(warning) = warning {
             log::warn!(group, topic, partition; "{}: {warning}", self.slot);
         }
-        (self.reached, self.stood_by_in, self.kept) = (None, None, None);
+        (self.reached, self.stood_by_in, self.unreleased, self.may_own) = (None, None, None, false);
         self.lost_part.is_owner();
         let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start, parts);
         if let Some(committed) = committed {
@@ -352,12 +242,13 @@ impl<S: Service> Worker<S> {
         self.set_role(Role::Starting);
         if !ownership.is_halted() && ownership.is_owner() {
             log::info!("{} is opened again: its durable state was changed by another program", self.slot);
+            self.unreleased = Some(ownership.abandon().await);
             return;
         }
         let (id, position) = (ownership.id().clone(), ownership.position());
         let ended = ownership.end().await;
-        if let Ended::Kept(kept) = &ended {
-            self.kept = Some(Kept::clone(kept));
+        if let Ended::Kept(unreleased) = &ended {
+            self.unreleased = Some(Unreleased::clone(unreleased));
         }
         if ended == Ended::Lost {
             let view = self.shared.offsets.view();
@@ -379,6 +270,7 @@ impl<S: Service> Worker<S> {
                         "an earlier claim of {} by this process arrived late, claiming again",
                         self.slot
                     );
+                    self.may_own = true;
                 }
                 Some(owner) if self.own.is_twin(&owner, id.instance_id, incarnation) => {
                     if self.shared.config.identity.id() == id.instance_id {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use harness::{Broker, delete_topic};
+use harness::{Broker, Kind, Listener, ProduceProxy, delete_topic, free_port};
 use task_events::dlq::DlqRecord;
 use task_events::event::Malformed;
 use task_events::kafka::{
@@ -20,6 +20,7 @@ use task_events::runtime::{
 };
 use task_events::shutdown::{self, Trigger};
 use task_events::state_dir::Identity;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use uuid::Uuid;
 
@@ -36,6 +37,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub kafka: Kafka,
+    /// Where all connections go through one.
+    pub proxy: Option<ProduceProxy>,
     broker: Broker,
     lease: Duration,
 }
@@ -47,12 +50,29 @@ impl World {
 
     /// With a DLQ that takes records of that size.
     pub async fn with_dlq_limit(partitions: i32, max_message_bytes: &str) -> Self {
-        let broker = Broker::start().await.unwrap();
+        Self::on(Broker::start().await.unwrap(), None, partitions, max_message_bytes).await
+    }
+
+    /// Where the answers to produce requests can be lost.
+    pub async fn behind_proxy(partitions: i32) -> Self {
+        let (listener, port) = (Listener::bind(0).await.unwrap(), free_port().unwrap());
+        let advertised = listener.port();
+        let proxy = ProduceProxy::start(listener, port);
+        let broker = Broker::start_on(Kind::from_env().unwrap(), port, advertised).await.unwrap();
+        Self::on(broker, Some(proxy), partitions, "1048576").await
+    }
+
+    async fn on(
+        broker: Broker,
+        proxy: Option<ProduceProxy>,
+        partitions: i32,
+        max_message_bytes: &str,
+    ) -> Self {
         let kafka = Kafka::new(vec![broker.bootstrap()], "test");
         create(&kafka, TOPIC, partitions, &EVENTS_CONFIG).await;
         create(&kafka, OFFSETS, 1, &OFFSETS_CONFIG).await;
         create(&kafka, DLQ, 1, &[("max.message.bytes", max_message_bytes)]).await;
-        Self { kafka, broker, lease: LEASE }
+        Self { kafka, proxy, broker, lease: LEASE }
     }
 
     /// With a lease that no pause of the machine outlasts, where nobody's lease is to run out.
@@ -245,6 +265,7 @@ struct Shared {
     /// The ids of what was flushed.
     known: Mutex<BTreeSet<Uuid>>,
     trouble: AtomicBool,
+    superseded: watch::Sender<bool>,
     /// A log as the audit service has one: where it ends in each partition. `None`: none is kept.
     log: Mutex<Option<BTreeMap<i32, Position>>>,
 }
@@ -266,6 +287,11 @@ impl Script {
     pub fn release(&self) {
         self.0.hanging.lock().unwrap().clear();
         self.0.released.notify_all();
+    }
+
+    /// Another program has changed the service's state, which cannot be opened again.
+    pub fn supersede(&self) {
+        self.0.superseded.send_replace(true);
     }
 
     /// From now on the service says that it could handle nothing, or no longer does.
@@ -299,6 +325,9 @@ impl Service for Script {
     type Handler = Scripted;
 
     async fn open(&self, _: &str, partition: i32) -> Result<Scripted, HandlerError> {
+        if *self.0.superseded.borrow() {
+            return Err(HandlerError::new("state", "it was changed"));
+        }
         let log = self.0.log.lock().unwrap();
         let own = log.as_ref().map_or(OwnPosition::NotKept, |log| {
             log.get(&partition).map_or(OwnPosition::Empty, |end| OwnPosition::At(*end))
@@ -374,6 +403,11 @@ impl Handler for Scripted {
 
     fn own_position(&self) -> OwnPosition {
         self.own
+    }
+
+    async fn superseded(&self) {
+        let mut superseded = self.script.0.superseded.subscribe();
+        let _ = superseded.wait_for(|superseded| *superseded).await;
     }
 }
 

@@ -119,8 +119,9 @@ async fn pass_on(mut client: TcpStream, broker: u16, state: &State) -> io::Resul
             Some(Fault::AnswerHangs) => {
                 broker.write_all(&request).await?;
                 frame(&mut broker).await?;
-                // Until the client gives up.
-                client.read_u8().await?;
+                // Until the client gives up: what else it sends gets no answer either.
+                tokio::io::copy(&mut client, &mut tokio::io::sink()).await?;
+                return Ok(());
             }
         }
     }

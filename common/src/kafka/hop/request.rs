@@ -26,7 +26,10 @@ impl Request {
     /// Reads a header. One without the token is an error.
     pub(super) async fn read(client: &mut BufReader<OwnedReadHalf>, token: &str) -> io::Result<Self> {
         let length = usize::try_from(client.read_i32().await?).map_err(io::Error::other)?;
-        acknowledge(client.get_ref());
+        // A request that came as a whole has nothing left to be sent.
+        if client.buffer().len() < length {
+            acknowledge(client.get_ref());
+        }
         let rest =
             length.checked_sub(HEADER + token.len()).ok_or_else(|| invalid("a request is too short"))?;
         let (api_key, version) = (client.read_i16().await?, client.read_i16().await?);

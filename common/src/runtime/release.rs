@@ -1,0 +1,115 @@
+//! The last commit of an ownership: it says that whoever is to own next need not wait for the lease to end.
+//!
+//! *A stop leaves nothing claimed*: neither what was owned, nor a partition that was to be given and is kept, nor one
+//! that is opened again, nor a claim of which this process never heard whether it was made.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use uuid::Uuid;
+
+use super::handler::Service;
+use super::owner_id::OwnerId;
+use super::shared::Shared;
+use crate::backoff::Backoff;
+use crate::kafka::KafkaError;
+use crate::offsets::fold::Owner;
+use crate::offsets::{Commit, Slot, View};
+
+/// Time for the release.
+pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time to look for a claim before that.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// An ownership that has ended without a release: nobody renews it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unreleased {
+    id: OwnerId,
+    /// Its last commit.
+    commit: Commit,
+}
+
+impl Unreleased {
+    pub(super) fn new(id: OwnerId, commit: Commit) -> Self {
+        Self { id, commit }
+    }
+
+    /// What a claim of this process left that is the slot's latest, though no ownership came of it: `known`, or nothing
+    /// since the last commit. `None` also for a group that has committed nothing yet: there is no position to release.
+    pub(super) async fn find<S: Service>(
+        shared: &Shared<S>,
+        slot: &Slot,
+        known: Option<Self>,
+        is_own: impl Fn(&Owner) -> bool,
+    ) -> Option<Self> {
+        // What is not known by then is looked for in what was read so far.
+        let _ = timeout(LOOK_TIMEOUT, shared.offsets.catch_up()).await;
+        let view = shared.offsets.view();
+        let view = view.borrow();
+        let state = view.slot(slot).filter(|state| !state.is_released())?;
+        let owner = state.owner().filter(|owner| is_own(owner))?;
+        let id = OwnerId::of(owner, &view);
+        let of_last_commit = || {
+            let (_, commit) = state.last_commit()?;
+            Some(Self::new(id.clone(), commit.clone()))
+        };
+        known.filter(|known| known.id == id).or_else(of_last_commit)
+    }
+
+    /// Releases the partition to those that stay, if it is still this ownership's.
+    pub(super) async fn release<S: Service>(self, shared: &Shared<S>, slot: &Slot) {
+        let Self { id, commit } = self;
+        shared.membership.left().await;
+        let (owns, to) = {
+            let view = shared.offsets.view();
+            let view = view.borrow();
+            (id.owns(&view, slot), next_owner(shared, &view, slot, &id))
+        };
+        if !owns {
+            return;
+        }
+        let offset = commit.offset;
+        let commit = commit.released_to(to);
+        match release(shared, slot, &id, &commit, Instant::now() + RELEASE_TIMEOUT).await {
+            Ok(()) => log::info!("released {slot} at offset {offset}"),
+            Err(error) => log::warn!(
+                "could not release {slot} at offset {offset}, the next owner waits for the lease to end: {error}"
+            ),
+        }
+    }
+}
+
+/// Who stops leaves to those that stay.
+pub(super) fn next_owner<S>(shared: &Shared<S>, view: &View, slot: &Slot, id: &OwnerId) -> Option<Uuid> {
+    shared.roster(view, Instant::now()).without(id.instance_id).target(slot.partition)
+}
+
+/// Writes the release, again where it fails: brokers are restarted together with what they serve, and a repeat does no
+/// harm.
+pub(super) async fn release<S>(
+    shared: &Shared<S>,
+    slot: &Slot,
+    id: &OwnerId,
+    commit: &Commit,
+    until: Instant,
+) -> Result<(), KafkaError> {
+    let mut backoff = Backoff::for_kafka();
+    let mut last = None;
+    let attempts = async {
+        loop {
+            let limit = until.saturating_duration_since(Instant::now());
+            match shared.offsets.commit(slot, id.token, commit, limit).await {
+                Ok(_) => return,
+                Err(error) => last = Some(error),
+            }
+            sleep(backoff.next_delay()).await;
+        }
+    };
+    match timeout_at(until, attempts).await {
+        Ok(()) => Ok(()),
+        Err(_) => {
+            Err(last
+                .unwrap_or_else(|| KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT }))
+        }
+    }
+}
