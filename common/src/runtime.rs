@@ -20,6 +20,7 @@
 //! - *An owner that makes no progress loses its partition*: what hangs is not renewed ([`ownership`]).
 //! - *Partitions are shared by giving*: an owner releases what is to be another's to that one, after the event in
 //!   flight, and claims nothing that is another's before that one had its turn ([`membership`], [`claims`]).
+//! - *A stop leaves nothing claimed*: a claim on its way is waited for, and what is unreleased is released ([`release`]).
 
 mod abort;
 mod acknowledged;
