@@ -1,9 +1,12 @@
 //! The process: opens the store, starts the relay and the HTTP server, and stops them in order.
 
+use std::cell::Cell;
+use std::future::pending;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_events::backoff::Backoff;
@@ -35,6 +38,16 @@ const REQUESTS_TIMEOUT: Duration = Duration::from_secs(5);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for files that are being read when the process stops.
 const FILES_TIMEOUT: Duration = Duration::from_secs(1);
+/// From when a stop is asked for until the process has ended, whatever its disk does: whoever asked (systemd, Kubernetes,
+/// compose) kills it after 20 s, and it is to log why.
+const STOP_LIMIT: Duration = Duration::from_secs(18);
+/// Time for the store's last writes, as much of it as the limit leaves: a change is given as long. What is cut off is read
+/// back from the log at the next start.
+const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least of it. It fits into the limit where requests and Kafka took all their time.
+const MIN_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is looked whether they are done.
+const WRITE_CHECK: Duration = Duration::from_millis(2);
 
 /// Time to commit what is queued in a database, and to give back the relay's turn.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,6 +90,18 @@ pub enum ServiceError {
     /// The HTTP server ended without being asked to.
     #[error("the HTTP server failed: {0}; what was answered is stored, start it again")]
     Server(std::io::Error),
+    /// The store's last writes do not end.
+    #[error(
+        "{}: the disk has not answered for {} s, and the process ends without its last writes; what was answered is stored, and what waits is delivered after the next start: look at the disk (a mount whose server is unreachable, a frozen file system), then start it again",
+        folder.display(),
+        after.as_secs()
+    )]
+    DiskHangs {
+        /// That of the store.
+        folder: PathBuf,
+        /// How long they were waited for.
+        after: Duration,
+    },
     /// The system refused something that every start needs.
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
@@ -93,6 +118,7 @@ impl Coded for ServiceError {
             Self::Access(_) | Self::Certificate(_) => Code::AccessFile,
             Self::Registry(error) => error.code(),
             Self::Server(_) => Code::Http,
+            Self::DiskHangs { .. } => Code::StoreUnwritable,
             Self::Io(_) => Code::System,
         }
     }
@@ -115,12 +141,37 @@ pub fn run(args: Args) -> Result<(), ServiceError> {
     let state_dir = StateDir::open(&args.state.state_dir, NAME)?;
     let runtime = runtime()?;
     let (store, writer) = Store::open(state_dir.path())?;
-    runtime.block_on(async {
+    let stop_began = Cell::new(None);
+    let served = runtime.block_on(async {
         let signals = shutdown::on_signals()?;
-        serve(args, edge, (listener, tls), store, state_dir.path(), signals).await
-    })?;
+        let noted = async {
+            signals.requested().await;
+            stop_began.set(Some(Instant::now()));
+            pending().await
+        };
+        tokio::select! {
+            biased;
+            never = noted => never,
+            served = serve(args, edge, (listener, tls), store, state_dir.path(), signals.clone()) => served,
+        }
+    });
+    // Reading from a disk that hangs does not end.
+    runtime.shutdown_timeout(FILES_TIMEOUT);
     // All clones of the store are gone: the writer ends after its last transaction.
-    drop(runtime);
+    let left = stop_began.get().map_or(STOP_LIMIT, |began| STOP_LIMIT.saturating_sub(began.elapsed()));
+    served.and(close(writer, left.clamp(MIN_WRITE_TIMEOUT, MAX_WRITE_TIMEOUT), state_dir.path()))
+}
+
+/// Waits for the store's last writes. On a disk that hangs they do not end.
+fn close(writer: JoinHandle<()>, limit: Duration, folder: &Path) -> Result<(), ServiceError> {
+    let until = Instant::now() + limit;
+    while !writer.is_finished() {
+        if Instant::now() >= until {
+            return Err(ServiceError::DiskHangs { folder: folder.to_owned(), after: limit });
+        }
+        #[allow(clippy::disallowed_methods, reason = "no async thread is left")]
+        thread::sleep(WRITE_CHECK);
+    }
     if writer.join().is_err() {
         log::error!("the store's writer panicked; what was answered is on disk {}", Code::Panic);
     }

@@ -24,5 +24,6 @@ mod process;
 mod relay;
 mod relay_partitions;
 mod schema;
+mod stop;
 mod store;
 mod support;

@@ -18,7 +18,7 @@ use crate::relay::Cluster;
 use crate::store::{create, done, load};
 use crate::support::{NO_KAFKA, SOON, eventually};
 
-fn command(state_dir: &Path) -> Command {
+pub fn command(state_dir: &Path) -> Command {
     let mut command = Command::new("sh");
     // A file over its limit is an error of the write, as a full disk is, instead of a signal.
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_task-api")]);

@@ -18,6 +18,8 @@ const KIB: u32 = 64 * 1024;
 const HANG_LEASE: Duration = Duration::from_secs(6);
 /// Within which a service ends after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// Within which the API ends after SIGTERM, whatever its disk does: then it would be killed.
+const API_STOP_LIMIT: Duration = Duration::from_secs(20);
 /// Within which the API answers, whatever its disk does: its store waits 10 s at most.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 const LAG: &str = "kafka_consumergroup_group_lag{";
@@ -132,7 +134,7 @@ fn first_offsets(count: usize) -> Vec<i64> {
 }
 
 /// Waits until the main thread has ended, as the group leader's state tells.
-async fn main_thread_ends(service: &mut Service) -> Result<()> {
+async fn main_thread_ends(service: &mut Service, limit: Duration) -> Result<()> {
     let stat = format!("/proc/{}/stat", service.id());
     let is_zombie = async || {
         // The state follows the name, which is in parentheses.
@@ -140,7 +142,7 @@ async fn main_thread_ends(service: &mut Service) -> Result<()> {
         let is_zombie = stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z'));
         Ok((stat.is_empty() || is_zombie).then_some(()))
     };
-    eventually("the main thread to end", STOP_LIMIT, is_zombie).await?;
+    eventually("the main thread to end", limit, is_zombie).await?;
     Ok(())
 }
 
@@ -173,7 +175,7 @@ async fn an_auditor_whose_disk_hangs_ends_on_sigterm_and_hands_over_at_once() ->
     pair.produce(1).await?;
     pair.first.wait_for_line("makes no progress", SOON).await?;
     pair.first.signal(Signal::TERM)?;
-    main_thread_ends(&mut pair.first).await?;
+    main_thread_ends(&mut pair.first, STOP_LIMIT).await?;
     pair.committed().await?;
     let before = pair.world.offsets(pair.group).await?;
     pair.ends(&before, || drop(hang)).await?;
@@ -189,7 +191,7 @@ async fn an_auditor_that_was_superseded_while_its_disk_hangs_ends_on_sigterm() -
     pair.taken_over().await?;
     let before = pair.world.offsets(pair.group).await?;
     pair.first.signal(Signal::TERM)?;
-    main_thread_ends(&mut pair.first).await?;
+    main_thread_ends(&mut pair.first, STOP_LIMIT).await?;
     pair.ends(&before, || drop(hang)).await?;
     Ok(())
 }
@@ -242,6 +244,41 @@ async fn a_task_store_whose_disk_hangs_refuses_within_a_bound_and_goes_on_afterw
     assert!(told.len() <= answered.len() + 2, "{told:?}");
     let known: Vec<_> = told.into_iter().filter(|id| answered.contains(id)).collect();
     assert_eq!(known, answered, "each event once, in order");
+    assert_eq!(service.terminate(SOON).await?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_task_store_whose_disk_hangs_ends_on_sigterm_says_why_and_keeps_what_it_answered() -> Outcome {
+    let Some(disk) = FailingDisk::mount(KIB) else { return Ok(()) };
+    let world = World::start().await?;
+    let program = world.program("task-api").env("STATE_DIR", disk.path().display());
+    let (mut service, api) = world.start_api_as(program).await?;
+    let answered = id_of(&api.create("before").await?)?.to_owned();
+    api.delivered().await?;
+
+    let hang = disk.hang_until_dropped()?;
+    let request = api.request(Method::POST, "/tasks").json(&json!({"title": "meanwhile"}));
+    let unanswered = tokio::spawn(request.send());
+    let hangs = async || Ok(api.readiness().await?.1["store_failure"].is_string().then_some(()));
+    eventually("the store to hang", SOON, hangs).await?;
+    service.signal(Signal::TERM)?;
+    main_thread_ends(&mut service, API_STOP_LIMIT).await?;
+    let why = service.wait_for_line("the disk has not answered", SOON).await?;
+    assert!(why.contains("[TE0203]") && why.contains(&disk.path().display().to_string()), "{why}");
+    drop(hang);
+    assert_eq!(service.wait_exit(SOON).await?.code(), Some(1));
+    // Refused, or cut off: it may be stored or not.
+    drop(unanswered.await);
+
+    service.restart()?;
+    let api = Api::new(&service.url().await?)?;
+    assert_eq!(api.call(Method::GET, &format!("/tasks/{answered}"), None).await?.0, StatusCode::OK);
+    api.create("after").await?;
+    api.delivered().await?;
+    let told = world.topic(harness::EVENTS).await?;
+    let told = keys(&told)?;
+    assert!(told.first() == Some(&answered) && (2..=3).contains(&told.len()), "{told:?}");
     assert_eq!(service.terminate(SOON).await?.code(), Some(0));
     Ok(())
 }
