@@ -3,6 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `dispatcher` | reads the outbox in order and fills the windows; watches the topic |
+//! | `held_turn` | how the turn to publish is let go |
 //! | `window` | the events of one partition that are pending |
 //! | `lane` | sends the events of one window, one request in flight |
 //! | `batch_limit` | how large a request may be |
@@ -25,12 +26,14 @@
 //! 5. *Few requests under load, no wait without* ([`pace`]). What was acknowledged leaves the outbox while the next
 //!    request is in flight; where that fails, it is looked for in the topic.
 //! 6. *One publisher.* Where replicas share the outbox, only the one that has the turn publishes, and it sends nothing
-//!    after its lease ([`Store::turn`]). A new turn begins as a start does; one that is given back has nothing in flight.
+//!    after its lease ([`Store::turn`]). A new turn begins as a start does. One is given back, and taken again by this
+//!    process after it was lost, with nothing in flight; where a request stays without an answer, its lease runs out.
 //! 7. *Bounded.* Memory is bounded by the windows; no event is read again and again while it waits.
 
 mod batch_limit;
 mod dispatcher;
 mod error;
+mod held_turn;
 mod lane;
 pub mod metrics;
 mod pace;
@@ -44,7 +47,7 @@ use std::time::Duration;
 use task_events::kafka::Kafka;
 use task_events::shutdown::Shutdown;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::store::Store;
 use dispatcher::Dispatcher;
@@ -58,11 +61,6 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same where other replicas may publish it.
 const HANDOVER_TIMEOUT: Duration = Duration::from_millis(500);
-/// Time for what was sent by then: what lands after another replica has read the end of the topic is there twice, and behind
-/// newer events of its task. With a broker that answers it takes milliseconds.
-const IN_FLIGHT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked at.
-const IN_FLIGHT_CHECK: Duration = Duration::from_millis(5);
 
 /// The relay. One for a store.
 #[derive(Debug)]
@@ -118,12 +116,7 @@ impl Relay {
                 return;
             }
             let _ = timeout(HANDOVER_TIMEOUT, outbox.wait_for(|outbox| outbox.waiting == 0)).await;
-            let in_flight = async {
-                while self.store.may_publish() && self.report.hold_lanes(IN_FLIGHT_TIMEOUT) {
-                    sleep(IN_FLIGHT_CHECK).await;
-                }
-            };
-            let _ = timeout(IN_FLIGHT_TIMEOUT, in_flight).await;
+            self.report.finish().await;
             return;
         }
         let _ = timeout(DRAIN_TIMEOUT, outbox.wait_for(|outbox| outbox.waiting == 0)).await;

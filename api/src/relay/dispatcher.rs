@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::error::RelayError;
+use super::held_turn::while_held;
 use super::lane::Lane;
 use super::pace::Pace;
 use super::report::Report;
@@ -88,7 +89,7 @@ impl Dispatcher {
     /// Publishes for ever, while it is this process's turn.
     pub(super) async fn run(&self) {
         loop {
-            let mut turn = {
+            let turn = {
                 let mut waiting = pin!(self.store.turn());
                 loop {
                     tokio::select! {
@@ -98,11 +99,7 @@ impl Dispatcher {
                     }
                 }
             };
-            tokio::select! {
-                biased;
-                () = turn.lost() => {}
-                () = self.publish() => {}
-            }
+            while_held(turn, &self.report, self.publish()).await;
             // What a lane waited for is another replica's matter now.
             self.report.set_lanes(std::iter::empty());
         }

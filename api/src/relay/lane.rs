@@ -203,6 +203,7 @@ impl Lane {
                 }
             }
         };
+        self.window.end_request();
         let offsets = match produced {
             Ok(offsets) => offsets,
             Err(error) => {

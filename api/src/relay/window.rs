@@ -48,6 +48,8 @@ struct Inner {
     is_held: bool,
     /// Since when something may have been sent of which the fate is unknown.
     in_doubt: Option<Instant>,
+    /// A request was begun that has no answer, nor was it given up.
+    is_in_flight: bool,
 }
 
 impl Window {
@@ -61,6 +63,7 @@ impl Window {
             is_loaded: false,
             is_held: false,
             in_doubt,
+            is_in_flight: false,
         };
         Self { capacity, inner: Mutex::new(inner), changed: Notify::new(), freed }
     }
@@ -184,8 +187,19 @@ impl Window {
         let request: Vec<_> = pending.take_while(fits).cloned().collect();
         if !request.is_empty() {
             inner.in_doubt.get_or_insert_with(Instant::now);
+            inner.is_in_flight = true;
         }
         request
+    }
+
+    /// The request was answered, or given up and its connection closed.
+    pub(super) fn end_request(&self) {
+        self.inner().is_in_flight = false;
+    }
+
+    /// Whether a request is in flight. Stays so where its lane ended before the answer.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.inner().is_in_flight
     }
 
     /// What was sent before may also be among the events that are still to be loaded.

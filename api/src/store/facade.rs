@@ -32,7 +32,8 @@ enum Backend {
     Postgres(Postgres),
 }
 
-/// The right to publish the outbox: it ends when it is lost, and is given back when this is dropped.
+/// The right to publish the outbox: it ends when it is lost, and is given back when this is dropped, unless something
+/// [is in flight](Self::leave_in_flight) then.
 #[derive(Debug)]
 pub struct Turn(Option<TurnGuard>);
 
@@ -42,6 +43,14 @@ impl Turn {
         match &mut self.0 {
             None => std::future::pending().await,
             Some(guard) => guard.lost().await,
+        }
+    }
+
+    /// Something that was sent has no answer when this is dropped: another replica may publish once the lease has run
+    /// out, and not before.
+    pub fn leave_in_flight(&mut self) {
+        if let Some(guard) = &mut self.0 {
+            guard.leave_in_flight();
         }
     }
 }

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `writer`, `group`, `statements` | groups of changes: deciding them, and their two flights |
 //! | `pace` | how many groups there are under load |
-//! | `turn`, `keeper` | which replica publishes, and what it reports |
+//! | `turn`, `keeper`, `handover` | which replica publishes, what it reports, and how it gives that up |
 //! | `puller`, `ledger` | the events that it holds |
 //! | `pool`, `reads` | reading tasks and the outbox |
 //! | `housekeeping`, `health` | what is done now and then; whether changes are taken |
@@ -35,6 +35,7 @@
 //! asked for; one that is created while a client pages may be passed by where its id is lower than the cursor.
 
 mod group;
+mod handover;
 mod health;
 mod housekeeping;
 mod keeper;
@@ -67,6 +68,7 @@ use super::mutation::{Mutation, Outcome};
 use super::outbox::OutboxScan;
 use crate::event_format::EventFormat;
 use crate::reply::Desk;
+use handover::Wanted;
 use keeper::Report;
 use pool::Pool;
 use shared::Shared;
@@ -100,8 +102,7 @@ struct Inner {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Waiting>,
     reports: mpsc::Sender<Report>,
-    /// How many relays want the turn.
-    wanted: watch::Sender<usize>,
+    wanted: watch::Sender<Wanted>,
     pool: Pool,
     reads: Semaphore,
     housekeeping: JoinHandle<()>,
@@ -124,12 +125,13 @@ impl Closing {
     }
 }
 
-/// The relay's turn, given back when this is dropped.
+/// The relay's turn, given back when this is dropped, unless something is in flight then.
 #[derive(Debug)]
 pub struct TurnGuard {
-    wanted: watch::Sender<usize>,
+    wanted: watch::Sender<Wanted>,
     turn: watch::Receiver<Option<Uuid>>,
     term: Option<Uuid>,
+    is_in_flight: bool,
 }
 
 impl TurnGuard {
@@ -139,11 +141,16 @@ impl TurnGuard {
         // An error: the store is closed.
         let _ = self.turn.wait_for(|turn| *turn != term).await;
     }
+
+    /// Something that was sent has no answer when this is dropped.
+    pub(super) fn leave_in_flight(&mut self) {
+        self.is_in_flight = true;
+    }
 }
 
 impl Drop for TurnGuard {
     fn drop(&mut self) {
-        self.wanted.send_modify(|wanted| *wanted = wanted.saturating_sub(1));
+        self.wanted.send_modify(|wanted| wanted.let_go(self.is_in_flight));
     }
 }
 
@@ -154,7 +161,7 @@ impl Postgres {
         let shared = Arc::new(Shared::new(endpoint, url.place()));
         let (queue, changes) = mpsc::channel(MAX_QUEUED);
         let (reports, reported) = mpsc::channel(MAX_REPORTS);
-        let wanted = watch::Sender::new(0);
+        let wanted = watch::Sender::<Wanted>::default();
         let mut tasks = JoinSet::new();
         let changes = Arc::new(Mutex::new(changes));
         for _ in 0..WRITERS {
@@ -215,10 +222,10 @@ impl Postgres {
     }
 
     pub(super) async fn turn(&self) -> TurnGuard {
-        self.0.wanted.send_modify(|wanted| *wanted += 1);
+        self.0.wanted.send_modify(|wanted| wanted.relays += 1);
         let (wanted, turn) = (self.0.wanted.clone(), self.0.shared.turn.subscribe());
         // From now on it is given back, also where this is not waited for any more.
-        let mut guard = TurnGuard { wanted, turn, term: None };
+        let mut guard = TurnGuard { wanted, turn, term: None, is_in_flight: false };
         guard.term = guard.turn.wait_for(Option::is_some).await.ok().and_then(|turn| *turn);
         guard
     }

@@ -8,6 +8,7 @@ mod faults;
 mod import;
 mod import_ends;
 mod import_faults;
+mod in_flight;
 mod pooler;
 mod replicas;
 mod service;

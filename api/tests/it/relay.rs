@@ -26,7 +26,7 @@ use crate::support::{App, TOPIC, eventually, is_postgres, open};
 /// A broker, perhaps behind a proxy, and a folder for the application.
 pub struct Cluster {
     pub broker: Broker,
-    address: SocketAddr,
+    pub address: SocketAddr,
     pub kafka: Kafka,
     pub proxy: Option<Arc<ProduceProxy>>,
     pub dir: TempDir,

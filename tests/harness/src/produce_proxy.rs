@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::tcp::{Listener, Server};
@@ -31,6 +32,8 @@ pub enum Fault {
     AnswerHangs,
     /// It lands after that time, whether its sender still waits or not, and is answered.
     Slow(Duration),
+    /// It lands when [`ProduceProxy::release`] was called, whether its sender still waits or not, and is answered.
+    Held,
 }
 
 /// The proxy. It ends with the value, and its connections with it.
@@ -44,6 +47,7 @@ struct State {
     faults: Mutex<VecDeque<Fault>>,
     /// The partition whose produce requests are all lost.
     down: Mutex<Option<i32>>,
+    released: watch::Sender<bool>,
     produces: AtomicUsize,
 }
 
@@ -72,6 +76,11 @@ impl ProduceProxy {
         *locked(&self.state.down) = partition;
     }
 
+    /// Lets go what was held.
+    pub fn release(&self) {
+        self.state.released.send_replace(true);
+    }
+
     /// How many produce requests came.
     pub fn produces(&self) -> usize {
         self.state.produces.load(Ordering::SeqCst)
@@ -97,8 +106,12 @@ async fn pass_on(mut client: TcpStream, broker: u16, state: &State) -> io::Resul
         if let Some(Fault::Slow(late)) = fault {
             sleep(late).await;
         }
+        if fault == Some(Fault::Held) {
+            // The sender is in the state.
+            let _ = state.released.subscribe().wait_for(|released| *released).await;
+        }
         match fault {
-            None | Some(Fault::Slow(_)) => {
+            None | Some(Fault::Slow(_) | Fault::Held) => {
                 broker.write_all(&request).await?;
                 let answer = frame(&mut broker).await?;
                 client.write_all(&answer).await?;

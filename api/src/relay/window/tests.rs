@@ -48,7 +48,9 @@ fn what_is_sent_is_in_doubt_until_its_fate_is_known() {
     assert!(window.begin_request(1).is_empty() && !window.in_doubt(), "nothing is sent while it is held");
     window.hold(false);
     assert_eq!(seqs(&window.begin_request(1)), [1]);
-    assert!(window.in_doubt());
+    assert!(window.in_doubt() && window.is_in_flight());
+    window.end_request();
+    assert!(window.in_doubt() && !window.is_in_flight(), "it may have landed, and lands no more");
     window.remove(&[1]);
     window.clear_doubt();
     assert!(!window.in_doubt());

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::super::delivery::{Delivered, PublishedTopic};
 use super::super::failure::StoreError;
+use super::handover::{self, Wanted};
 use super::health::Reminder;
 use super::puller;
 use super::shared::Shared;
@@ -91,7 +92,7 @@ fn without_turn() -> StoreError {
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut reports: mpsc::Receiver<Report>,
-    mut wanted: watch::Receiver<usize>,
+    mut wanted: watch::Receiver<Wanted>,
 ) {
     let (mut session, mut reminder) = (None, Reminder::default());
     tokio::select! {
@@ -101,7 +102,7 @@ pub(super) async fn run(
     loop {
         let mut pause = CLAIM_EVERY;
         tokio::select! {
-            is_open = until(&mut wanted, |wanted| wanted > 0) => if !is_open { return },
+            is_open = until(&mut wanted, |wanted| wanted.relays > 0) => if !is_open { return },
             report = reports.recv() => match report {
                 Some(report) => {
                     report.reply(Err(without_turn()));
@@ -115,14 +116,22 @@ pub(super) async fn run(
                 reminder = Reminder::default();
                 shared.leaves_turn.store(false, Ordering::Relaxed);
                 let Some(holding) = &session else { continue };
-                let end = hold(&shared, holding, held, &mut reports, &mut wanted).await;
+                let (end, held) = hold(&shared, holding, held, &mut reports, &mut wanted).await;
                 shared.turn.send_replace(None);
                 shared.ledger().end();
                 match end {
-                    End::Unwanted => continue,
+                    End::Unwanted => {
+                        log::info!("this replica no longer publishes the outbox");
+                        handover::give_back(&shared, holding, held, &wanted).await;
+                        continue;
+                    }
                     End::Lost(why) => {
                         shared.leaves_turn.store(why.is_unreadable(), Ordering::Relaxed);
                         log::warn!("the relay's turn is over: {why}");
+                        if why.is_unreadable() {
+                            handover::let_go(&mut wanted).await;
+                            handover::give_back(&shared, holding, held, &wanted).await;
+                        }
                         pause = why.pause();
                     }
                 }
@@ -149,7 +158,7 @@ pub(super) async fn run(
 }
 
 /// Returns when it holds of the number of relays that want the turn; `false` if the store is dropped.
-async fn until(wanted: &mut watch::Receiver<usize>, holds: impl Fn(usize) -> bool) -> bool {
+async fn until(wanted: &mut watch::Receiver<Wanted>, holds: impl Fn(Wanted) -> bool) -> bool {
     wanted.wait_for(|wanted| holds(*wanted)).await.is_ok()
 }
 
@@ -210,8 +219,8 @@ async fn hold(
     session: &Session,
     mut held: Held,
     reports: &mut mpsc::Receiver<Report>,
-    wanted: &mut watch::Receiver<usize>,
-) -> End {
+    wanted: &mut watch::Receiver<Wanted>,
+) -> (End, Held) {
     set_valid(shared, Some(held.valid_until));
     let last_seq = shared.ledger().last();
     shared.outbox.send_modify(|state| state.last_seq = last_seq);
@@ -226,7 +235,7 @@ async fn hold(
                 renew_at = Instant::now() + RENEW_EVERY;
                 if shared.is_current(session) { held.renew(session).await } else { Err(TurnError::Lost) }
             }
-            _ = until(wanted, |wanted| wanted == 0) => break End::Unwanted,
+            _ = until(wanted, |wanted| wanted.relays == 0) => break End::Unwanted,
             // It ends only where the turn is another's, or has to be.
             ended = &mut pulling.0 => Err(ended.unwrap_or(TurnError::Lost)),
             report = reports.recv() => match report {
@@ -246,12 +255,7 @@ async fn hold(
         }
     };
     set_valid(shared, None);
-    if matches!(end, End::Unwanted | End::Lost(TurnError::Unreadable)) {
-        // Where it cannot be given back, it runs out.
-        let _ = held.release(session).await;
-        log::info!("this replica no longer publishes the outbox");
-    }
-    end
+    (end, held)
 }
 
 fn set_valid(shared: &Shared, until: Option<Instant>) {
