@@ -121,7 +121,12 @@ pub struct Closing(JoinSet<()>);
 impl Closing {
     /// Returns when what was queued is committed and the relay's turn is given back, or after that time.
     pub async fn wait(mut self, limit: Duration) {
-        let _ = timeout(limit, async { while self.0.join_next().await.is_some() {} }).await;
+        if timeout(limit, async { while self.0.join_next().await.is_some() {} }).await.is_err() {
+            log::warn!(
+                "the database has not answered for {} s: what was under way there is given up; where this replica published, another one does within 6 s",
+                limit.as_secs()
+            );
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod doubt;
 mod export;
 mod failover;
 mod faults;
+mod given_back;
 mod import;
 mod import_ends;
 mod import_faults;

@@ -5,18 +5,28 @@
 //! 1. *Nothing is in flight.* While a request to Kafka has no answer, the turn under which it was sent is not given back:
 //!    it runs out, as after a kill. What lands after another replica has read the end of the topic is there twice, and
 //!    behind newer events of its task.
+//! 2. *What may be ours is given back*: after an error the row may be this process's for as long as its lease, whether the
+//!    statement was a claim, a renewal or a release. Where the connection is at fault, another one does it.
+//! 3. *By the term*: given back late, it is nobody's next turn that ends.
 
 use std::time::Duration;
 
-use task_events::database::Session;
+use task_events::database::{DatabaseError, Session};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use super::shared::Shared;
-use super::turn::{Held, LEASE};
+use super::turn::{self, LEASE, TurnError};
 
 /// Time for the relay to let a turn go that was lost. It does so as soon as it runs.
 const LET_GO_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for the connection that is there: one whose peer is gone gives no answer.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for all attempts. Together with a statement that is under way, a stop waits for it.
+const GIVE_BACK_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// Between two attempts.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// Who wants the turn.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,13 +56,32 @@ pub(super) async fn let_go(wanted: &mut watch::Receiver<Wanted>) {
     let _ = timeout(LET_GO_TIMEOUT, wanted.changed()).await;
 }
 
-/// Gives the turn back, unless something is in flight.
+/// The terms that the row may have by this process, and when each has ended.
+#[derive(Debug, Default)]
+pub(super) struct OwnTerms(Vec<(Uuid, Instant)>);
+
+impl OwnTerms {
+    /// One whose last claim or renewal is over, whatever became of it.
+    pub(super) fn add(&mut self, term: Uuid) {
+        let now = Instant::now();
+        // So there are as many as claims in the time of a lease.
+        self.0.retain(|(_, ends)| *ends > now);
+        self.0.push((term, now + LEASE));
+    }
+}
+
+/// Gives a turn back, on the connection that is there or on a new one; unless something is in flight.
 pub(super) async fn give_back(
     shared: &Shared,
-    session: &Session,
-    held: Held,
+    session: &mut Option<Session>,
+    own: OwnTerms,
     wanted: &watch::Receiver<Wanted>,
 ) {
+    let now = Instant::now();
+    let terms: Vec<Uuid> = own.0.into_iter().filter(|(_, ends)| *ends > now).map(|(term, _)| term).collect();
+    if terms.is_empty() {
+        return;
+    }
     if wanted.borrow().is_in_flight() {
         log::warn!(
             "the relay's turn on the {} is not given back, for Kafka has not answered what was sent last: it ends with its lease, within {} s, and then another replica looks for that in the topic and goes on",
@@ -61,6 +90,34 @@ pub(super) async fn give_back(
         );
         return;
     }
-    // Where it cannot be given back, it runs out.
-    let _ = held.release(session).await;
+    let mut failure = TurnError::from(DatabaseError::timeout("connect"));
+    let given_back = async {
+        loop {
+            match attempt(shared, session, &terms).await {
+                Ok(()) => return,
+                Err(error) => failure = error,
+            }
+            // Something may still run on it.
+            if let Some(session) = session.take() {
+                session.abandon();
+            }
+            sleep(RETRY_EVERY).await;
+        }
+    };
+    if timeout(GIVE_BACK_TIMEOUT, given_back).await.is_err() {
+        log::warn!(
+            "the relay's turn on the {} cannot be given back: {failure}; it ends with its lease, within {} s, and then another replica goes on",
+            shared.place,
+            LEASE.as_secs()
+        );
+    }
+}
+
+async fn attempt(shared: &Shared, session: &mut Option<Session>, terms: &[Uuid]) -> Result<(), TurnError> {
+    let session = match session {
+        Some(session) if !session.is_closed() && shared.is_current(session) => session,
+        _ => session.insert(shared.connect().await?),
+    };
+    let released = timeout(ATTEMPT_TIMEOUT, turn::release(session, terms)).await;
+    released.unwrap_or_else(|_| Err(DatabaseError::timeout("the relay's turn").into()))
 }

@@ -7,7 +7,7 @@
 //!    in flight; or, where that takes long, without: the ledger then says of which partition more may come, and no lane
 //!    takes what it has for all. They are read a page at a time, and the lease is renewed between.
 //! 2. After any error, or answer that did not come, the turn is over, and what was held is void. The next one may be
-//!    this process's own, with another term.
+//!    this process's own, with another term. Once no turn is wanted, what may be left of one is given back ([`handover`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::super::delivery::{Delivered, PublishedTopic};
 use super::super::failure::StoreError;
-use super::handover::{self, Wanted};
+use super::handover::{self, OwnTerms, Wanted};
 use super::health::Reminder;
 use super::puller;
 use super::shared::Shared;
@@ -88,21 +88,58 @@ fn without_turn() -> StoreError {
     StoreError::Unavailable("the relay's turn is over: another replica publishes, or will".to_owned())
 }
 
+/// What is left of the turns of this process, between two of them.
+#[derive(Debug, Default)]
+struct Left {
+    session: Option<Session>,
+    /// Until the turn is known to be another's, or was given back.
+    own: OwnTerms,
+}
+
+impl Left {
+    async fn give_back(&mut self, shared: &Shared, wanted: &watch::Receiver<Wanted>) {
+        let own = std::mem::take(&mut self.own);
+        handover::give_back(shared, &mut self.session, own, wanted).await;
+    }
+
+    /// Something may still run on the connection.
+    fn abandon_session(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.abandon();
+        }
+    }
+}
+
 /// Keeps the turn while it is wanted; ends when the store is dropped.
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut reports: mpsc::Receiver<Report>,
     mut wanted: watch::Receiver<Wanted>,
 ) {
-    let (mut session, mut reminder) = (None, Reminder::default());
     tokio::select! {
         () = shared.open() => {}
         _ = until(&mut wanted, |_| false) => return,
     }
+    let mut left = Left::default();
+    keep(&shared, &mut reports, &mut wanted, &mut left).await;
+    left.give_back(&shared, &wanted).await;
+}
+
+async fn keep(
+    shared: &Arc<Shared>,
+    reports: &mut mpsc::Receiver<Report>,
+    wanted: &mut watch::Receiver<Wanted>,
+    left: &mut Left,
+) {
+    let mut reminder = Reminder::default();
     loop {
         let mut pause = CLAIM_EVERY;
+        let is_wanted = wanted.borrow().relays > 0;
+        if !is_wanted {
+            left.give_back(shared, wanted).await;
+        }
         tokio::select! {
-            is_open = until(&mut wanted, |wanted| wanted.relays > 0) => if !is_open { return },
+            is_open = until(wanted, |wanted| wanted.relays > 0) => if !is_open { return },
             report = reports.recv() => match report {
                 Some(report) => {
                     report.reply(Err(without_turn()));
@@ -111,34 +148,33 @@ pub(super) async fn run(
                 None => return,
             },
         }
-        match begin(&shared, &mut session).await {
+        match begin(shared, left, wanted).await {
             Ok(Some(held)) => {
                 reminder = Reminder::default();
                 shared.leaves_turn.store(false, Ordering::Relaxed);
-                let Some(holding) = &session else { continue };
-                let (end, held) = hold(&shared, holding, held, &mut reports, &mut wanted).await;
+                let Some(session) = &left.session else { continue };
+                let term = held.term.id;
+                let end = hold(shared, session, held, reports, wanted).await;
                 shared.turn.send_replace(None);
                 shared.ledger().end();
+                left.own.add(term);
                 match end {
                     End::Unwanted => {
                         log::info!("this replica no longer publishes the outbox");
-                        handover::give_back(&shared, holding, held, &wanted).await;
+                        left.give_back(shared, wanted).await;
                         continue;
                     }
                     End::Lost(why) => {
                         shared.leaves_turn.store(why.is_unreadable(), Ordering::Relaxed);
                         log::warn!("the relay's turn is over: {why}");
                         if why.is_unreadable() {
-                            handover::let_go(&mut wanted).await;
-                            handover::give_back(&shared, holding, held, &wanted).await;
+                            handover::let_go(wanted).await;
+                            left.give_back(shared, wanted).await;
                         }
                         pause = why.pause();
                     }
                 }
-                // Something may still run on it.
-                if let Some(session) = session.take() {
-                    session.abandon();
-                }
+                left.abandon_session();
             }
             Ok(None) => {
                 reminder = Reminder::default();
@@ -153,7 +189,7 @@ pub(super) async fn run(
                 pause = error.pause();
             }
         }
-        wait(&mut reports, pause).await;
+        wait(reports, pause).await;
     }
 }
 
@@ -177,41 +213,51 @@ async fn wait(reports: &mut mpsc::Receiver<Report>, pause: Duration) {
 }
 
 /// Claims the turn, and reads what is to be looked for in the topic.
-async fn begin(shared: &Shared, session: &mut Option<Session>) -> Result<Option<Held>, TurnError> {
-    let begun = async {
-        let session = match session {
-            Some(session) if !session.is_closed() && shared.is_current(session) => session,
-            _ => session.insert(shared.connect().await?),
-        };
-        let Some((mut held, begin)) = turn::claim(session, shared.me).await? else { return Ok(None) };
-        shared.ledger().begin(begin.topic, begin.positions);
-        let mut renewed = Instant::now();
-        // What is left is read afterwards: until then no lane takes what it has for all.
-        loop {
-            match puller::pull(shared, session, &held.term, BEGIN_PULL_TIMEOUT).await {
-                Ok((1.., true)) => {}
-                Ok(_) => break,
-                Err(TurnError::Unreadable) => {
-                    held.release(session).await?;
-                    return Err(TurnError::Unreadable);
-                }
-                Err(error) => return Err(error),
-            }
-            if renewed.elapsed() >= RENEW_EVERY {
-                held.renew(session).await?;
-                renewed = Instant::now();
-            }
+async fn begin(
+    shared: &Shared,
+    left: &mut Left,
+    wanted: &mut watch::Receiver<Wanted>,
+) -> Result<Option<Held>, TurnError> {
+    let is_usable = |session: &Session| !session.is_closed() && shared.is_current(session);
+    if !left.session.as_ref().is_some_and(is_usable) {
+        left.session = None;
+        tokio::select! {
+            connected = shared.connect() => left.session = Some(connected?),
+            // Nothing was claimed.
+            _ = until(wanted, |wanted| wanted.relays == 0) => return Ok(None),
         }
-        held.renew(session).await?;
-        Ok(Some(held))
-    };
-    let begun = begun.await;
-    if begun.is_err()
-        && let Some(session) = session.take()
-    {
-        session.abandon();
+    }
+    let Some(session) = &left.session else { return Ok(None) };
+    let term = Uuid::new_v4();
+    let begun = claimed(shared, session, term).await;
+    match &begun {
+        Ok(Some(_)) => {}
+        Ok(None) => left.own = OwnTerms::default(),
+        Err(TurnError::Unreadable) => {
+            left.own.add(term);
+            left.give_back(shared, wanted).await;
+        }
+        Err(_) => {
+            left.own.add(term);
+            left.abandon_session();
+        }
     }
     begun
+}
+
+async fn claimed(shared: &Shared, session: &Session, term: Uuid) -> Result<Option<Held>, TurnError> {
+    let Some((mut held, begin)) = turn::claim(session, shared.me, term).await? else { return Ok(None) };
+    shared.ledger().begin(begin.topic, begin.positions);
+    let mut renewed = Instant::now();
+    // What is left is read afterwards: until then no lane takes what it has for all.
+    while let (1.., true) = puller::pull(shared, session, &held.term, BEGIN_PULL_TIMEOUT).await? {
+        if renewed.elapsed() >= RENEW_EVERY {
+            held.renew(session).await?;
+            renewed = Instant::now();
+        }
+    }
+    held.renew(session).await?;
+    Ok(Some(held))
 }
 
 async fn hold(
@@ -220,7 +266,7 @@ async fn hold(
     mut held: Held,
     reports: &mut mpsc::Receiver<Report>,
     wanted: &mut watch::Receiver<Wanted>,
-) -> (End, Held) {
+) -> End {
     set_valid(shared, Some(held.valid_until));
     let last_seq = shared.ledger().last();
     shared.outbox.send_modify(|state| state.last_seq = last_seq);
@@ -231,11 +277,11 @@ async fn hold(
     let end = loop {
         let worked = tokio::select! {
             biased;
+            _ = until(wanted, |wanted| wanted.relays == 0) => break End::Unwanted,
             () = sleep_until(renew_at) => {
                 renew_at = Instant::now() + RENEW_EVERY;
                 if shared.is_current(session) { held.renew(session).await } else { Err(TurnError::Lost) }
             }
-            _ = until(wanted, |wanted| wanted.relays == 0) => break End::Unwanted,
             // It ends only where the turn is another's, or has to be.
             ended = &mut pulling.0 => Err(ended.unwrap_or(TurnError::Lost)),
             report = reports.recv() => match report {
@@ -255,7 +301,7 @@ async fn hold(
         }
     };
     set_valid(shared, None);
-    (end, held)
+    end
 }
 
 fn set_valid(shared: &Shared, until: Option<Instant>) {

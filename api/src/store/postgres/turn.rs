@@ -102,8 +102,12 @@ pub(super) struct Deletion {
 
 /// Takes the turn if it is free, or was this process's own. `None` if it is another's. One that expires later than any
 /// can was given before the database's clock was set back: its holder may be dead, and if it lives it has lost the term.
-pub(super) async fn claim(session: &Session, me: Uuid) -> Result<Option<(Held, Begin)>, TurnError> {
-    let (term, sent) = (Uuid::new_v4(), Instant::now());
+pub(super) async fn claim(
+    session: &Session,
+    me: Uuid,
+    term: Uuid,
+) -> Result<Option<(Held, Begin)>, TurnError> {
+    let sent = Instant::now();
     let claim = format!(
         "UPDATE task_events.relay SET term = $1, holder = $2, host = $3, turn = turn + 1, \
          expires_at = clock_timestamp() + {LEASE_SQL} WHERE expires_at <= clock_timestamp() OR holder = $2 \
@@ -212,22 +216,17 @@ impl Held {
         self.goes_on(&noted)
     }
 
-    /// Gives the turn back, and tells the others.
-    pub(super) async fn release(self, session: &Session) -> Result<(), TurnError> {
-        let release = "UPDATE task_events.relay SET expires_at = '-infinity', holder = NULL WHERE term = $1";
-        let term = self.term.id;
-        within(async {
-            session.query_typed(release, &[(&term, Type::UUID)]).await?;
-            Ok(())
-        })
-        .await
-    }
-
     fn goes_on(&mut self, rows: &[DatabaseRow]) -> Result<(), TurnError> {
         let row = rows.first().ok_or(TurnError::Lost)?;
         self.term.count.store(row.get(0), Ordering::Release);
         if row.get::<_, Server>(1) == self.term.server { Ok(()) } else { Err(TurnError::Lost) }
     }
+}
+
+/// Gives back a turn that has one of those terms.
+pub(super) async fn release(session: &Session, terms: &[Uuid]) -> Result<(), TurnError> {
+    let release = "UPDATE task_events.relay SET expires_at = '-infinity', holder = NULL WHERE term = ANY($1)";
+    within(async { Ok(session.query_typed(release, &[(&terms, Type::UUID_ARRAY)]).await?) }).await.map(drop)
 }
 
 impl Term {
@@ -341,7 +340,7 @@ mod tests {
             1 + 3 * PART
         );
         session.batch_execute(&insert).await.unwrap();
-        let (held, _) = claim(&session, Uuid::new_v4()).await.unwrap().unwrap();
+        let (held, _) = claim(&session, Uuid::new_v4(), Uuid::new_v4()).await.unwrap().unwrap();
         let pull = async |full: &'static [i32], until| {
             let (events, is_limited) =
                 held.term.pull(&session, &Without::default(), 2, full, until).await.unwrap();
@@ -382,10 +381,10 @@ mod tests {
         let endpoint = DatabaseUrl::new(&server.url("clock")).endpoint().await.unwrap();
         let session = connect(&endpoint, None).await.unwrap();
         ensure(&session, true).await.unwrap();
-        let (mut held, _) = claim(&session, Uuid::new_v4()).await.unwrap().unwrap();
-        assert!(claim(&session, Uuid::new_v4()).await.unwrap().is_none());
+        let (mut held, _) = claim(&session, Uuid::new_v4(), Uuid::new_v4()).await.unwrap().unwrap();
+        assert!(claim(&session, Uuid::new_v4(), Uuid::new_v4()).await.unwrap().is_none());
         server.sql("clock", "UPDATE task_events.relay SET expires_at = now() + interval '1 hour'").unwrap();
-        assert!(claim(&session, Uuid::new_v4()).await.unwrap().is_some());
+        assert!(claim(&session, Uuid::new_v4(), Uuid::new_v4()).await.unwrap().is_some());
         assert!(matches!(held.renew(&session).await, Err(TurnError::Lost)));
     }
 }
