@@ -53,9 +53,8 @@ pub struct Package {
     pub build_script: bool,
     /// Its licence, as its author wrote it.
     pub license: Option<String>,
-    /// Whether it is of this workspace.
-    #[cfg(test)]
-    own: bool,
+    /// Where it comes from, as cargo names it; none where it is of this workspace.
+    pub source: Option<String>,
     binaries: Vec<String>,
     /// The root files of its library and its binaries.
     crate_roots: Vec<PathBuf>,
@@ -103,7 +102,7 @@ impl Metadata {
     /// Whether a package of this name is of the workspace.
     #[cfg(test)]
     pub fn is_own(&self, name: &str) -> bool {
-        self.packages.iter().any(|((known, _), package)| known == name && package.own)
+        self.packages.iter().any(|((known, _), package)| known == name && package.source.is_none())
     }
 
     /// The root files of the libraries and binaries of this workspace.
@@ -138,8 +137,7 @@ fn read_package(json: &Value) -> Option<((String, String), Package)> {
         links: text("links"),
         build_script: of_kind("custom-build").next().is_some(),
         license: text("license"),
-        #[cfg(test)]
-        own,
+        source: text("source"),
         binaries: binaries.collect(),
         crate_roots: crate_roots.collect(),
     };

@@ -2,14 +2,17 @@
 //! DIST_SIGNING_KEY names an SSH key.
 //!
 //! The same sources, lock file and toolchain give the same bytes, in whatever folder: paths are left out
-//! of the binaries, the linker is the toolchain's own, and nothing here knows the time.
+//! of the binaries and of their lists of crates, the linker is the toolchain's own, and nothing here knows the time.
 
 use crate::Result;
+use crate::audit_data;
 use crate::cargo::{self, Metadata};
+use crate::graph::Crate;
 use crate::sbom;
 use crate::shipped::{self, BINARIES, DEMO_BINARIES};
 use crate::static_build;
 use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -32,6 +35,7 @@ pub fn run() -> Result<()> {
     }
     let all = [BINARIES, DEMO_BINARIES].concat();
     let mut sums = String::new();
+    let mut crates: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
     for platform in shipped::PLATFORMS {
         let built = static_build::build(&metadata, &all, platform.target)?;
         let folder = dist.join(platform.name);
@@ -42,10 +46,15 @@ pub fn run() -> Result<()> {
             let bytes = fs::read(&program).map_err(|error| cannot("read", &program, &error))?;
             fs::copy(&program, folder.join(name)).map_err(|error| cannot("copy", &program, &error))?;
             add_sum(&mut sums, &bytes, &format!("{}/{name}", platform.name))?;
+            crates.entry(name).or_default().extend(audit_data::crates(&folder.join(name))?);
             println!("{}/{name}: static-pie, {:.1} MB", platform.name, size as f64 / 1e6);
         }
     }
     let bill = sbom::bill(&metadata, &all)?;
+    for (binary, crates) in &crates {
+        let package = metadata.package_of_binary(binary).unwrap_or_default();
+        compare(binary, crates, &sbom::made_from(&bill, package)?)?;
+    }
     add_sum(&mut sums, bill.as_bytes(), sbom::FILE)?;
     write(&dist.join(sbom::FILE), &bill)?;
     write(&dist.join(SUMS), &sums)?;
@@ -58,6 +67,17 @@ pub fn run() -> Result<()> {
     fs::create_dir_all(&state).map_err(|error| cannot("make", &state, &error))?;
     println!("{}: {SUMS} ({signature}), {}", dist.display(), sbom::FILE);
     Ok(())
+}
+
+/// Wants the crates that a binary lists, on all platforms, to be those of the bill.
+fn compare(binary: &str, listed: &BTreeSet<Crate>, billed: &BTreeSet<Crate>) -> Result<()> {
+    let one = listed.symmetric_difference(billed).next();
+    one.map_or(Ok(()), |one| {
+        Err(format!(
+            "{one} is listed by {binary} or by {}, not by both; both are of dev/xtask/src/graph.rs",
+            sbom::FILE
+        ))
+    })
 }
 
 /// Signs a file into one beside it, as `ssh-keygen -Y verify` reads it, and says so.
@@ -106,6 +126,27 @@ mod tests {
         write(&sums, "another sum\n").unwrap();
         verify(NAMESPACE).unwrap_err();
         sign(&sums, &folder.path().join("no-key")).unwrap_err();
+    }
+
+    #[test]
+    fn the_bill_has_what_the_binaries_list_and_a_crate_in_one_of_them_alone_is_named() {
+        let metadata = Metadata::read(None, &[shipped::MUSL]).unwrap();
+        let bill = sbom::bill(&metadata, BINARIES).unwrap();
+        let mut listed: BTreeMap<String, BTreeSet<Crate>> = BTreeMap::new();
+        for platform in shipped::PLATFORMS {
+            for (binary, list) in audit_data::lists(&metadata, BINARIES, platform.target).unwrap() {
+                let crates = list.packages.into_iter();
+                let crates = crates.map(|one| Crate { name: one.name, version: one.version.to_string() });
+                listed.entry(binary).or_default().extend(crates);
+            }
+        }
+        for (binary, mut crates) in listed {
+            let billed = sbom::made_from(&bill, metadata.package_of_binary(&binary).unwrap()).unwrap();
+            compare(&binary, &crates, &billed).unwrap();
+            let gone = crates.pop_first().unwrap();
+            let error = compare(&binary, &crates, &billed).unwrap_err();
+            assert!(error.starts_with(&gone.to_string()), "{error}");
+        }
     }
 
     #[test]

@@ -5,12 +5,15 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod audit_data;
 mod cargo;
 mod dist;
 mod docs;
 mod elf;
 mod flags;
+mod graph;
 mod layers;
+mod linker;
 mod no_c;
 mod registry;
 mod result;
@@ -54,6 +57,11 @@ fn chores() -> Vec<String> {
 }
 
 fn main() -> ExitCode {
+    // As cargo's compiler, in a build that `static_build` started: no chore.
+    if let Some(objects) = linker::objects() {
+        eprintln!("error: {}", linker::run(&objects));
+        return ExitCode::FAILURE;
+    }
     let done = match Cli::parse().chore {
         Chore::NoC(options) => no_c::run(&options),
         Chore::Layers => layers::run(),

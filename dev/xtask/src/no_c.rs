@@ -5,10 +5,11 @@
 //! build script) comes from `cargo metadata`.
 
 use crate::Result;
-use crate::cargo::{self, Metadata};
+use crate::cargo::Metadata;
+use crate::graph::{self, Crate, Edges};
 use crate::shipped;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Crates whose only purpose is to compile, find or bind C from a build script.
 const C_TOOLS: &[&str] = &[
@@ -55,7 +56,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut crates = BTreeSet::new();
     let mut findings = BTreeMap::new();
     for target in targets {
-        for path in paths(&tree(manifest_path, &packages, target)?)? {
+        for path in graph::paths(&graph::tree(manifest_path, &packages, target, Edges::All)?)? {
             let Some(last) = path.last() else { continue };
             crates.insert(last.clone());
             if let Some(reason) = brings_c(&path, &metadata) {
@@ -94,99 +95,4 @@ fn brings_c(path: &[Crate], metadata: &Metadata) -> Option<String> {
     // A -sys crate without a build script (linux-raw-sys) only declares things.
     (last.name.ends_with("-sys") && package.build_script)
         .then(|| "is a -sys crate with a build script".to_owned())
-}
-
-/// A crate in a tree.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Crate {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-}
-
-impl std::fmt::Display for Crate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.name, self.version)
-    }
-}
-
-/// `cargo tree` with each line's depth in front: `0task-api v0.1.0 (…)`.
-pub fn tree(manifest_path: Option<&Path>, packages: &[String], target: &str) -> Result<String> {
-    let mut command = cargo::cargo();
-    command.args([
-        "tree",
-        "--edges",
-        "normal,build",
-        "--prefix",
-        "depth",
-        "--format",
-        "{p}",
-        "--target",
-        target,
-    ]);
-    for package in packages {
-        command.args(["--package", package]);
-    }
-    if let Some(path) = manifest_path {
-        command.arg("--manifest-path").arg(path);
-    }
-    cargo::output(&mut command)
-}
-
-/// The path from a root to the crate of each line. Cargo leaves out what is below a repeated crate,
-/// so each crate's own dependencies are listed where it first appears.
-pub fn paths(tree: &str) -> Result<Vec<Vec<Crate>>> {
-    let mut path: Vec<Crate> = Vec::new();
-    let mut all = Vec::new();
-    for line in tree.lines().filter(|line| !line.is_empty()) {
-        let (depth, found) = read_line(line)
-            .ok_or_else(|| format!("this line of cargo tree is not in the known form: {line}"))?;
-        path.truncate(depth);
-        path.push(found);
-        all.push(path.clone());
-    }
-    Ok(all)
-}
-
-/// `2zstd-sys v2.0.16+zstd.1.5.7 (*)` is depth 2, zstd-sys, 2.0.16+zstd.1.5.7. No crate's name starts
-/// with a digit.
-fn read_line(line: &str) -> Option<(usize, Crate)> {
-    let start = line.find(|c: char| !c.is_ascii_digit())?;
-    let (depth, rest) = line.split_at(start);
-    let mut words = rest.split(' ');
-    let name = words.next()?.to_owned();
-    let version = words.next()?.strip_prefix('v')?.to_owned();
-    Some((depth.parse().ok()?, Crate { name, version }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_leads_from_the_root_to_each_crate() {
-        let tree =
-            "0a v1.0.0 (/somewhere)\n1b v2.0.0\n2c-sys v3.0.0+c.9 (*)\n1d v4.0.0 (proc-macro)\n\n0e v5.0.0\n";
-        let shown: Vec<String> = paths(tree)
-            .unwrap()
-            .iter()
-            .map(|path| path.iter().map(Crate::to_string).collect::<Vec<_>>().join(" > "))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                "a 1.0.0",
-                "a 1.0.0 > b 2.0.0",
-                "a 1.0.0 > b 2.0.0 > c-sys 3.0.0+c.9",
-                "a 1.0.0 > d 4.0.0",
-                "e 5.0.0"
-            ]
-        );
-    }
-
-    #[test]
-    fn an_unknown_line_is_an_error_and_not_a_crate_that_passes() {
-        assert!(paths("0a v1.0.0\n[build-dependencies]\n").is_err());
-    }
 }

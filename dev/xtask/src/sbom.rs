@@ -4,7 +4,7 @@
 
 use crate::Result;
 use crate::cargo::Metadata;
-use crate::no_c::{self, Crate};
+use crate::graph::{Crate, Edges, Graph};
 use crate::shipped;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,25 +18,17 @@ const WHOLE: &str = "task-events-release";
 /// The bill of these binaries on all platforms.
 pub fn bill(metadata: &Metadata, binaries: &[&str]) -> Result<String> {
     let packages = shipped::packages_of(metadata, binaries)?;
-    let mut graph: BTreeMap<Crate, BTreeSet<Crate>> = BTreeMap::new();
-    let mut roots = BTreeSet::new();
+    let mut graph = Graph::default();
     for platform in shipped::PLATFORMS {
-        for path in no_c::paths(&no_c::tree(None, &packages, platform.target)?)? {
-            let Some((last, before)) = path.split_last() else { continue };
-            graph.entry(last.clone()).or_default();
-            match before.last() {
-                Some(user) => graph.entry(user.clone()).or_default().insert(last.clone()),
-                None => roots.insert(last.clone()),
-            };
-        }
+        graph.join(Graph::read(&packages, platform.target, Edges::All)?);
     }
     let lock = metadata.workspace_root.join("Cargo.lock");
     let lock =
         fs::read_to_string(&lock).map_err(|error| format!("{} cannot be read: {error}", lock.display()))?;
     let checksums = checksums(&lock);
-    let components = graph.keys().map(|found| component(found, metadata, &checksums));
+    let components = graph.uses.keys().map(|found| component(found, metadata, &checksums));
     let uses = |name: String, used: &BTreeSet<Crate>| json!({"ref": name, "dependsOn": used.iter().map(purl).collect::<Vec<_>>()});
-    let whole = uses(WHOLE.to_owned(), &roots);
+    let whole = uses(WHOLE.to_owned(), &graph.roots);
     let bill = json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -46,7 +38,7 @@ pub fn bill(metadata: &Metadata, binaries: &[&str]) -> Result<String> {
         }},
         "components": components.collect::<Vec<_>>(),
         "dependencies": std::iter::once(whole)
-            .chain(graph.iter().map(|(user, used)| uses(purl(user), used)))
+            .chain(graph.uses.iter().map(|(user, used)| uses(purl(user), used)))
             .collect::<Vec<_>>(),
     });
     Ok(format!("{bill:#}\n"))
@@ -68,6 +60,29 @@ fn component(found: &Crate, metadata: &Metadata, checksums: &BTreeMap<Crate, Str
 fn purl(found: &Crate) -> String {
     // A plus in a version would be read as a space.
     format!("pkg:cargo/{}@{}", found.name, found.version.replace('+', "%2B"))
+}
+
+/// The crates that a package is made from, as a bill says.
+pub fn made_from(bill: &str, package: &str) -> Result<BTreeSet<Crate>> {
+    let bill: Value = serde_json::from_str(bill).map_err(|error| format!("{FILE} is no JSON: {error}"))?;
+    let list = |key: &str| bill.get(key).and_then(Value::as_array).into_iter().flatten();
+    let text = |value: &Value, key: &str| Some(value.get(key)?.as_str()?.to_owned());
+    let crates: BTreeMap<_, _> = list("components")
+        .filter_map(|one| {
+            Some((text(one, "bom-ref")?, Crate { name: text(one, "name")?, version: text(one, "version")? }))
+        })
+        .collect();
+    let mut graph = Graph::default();
+    for one in list("dependencies") {
+        let used = one.get("dependsOn").and_then(Value::as_array).into_iter().flatten();
+        let used = used.filter_map(|used| crates.get(used.as_str()?).cloned());
+        if let Some(user) = text(one, "ref").and_then(|user| crates.get(&user).cloned()) {
+            graph.uses.insert(user, used.collect());
+        }
+    }
+    let root = graph.uses.keys().find(|found| found.name == package);
+    let root = root.ok_or_else(|| format!("{FILE} has no package {package}"))?;
+    Ok(graph.below(root).into_iter().cloned().collect())
 }
 
 /// The checksums in a lock file. The workspace's own crates have none.

@@ -1,9 +1,11 @@
 //! The static binaries: built for musl, seen to need nothing, and run where there is nothing.
 
 use crate::Result;
+use crate::audit_data;
 use crate::cargo::{self, Metadata};
 use crate::elf;
 use crate::flags;
+use crate::linker;
 use crate::shipped::{self, BINARIES, DEMO_BINARIES, MUSL, PLATFORMS, Platform};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,9 +37,12 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Builds binaries as they are shipped, and returns the folder that they are in.
+/// Builds binaries as they are shipped, each with the list of its crates, and returns the folder that they are in.
 pub fn build(metadata: &Metadata, binaries: &[&str], target: &str) -> Result<PathBuf> {
     install_target(target)?;
+    let lists = audit_data::lists(metadata, binaries, target)?;
+    let objects = metadata.target_directory.join("audit-data").join(target);
+    audit_data::write_objects(&lists, target, &objects)?;
     let mut command = cargo::cargo();
     command.args(["build", "--locked", "--release", "--target", target]);
     command.env("CARGO_ENCODED_RUSTFLAGS", flags::rust_flags(metadata, target)?.join("\u{1f}"));
@@ -52,8 +57,13 @@ pub fn build(metadata: &Metadata, binaries: &[&str], target: &str) -> Result<Pat
     for binary in binaries {
         command.args(["--bin", binary]);
     }
+    linker::link(&mut command, &objects)?;
     cargo::run(&mut command)?;
-    Ok(metadata.target_directory.join(target).join("release"))
+    let folder = metadata.target_directory.join(target).join("release");
+    for (binary, list) in &lists {
+        audit_data::check(&folder.join(binary), list)?;
+    }
+    Ok(folder)
 }
 
 /// The commit of the sources, as the binaries say it; none where they are in no repository.
