@@ -15,7 +15,8 @@
 //!   the [`Decoder`]; then `handle` for each event in the order of offsets, and `flush` once. Only then is the
 //!   position committed.
 //! - A handler may only take an event in `handle`, and end it later: then `first_pending` holds the position that is
-//!   committed, and `ended` tells of its end.
+//!   committed, and `ended` tells of its end. `flush` of such a handler only remembers what has ended, so it is called for
+//!   that without a valid lease, too; and before such a handler is dropped in order, it is closed.
 //! - The decoder works ahead: on the next batch while the handler is at this one. So it has no effects, and
 //!   what `known` says may lack the ids of the batch that the handler is at. The runtime adds those.
 
@@ -151,6 +152,13 @@ pub trait Handler: Send + Sync + 'static {
 
     /// The DLQ has acknowledged the event.
     fn is_dead_letter(&mut self, _given_up: &GivenUp) {}
+
+    /// The partition is to be another instance's, or a stop is requested: nothing more is begun of what was taken, and
+    /// what is in flight may end, within what the halt allows. Whether nothing is in flight any more; asked again each
+    /// time that [`ended`](Self::ended) tells, and only of a handler that has it. `flush` is called after each answer.
+    fn close(&mut self) -> bool {
+        true
+    }
 
     /// Returns when the own position has moved back, because the service's durable state was changed by
     /// another hand. The runtime then drops this handler, opens another, and reads from its position.

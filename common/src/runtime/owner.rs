@@ -35,6 +35,8 @@ pub(super) struct Owner<'a, S: Service> {
     pub(super) ownership: Ownership<S>,
     /// All below it is handled, or pending with the handler.
     reached: Position,
+    /// What was handled and could not be made durable before the end.
+    unfinished: Option<Outcome>,
     /// What was handled of late.
     recent: Recent,
     trouble: Trouble,
@@ -65,6 +67,7 @@ impl<'a, S: Service> Owner<'a, S> {
             handler,
             ownership,
             reached,
+            unfinished: None,
             recent: Recent::default(),
             trouble,
             reading,
@@ -74,17 +77,26 @@ impl<'a, S: Service> Owner<'a, S> {
 
     /// Handles what the reader brings, until halted, fenced or superseded.
     pub(super) async fn run(&mut self, reader: PartitionReader) {
+        let ended = self.handler.ended();
+        self.take(reader, ended.as_deref()).await;
+        if let Some(ended) = ended
+            && self.ownership.is_halted()
+        {
+            self.close(&ended).await;
+        }
+    }
+
+    async fn take(&mut self, reader: PartitionReader, ended: Option<&Notify>) {
         let (shared, slot) = (self.shared, self.slot);
         let (decoder, activity) = (self.handler.decoder(), self.ownership.activity());
         let mut intake = Intake::start(reader, decoder, slot, &shared.status, activity);
-        let ended = self.handler.ended();
         loop {
             let step = tokio::select! {
                 biased;
                 () = self.ownership.halted() => return,
                 () = self.handler.superseded() => return,
-                () = told(ended.as_deref()) => {
-                    if self.finish(&Outcome::at(self.reached)).await.is_none() {
+                () = told(ended) => {
+                    if self.remember().await.is_none() {
                         return;
                     }
                     continue;
@@ -142,10 +154,11 @@ impl<'a, S: Service> Owner<'a, S> {
                 // The lease ran out before the first event.
                 continue;
             };
-            self.finish(&outcome).await?;
+            let count = outcome.count;
+            self.finish(outcome).await?;
             status.stats().batches.record(begun.elapsed());
             // All of the batch, unless the lease ran out in its middle.
-            left = left.get(outcome.count..).unwrap_or_default();
+            left = left.get(count..).unwrap_or_default();
         }
         if !batch.is_last {
             return Some(());
@@ -153,7 +166,7 @@ impl<'a, S: Service> Owner<'a, S> {
         // Past what holds no records: markers, aborted batches, and what compaction left empty.
         match self.reached.offset == end.offset {
             true => self.advance(end, false),
-            false => self.finish(&Outcome::at(end)).await?,
+            false => self.finish(Outcome::at(end)).await?,
         }
         let is_held =
             answer.last_stable_offset < answer.high_watermark && end.offset >= answer.last_stable_offset;
@@ -174,18 +187,56 @@ impl<'a, S: Service> Owner<'a, S> {
             }
         }
         let position = Position { offset: jump.to, leader_epoch: None, topic_id: jump.topic_id };
-        self.finish(&Outcome::at(position)).await
+        self.finish(Outcome::at(position)).await
     }
 
     /// Makes durable what was handled, and lets it be committed.
-    async fn finish(&mut self, outcome: &Outcome) -> Option<()> {
+    async fn finish(&mut self, outcome: Outcome) -> Option<()> {
         // The process may have been stopped for an hour with the batch in flight.
-        self.ownership.lease_is_valid().await?;
-        if !self.batch().make_durable(outcome).await || !self.batch().give_up().await {
+        if self.ownership.lease_is_valid().await.is_none() || !self.batch().make_durable(&outcome).await {
+            self.unfinished = Some(outcome);
             return None;
         }
+        self.move_on(&outcome).await
+    }
+
+    /// Makes durable what has ended of that which the handler had only taken. It has, whatever the lease: Kafka may be
+    /// unreachable for hours.
+    async fn remember(&mut self) -> Option<()> {
+        let outcome = Outcome::at(self.reached);
+        if !self.batch().make_durable(&outcome).await {
+            return None;
+        }
+        self.ownership.lease_is_valid().await?;
+        self.move_on(&outcome).await
+    }
+
+    async fn move_on(&mut self, outcome: &Outcome) -> Option<()> {
+        let is_given_up = self.batch().give_up().await;
         self.advance(outcome.position, outcome.has_handled());
-        (!self.ownership.is_halted()).then_some(())
+        (is_given_up && !self.ownership.is_halted()).then_some(())
+    }
+
+    /// Lets end what the handler has in flight, remembers what has ended, and moves the position as far as that is true:
+    /// what is not remembered is done again by the next owner.
+    async fn close(&mut self, ended: &Notify) {
+        let mut outcome = self.unfinished.take().unwrap_or_else(|| Outcome::at(self.reached));
+        let mut is_valid = true;
+        loop {
+            let is_idle = self.handler.close();
+            if !self.batch().make_durable(&outcome).await {
+                return;
+            }
+            // A lease that ran out before is not renewed any more.
+            is_valid = is_valid && self.ownership.lease_is_valid().await.is_some();
+            if is_valid {
+                self.move_on(&outcome).await;
+            }
+            outcome = Outcome::at(outcome.position);
+            if is_idle || self.ownership.unless_abandoned(ended.notified()).await.is_none() {
+                return;
+            }
+        }
     }
 
     fn batch(&mut self) -> Batch<'_, S> {

@@ -8,7 +8,8 @@
 //! 3. *An event is pending until its end is durable*: its id is in the dedup state, or its dead letter acknowledged. What
 //!    is pending holds the position that is committed.
 //! 4. *Bounded*: while [`MAX_PENDING`] events or [`MAX_PENDING_BYTES`] are under way, no more are taken.
-//! 5. Dropped, it sends nothing more.
+//! 5. *Closed, it begins no try*: those in flight end as always, and what came of them is kept. What waits is left to the
+//!    next owner. Dropped, it sends nothing more.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,7 +73,16 @@ struct State {
     offsets: BTreeMap<i64, Uuid>,
     delivered: Vec<(i64, Uuid)>,
     given_up: Vec<GivenUp>,
+    /// Tries that have begun, and of which is not kept yet what came of them.
+    in_flight: usize,
+    is_closed: bool,
 }
+
+/// A try in flight, as long as this value lives.
+struct InFlight<'a>(&'a Pending);
+
+/// How an event has ended: where it is given up, the kind of error, the error, and how many further tries there were.
+type Failure = Option<(&'static str, String, u32)>;
 
 impl Item {
     fn bytes(&self) -> usize {
@@ -110,6 +120,13 @@ impl Queue {
         }
     }
 
+    /// Begins no further try. Whether none is in flight any more; `ended` tells when to ask again.
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.pending.lock();
+        state.is_closed = true;
+        state.in_flight == 0
+    }
+
     /// Told when something has ended.
     pub(super) fn ended(&self) -> Arc<Notify> {
         Arc::clone(&self.pending.ended)
@@ -144,8 +161,11 @@ impl Queue {
         self.pending.lock().end(given_up.record.offset, &given_up.event_id);
     }
 
-    /// Waits until more may be taken; an error says what is waited for.
+    /// Waits until more may be taken; an error says what is waited for. Closed, it takes no more.
     pub(super) async fn room(&self) -> Result<(), HandlerError> {
+        if self.pending.lock().is_closed {
+            return Ok(());
+        }
         let mut under_way = self.pending.under_way.subscribe();
         let has_room = |load: &Load| load.events < MAX_PENDING && load.bytes < MAX_PENDING_BYTES;
         if timeout(ROOM_TIMEOUT, under_way.wait_for(has_room)).await.is_ok() {
@@ -169,6 +189,29 @@ impl Pending {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Begins a try, unless the queue is closed.
+    fn begin(&self) -> Option<InFlight<'_>> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return None;
+        }
+        state.in_flight += 1;
+        Some(InFlight(self))
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let is_closed = {
+            let mut state = self.0.lock();
+            state.in_flight -= 1;
+            state.is_closed
+        };
+        if is_closed {
+            self.0.ended.notify_one();
+        }
+    }
 }
 
 impl State {
@@ -178,12 +221,12 @@ impl State {
     }
 }
 
-/// Sends the events of a task until there is none.
+/// Sends the events of a task until there is none, or the queue is closed.
 async fn send_all(pending: Arc<Pending>, task_id: Uuid) {
     loop {
         let front = pending.lock().tasks.get(&task_id).and_then(|queue| queue.front().cloned());
         let Some(item) = front else { return };
-        let failure = send(&pending.shared, &item).await;
+        let Some((in_flight, failure)) = send(&pending, &item).await else { return };
         pending.shared.counts.ended(failure.is_none());
         pending.shared.counts.are_pending_no_more(1);
         let mut state = pending.lock();
@@ -206,6 +249,8 @@ async fn send_all(pending: Arc<Pending>, task_id: Uuid) {
             state.tasks.remove(&task_id);
         }
         drop(state);
+        // Only now: who asks whether any is in flight finds what came of this one.
+        drop(in_flight);
         pending.ended.notify_one();
         if is_last {
             return;
@@ -213,8 +258,10 @@ async fn send_all(pending: Arc<Pending>, task_id: Uuid) {
     }
 }
 
-/// Sends an event until it is delivered, or given up: then why, after how many further tries.
-async fn send(shared: &Shared, item: &Item) -> Option<(&'static str, String, u32)> {
+/// Sends an event until it is delivered, or given up; the try that was the last is in flight still. `None`: the queue
+/// is closed.
+async fn send<'a>(pending: &'a Pending, item: &Item) -> Option<(InFlight<'a>, Failure)> {
+    let shared = &pending.shared;
     let id = item.event_id.to_string();
     let message = Message { id: &id, body: &item.body };
     let (mut tries, mut parked) = (0, None);
@@ -222,26 +269,28 @@ async fn send(shared: &Shared, item: &Item) -> Option<(&'static str, String, u32
         while let Some(until) = shared.paused_until() {
             sleep_until(until).await;
         }
+        let connection = shared.connections.acquire().await.ok()?;
+        let in_flight = pending.begin()?;
         let outcome = match shared.is_gone() {
             true => Outcome::Gone,
             false => {
-                let Ok(_connection) = shared.connections.acquire().await else { return None };
                 let (secrets, start) = (shared.secrets.current(), Instant::now());
                 let outcome = deliver(&shared.endpoint, &secrets, &message).await;
                 shared.counts.tried(&outcome, start.elapsed());
                 outcome
             }
         };
+        drop(connection);
         tries += 1;
         let (why, pause) = match outcome {
             Outcome::Delivered => {
                 shared.works();
-                return None;
+                return Some((in_flight, None));
             }
             Outcome::Gone => {
                 shared.is_found_gone();
                 let why = "the endpoint is gone: it answered 410".to_owned();
-                return Some(("webhook_gone", why, tries - 1));
+                return Some((in_flight, Some(("webhook_gone", why, tries - 1))));
             }
             Outcome::Failed(why) => (why, Duration::ZERO),
             Outcome::Paused(pause, why) => {
@@ -251,8 +300,9 @@ async fn send(shared: &Shared, item: &Item) -> Option<(&'static str, String, u32
         };
         shared.failed(&why);
         if tries >= shared.tries.get() {
-            return Some(("webhook", why, tries - 1));
+            return Some((in_flight, Some(("webhook", why, tries - 1))));
         }
+        drop(in_flight);
         parked.get_or_insert_with(|| shared.counts.park());
         let delay = retry_delay(tries).max(pause);
         log::debug!(

@@ -1,6 +1,8 @@
 //! A broker in this process, services on it, and what they said.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod receiver;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -171,7 +173,12 @@ impl World {
 
     /// A service of this group.
     pub fn run<S: Service>(&self, group: &str, service: S) -> Running {
-        let state = StateDir::open(self.folder.path(), group).unwrap();
+        self.run_as(group, group, service)
+    }
+
+    /// The same, with the identity of that state folder.
+    pub fn run_as<S: Service>(&self, group: &str, name: &str, service: S) -> Running {
+        let state = StateDir::open(self.folder.path(), name).unwrap();
         Running::start(self.config(group, state.identity()), service)
     }
 
@@ -248,14 +255,23 @@ impl Running {
 
     /// Whether it owns partition 0.
     pub fn is_active(&self) -> bool {
-        matches!(
-            self.status.report().partitions.get(&0).map(|partition| &partition.state),
-            Some(PartitionState::Active { .. })
-        )
+        self.owned().contains(&0)
+    }
+
+    /// The partitions that it owns.
+    pub fn owned(&self) -> Vec<i32> {
+        let partitions = self.status.report().partitions.into_iter();
+        let owned = partitions.filter(|(_, one)| matches!(one.state, PartitionState::Active { .. }));
+        owned.map(|(partition, _)| partition).collect()
+    }
+
+    /// Asks for an orderly stop, and does not wait for it.
+    pub fn ask_to_stop(&self) {
+        self.trigger.stop();
     }
 
     pub async fn stop(self) {
-        self.trigger.stop();
+        self.ask_to_stop();
         tokio::time::timeout(Duration::from_secs(5), self.task).await.expect("a stop within 5 s").unwrap();
         // The mirror's task holds the handler, and so the log's lock, until it sees its end.
         tokio::time::sleep(Duration::from_millis(50)).await;
