@@ -15,6 +15,7 @@ use task_events::kafka::{KafkaError, OffsetAt};
 use task_events::offsets::{OffsetsLog, Slot};
 use task_events::operate::groups::{Life, SlotReport, lease, short, watch};
 use task_events::operate::scan::{LogRange, log_range};
+use task_events::shutdown;
 
 use self::moves::{Move, TREES, execute};
 use crate::output::{self, cell, table};
@@ -114,7 +115,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Error> {
     }
     if args.execute {
         refuse_live_group(&offsets, &args.group, &known).await?;
-        execute(&offsets, &mut moves, args.forget_trees).await?;
+        let shutdown = shutdown::on_signals()?;
+        execute(&offsets, &mut moves, args.forget_trees, &shutdown).await?;
         if args.to.is_some() {
             mirror(context, &args.group, &moves).await;
         }

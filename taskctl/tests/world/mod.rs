@@ -7,6 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use devbroker::{Broker, Config};
+use harness::{Listener, Process, ProduceProxy};
 use serde_json::Value;
 use task_events::kafka::{Compression, Kafka, ProducerRecord};
 use task_events::offsets::{Claim, Claimed, Commit, OffsetsLog, Slot};
@@ -18,21 +19,46 @@ use uuid::Uuid;
 pub struct World {
     pub broker: Broker,
     pub kafka: Kafka,
+    /// Where everybody connects to: the broker, or the proxy before it.
+    address: String,
+    proxy: Option<ProduceProxy>,
     _folder: TempDir,
 }
 
 impl World {
     pub async fn without_topics() -> Self {
+        Self::at(None).await
+    }
+
+    /// All connections go through a proxy that loses produce requests, or their answers.
+    pub async fn behind_proxy() -> Self {
+        Self::at(Some(Listener::bind(0).await.unwrap())).await.with_topics().await
+    }
+
+    async fn at(listener: Option<Listener>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path());
+        let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path());
+        config.advertised = listener.as_ref().map(|listener| ("127.0.0.1".to_owned(), listener.port()));
         let broker = Broker::start(config).await.unwrap();
-        let kafka = Kafka::new(vec![broker.addr().to_string()], "test");
-        Self { broker, kafka, _folder: folder }
+        let port = listener.as_ref().map_or(broker.addr().port(), Listener::port);
+        let address = format!("127.0.0.1:{port}");
+        let proxy = listener.map(|listener| ProduceProxy::start(listener, broker.addr().port()));
+        let kafka = Kafka::new(vec![address.clone()], "test");
+        Self { broker, kafka, address, proxy, _folder: folder }
+    }
+
+    /// The proxy of a world that is behind one.
+    pub fn proxy(&self) -> &ProduceProxy {
+        self.proxy.as_ref().unwrap()
     }
 
     /// With the three topics, and ten records in the one of events.
     pub async fn start() -> Self {
-        let world = Self::without_topics().await;
+        Self::without_topics().await.with_topics().await
+    }
+
+    async fn with_topics(self) -> Self {
+        let world = self;
         world.answers("topics create").await;
         let record = ProducerRecord {
             key: None,
@@ -45,15 +71,19 @@ impl World {
         world
     }
 
+    fn command(&self, args: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_taskctl"));
+        command.args(args.split(' ')).env_clear().env("KAFKA_BOOTSTRAP_SERVERS", &self.address);
+        command
+    }
+
+    /// The command as it runs, for signals.
+    pub fn running(&self, args: &str) -> Process {
+        Process::spawn("taskctl", &mut self.command(args)).unwrap()
+    }
+
     pub async fn taskctl(&self, args: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_taskctl"))
-            .args(args.split(' '))
-            .env_clear()
-            .env("KAFKA_BOOTSTRAP_SERVERS", self.broker.addr().to_string())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .unwrap()
+        Command::from(self.command(args)).kill_on_drop(true).output().await.unwrap()
     }
 
     /// The answer of a command that succeeds.

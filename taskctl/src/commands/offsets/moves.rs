@@ -1,4 +1,7 @@
 //! Moves of a group: what one is, and how it is done.
+//!
+//! *Whatever ends it, it names what was moved*: the partitions that were, the one of which that is not known, and those
+//! that were not.
 
 use std::time::Duration;
 
@@ -6,9 +9,11 @@ use chrono::Utc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use task_events::error_code::Code;
-use task_events::kafka::{KafkaError, REQUEST_TIMEOUT};
+use task_events::kafka::REQUEST_TIMEOUT;
 use task_events::offsets::{Claim, Commit, OffsetsLog, Slot};
 use task_events::operate::groups::short;
+use task_events::shutdown::Shutdown;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::Error;
@@ -53,22 +58,62 @@ impl Move {
     }
 }
 
-/// Moves one partition after the other, each under a claim as any instance of the group would make it.
+/// A partition that was not moved, or of which that is not known.
+struct Failure {
+    error: String,
+    may_be_moved: bool,
+}
+
+impl Failure {
+    fn unmoved(error: impl ToString) -> Self {
+        Self { error: error.to_string(), may_be_moved: false }
+    }
+
+    fn unclear(error: impl ToString) -> Self {
+        Self { error: error.to_string(), may_be_moved: true }
+    }
+}
+
+/// Moves one partition after the other, each under a claim as any instance of the group would make it. A stop that is
+/// requested lets the one in hand end.
 pub(super) async fn execute(
     offsets: &OffsetsLog,
     moves: &mut [Move],
     forget_trees: bool,
+    shutdown: &Shutdown,
 ) -> Result<(), Error> {
     let instance_id = Uuid::new_v4();
-    let mut done = Vec::new();
-    for each in moves {
-        if let Err(error) = move_one(offsets, each, instance_id, forget_trees).await {
-            let done = if done.is_empty() { "nothing".to_owned() } else { done.join(", ") };
-            return Err(Error::Refused(Code::CannotMove, format!("{error} (already reset: {done})")));
+    let names: Vec<String> = moves.iter().map(|each| format!("{}/{}", each.topic, each.partition)).collect();
+    for (at, each) in moves.iter_mut().enumerate() {
+        let outcome = match shutdown.is_requested() {
+            true => Err(Failure::unmoved("interrupted")),
+            false => move_one(offsets, each, instance_id, forget_trees).await,
+        };
+        if let Err(failure) = outcome {
+            let why = summary(&failure, &names, at, &each.slot.group);
+            return Err(Error::Refused(Code::CannotMove, why));
         }
-        done.push(format!("{}/{}", each.topic, each.partition));
     }
     Ok(())
+}
+
+/// The failure of the partition at that place, and what became of all.
+fn summary(Failure { error, may_be_moved }: &Failure, names: &[String], at: usize, group: &str) -> String {
+    let list = |names: &[String]| match names {
+        [] => "nothing".to_owned(),
+        names => names.join(", "),
+    };
+    let (done, rest) = names.split_at_checked(at).unwrap_or_default();
+    let mut text = format!("{error} (already reset: {}", list(done));
+    let (unclear, rest) = rest.split_at_checked(usize::from(*may_be_moved)).unwrap_or_default();
+    if let [unclear] = unclear {
+        text.push_str(&format!("; may be reset: {unclear}, see `taskctl groups describe {group}`"));
+    }
+    if !rest.is_empty() {
+        text.push_str(&format!("; not reset: {}", list(rest)));
+    }
+    text.push(')');
+    text
 }
 
 async fn move_one(
@@ -76,22 +121,26 @@ async fn move_one(
     each: &mut Move,
     instance_id: Uuid,
     forget_trees: bool,
-) -> Result<(), Error> {
+) -> Result<(), Failure> {
     let Move { slot, to, .. } = &*each;
-    let Some(to) = to else { return Ok(offsets.remove(slot).await?) };
+    // A removal that was interrupted is completed by the next one.
+    let Some(to) = to else { return offsets.remove(slot).await.map_err(Failure::unclear) };
     let last = || offsets.view().borrow().slot(slot).and_then(|state| Some(state.last_commit()?.1.clone()));
     let before = last();
-    let token = offsets.claim(slot, &Claim::new(instance_id, "taskctl", LEASE_MS)).await?.token;
+    let claim = Claim::new(instance_id, "taskctl", LEASE_MS);
+    let token = offsets.claim(slot, &claim).await.map_err(Failure::unmoved)?.token;
     let commit = if each.stays {
         // What the group has committed since the plan counts, up to this claim.
-        offsets.catch_up().await?;
-        let gone = || Error::Refused(Code::CannotMove, format!("{slot} was removed meanwhile"));
+        offsets.catch_up().await.map_err(Failure::unmoved)?;
+        let gone = || Failure::unmoved(format!("{slot} was removed meanwhile"));
         without_trees(last().ok_or_else(gone)?)
     } else {
         moved(before.as_ref(), *to, each.topic_id, instance_id, forget_trees)
     };
     let committed_at = commit_with_retries(offsets, slot, token, &commit).await?;
-    offsets.catch_up().await?;
+    offsets.catch_up().await.map_err(|error| {
+        Failure::unclear(format!("not known whether {slot} was claimed while it was reset: {error}"))
+    })?;
     let (missed, older) = {
         let view = offsets.view();
         let view = view.borrow();
@@ -104,12 +153,9 @@ async fn move_one(
         (missed, state.map(|state| state.stale_tokens(token)).unwrap_or_default())
     };
     if let Some((_, owner)) = missed {
-        return Err(Error::Refused(
-            Code::CannotMove,
-            format!(
-                "{owner} claimed {slot} meanwhile, and may continue from the old offset: stop it and reset again"
-            ),
-        ));
+        return Err(Failure::unclear(format!(
+            "{owner} claimed {slot} meanwhile, and may continue from the old offset: stop it and reset again"
+        )));
     }
     if !older.is_empty()
         && let Err(error) = offsets.tombstone(slot, &older).await
@@ -152,21 +198,37 @@ pub(super) fn moved(
     if is_of_this_topic { commit.with_done_by(&before.done_by().capped(to)) } else { commit }
 }
 
+/// Where the commit is, or an offset above it.
 async fn commit_with_retries(
     offsets: &OffsetsLog,
     slot: &Slot,
     token: i64,
     commit: &Commit,
-) -> Result<i64, KafkaError> {
-    let mut tries = 1;
+) -> Result<i64, Failure> {
+    let (mut may_land, mut tries) = (false, 1);
     loop {
-        match offsets.commit(slot, token, commit, REQUEST_TIMEOUT).await {
-            Err(error) if tries < COMMIT_TRIES => {
-                log::warn!("cannot commit {slot}, will try again: {error}");
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            outcome => return outcome,
+        let error = match offsets.commit(slot, token, commit, REQUEST_TIMEOUT).await {
+            Ok(offset) => return Ok(offset),
+            Err(error) => error,
+        };
+        may_land |= !error.nothing_landed();
+        // It may be there without an answer.
+        if let Ok(Some(end)) = timeout(REQUEST_TIMEOUT, landed(offsets, slot, token)).await {
+            return Ok(end);
         }
+        if tries == COMMIT_TRIES {
+            return Err(Failure { error: error.to_string(), may_be_moved: may_land });
+        }
+        log::warn!("cannot commit {slot}, will try again: {error}");
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// How far the topic was read, if the slot's last commit is this token's.
+async fn landed(offsets: &OffsetsLog, slot: &Slot, token: i64) -> Option<i64> {
+    offsets.catch_up().await.ok()?;
+    let view = offsets.view();
+    let view = view.borrow();
+    (view.slot(slot)?.last_commit()?.0 == token).then_some(view.next_offset)
 }
