@@ -34,6 +34,7 @@ mod page;
 mod problem;
 mod proxies;
 mod query;
+mod redriving;
 mod requests;
 mod routes;
 mod server;

@@ -5,8 +5,10 @@ mod world;
 use std::time::Duration;
 
 use harness::{Fault, Signal, until};
-use task_events::kafka::NewTopic;
-use world::{World, cells};
+use serde_json::json;
+use task_events::kafka::{Compression, NewTopic, ProducerRecord};
+use uuid::Uuid;
+use world::{World, cells, now};
 
 /// What is waited for comes well before this, or never.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -62,6 +64,36 @@ async fn a_reset_that_is_interrupted_ends_the_partition_in_hand_and_names_what_i
     let describe = world.answers("groups describe g").await;
     let positions: Vec<_> = cells(&describe).iter().map(|row| (row[1], row[2])).collect();
     assert_eq!(positions, [("0", "0"), ("1", "-"), ("2", "-")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_that_is_interrupted_says_how_far_it_came() {
+    let world = World::behind_proxy().await;
+    let letter = |offset: i64| {
+        let original = json!({"event_id": Uuid::now_v7()});
+        let source = json!({"topic": "task-events", "partition": 0, "offset": offset, "timestamp": now()});
+        let value = json!({
+            "original_event": original, "error": {"kind": "output", "message": "-"}, "retry_count": 4,
+            "group": "g", "source": source, "failed_at": now(),
+        });
+        let value = Some(value.to_string().into_bytes());
+        ProducerRecord { key: None, value, headers: Default::default(), timestamp: now() }
+    };
+    let letters: Vec<_> = (0..3).map(letter).collect();
+    let dlq = world.kafka.producer("task-events-dlq", 0);
+    dlq.produce(&letters, Compression::NoCompression).await.unwrap();
+    // Copy and note of the first; of the second the copy lands, and no answer comes.
+    let before = world.proxy().produces();
+    world.proxy().next(&[ANSWERED, ANSWERED, Fault::AnswerHangs]);
+    let mut running = world.running("dlq redrive --all --execute");
+    until("the second copy", LIMIT, async || world.proxy().produces() == before + 3).await.unwrap();
+    running.signal(Signal::INT).unwrap();
+    assert_eq!(running.wait_exit(LIMIT).await.unwrap().code(), Some(1));
+    let lines = running.lines();
+    let outcome = "interrupted (redriven before: 1 of 3; 0/1 may have been;";
+    assert!(lines.iter().any(|line| line.contains(outcome) && line.contains("TE0514")), "{lines:?}");
+    let left = world.answers_json("dlq list --open").await;
+    assert_eq!(left.as_array().unwrap().len(), 2, "{left}");
 }
 
 async fn three_partitions(world: &World) {

@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
-use task_events::error_code::Coded;
+use task_events::error_code::{Code, Coded};
 use task_events::operate::letters::{LetterId, LetterName, read_one};
 use task_events::operate::plan::{Filter, Plan, PlanError, Selection, Topics};
 use task_events::operate::trace::{Audit, EventHead, Others, Outbox, Task, collect, report};
@@ -31,6 +32,7 @@ use super::guard;
 use super::input::{self, Body};
 use super::problem::Problem;
 use super::query;
+use super::redriving::execute;
 use super::state::State;
 use crate::live::{LiveError, Watcher};
 
@@ -227,29 +229,29 @@ pub(super) async fn redrive(request: HttpRequest, state: Data<State>, body: Body
     let names = names.map_err(|error| Problem::field("ids", error))?;
     let selection = Selection { names, filter: Filter::default(), again: wanted.again };
     let correlation_id = context::correlation_id(&request).to_string();
+    let report = Arc::new(OnceLock::new());
+    let reported = Arc::clone(&report);
     let redriving = state.live.call(REDRIVE_TIMEOUT, move |kafka, topics| async move {
         let at = Topics { dlq: &topics.dlq_topic, offsets: &topics.offsets_topic };
-        let mut plan = Plan::make(&kafka, at, &selection, &mut ()).await?;
-        if wanted.execute {
-            plan.execute(&kafka, &topics.dlq_topic, &mut ()).await?;
-            let (redriven, failed) = (plan.redriven, plan.failed);
-            log::info!(
-                correlation_id = correlation_id.as_str(), redriven, failed;
-                "redriven by the live page: {redriven} dead letters, {failed} could not be: {:?}",
-                wanted.ids
-            );
+        let plan = Plan::make(&kafka, at, &selection, &mut ()).await?;
+        if !wanted.execute {
+            return Ok(plan);
         }
-        Ok::<_, PlanError>(plan)
+        execute(plan, &kafka, &topics.dlq_topic, &correlation_id, &reported).await
     });
-    match redriving.await? {
-        Ok(plan) => Ok(HttpResponse::Ok().json(plan)),
-        Err(PlanError::Kafka(error)) => Err(LiveError::from(error).into()),
-        Err(error @ PlanError::Interrupted { .. }) => {
+    match redriving.await {
+        Ok(Ok(plan)) => Ok(HttpResponse::Ok().json(plan)),
+        Ok(Err(PlanError::Kafka(error))) => Err(LiveError::from(error).into()),
+        Ok(Err(error @ PlanError::Interrupted { .. })) => {
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
         }
-        Err(error @ (PlanError::Unknown(_) | PlanError::NoMatch)) => {
+        Ok(Err(error @ (PlanError::Unknown(_) | PlanError::NoMatch))) => {
             Err(Problem::new(StatusCode::NOT_FOUND, error.to_string()))
         }
+        Err(error) => Err(match report.get() {
+            Some(progress) => unavailable(error.code(), &format!("{error} ({progress})")),
+            None => error.into(),
+        }),
     }
 }
 
@@ -264,7 +266,10 @@ fn ours(request: &HttpRequest) -> Result<(), Problem> {
 
 impl From<LiveError> for Problem {
     fn from(error: LiveError) -> Self {
-        let detail = error.code().after(&error);
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, "5")
+        unavailable(error.code(), &error.to_string())
     }
+}
+
+fn unavailable(code: Code, why: &str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code.after(why)).with_header(RETRY_AFTER, "5")
 }

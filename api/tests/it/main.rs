@@ -21,6 +21,7 @@ mod misplaced;
 mod model;
 mod postgres;
 mod process;
+mod redrive;
 mod relay;
 mod relay_partitions;
 mod schema;

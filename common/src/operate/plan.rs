@@ -79,14 +79,12 @@ pub enum PlanError {
     #[error("no dead letter matches")]
     NoMatch,
     /// A call to Kafka failed after some were redriven.
-    #[error("{error} (redriven before: {redriven} of {total}; start it again, which repeats none of them)")]
+    #[error("{error} ({progress})")]
     Interrupted {
         /// The failure.
         error: KafkaError,
-        /// How many were redriven.
-        redriven: usize,
-        /// Of how many.
-        total: usize,
+        /// See [`Plan::progress`].
+        progress: String,
     },
 }
 
@@ -139,6 +137,9 @@ pub struct Plan {
     pub failed: usize,
     /// Each letter of the selection.
     pub letters: Vec<Planned>,
+    /// The letter whose redrive was begun last, unless it has ended: a copy may have been written.
+    #[serde(skip)]
+    unclear: Option<String>,
 }
 
 impl Plan {
@@ -153,11 +154,21 @@ impl Plan {
         let positions = Positions::read(kafka, topics.offsets).await?;
         let mut planned = select(selection, letters, &positions)?;
         count_later_events(kafka, &positions, &mut planned, progress).await?;
-        Ok(Self { executed: false, redriven: 0, failed: 0, letters: planned })
+        Ok(Self { executed: false, redriven: 0, failed: 0, letters: planned, unclear: None })
+    }
+
+    /// How far it came, where it was interrupted: by a failure of Kafka, or because [`execute`](Self::execute) was dropped.
+    pub fn progress(&self) -> String {
+        let planned = self.letters.iter().filter(|each| each.outcome == Outcome::Planned).count();
+        let (redriven, total) = (self.redriven, self.redriven + self.failed + planned);
+        let unclear = self.unclear.as_ref().map(|id| format!("; {id} may have been")).unwrap_or_default();
+        format!(
+            "redriven before: {redriven} of {total}{unclear}; start it again, which redrives none of them twice"
+        )
     }
 
     /// Redrives what is planned, in the order of the DLQ. A letter whose event is gone holds up no other; a failure
-    /// of Kafka ends it.
+    /// of Kafka ends it. Dropped, it has begun nothing more, and the plan has what was done.
     pub async fn execute(
         &mut self,
         kafka: &Kafka,
@@ -165,17 +176,19 @@ impl Plan {
         progress: &mut dyn Progress,
     ) -> Result<(), PlanError> {
         let mut redriver = Redriver::new(kafka.clone(), dlq_topic);
-        let wanted = self.letters.iter_mut().filter(|each| each.outcome == Outcome::Planned);
-        let wanted: Vec<_> = wanted.collect();
-        let total = wanted.len();
+        let wanted = self.letters.iter().enumerate().filter(|(_, each)| each.outcome == Outcome::Planned);
+        let wanted: Vec<_> = wanted.map(|(index, _)| index).collect();
         progress.begin("redriving", "dead letters");
-        progress.add_total(u64::try_from(total).unwrap_or(u64::MAX));
+        progress.add_total(u64::try_from(wanted.len()).unwrap_or(u64::MAX));
         self.executed = true;
-        for each in wanted {
+        for index in wanted {
+            let Some(each) = self.letters.get_mut(index) else { continue };
+            self.unclear = Some(each.id.clone());
             each.outcome = match redrive(kafka, dlq_topic, &mut redriver, each).await {
                 Ok(outcome) => outcome,
-                Err(error) => return Err(PlanError::Interrupted { error, redriven: self.redriven, total }),
+                Err(error) => return Err(PlanError::Interrupted { error, progress: self.progress() }),
             };
+            self.unclear = None;
             match each.outcome {
                 Outcome::Redriven(_) => self.redriven += 1,
                 _ => self.failed += 1,

@@ -6,6 +6,7 @@ use clap::Args;
 use task_events::error_code::Code;
 use task_events::operate::letters::LetterName;
 use task_events::operate::plan::{Outcome, Plan, PlanError, Selection, Topics};
+use task_events::shutdown;
 
 use super::filter::Filter;
 use crate::output::{self, cell, table};
@@ -49,7 +50,14 @@ pub async fn run(context: &Context, args: &Redrive) -> Result<(), Error> {
         made => made.map_err(error)?,
     };
     if args.execute {
-        plan.execute(kafka, &topics.dlq_topic, &mut progress).await.map_err(error)?;
+        let interrupted = shutdown::on_signals()?;
+        match interrupted.or(plan.execute(kafka, &topics.dlq_topic, &mut progress)).await {
+            Some(outcome) => outcome.map_err(error)?,
+            None => {
+                let why = format!("interrupted ({})", plan.progress());
+                return Err(Error::Refused(Code::NotRedriven, why));
+            }
+        }
     }
     output::write(context.format, &plan, text)?;
     match plan.failed {
