@@ -14,6 +14,8 @@
 //!   a repeat.
 //! - *A task whose webhook fails delays only that task*; the committed position stays below its event until it was
 //!   delivered, or its dead letter acknowledged.
+//! - *No try begins without a valid lease*: an instance that was paused for an hour, or is cut off from Kafka, sends nothing
+//!   that another one may have sent.
 //! - *A hand-over and a stop cut no try that ends in time*, and what it delivered is known by its id. What was delivered
 //!   above the position is repeated by another instance, since ids are known to this one alone.
 
@@ -32,7 +34,7 @@ use task_events::error_code::{Code, Coded};
 use task_events::event::{Event, EventType, Malformed};
 use task_events::kafka::ConsumerRecord;
 use task_events::metrics::Text;
-use task_events::runtime::{Decoder, Delivery, Done, GivenUp, Handler, HandlerError, Service};
+use task_events::runtime::{Decoder, Delivery, Done, GivenUp, Handler, HandlerError, Lease, Service};
 use task_events::schemas::EventReader;
 use task_events::tls::{Tls, TlsFiles, TlsVariables};
 use task_events::watched_file::{FileError, WatchedFile};
@@ -208,6 +210,10 @@ impl Handler for PartitionWebhooks {
         }
         self.queue.room().await?;
         Ok(0)
+    }
+
+    fn owned(&mut self, lease: Lease) {
+        self.queue.owned(lease);
     }
 
     fn ended(&self) -> Option<Arc<Notify>> {

@@ -2,18 +2,21 @@
 
 mod world;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use harness::Mode;
 use task_events::event::TaskEvent;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 use world::receiver::{Receiver, counted, instance};
-use world::{World, created, value, wait_for};
+use world::{LEASE, World, created, value, wait_for};
 
 /// What the halt allows is 2 s: most of it is left to the answer.
 const UNTIL_ANSWERED: Duration = Duration::from_millis(100);
 /// An instance that starts is given its partition well before; a delivery may take 15 s.
 const UNTIL_MOVED: Duration = Duration::from_secs(4);
+/// A try that began under the lease has come by then.
+const ON_ITS_WAY: Duration = Duration::from_millis(1_500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_webhooks_in_flight_end_and_moves_the_position_past_them() {
@@ -94,4 +97,24 @@ async fn a_stop_while_more_waits_than_may_keeps_the_position_at_the_first_that_i
     wait_for("the position to move", || world.position("full", 0) > Some(DELIVERED as i64)).await;
     running.stop().await;
     assert!(titles.iter().all(|title| receiver.count(title) == 1), "no repeat");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_whose_lease_ran_out_sends_nothing_until_it_is_renewed() {
+    let (world, proxy) = World::behind_proxy(1).await;
+    let (receiver, url) = Receiver::start().await;
+    receiver.answer("bad", 500, None);
+    world.produce(0, vec![value(&created("bad"))]).await;
+    let (running, _) = instance(&world, "cut-off", "first", &url, 100, None).await;
+    wait_for("the first try", || receiver.count("bad") == 1).await;
+    proxy.set(Mode::Cut, 100);
+    let lease_ends = Instant::now() + LEASE;
+    // Without a lease the third try would come 4 s after the first.
+    sleep(LEASE * 4).await;
+    let late = receiver.came().into_iter().filter(|came| came.at > lease_ends + ON_ITS_WAY).count();
+    assert_eq!(late, 0, "another instance may own the partition");
+    receiver.answer("bad", 204, None);
+    proxy.set(Mode::Pass, 0);
+    wait_for("the position at the end", || world.position("cut-off", 0) == Some(1)).await;
+    running.stop().await;
 }

@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::lease::Lease;
 use crate::event::Malformed;
 use crate::kafka::{ConsumerRecord, Position};
 
@@ -132,6 +133,10 @@ pub trait Handler: Send + Sync + 'static {
     fn own_position(&self) -> OwnPosition {
         OwnPosition::NotKept
     }
+
+    /// The partition is this instance's from here on, under that lease. For a handler that begins work later than it
+    /// takes an event: it does so under a valid lease alone.
+    fn owned(&mut self, _lease: Lease) {}
 
     /// Told when events have ended that [`handle`](Self::handle) had only taken; `flush` is called then, also where no
     /// record comes. Asked for once.

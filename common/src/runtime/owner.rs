@@ -77,6 +77,7 @@ impl<'a, S: Service> Owner<'a, S> {
 
     /// Handles what the reader brings, until halted, fenced or superseded.
     pub(super) async fn run(&mut self, reader: PartitionReader) {
+        self.handler.owned(self.ownership.lease());
         let ended = self.handler.ended();
         self.take(reader, ended.as_deref()).await;
         if let Some(ended) = ended

@@ -27,6 +27,7 @@ use super::abort::AbortOnDrop;
 use super::activity::{Activity, Stage};
 use super::committer::Committer;
 use super::handler::Service;
+use super::lease::Lease;
 use super::owner_id::{OwnerId, Parts, Progress};
 use super::release::{RELEASE_TIMEOUT, Unreleased, next_owner, release};
 use super::shared::Shared;
@@ -130,6 +131,11 @@ impl<S: Service> Ownership<S> {
 
     pub(super) fn id(&self) -> &OwnerId {
         &self.id
+    }
+
+    /// The lease, for what a handler begins later.
+    pub(super) fn lease(&self) -> Lease {
+        Lease::new(self.lease.clone())
     }
 
     /// Where calls are to be announced whose progress is watched.

@@ -12,13 +12,13 @@
 //!    next owner. Dropped, it sends nothing more.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use task_events::kafka::ConsumerRecord;
-use task_events::runtime::{GivenUp, HandlerError};
-use tokio::sync::{Notify, watch};
+use task_events::runtime::{GivenUp, HandlerError, Lease};
+use tokio::sync::{Notify, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
@@ -52,6 +52,8 @@ pub(super) struct Queue {
 struct Pending {
     shared: Arc<Shared>,
     state: Mutex<State>,
+    /// Under which tries begin.
+    lease: OnceLock<Lease>,
     /// Something has ended, for the runtime.
     ended: Arc<Notify>,
     /// The same, for who waits for room.
@@ -93,8 +95,20 @@ impl Item {
 impl Queue {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let (under_way, _) = watch::channel(Load::default());
-        let pending = Pending { shared, state: Mutex::default(), ended: Arc::default(), under_way };
+        let pending = Pending {
+            shared,
+            state: Mutex::default(),
+            lease: OnceLock::new(),
+            ended: Arc::default(),
+            under_way,
+        };
         Self { pending: Arc::new(pending), senders: JoinSet::new() }
+    }
+
+    /// Tries begin under this lease.
+    pub(super) fn owned(&self, lease: Lease) {
+        // A queue belongs to one ownership.
+        let _ = self.pending.lease.set(lease);
     }
 
     /// Takes an event. One that is on its way already is not sent a second time.
@@ -190,6 +204,20 @@ impl Pending {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A connection, under a valid lease.
+    async fn connection(&self) -> Option<SemaphorePermit<'_>> {
+        loop {
+            let connection = self.shared.connections.acquire().await.ok()?;
+            match self.lease.get() {
+                Some(lease) if !lease.is_valid() => {
+                    drop(connection);
+                    lease.valid().await;
+                }
+                _ => return Some(connection),
+            }
+        }
+    }
+
     /// Begins a try, unless the queue is closed.
     fn begin(&self) -> Option<InFlight<'_>> {
         let mut state = self.lock();
@@ -269,7 +297,7 @@ async fn send<'a>(pending: &'a Pending, item: &Item) -> Option<(InFlight<'a>, Fa
         while let Some(until) = shared.paused_until() {
             sleep_until(until).await;
         }
-        let connection = shared.connections.acquire().await.ok()?;
+        let connection = pending.connection().await?;
         let in_flight = pending.begin()?;
         let outcome = match shared.is_gone() {
             true => Outcome::Gone,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use consumers::lines::Sink;
 use consumers::{audit, notification};
-use harness::Process;
+use harness::{Process, Proxy};
 use task_events::event::{TaskData, TaskEvent};
 use task_events::kafka::{Batch, Compression, ConsumerRecord, Kafka, NewTopic, ProducerRecord};
 use task_events::logging::LogFormat;
@@ -43,13 +43,28 @@ pub struct World {
 
 impl World {
     pub async fn start(partitions: i32) -> Self {
+        Self::at(partitions, None).await
+    }
+
+    /// With a proxy, through which all connections go.
+    pub async fn behind_proxy(partitions: i32) -> (Self, Proxy) {
+        // It is told of the broker once that is there.
+        let proxy = Proxy::start(0, 1, 0).await.unwrap();
+        (Self::at(partitions, Some(&proxy)).await, proxy)
+    }
+
+    async fn at(partitions: i32, proxy: Option<&Proxy>) -> Self {
         collect_what_is_said();
         let folder = tempfile::tempdir().unwrap();
         let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let broker = devbroker::Broker::start(devbroker::Config::new(addr, folder.path().join("broker")))
-            .await
-            .unwrap();
-        let kafka = Kafka::new(vec![broker.addr().to_string()], "test");
+        let mut config = devbroker::Config::new(addr, folder.path().join("broker"));
+        config.advertised = proxy.map(|proxy| ("127.0.0.1".to_owned(), proxy.port()));
+        let broker = devbroker::Broker::start(config).await.unwrap();
+        let port = broker.addr().port();
+        let kafka = Kafka::new(vec![format!("127.0.0.1:{}", proxy.map_or(port, Proxy::port))], "test");
+        if let Some(proxy) = proxy {
+            proxy.lead_to(port);
+        }
         for (name, partitions, policy) in
             [(EVENTS, partitions, "delete"), (OFFSETS, 1, "compact"), (DLQ, 1, "delete")]
         {
