@@ -3,7 +3,7 @@
     python rules.py FOLDER: writes rules.yaml, live.yaml and tests.yaml there.
 
 live.yaml is for a test that cannot wait for minutes: in `for` and in ranges each minute is a second, but for what is
-shorter than 10 s then, which is 10 s in a range (Prometheus needs a few samples in it); an age of 60 s is 1 s, and a process is young for 10 s.
+shorter than 10 s then, which is 10 s in a range (Prometheus needs a few samples in it); an age of 60 s is 1 s, one of 600 s is 10 s, and a process is young for 10 s.
 """
 
 import re
@@ -24,7 +24,7 @@ def live(rule: dict) -> dict:
     seconds = lambda match: f"[{max(int(match[1]), MIN_RANGE_S)}s]"
     expr = re.sub(r"\[(\d+)m\]", seconds, rule["expr"])
     expr = expr.replace("process_start_time_seconds < 600", "process_start_time_seconds < 10")
-    expr = re.sub(r"_seconds\) > 60$|_seconds > 60$", lambda match: match[0].replace("60", "1"), expr)
+    expr = re.sub(r"(_seconds\)? > )(60|600)$", lambda match: f"{match[1]}{int(match[2]) // 60}", expr)
     return rule | {"expr": expr} | ({"for": rule["for"].replace("m", "s")} if "for" in rule else {})
 
 
