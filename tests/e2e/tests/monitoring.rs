@@ -4,17 +4,20 @@
 //! `.ci/monitoring` sets `E2E_MONITORING` to a folder with `prometheus`, `promtool`, and the rules with short times
 //! (`live.yaml`: see manifests/check/rules.py). Without it nothing is tried.
 
+#[path = "monitoring/prometheus.rs"]
+mod prometheus;
+
 use harness::{
-    Api, CONSUMERS, EVENTS, Event, FailingDisk, Outcome, Process, Program, Result, SOON, Service, World,
+    Api, CONSUMERS, EVENTS, Event, FailingDisk, Outcome, Program, Result, SOON, Service, World,
     configure_topic, eventually, free_port, http, id_of, produce, record,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use prometheus::{LATE_FILE, Prometheus, dashboard_queries, lint};
 
 /// The disk of the services that have one that hangs.
 const DISK_KIB: u32 = 128 * 1024;
@@ -22,107 +25,6 @@ const DISK_KIB: u32 = 128 * 1024;
 const MANY_EVENTS: usize = 20_000;
 /// Time in which an alert that has no reason would fire: the longest `for`, and a range.
 const QUIET: Duration = Duration::from_secs(15);
-
-/// A Prometheus of the test's own, which scrapes and evaluates every second.
-struct Prometheus {
-    url: String,
-    http: reqwest::Client,
-    _process: Process,
-}
-
-impl Prometheus {
-    /// `targets`: the name and the address of each.
-    fn start(folder: &Path, data: &Path, targets: &[(String, String)]) -> Result<Self> {
-        let targets: Vec<Value> = targets
-            .iter()
-            .map(|(job, url)| json!({"job_name": job, "static_configs": [{"targets": [url.trim_start_matches("http://")]}]}))
-            .collect();
-        let rules = std::fs::canonicalize(folder.join("live.yaml")).unwrap();
-        // JSON is YAML.
-        let config = json!({
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [rules],
-            "scrape_configs": targets,
-        });
-        let config_path = data.join("prometheus.yml");
-        std::fs::write(&config_path, config.to_string()).unwrap();
-        let address = format!("127.0.0.1:{}", free_port()?);
-        let mut command = Command::new(folder.join("prometheus"));
-        command.arg(format!("--config.file={}", config_path.display()));
-        command.arg(format!("--storage.tsdb.path={}", data.join("tsdb").display()));
-        command.arg(format!("--web.listen-address={address}"));
-        Ok(Self {
-            url: format!("http://{address}"),
-            http: http()?,
-            _process: Process::spawn("prometheus", &mut command)?,
-        })
-    }
-
-    async fn get(&self, path: &str) -> Option<Value> {
-        let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?;
-        let answer: Value = answer.json().await.ok()?;
-        assert_eq!(answer["status"], "success", "{path}: {answer}");
-        Some(answer["data"].clone())
-    }
-
-    /// The series of a query, now.
-    async fn query(&self, query: &str) -> Vec<Value> {
-        let encoded = |byte: u8| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
-            byte => format!("%{byte:02X}"),
-        };
-        let query: String = query.bytes().map(encoded).collect();
-        let data = self.get(&format!("/api/v1/query?query={query}")).await.expect("Prometheus answers");
-        data["result"].as_array().expect("a list").clone()
-    }
-
-    /// The alerts that fire.
-    async fn firing(&self) -> BTreeSet<String> {
-        let data = self.get("/api/v1/alerts").await.unwrap_or_default();
-        let alerts = data["alerts"].as_array().cloned().unwrap_or_default();
-        let firing = alerts.iter().filter(|alert| alert["state"] == "firing");
-        firing.map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
-    }
-
-    /// The alerts that have fired since then.
-    async fn have_fired(&self, since: Instant) -> BTreeSet<String> {
-        let firing = format!("ALERTS{{alertstate=\"firing\"}}[{}s]", since.elapsed().as_secs());
-        let series = self.query(&format!("max by (alertname) (max_over_time({firing}))")).await;
-        series.iter().map(|one| one["metric"]["alertname"].as_str().unwrap().to_owned()).collect()
-    }
-
-    async fn fires(&self, alerts: &[&str]) -> Result<()> {
-        for alert in alerts {
-            eventually(alert, SOON, async || Ok(self.firing().await.contains(*alert).then_some(()))).await?;
-        }
-        Ok(())
-    }
-}
-
-/// The queries of the dashboard's panels, with what Grafana fills in.
-fn dashboard_queries() -> Vec<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests/monitoring/dashboard.json");
-    let dashboard: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let filled = |query: &str| query.replace("$__rate_interval", "15s").replace("$namespace", ".*");
-    let panels = dashboard["panels"].as_array().unwrap();
-    let targets = panels.iter().flat_map(|panel| {
-        let title = panel["title"].as_str().unwrap();
-        let targets = panel["targets"].as_array().into_iter().flatten();
-        targets.map(move |target| (title.to_owned(), target["expr"].as_str().unwrap().to_owned()))
-    });
-    targets.map(|(title, query)| (title, filled(&query))).collect()
-}
-
-/// What `promtool check metrics` says of an exposition.
-fn lint(promtool: &Path, text: &str) {
-    let mut command = Command::new(promtool);
-    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
-}
 
 async fn events(world: &World, count: usize) -> Result<()> {
     for first in (0..count).step_by(500) {
@@ -214,6 +116,43 @@ async fn crowds(api: &Api, prometheus: &Prometheus) -> Result<()> {
     tokio::select! {
         fired = prometheus.fires(&["TaskApiShedding"]) => fired,
         () = crowd => Ok(()),
+    }
+}
+
+/// A receiver of webhooks that is not there, and an issuer whose keys cannot be fetched.
+async fn nobody_answers(world: &World, api: &Api, prometheus: &Prometheus, data: &Path) -> Result<()> {
+    let nobody = format!("http://127.0.0.1:{}", free_port()?);
+    let secrets = world.path("secrets");
+    std::fs::write(&secrets, "whsec_b2xkLXNlY3JldC1vbGQtc2VjcmV0LW9sZC1zZWNyZXQ=\n").unwrap();
+    let webhooks = world.instance("notification-service", "webhooks").env("GROUP", "webhooks");
+    let mut webhooks = webhooks
+        .env("HEALTH_ADDR", format!("127.0.0.1:{}", free_port()?))
+        .env("NOTIFIER", "webhook")
+        .env("WEBHOOK_URL", &nobody)
+        .env("WEBHOOK_SECRET_FILE", secrets.display())
+        .env("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")
+        .start()?;
+    let with_jwts = world
+        .instance("task-api", "jwts")
+        .env("API_JWKS_URL", &nobody)
+        .env("API_JWT_ISSUER", "issuer")
+        .env("API_JWT_AUDIENCE", "audience");
+    let (_with_jwts, other) = world.start_api_as(with_jwts).await?;
+    let targets = [webhooks.health_url().await?, other.url().to_owned()];
+    let targets: Vec<&str> = targets.iter().map(|url| url.trim_start_matches("http://")).collect();
+    let late = data.join("late.new");
+    std::fs::write(&late, json!([{"targets": targets}]).to_string()).unwrap();
+    std::fs::rename(late, data.join(LATE_FILE)).unwrap();
+    let alerts = ["TaskEventsWebhookParked", "TaskEventsWebhookFailing", "TaskApiJwksStale"];
+    let tasks = async {
+        loop {
+            api.create("nobody is notified").await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        fired = prometheus.fires(&alerts) => fired,
+        ended = tasks => ended,
     }
 }
 
@@ -346,6 +285,8 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     audit.resume()?;
     prometheus.fires(&["TaskEventsNoOwner"]).await?;
 
+    nobody_answers(&world, &api, &prometheus, &data).await?;
+
     world.broker.pause()?;
     api.create("three").await?;
     prometheus.fires(&["TaskApiOutboxGrowing", "TaskApiKafkaUnreachable"]).await?;
@@ -369,6 +310,9 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
         "TaskEventsLagging",
         "TaskEventsGroupDown",
         "TaskEventsNoOwner",
+        "TaskEventsWebhookParked",
+        "TaskEventsWebhookFailing",
+        "TaskApiJwksStale",
         "TaskApiOutboxGrowing",
         "TaskApiKafkaUnreachable",
         "TaskApiStoreNotWritable",
