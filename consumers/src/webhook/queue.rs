@@ -10,6 +10,8 @@
 //! 4. *Bounded*: while [`MAX_PENDING`] events or [`MAX_PENDING_BYTES`] are under way, no more are taken.
 //! 5. *Closed, it begins no try*: those in flight end as always, and what came of them is kept. What waits is left to the
 //!    next owner. Dropped, it sends nothing more.
+//! 6. *A pause, or an end, that the endpoint asks for holds for all*: what is answered is heeded before its connection is
+//!    another event's, and whoever has one looks once more.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -298,6 +300,10 @@ async fn send<'a>(pending: &'a Pending, item: &Item) -> Option<(InFlight<'a>, Fa
             sleep_until(until).await;
         }
         let connection = pending.connection().await?;
+        // Others were answered while this one waited for a connection.
+        if shared.paused_until().is_some() {
+            continue;
+        }
         let in_flight = pending.begin()?;
         let outcome = match shared.is_gone() {
             true => Outcome::Gone,
@@ -305,6 +311,7 @@ async fn send<'a>(pending: &'a Pending, item: &Item) -> Option<(InFlight<'a>, Fa
                 let (secrets, start) = (shared.secrets.current(), Instant::now());
                 let outcome = deliver(&shared.endpoint, &secrets, &message).await;
                 shared.counts.tried(&outcome, start.elapsed());
+                shared.heed(&outcome);
                 outcome
             }
         };
@@ -316,15 +323,11 @@ async fn send<'a>(pending: &'a Pending, item: &Item) -> Option<(InFlight<'a>, Fa
                 return Some((in_flight, None));
             }
             Outcome::Gone => {
-                shared.is_found_gone();
                 let why = "the endpoint is gone: it answered 410".to_owned();
                 return Some((in_flight, Some(("webhook_gone", why, tries - 1))));
             }
             Outcome::Failed(why) => (why, Duration::ZERO),
-            Outcome::Paused(pause, why) => {
-                shared.pause_until(Instant::now() + pause);
-                (why, pause)
-            }
+            Outcome::Paused(pause, why) => (why, pause),
         };
         shared.failed(&why);
         if tries >= shared.tries.get() {

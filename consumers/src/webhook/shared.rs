@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::counts::Counts;
-use super::exchange::Endpoint;
+use super::exchange::{Endpoint, Outcome};
 use super::signature::Secrets;
 
 /// Deliveries at one time.
@@ -69,9 +69,16 @@ impl Shared {
         self.said().paused_until.filter(|until| *until > Instant::now())
     }
 
-    pub(super) fn pause_until(&self, until: Instant) {
-        let mut said = self.said();
-        said.paused_until = said.paused_until.max(Some(until));
+    /// Keeps what an answer asks of all events. To be done while its connection is held.
+    pub(super) fn heed(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Paused(pause, _) => {
+                let (mut said, until) = (self.said(), Instant::now() + *pause);
+                said.paused_until = said.paused_until.max(Some(until));
+            }
+            Outcome::Gone => self.is_found_gone(),
+            Outcome::Delivered | Outcome::Failed(_) => {}
+        }
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -79,7 +86,7 @@ impl Shared {
     }
 
     /// It is not called again by this process.
-    pub(super) fn is_found_gone(&self) {
+    fn is_found_gone(&self) {
         if !std::mem::replace(&mut self.said().is_gone, true) {
             log::error!(
                 "WEBHOOK_URL is gone: it answered 410 and is not called any more; events go to the DLQ until another one is set and this service is started again; then redrive them with `taskctl dlq redrive` {}",
