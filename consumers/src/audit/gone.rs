@@ -11,7 +11,7 @@ use super::current::{Current, add_segment};
 use super::file::{Files, Lines, Section};
 use super::line::{self, At};
 use super::mark::Mark;
-use super::scan::ScanError;
+use super::scan::{ScanError, Tail};
 use super::segments;
 
 /// Lines that are compared at once.
@@ -39,7 +39,9 @@ pub(super) fn forget<F: Files>(
         let ids = mark.ids;
         for path in segments::beside(current.files, current.real)? {
             let mut with_segment = mark.without_file();
-            add_segment(current, index, &mut with_segment, &path)?;
+            if let Some(damage) = add_segment(current, index, &mut with_segment, &path, Tail::Unsynced)? {
+                ::log::warn!("{damage}; lines behind that may be written again");
+            }
             mark.ids = with_segment.ids;
         }
         if mark.ids > ids {

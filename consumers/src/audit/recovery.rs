@@ -9,6 +9,8 @@
 //! | names no line of the file, being older than it, or made before a rotation | whatever it has; segments begin with lines that the index has not | it was rotated since: these segments are sealed, the file is new |
 //! | names a line of the file | has it not | lines are gone: see [`gone`] |
 //! | is missing, unreadable, or of another version | whatever it has | the index is made from the segments beside the log and from the log |
+//!
+//! Of segments, those that the index lacks are read, and damage in them is refused as it is in the log.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use std::path::{Path, PathBuf};
 use chrono::Utc;
 use task_events::dedup::{Dedup, Retention};
 
-use super::current::{Current, add_segment};
+use super::current::{Current, add_whole_segment, line_number};
 use super::file::{Files, Lines, MAX_UNSYNCED, Section, Storage};
 use super::gone;
 use super::line::{self, MAX_LINE};
@@ -68,7 +70,7 @@ pub(super) fn recover<F: Files>(
     let read = mark.as_deref().and_then(Mark::from_bytes);
     let (start, tail, missing) = match read.filter(|mark| mark.ids == ids) {
         Some(mark) if holds(current.file, current.length, &mark).map_err(io)? => {
-            let tail = if mark.refused { Tail::Foreign } else { Tail::Unsynced };
+            let tail = tail_of(&mark);
             (seal_later(current, index, mark).map_err(|error| error.at_start(current.path))?, tail, None)
         }
         Some(mark) => match follow(current, index, &mark).map_err(|error| error.at_start(current.path))? {
@@ -97,7 +99,12 @@ pub(super) fn recover<F: Files>(
     read_on(current, index, start, tail).map(|mark| (mark, missing))
 }
 
-/// Makes the index from the segments. Returns what is known before the first line of the file.
+/// What is known of lines that the index does not name.
+fn tail_of(mark: &Mark) -> Tail {
+    if mark.refused { Tail::Foreign } else { Tail::Unsynced }
+}
+
+/// Makes the index from the segments, of which each has to be whole. Returns what is known before the first line of the file.
 fn rebuild<F: Files>(current: &Current<'_, F>, index: &Dedup, why: Option<&str>) -> Result<Mark, ScanError> {
     let segments = segments::beside(current.files, current.real)?;
     if let Some(why) = why {
@@ -118,7 +125,7 @@ fn rebuild<F: Files>(current: &Current<'_, F>, index: &Dedup, why: Option<&str>)
         return Ok(mark);
     }
     for path in &segments {
-        add_segment(current, index, &mut mark, path)?;
+        add_whole_segment(current, index, &mut mark, path, Tail::Foreign)?;
         mark = mark.sealed();
     }
     ::log::warn!(
@@ -140,8 +147,8 @@ fn follow<F: Files>(current: &Current<'_, F>, index: &Dedup, mark: &Mark) -> Res
     for path in segments::beside(current.files, current.real)?.iter().rev() {
         let segment = Segment::open(current.files, path)?;
         if holds(&segment.file, segment.length, mark)? {
-            let mut mark = mark.clone();
-            add_segment(current, index, &mut mark, path)?;
+            let (mut mark, tail) = (mark.clone(), tail_of(mark));
+            add_whole_segment(current, index, &mut mark, path, tail)?;
             let sealed = mark.sealed();
             index.append(&[], true, |ids| sealed.to_bytes(ids))?;
             ::log::info!(
@@ -163,12 +170,17 @@ fn seal_later<F: Files>(current: &Current<'_, F>, index: &Dedup, mark: Mark) -> 
     if mark.length > 0 {
         return Ok(mark);
     }
+    // One that holds no line is nobody's, unless it was refused before.
+    let (tail, was_refused) = (tail_of(&mark), mark.refused);
     for path in segments::beside(current.files, current.real)? {
         let segment = Segment::open(current.files, &path)?;
         let first = segment.first_id().map_err(|error| segments::named(&path, error))?;
-        let Some(first) = first else { continue };
-        if index.numbers(&[first])?.iter().all(Option::is_none) {
-            add_segment(current, index, &mut mark, &path)?;
+        let is_later = match first {
+            Some(first) => index.numbers(&[first])?.iter().all(Option::is_none),
+            None => was_refused,
+        };
+        if is_later {
+            add_whole_segment(current, index, &mut mark, &path, tail)?;
             mark = mark.sealed();
             index.append(&[], true, |ids| mark.to_bytes(ids))?;
             ::log::info!(
@@ -228,7 +240,8 @@ fn read_on<F: Files>(
             // What was read before it needs no reading again, and positions do not pass the gap.
             let recorded = recorded.with_gaps();
             index.append(&[], true, |ids| recorded.to_bytes(ids))?;
-            let number = line_number(file, invalid.at).map_err(io)?;
+            let number =
+                line_number(&mut Lines::new(Section::new(file, 0, length), 0), invalid.at).map_err(io)?;
             let damage = Damage { at: invalid.at, line: number, why: invalid.why };
             return Err(AuditError::Damaged { path: path.to_owned(), damage });
         }
@@ -243,16 +256,6 @@ fn read_on<F: Files>(
         }
     }
     Ok(mark)
-}
-
-/// The number of the line that starts at that byte; the first is 1.
-fn line_number<S: Storage>(file: &S, at: u64) -> io::Result<u64> {
-    let mut lines = Lines::new(Section::new(file, 0, at), 0);
-    let mut number = 1;
-    while lines.next()?.is_some() {
-        number += 1;
-    }
-    Ok(number)
 }
 
 /// Makes sure that what was found is on disk: a process may have died between write and sync, and its

@@ -7,7 +7,7 @@
 //! and within what may be unsynced. Damage is left as it is, and the service refuses to start.
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use task_events::dedup::{Dedup, DedupError};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::file::{Lines, MAX_UNSYNCED};
 use super::line;
 use super::mark::Mark;
-use super::{AuditError, segments};
+use super::{AuditError, Damage, segments};
 
 /// Ids that are added to the index at once.
 const CHUNK: usize = 4_096;
@@ -68,7 +68,7 @@ impl Invalid {
             Tail::SyncedTo(end) => self.at >= end && self.last_valid.is_none(),
             Tail::Foreign => self.last_valid.is_none(),
             // Whole lines of the same unsynced write may follow.
-            Tail::Unsynced => self.last_valid.is_none() || length - self.at <= MAX_UNSYNCED,
+            Tail::Unsynced => self.last_valid.is_none() || length.saturating_sub(self.at) <= MAX_UNSYNCED,
         };
         self.looks_torn && may_be
     }
@@ -86,6 +86,9 @@ pub(super) enum ScanError {
     Log(#[from] io::Error),
     #[error(transparent)]
     Index(#[from] DedupError),
+    /// A segment that is needed.
+    #[error("segment {} is damaged at {damage}", path.display())]
+    Damaged { path: PathBuf, damage: Damage },
 }
 
 impl ScanError {
@@ -100,6 +103,7 @@ impl ScanError {
         match self {
             Self::Log(source) => AuditError::Recover { path: path.to_owned(), source },
             Self::Index(error) => AuditError::Index(error),
+            Self::Damaged { path, damage } => AuditError::Damaged { path, damage },
         }
     }
 }

@@ -39,22 +39,30 @@ impl<F: Storage> Segment<F> {
         Lines::new(Box::new(Section::new(&self.file, from, self.length)), from)
     }
 
-    /// Its first event. `None`: it does not start with a line.
+    /// Its first event. `None`: it holds no line.
     pub(super) fn first_id(&self) -> io::Result<Option<Uuid>> {
-        let mut lines = self.lines(0);
-        Ok(lines.next()?.and_then(|(_, bytes)| line::parse(bytes)).map(|line| line.event_id))
+        self.first_line(|line| line.event_id)
     }
 
-    /// When its first event was audited. `None`: it does not start with a line.
+    /// When its first event was audited. `None`: it holds no line.
     fn since(&self) -> io::Result<Option<String>> {
+        self.first_line(|line| line.audited_at.into_owned())
+    }
+
+    /// What is asked for of the first line that is whole. Bytes in front of it do not hide the segment.
+    fn first_line<T>(&self, of: impl FnOnce(line::Line<'_>) -> T) -> io::Result<Option<T>> {
         let mut lines = self.lines(0);
-        let first = lines.next()?;
-        Ok(first.and_then(|(_, bytes)| line::parse(bytes)).map(|line| line.audited_at.into_owned()))
+        while let Some((_, bytes)) = lines.next()? {
+            if let Some(line) = line::parse(bytes) {
+                return Ok(Some(of(line)));
+            }
+        }
+        Ok(None)
     }
 }
 
-/// The segments beside the log, oldest first. One that cannot be read is an error: an index without it would
-/// let its events be written again. One that holds no lines is left out.
+/// The segments beside the log, oldest first; in front of them those that hold no line, but bytes. One that cannot be read
+/// is an error: an index without it would let its events be written again.
 pub(super) fn beside<F: Files>(files: &F, log: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(name) = log.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
     let mut segments = Vec::new();
@@ -63,8 +71,8 @@ pub(super) fn beside<F: Files>(files: &F, log: &Path) -> io::Result<Vec<PathBuf>
             continue;
         }
         let segment = Segment::open(files, &path)?;
-        if let Some(since) = segment.since().map_err(|error| named(&path, error))? {
-            segments.push((since, path));
+        if segment.length > 0 {
+            segments.push((segment.since().map_err(|error| named(&path, error))?, path));
         }
     }
     segments.sort();

@@ -146,3 +146,62 @@ fn lines_out_of_order_and_of_another_topic_are_kept_and_nothing_is_skipped() {
         assert_eq!(all, (0..EVENTS + 2).chain([99]).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn a_damaged_segment_is_named_and_not_left_out_where_the_index_is_lost() {
+    let written = written(BATCHES);
+    let (first, second) = written.log.split_at(written.last_batch);
+    let damages: [(&str, u64, Change<'_>); 5] = [
+        ("not an event", 1, &|lines| lines[3..9].fill(b'#')),
+        ("zero bytes", 1, &|lines| lines[3..9].fill(0)),
+        ("not an event", 2, &|lines| {
+            let at = lines.iter().position(|byte| *byte == b'\n').unwrap();
+            lines[at + 3..at + 9].fill(b'#');
+        }),
+        ("start of the line is missing", 1, &|lines| lines.drain(..20).for_each(drop)),
+        // No line is left in it.
+        ("not an event", 1, &|lines| lines.splice(.., *b"a note\n").for_each(drop)),
+    ];
+    for (why, number, damage) in damages {
+        for is_compressed in [false, true] {
+            let rig = Rig::with(b"", None);
+            fs::write(rig.path("audit.log.2"), first).unwrap();
+            let mut damaged = second.to_vec();
+            damage(&mut damaged);
+            fs::write(rig.path("audit.log.1"), &damaged).unwrap();
+            if is_compressed {
+                super::rotation::gzip(&rig, "audit.log.1");
+            }
+            // And again, when the index holds what was read before.
+            for _ in 0..3 {
+                let line = rig.try_open().unwrap_err().to_string();
+                assert!(line.contains("audit.log.1") && line.contains(why), "{line}");
+                assert!(line.contains(&format!("damaged at line {number}, byte ")), "{line}");
+            }
+            // Mended, no line is written again; the event that was moved out is.
+            fs::remove_file(rig.path(if is_compressed { "audit.log.1.gz" } else { "audit.log.1" })).unwrap();
+            let mut mended = lines(second);
+            mended.remove(number as usize - 1);
+            fs::write(rig.path("audit.log.1"), mended.concat()).unwrap();
+            let mut journal = rig.open();
+            replay(&mut journal, EVENTS);
+            assert_eq!((rig.numbers(), ids(&journal)), (vec![EVENTS - 4 + number], EVENTS), "{why}");
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_ends_torn_is_taken_up_to_there() {
+    let written = written(BATCHES);
+    let rig = Rig::with(b"", None);
+    fs::write(rig.path("audit.log.1"), &written.log[..written.log.len() - 9]).unwrap();
+    let mut journal = rig.open();
+    replay(&mut journal, EVENTS);
+    assert_eq!((rig.numbers(), ids(&journal)), (vec![EVENTS - 1], EVENTS));
+    // Nothing but a torn line.
+    let rig = Rig::with(b"", None);
+    fs::write(rig.path("audit.log.1"), &written.log[..40]).unwrap();
+    let mut journal = rig.open();
+    replay(&mut journal, EVENTS);
+    assert_eq!(ids(&journal), EVENTS);
+}

@@ -15,7 +15,7 @@ fn sealed(rig: &Rig) -> Vec<String> {
     rig.names().into_iter().filter(|name| name.starts_with("audit-")).collect()
 }
 
-fn gzip(rig: &Rig, name: &str) {
+pub(super) fn gzip(rig: &Rig, name: &str) {
     let bytes = fs::read(rig.path(name)).unwrap();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(&bytes).unwrap();
