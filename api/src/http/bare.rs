@@ -39,7 +39,7 @@ pub(super) fn with_body(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let body = Problem::new(status, detail).body("");
     let answer = format!(
-        "{status_line}\r\ncontent-length: {}\r\ncontent-type: application/problem+json\r\nx-correlation-id: {}\r\n{}\r\n\r\n",
+        "{status_line}\r\ncontent-length: {}\r\ncontent-type: application/problem+json\r\nx-content-type-options: nosniff\r\nx-correlation-id: {}\r\n{}\r\n\r\n",
         body.len(),
         Uuid::new_v4(),
         headers.join("\r\n")
@@ -63,6 +63,7 @@ mod tests {
         assert!(
             head.contains(&format!("\r\ncontent-length: {}\r\n", body.len()))
                 && head.contains("x-correlation-id: ")
+                && head.contains("\r\nx-content-type-options: nosniff\r\n")
         );
         let problem: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(problem["status"], 400);

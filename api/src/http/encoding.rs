@@ -12,7 +12,6 @@ use std::io::Write;
 
 use actix_web::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, REFERRER_POLICY, VARY,
-    X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use flate2::Compression;
@@ -96,7 +95,6 @@ impl Asset {
         response.insert_header((ETAG, format!("\"{tag}\"")));
         // Kept, and asked for again each time: another version of the program has another one.
         response.insert_header((CACHE_CONTROL, "no-cache"));
-        response.insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"));
         if let Some(policy) = self.content_policy {
             response.insert_header((REFERRER_POLICY, "no-referrer"));
             response.insert_header(("cross-origin-opener-policy", "same-origin"));

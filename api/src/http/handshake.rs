@@ -19,7 +19,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const HANDSHAKE: u8 = 22;
 
 const HTTPS_ONLY: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    content-type: application/problem+json\r\nconnection: close\r\ncontent-length: 115\r\n\r\n\
+    content-type: application/problem+json\r\nx-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 115\r\n\r\n\
     {\"type\":\"about:blank\",\"title\":\"Bad Request\",\"status\":400,\
     \"detail\":\"This port speaks HTTPS, not HTTP\",\"instance\":\"\"}";
 

@@ -89,3 +89,46 @@ async fn a_compressed_page_is_the_page() {
     assert_eq!(unpacked, plain.json());
     app.stop().await;
 }
+
+#[tokio::test]
+async fn every_answer_says_that_its_type_is_not_to_be_guessed_and_pages_say_what_they_may_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = App::start(dir.path()).await;
+    let task = app.create("<script>alert(1)</script>").await;
+    let path = format!("/tasks/{}", task["id"].as_str().unwrap());
+    for (method, path, status) in [
+        ("GET", path.as_str(), 200),
+        ("DELETE", &path, 204),
+        ("GET", &path, 404),
+        ("GET", "/tasks", 200),
+        ("GET", "/tasks?limit=0", 422),
+        ("POST", "/tasks", 400),
+        ("PUT", "/tasks", 405),
+        ("GET", "/nowhere", 404),
+        ("GET", "/healthz", 200),
+        ("GET", "/readyz", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/openapi.json", 200),
+        ("GET", "/asyncapi.json", 200),
+        ("GET", "/schemas/task-event.json", 200),
+        ("GET", "/", 200),
+        ("GET", "/docs", 200),
+        ("HEAD", "/docs", 200),
+    ] {
+        let answer = app.call(method, path).header("accept", "text/html").send().await;
+        assert_eq!(answer.status, status, "{method} {path}");
+        let values = answer.headers.get_all("x-content-type-options").iter();
+        assert_eq!(values.collect::<Vec<_>>(), ["nosniff"], "{method} {path}");
+        let is_page = answer
+            .headers
+            .get("content-type")
+            .is_some_and(|kind| kind.to_str().unwrap().starts_with("text/html"));
+        for name in ["content-security-policy", "referrer-policy", "cross-origin-opener-policy"] {
+            assert_eq!(answer.headers.contains_key(name), is_page, "{method} {path}: {name}");
+        }
+    }
+    // What the HTTP layer answers without the application.
+    let raw = app.raw(b"NOT HTTP\r\n\r\n").await;
+    assert!(raw.contains("\r\nx-content-type-options: nosniff\r\n"), "{raw}");
+    app.stop().await;
+}
