@@ -11,7 +11,7 @@ use task_events::http_client::Url;
 use task_events::networks::Networks;
 use task_events::registry_args::RegistryArgs;
 use task_events::services::{AUDIT, DLQ_PROCESSOR, NOTIFICATION};
-use task_events::url_arg::UrlOf;
+use task_events::url_arg::{UrlInFile, UrlOf};
 use task_events::version::version;
 
 use crate::audit::{AuditError, Limits, WitnessSettings};
@@ -51,7 +51,7 @@ pub struct ConsumerArgs {
 pub struct NotificationArgs {
     /// What a notification is: a line on stdout, or a signed POST to WEBHOOK_URL
     #[arg(long, env = "NOTIFIER", default_value = "log", ignore_case = true, value_enum,
-          requires_ifs = [("webhook", "webhook_url"), ("webhook", "webhook_secret_file")])]
+          requires_ifs = [("webhook", "webhook_address"), ("webhook", "webhook_secret_file")])]
     pub notifier: Notifier,
     /// Where webhooks go.
     #[command(flatten)]
@@ -77,11 +77,14 @@ pub enum Notifier {
 #[derive(Debug, Clone, Args)]
 pub struct WebhookArgs {
     /// Where webhooks go: an https or http address
-    #[arg(long, env = "WEBHOOK_URL", value_name = "URL", hide_env_values = true, value_parser = UrlOf("WEBHOOK_URL"))]
+    #[arg(long, env = "WEBHOOK_URL", value_name = "URL", hide_env_values = true, value_parser = UrlOf("WEBHOOK_URL"), group = "webhook_address")]
     pub webhook_url: Option<Url>,
+    /// File that holds that address
+    #[arg(long, env = "WEBHOOK_URL_FILE", value_name = "FILE", value_parser = UrlInFile("WEBHOOK_URL_FILE"), group = "webhook_address")]
+    pub webhook_url_file: Option<Url>,
     /// CAs that may have signed the certificate of an https address, in PEM: a file, or a folder of *.crt and *.pem. By
     /// default, the system's
-    #[arg(long, env = "WEBHOOK_CA_FILE", value_name = "FILE", requires = "webhook_url")]
+    #[arg(long, env = "WEBHOOK_CA_FILE", value_name = "FILE", requires = "webhook_address")]
     pub webhook_ca_file: Option<PathBuf>,
     /// File of the secrets that sign, whsec_ and base64, a line each; all of them sign, so that one can be replaced; read
     /// again when it changes
@@ -99,7 +102,7 @@ impl WebhookArgs {
     /// The webhooks and the file of their secrets, if they are configured.
     pub fn config(&self) -> Option<(Config, PathBuf)> {
         let config = Config {
-            url: self.webhook_url.clone()?,
+            url: self.webhook_url.clone().or(self.webhook_url_file.clone())?,
             ca: self.webhook_ca_file.clone(),
             allowed: self.webhook_allowed_networks.clone(),
             tries: self.webhook_tries,
@@ -138,22 +141,24 @@ pub struct AuditArgs {
 #[derive(Debug, Clone, Args)]
 pub struct WitnessArgs {
     /// Witness (c2sp.org/tlog-witness) that cosigns the tree: https://host/prefix or http://host:port/prefix; none unless set
-    #[arg(long, env = "AUDIT_WITNESS_URL", value_name = "URL", hide_env_values = true, value_parser = UrlOf("AUDIT_WITNESS_URL"), requires_all = ["audit_key_file", "audit_witness_key_file"])]
+    #[arg(long, env = "AUDIT_WITNESS_URL", value_name = "URL", hide_env_values = true, value_parser = UrlOf("AUDIT_WITNESS_URL"), group = "witness_address", requires_all = ["audit_key_file", "audit_witness_key_file"])]
     audit_witness_url: Option<Url>,
+    /// File that holds that address
+    #[arg(long, env = "AUDIT_WITNESS_URL_FILE", value_name = "FILE", value_parser = UrlInFile("AUDIT_WITNESS_URL_FILE"), group = "witness_address", requires_all = ["audit_key_file", "audit_witness_key_file"])]
+    audit_witness_url_file: Option<Url>,
     /// File with the witness's public key, NAME+ID+KEY
-    #[arg(long, env = "AUDIT_WITNESS_KEY_FILE", requires = "audit_witness_url")]
+    #[arg(long, env = "AUDIT_WITNESS_KEY_FILE", requires = "witness_address")]
     audit_witness_key_file: Option<PathBuf>,
     /// CAs of an https witness: a file in PEM, or a folder; the system's unless set
-    #[arg(long, env = "AUDIT_WITNESS_CA_FILE", requires = "audit_witness_url")]
+    #[arg(long, env = "AUDIT_WITNESS_CA_FILE", requires = "witness_address")]
     audit_witness_ca_file: Option<PathBuf>,
 }
 
 impl WitnessArgs {
     /// The witness, if there is one. Blocks.
     pub fn settings(self) -> Result<Option<WitnessSettings>, AuditError> {
-        let Some((url, key)) = self.audit_witness_url.zip(self.audit_witness_key_file) else {
-            return Ok(None);
-        };
+        let url = self.audit_witness_url.or(self.audit_witness_url_file);
+        let Some((url, key)) = url.zip(self.audit_witness_key_file) else { return Ok(None) };
         WitnessSettings::load(url, &key, self.audit_witness_ca_file).map(Some)
     }
 }
@@ -210,6 +215,12 @@ mod tests {
         }
     }
 
+    fn url_file(url: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{url}\n")).unwrap();
+        file
+    }
+
     #[test]
     fn webhooks_need_a_url_and_secrets() {
         let parse = |args: &[&str]| NotificationArgs::try_parse_from([&["x"], args].concat());
@@ -223,6 +234,13 @@ mod tests {
         }
         let args = ["--notifier", "webhook", "--webhook-url", "http://a/", "--webhook-secret-file", "f"];
         assert_eq!(parse(&args).unwrap().webhook.config().unwrap().0.tries.get(), 9);
+
+        let file = url_file("http://b/secret");
+        let file = ["--webhook-url-file", file.path().to_str().unwrap()];
+        let with_file = [&args[..2], &file, &args[4..]].concat();
+        assert_eq!(parse(&with_file).unwrap().webhook.config().unwrap().0.url.host(), "b");
+        let both = parse(&[&args[..], &file].concat()).unwrap_err().to_string();
+        assert!(both.contains("--webhook-url-file") && !both.contains("secret"), "{both}");
     }
 
     #[test]
@@ -231,6 +249,11 @@ mod tests {
         let (url, key) = (["--audit-witness-url", "http://a/b"], ["--audit-witness-key-file", "f"]);
         let tree = ["--audit-key-file", "f"];
         assert!(parse(&[url, key, tree].concat()).is_ok());
+        let file = url_file("http://b/c");
+        let file = ["--audit-witness-url-file", file.path().to_str().unwrap()];
+        let with_file = parse(&[file, key, tree].concat()).unwrap();
+        assert_eq!(with_file.witness.audit_witness_url_file.unwrap().host(), "b");
+        assert!(parse(&[file, key].concat()).is_err() && parse(&[file, url, key, tree].concat()).is_err());
         for args in [
             &[url, key].concat()[..],
             &[url, tree].concat(),
