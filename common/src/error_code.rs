@@ -79,6 +79,7 @@ codes! {
     AuditSignal = "TE0408",
     AuditTree = "TE0409",
     AuditKey = "TE0410",
+    AuditForeignLine = "TE0411",
     KafkaUnreachable = "TE0501",
     UnknownTopic = "TE0502",
     UnknownPartition = "TE0503",

@@ -49,12 +49,14 @@
 //!
 //! docs/audit-log.md tells operators the same.
 
+mod compare;
 mod current;
 mod error;
 mod file;
 mod gone;
 mod hole;
 mod journal;
+mod journal_error;
 mod limits;
 mod line;
 mod mark;
@@ -91,10 +93,11 @@ use self::file::Files as _;
 use self::journal::Progress;
 use self::pending::Pending;
 use self::segments::with_suffix;
-use self::tree::{Commits, passed_on};
+use self::tree::{Commits, Tree, passed_on};
 use self::writer::{FlushError, Writer};
 use crate::service::Opened;
 
+pub use compare::Records;
 pub use error::{AuditError, Damage};
 pub use limits::Limits;
 pub use line::{At, Line, parse, render};
@@ -115,6 +118,8 @@ pub struct Settings {
     pub signer: Option<Signer>,
     /// Cosigns the tree's checkpoints.
     pub witness: Option<WitnessSettings>,
+    /// What lines that are found in the log are compared with, before they are signed.
+    pub records: Option<Records>,
 }
 
 /// Reads the key that signs the tree over a log's lines.
@@ -130,8 +135,11 @@ fn open_with(
     settings: Settings,
     reader: EventReader,
 ) -> Result<Opened<Audit>, AuditError> {
-    let Settings { limits, signer, .. } = settings;
-    let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"), limits, signer)?;
+    let Settings { limits, signer, records, .. } = settings;
+    let tree = signer.map(Tree::start).transpose();
+    let tree = tree.map_err(|source| AuditError::Recover { path: log.to_owned(), source })?;
+    let tree = tree.map(|tree| if records.is_some() { tree.compared() } else { tree });
+    let writer = Writer::start(FileSystem, log, &state_dir.join("dedup"), limits, tree)?;
     ::log::info!("Loaded {} previously seen events", writer.index().len()?);
     let at_end = {
         let writer = writer.clone();
@@ -166,12 +174,15 @@ pub fn open_and_rotate(
     // Before the log is read, which may take a while: a SIGHUP that nobody listens for ends the process.
     let terminal = Terminal::at_start();
     let mut hangups = signal(SignalKind::hangup()).map_err(|source| AuditError::Signal { source })?;
-    let witness = settings.witness.clone();
-    let opened = open_with(log, state_dir, settings, reader)?;
+    let (witness, records) = (settings.witness.clone(), settings.records.clone());
+    let opened = open_with(log, state_dir, settings, reader.clone())?;
     let writer = opened.service.writer.clone();
     if let Some((witness, commits)) = witness.zip(writer.commits().cloned()) {
         let folder = with_suffix(&FileSystem.real(log), "tree");
         tokio::spawn(witness::run(folder, witness, commits));
+    }
+    if let Some((records, commits)) = records.zip(writer.commits().cloned()) {
+        tokio::spawn(compare::run(records, reader, commits));
     }
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {

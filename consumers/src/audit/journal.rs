@@ -11,6 +11,7 @@
 //! A change between the check and the sync is found by the check that follows the sync. One that follows that
 //! one is found before the next append, or within [`IDLE`](super::writer) when there is none.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,19 +29,17 @@ use super::current::Current;
 use super::file::{self, Files, Lines, Section};
 use super::gone;
 use super::hole::cut_hole;
+pub(super) use super::journal_error::JournalError;
 use super::limits::{Limits, first_time};
 use super::mark::Mark;
 use super::pending::{NewLines, Part};
-use super::recovery::{self, holds};
-use super::scan::{ScanError, scan};
+use super::recovery::{self, Recovered, holds};
+use super::scan::scan;
 use super::tree::Tree;
 use super::{AuditError, segments};
 
 /// A SIGHUP that comes so soon after a rename belongs to it.
 const SIGHUP_FOLLOWS: Duration = Duration::from_secs(60);
-
-/// What a full disk means, and what to do.
-const FULL: &str = "; free space on its disk: nothing is committed until then, and Kafka deletes waiting events once they are older than the topic's retention";
 
 /// How far a partition's work is done.
 #[derive(Debug, Clone)]
@@ -48,24 +47,6 @@ pub(super) struct Progress {
     pub(super) topic: String,
     pub(super) partition: i32,
     pub(super) position: Position,
-}
-
-/// Why nothing was acknowledged.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum JournalError {
-    #[error("cannot write audit log {}: {source}{}", path.display(), if source.kind() == io::ErrorKind::StorageFull { FULL } else { "" })]
-    Write { path: PathBuf, source: io::Error },
-    #[error("cannot check audit log {}: {source}", path.display())]
-    Look { path: PathBuf, source: io::Error },
-    #[error("cannot bring the index up to date with audit log {}: {source}", path.display())]
-    CatchUp { path: PathBuf, source: ScanError },
-    #[error("cannot rotate audit log {}: {source}", path.display())]
-    Rotate { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Recover(#[from] AuditError),
-    /// Lines are missing from the file: reading has to go on from the position that the next start finds.
-    #[error("{missing}")]
-    Reread { missing: String },
 }
 
 /// The open log and its index.
@@ -90,6 +71,8 @@ pub(super) struct Journal<F: Files> {
     limits: Limits,
     /// When the file's first event was audited, once that was asked for.
     since: Option<DateTime<Utc>>,
+    /// Bytes of the file that were found, and not written by this process: the tree is not told of them yet.
+    found: Cell<(u64, u64)>,
 }
 
 impl<F: Files> Journal<F> {
@@ -99,14 +82,28 @@ impl<F: Files> Journal<F> {
         let real = files.real(path);
         let index = recovery::open_index(&files, path, index_path)?;
         let current = Current { files: &files, file: &file, length, path, real: &real };
-        let (mark, missing) = recovery::recover(&current, &index)?;
+        let Recovered { mark, missing, found } = recovery::recover(&current, &index)?;
         if let Some(missing) = missing {
             log::error!("{missing} {}", Code::AuditLinesMissing);
         }
         let (is_dirty, renamed, reported) = (false, None, None);
         let (limits, since, tree) = Default::default();
-        let path = path.to_owned();
-        Ok(Self { path, real, file, is_dirty, mark, index, renamed, reported, limits, since, tree, files })
+        let (path, found) = (path.to_owned(), Cell::new(found));
+        Ok(Self {
+            path,
+            real,
+            file,
+            is_dirty,
+            mark,
+            index,
+            renamed,
+            reported,
+            limits,
+            since,
+            tree,
+            found,
+            files,
+        })
     }
 
     /// The same with limits at which the file is sealed.
@@ -131,7 +128,7 @@ impl<F: Files> Journal<F> {
     fn follow(&self) -> bool {
         let Some(tree) = &self.tree else { return false };
         let Self { files, path, real, file, .. } = self;
-        tree.follow(&Current { files, file, length: self.mark.length, path, real })
+        tree.follow(&Current { files, file, length: self.mark.length, path, real }, self.found.take())
     }
 
     pub(super) fn index(&self) -> &Dedup {
@@ -343,7 +340,11 @@ impl<F: Files> Journal<F> {
 
     fn recover_index(&mut self, length: u64) -> Result<(), JournalError> {
         let Self { files, path, real, file, index, .. } = self;
-        let (mark, missing) = recovery::recover(&Current { files, file, length, path, real }, index)?;
+        let recovered = recovery::recover(&Current { files, file, length, path, real }, index)?;
+        let Recovered { mark, missing, found } = recovered;
+        if found.0 < found.1 {
+            self.found.set(found);
+        }
         (self.mark, self.is_dirty, self.since) = (mark, false, None);
         match missing {
             None => Ok(()),

@@ -55,11 +55,18 @@ pub(super) fn open_index<F: Files>(files: &F, log: &Path, path: &Path) -> Result
     }
 }
 
-/// Brings the index level with the log. Returns what is then known of the log, and what is missing of it.
-pub(super) fn recover<F: Files>(
-    current: &Current<'_, F>,
-    index: &Dedup,
-) -> Result<(Mark, Option<String>), AuditError> {
+/// What a recovery found.
+pub(super) struct Recovered {
+    /// What is known of the log.
+    pub(super) mark: Mark,
+    /// What is missing of it.
+    pub(super) missing: Option<String>,
+    /// The bytes of the file that an index which was there did not name.
+    pub(super) found: (u64, u64),
+}
+
+/// Brings the index level with the log.
+pub(super) fn recover<F: Files>(current: &Current<'_, F>, index: &Dedup) -> Result<Recovered, AuditError> {
     let io = |source| AuditError::Recover { path: current.path.to_owned(), source };
     if current.length == 0 {
         // Its name has to be on disk before its first line is; it may also be left over from a crash
@@ -67,8 +74,9 @@ pub(super) fn recover<F: Files>(
         current.files.disk().sync_folder(current.real).map_err(io)?;
     }
     let (mark, ids) = (index.mark()?, index.len()?);
-    let read = mark.as_deref().and_then(Mark::from_bytes);
-    let (start, tail, missing) = match read.filter(|mark| mark.ids == ids) {
+    let read = mark.as_deref().and_then(Mark::from_bytes).filter(|mark| mark.ids == ids);
+    let is_known = read.is_some();
+    let (start, tail, missing) = match read {
         Some(mark) if holds(current.file, current.length, &mark).map_err(io)? => {
             let tail = tail_of(&mark);
             (seal_later(current, index, mark).map_err(|error| error.at_start(current.path))?, tail, None)
@@ -96,7 +104,10 @@ pub(super) fn recover<F: Files>(
             (made, if current.length == 0 { Tail::Unsynced } else { Tail::Foreign }, None)
         }
     };
-    read_on(current, index, start, tail).map(|mark| (mark, missing))
+    let from = start.length;
+    let mark = read_on(current, index, start, tail)?;
+    let found = (from, if is_known { mark.length } else { from });
+    Ok(Recovered { mark, missing, found })
 }
 
 /// What is known of lines that the index does not name.

@@ -7,6 +7,7 @@ mod power_cut;
 mod rig;
 mod rotation;
 mod tree;
+mod unconfirmed;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -12,7 +12,8 @@
 //!    with the time behind its name, and a tree with a new origin begins. Nothing is ever taken out of a tree.
 //! 4. *Nothing is signed of a tree that was there before, beyond what was signed, until it is known to fit Kafka's anchor*:
 //!    or an old copy that was put back would get a second history under the same origin.
-//! 5. *An anchor of another origin is passed on as it is*: no instance judges or removes another's.
+//! 5. *Nothing is signed of lines that were found in the files, until Kafka is known to have their events*: see [`unconfirmed`].
+//! 6. *An anchor of another origin is passed on as it is*: no instance judges or removes another's.
 //!
 //! The format is described in docs/audit-proof.md. There is no tree without a key.
 
@@ -22,6 +23,7 @@ mod growing;
 mod lock;
 mod thread;
 mod trouble;
+mod unconfirmed;
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -44,6 +46,7 @@ use self::trouble::{TROUBLES, Trouble};
 use super::current::Current;
 use super::file::Files;
 use super::segments::with_suffix;
+pub(super) use unconfirmed::Stretch;
 
 /// Batches that wait for the thread, each of 4 MiB at most.
 const QUEUE: usize = 8;
@@ -107,6 +110,61 @@ impl Commits {
         }
     }
 
+    /// Lines that are to be compared with Kafka.
+    pub(super) fn next_unconfirmed(&self) -> Option<Stretch> {
+        lock(&self.0.unconfirmed).next()
+    }
+
+    /// Returns when there may be some.
+    pub(super) async fn found(&self) {
+        self.0.found.notified().await;
+    }
+
+    /// Kafka has that many lines, but for some whose records it does not have any more.
+    pub(super) fn confirm(&self, stretch: &Stretch, lines: u64, untold: u64) {
+        let Some(all) = lock(&self.0.unconfirmed).confirm(stretch, untold) else { return };
+        let Stretch { path, from, .. } = stretch;
+        log::info!(
+            "Kafka has {} of {lines} lines that were found in {} from byte {from} on",
+            lines - untold,
+            path.display()
+        );
+        if all == 0 {
+            self.0.troubles.clear(Trouble::Unconfirmed);
+            return;
+        }
+        let why = format!(
+            "{all} lines of {} that were found from byte {from} on are signed, though Kafka has their records no more: another process may have written them",
+            path.display()
+        );
+        log::error!("{why} {}", Code::AuditForeignLine);
+        self.0.troubles.set(Trouble::Unconfirmed, why);
+    }
+
+    /// Kafka contradicts the line at that byte.
+    pub(super) fn refute(&self, stretch: &Stretch, at: u64, reason: &str) {
+        if !lock(&self.0.unconfirmed).refute(stretch) {
+            return;
+        }
+        let why = format!(
+            "the line at byte {at} of {} is not by this service: {reason}; it and what follows is not signed until it is moved out",
+            stretch.path.display()
+        );
+        log::error!("{why} {}", Code::AuditForeignLine);
+        self.0.troubles.set(Trouble::Foreign, why);
+    }
+
+    /// Kafka could not be asked.
+    pub(super) fn cannot_compare(&self, reason: &str) {
+        let why = format!(
+            "lines that were found in the audit log are not compared with Kafka yet, and not signed: {reason}"
+        );
+        if !self.0.troubles.has(Trouble::Unconfirmed) {
+            log::warn!("{why}");
+        }
+        self.0.troubles.set(Trouble::Unconfirmed, why);
+    }
+
     /// What is wrong with the tree, in words.
     pub(super) fn troubles(&self) -> Vec<String> {
         self.0.troubles.all()
@@ -134,6 +192,12 @@ impl Tree {
         let thread = Some(thread.spawn(move || of_thread.run(&queue))?);
         let (messages, following) = (Some(messages), Mutex::default());
         Ok(Self { messages, thread, shared, signer, step: STEP, following })
+    }
+
+    /// The same, which signs no line that was found in the files before it is [confirmed](Commits::confirm).
+    pub(super) fn compared(self) -> Self {
+        lock(&self.shared.unconfirmed).compare();
+        self
     }
 
     #[cfg(test)]
@@ -195,8 +259,8 @@ impl Tree {
     }
 
     /// Brings the tree nearer to the log, by one step. Whether there is more to do. What goes wrong is logged: the log goes
-    /// on without.
-    pub(super) fn follow<F: Files>(&self, current: &Current<'_, F>) -> bool {
+    /// on without. `found`: bytes of the log's file that the index did not name.
+    pub(super) fn follow<F: Files>(&self, current: &Current<'_, F>, found: (u64, u64)) -> bool {
         let shared = &self.shared;
         let begun = lock(&self.following).take();
         if begun.is_none() {
@@ -206,9 +270,15 @@ impl Tree {
             }
             shared.lags.store(true, Ordering::Relaxed);
             *lock(&shared.growing) = None;
+            // What it has to read again may be in other places now, or gone.
+            if lock(&shared.unconfirmed).forget() {
+                shared.is_opened.store(false, Ordering::Relaxed);
+                shared.troubles.clear(Trouble::Foreign);
+            }
         }
+        shared.add_found(current.real, found);
         let folder = with_suffix(current.real, "tree");
-        match follow(&folder, &self.signer, current, shared, begun, self.step) {
+        match follow(&folder, &self.signer, current, shared, (begun, found), self.step) {
             Ok(Followed::Partly(tree)) => {
                 *lock(&self.following) = Some(tree);
                 return true;
@@ -217,6 +287,7 @@ impl Tree {
                 let anchor = tree.anchor();
                 lock(&shared.anchors).set_newest(anchor);
                 shared.lags.store(false, Ordering::Relaxed);
+                shared.is_opened.store(true, Ordering::Relaxed);
                 *lock(&shared.failed) = None;
                 shared.troubles.clear(Trouble::Failed);
                 // At the end: what fails from then on is not taken back.

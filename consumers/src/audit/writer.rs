@@ -10,7 +10,6 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use audit_tree::Signer;
 use task_events::dedup::{Dedup, DedupError};
 use task_events::error_code::Code;
 use task_events::kafka::Position;
@@ -96,11 +95,9 @@ impl Writer {
         path: &Path,
         index_path: &Path,
         limits: Limits,
-        signer: Option<Signer>,
+        tree: Option<Tree>,
     ) -> Result<Self, AuditError> {
         let journal = Journal::open(files, path, index_path)?.with_limits(limits);
-        let tree = signer.map(Tree::start).transpose();
-        let tree = tree.map_err(|source| AuditError::Recover { path: path.to_owned(), source })?;
         let commits = tree.as_ref().map(Tree::commits);
         let journal = journal.with_tree(tree);
         let index = journal.index().clone();

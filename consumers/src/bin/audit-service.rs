@@ -6,7 +6,7 @@
 )]
 
 use consumers::args::AuditArgs;
-use consumers::audit::{self, Settings};
+use consumers::audit::{self, Records, Settings};
 use consumers::service::{self, Reads};
 use task_events::services::AUDIT;
 
@@ -29,10 +29,13 @@ fn main() {
         dlq_topic: Some(common.topics.dlq_topic.clone()),
     };
     let registry = common.registry.clone();
+    let (kafka, of_group, topic) = (common.kafka.clone(), reads.group.clone(), reads.topic.clone());
     service::run(&common, reads, move |state_dir| {
         let reader = registry.reader(Some(state_dir));
         let signer = audit_key_file.as_deref().map(audit::read_key).transpose()?;
-        let settings = Settings { limits: segments.limits(), signer, witness: witness.settings()? };
+        let (limits, witness) = (segments.limits(), witness.settings()?);
+        let records = signer.is_some().then(|| Records { kafka: kafka.kafka(&of_group), topic });
+        let settings = Settings { limits, signer, witness, records };
         audit::open_and_rotate(&audit_log_path, state_dir, settings, reader)
     });
 }

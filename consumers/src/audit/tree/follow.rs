@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use audit_tree::Signer;
 use task_events::error_code::Code;
@@ -29,7 +30,7 @@ pub(super) fn follow<F: Files>(
     signer: &Signer,
     current: &Current<'_, F>,
     shared: &Shared,
-    begun: Option<Box<Growing>>,
+    (begun, unindexed): (Option<Box<Growing>>, (u64, u64)),
     step: u64,
 ) -> io::Result<Followed> {
     let mut files = segments::beside(current.files, current.real)?;
@@ -45,11 +46,11 @@ pub(super) fn follow<F: Files>(
         }
         Found::Tree(mut tree) => match find_end(current, &files, &tree.end())? {
             Some(end) => {
-                if !add_files(&mut tree, current, &files, end, step)? {
+                if !add_files(&mut tree, current, shared, &files, end, step)? {
                     return Ok(Followed::Partly(tree));
                 }
                 if tree.fits_checkpoint() {
-                    return finish(tree, current).map(Followed::Level);
+                    return finish(tree, current, shared).map(Followed::Level);
                 }
                 "its last checkpoint is of other lines: they were changed while the service was stopped"
             }
@@ -69,16 +70,24 @@ pub(super) fn follow<F: Files>(
         shared.troubles.set(Trouble::SetAside, text);
     }
     lock(&shared.anchors).forget();
+    // Of what was found before, places and lines are others now.
+    lock(&shared.unconfirmed).forget();
+    shared.troubles.clear(Trouble::Foreign);
+    shared.add_found(current.real, unindexed);
     let mut tree = Box::new(Growing::create(folder, signer)?);
-    match add_files(&mut tree, current, &files, (0, 0), step)? {
-        true => finish(tree, current).map(Followed::Level),
+    match add_files(&mut tree, current, shared, &files, (0, 0), step)? {
+        true => finish(tree, current, shared).map(Followed::Level),
         false => Ok(Followed::Partly(tree)),
     }
 }
 
 /// Writes what a tree that is level has; one that has just begun is signed.
-fn finish<F: Files>(mut tree: Box<Growing>, current: &Current<'_, F>) -> io::Result<Box<Growing>> {
-    tree.publish(tree.is_new())?;
+fn finish<F: Files>(
+    mut tree: Box<Growing>,
+    current: &Current<'_, F>,
+    shared: &Shared,
+) -> io::Result<Box<Growing>> {
+    tree.publish(tree.is_new() && lock(&shared.unconfirmed).is_empty())?;
     if tree.is_new() {
         log::info!(
             "audit log {} has a tree of {} lines: {}",
@@ -94,14 +103,24 @@ fn finish<F: Files>(mut tree: Box<Growing>, current: &Current<'_, F>) -> io::Res
 fn add_files<F: Files>(
     tree: &mut Growing,
     current: &Current<'_, F>,
+    shared: &Shared,
     files: &[PathBuf],
     (file, from): (usize, u64),
     step: u64,
 ) -> io::Result<bool> {
     let (mut left, mut from) = (step, from);
+    // Until the tree is level for the first time, what it lacks may be by anybody.
+    let is_opened = shared.is_opened.load(Ordering::Relaxed);
+    let finds = !tree.is_new() && !is_opened && lock(&shared.unconfirmed).is_compared();
     for path in files.iter().skip(file) {
         // What is left of it, where it is not compressed; that is read whole: to go on within it means to read it again.
-        if !add_file(tree, current, path, from, &mut left)? {
+        if !lock(&shared.unconfirmed).is_empty() {
+            tree.hold();
+        }
+        let mut unsigned = finds.then_some((0, 0));
+        let is_whole = add_file(tree, current, path, from, (&mut left, &mut unsigned))?;
+        shared.add_found(path, unsigned.unwrap_or_default());
+        if !is_whole {
             return Ok(false);
         }
         from = 0;
@@ -134,13 +153,14 @@ fn find_end<F: Files>(
     Ok(end.sealed.then(|| (files.len().saturating_sub(1), 0)))
 }
 
-/// Adds lines until none are left of the step. Whether all of the file are added.
+/// Adds lines until none are left of the step. Whether all of the file are added. Where it is asked for, keeps between which
+/// bytes those are that the last checkpoint has not.
 fn add_file<F: Files>(
     tree: &mut Growing,
     current: &Current<'_, F>,
     path: &Path,
     from: u64,
-    left: &mut u64,
+    (left, unsigned): (&mut u64, &mut Option<(u64, u64)>),
 ) -> io::Result<bool> {
     let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
     with_lines(current, path, from, |lines| {
@@ -151,7 +171,14 @@ fn add_file<F: Files>(
             if *left == 0 && !is_compressed {
                 return Ok(false);
             }
-            tree.add(bytes, at + bytes.len() as u64)?;
+            let end = at + bytes.len() as u64;
+            if tree.size() >= tree.signed()
+                && let Some(unsigned) = unsigned
+            {
+                *unsigned = (if unsigned.1 == 0 { at } else { unsigned.0 }, end);
+                tree.hold();
+            }
+            tree.add(bytes, end)?;
             tree.sync_if_due()?;
             *left = left.saturating_sub(bytes.len() as u64);
         }

@@ -74,7 +74,11 @@ pub(super) struct Growing {
     last: Option<Hash>,
     /// The checkpoint that was there at the start, until the tree has its size.
     claimed: Option<Checkpoint>,
+    /// Lines that the checkpoint had when the tree was opened.
+    signed: u64,
     published: u64,
+    /// It has lines that may not be signed: `state.json` stays behind them.
+    is_held: bool,
     synced: (u64, Instant),
     /// What was written and not synced, and the partial tiles of the last checkpoint and of the last sync.
     unsynced: BTreeSet<PathBuf>,
@@ -120,7 +124,9 @@ impl Growing {
             rows,
             last: None,
             claimed: None,
+            signed: 0,
             published: size,
+            is_held: false,
             synced: (size, Instant::now()),
             unsynced,
             partials,
@@ -165,12 +171,12 @@ impl Growing {
             return Ok(Found::Unusable("its tiles do not lead to the root of its checkpoint"));
         }
         // The last state may be of lines that were not signed yet.
-        let published = claimed.size.min(state.size);
+        let (published, signed) = (claimed.size.min(state.size), claimed.size);
         let claimed = Some(claimed).filter(|claimed| claimed.size > state.size);
         let paths = Tile::partials(state.size).map(|tile| tile.path(folder));
         let synced_partials = paths.filter(|path| path.exists()).collect();
         let tree = Self::at(folder, signer, state, rows);
-        Ok(Found::Tree(Box::new(Self { last, claimed, published, synced_partials, ..tree })))
+        Ok(Found::Tree(Box::new(Self { last, claimed, signed, published, synced_partials, ..tree })))
     }
 
     pub(super) fn origin(&self) -> &str {
@@ -184,6 +190,16 @@ impl Growing {
 
     pub(super) fn size(&self) -> u64 {
         self.rows.size()
+    }
+
+    /// Lines that were signed before it was opened.
+    pub(super) fn signed(&self) -> u64 {
+        self.signed
+    }
+
+    /// It has lines now that may not be signed yet.
+    pub(super) fn hold(&mut self) {
+        self.is_held = true;
     }
 
     pub(super) fn end(&self) -> End {
@@ -243,13 +259,14 @@ impl Growing {
         self.state.sealed = true;
         self.publish(sign)?;
         self.sync()?;
-        self.write_state()
+        if self.is_held { Ok(()) } else { self.write_state() }
     }
 
     /// Writes what a reader needs of the tree as it is now, and its checkpoint where it may be signed.
     pub(super) fn publish(&mut self, sign: bool) -> io::Result<()> {
         let size = self.size();
-        if size != self.published {
+        self.is_held &= !sign;
+        if size != self.published && !self.is_held {
             self.write_partials()?;
         }
         if size != self.published && sign && self.fits_checkpoint() {
@@ -278,7 +295,7 @@ impl Growing {
 
     /// Makes durable what is published.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        if self.synced.0 == self.size() {
+        if self.synced.0 == self.size() || self.is_held {
             return Ok(());
         }
         self.write_partials()?;

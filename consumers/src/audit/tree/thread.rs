@@ -1,17 +1,20 @@
 //! What the tree's thread does: it adds lines that are on disk, and publishes what may be signed.
 
 use std::io;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use task_events::error_code::Code;
+use tokio::sync::Notify;
 
 use super::anchors::Anchors;
 use super::growing::Growing;
 use super::lock::lock;
 use super::trouble::{Trouble, Troubles};
+use super::unconfirmed::Unconfirmed;
 
 /// How long the checkpoint on disk may lag behind the log.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -36,6 +39,11 @@ pub(super) struct Shared {
     pub(super) lags: AtomicBool,
     pub(super) failed: Mutex<Option<Instant>>,
     pub(super) troubles: Troubles,
+    pub(super) unconfirmed: Mutex<Unconfirmed>,
+    /// Told when there is more of that.
+    pub(super) found: Notify,
+    /// The tree has been level once: what it lacks from then on was written by this process, or is found by the journal.
+    pub(super) is_opened: AtomicBool,
 }
 
 impl Shared {
@@ -94,7 +102,13 @@ impl Shared {
 
     /// Whether the tree as it is now may be signed.
     fn may_sign(&self, tree: &Growing) -> bool {
-        tree.is_new() || lock(&self.anchors).may_sign()
+        (tree.is_new() || lock(&self.anchors).may_sign()) && lock(&self.unconfirmed).is_empty()
+    }
+
+    /// Lines between these bytes of a file may be by anybody.
+    pub(super) fn add_found(&self, path: &Path, found: (u64, u64)) {
+        lock(&self.unconfirmed).add(path, found);
+        self.found.notify_one();
     }
 
     /// Compares what Kafka has of this tree with the tree.

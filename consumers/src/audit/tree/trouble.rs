@@ -15,14 +15,20 @@ pub(super) enum Trouble {
     NotAnchored,
     /// The witness has not cosigned the newest checkpoint.
     NotWitnessed,
+    /// The log has a line that Kafka contradicts.
+    Foreign,
+    /// Lines were found that Kafka was not asked about yet, or does not have any more.
+    Unconfirmed,
 }
 
 /// All of it, by the names that the metrics have for them.
-pub(super) const TROUBLES: [(Trouble, &str); 4] = [
+pub(super) const TROUBLES: [(Trouble, &str); 6] = [
     (Trouble::Failed, "failed"),
     (Trouble::SetAside, "set_aside"),
     (Trouble::NotAnchored, "not_anchored"),
     (Trouble::NotWitnessed, "not_witnessed"),
+    (Trouble::Foreign, "foreign"),
+    (Trouble::Unconfirmed, "unconfirmed"),
 ];
 
 /// What is wrong by now.
