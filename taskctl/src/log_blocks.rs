@@ -6,11 +6,13 @@
 //!    in parts, as from [`Lines`](crate::log_files::Lines).
 //! 2. *Memory is that of the blocks in use*: a block that is given back is filled again. It has at most [`MAX_LINES`] lines,
 //!    since what is known of each takes more than a short line does.
+//! 3. *A file that cannot be read to its end ends nothing*: its lines up to there come, then why, then the next file. One
+//!    that cannot be opened is an error.
 
 use std::io::{self, Read};
 use std::sync::mpsc::Receiver;
 
-use crate::log_files::{LogFile, MAX_LINE, named};
+use crate::log_files::{LogFile, MAX_LINE};
 
 /// Bytes that are read at once.
 const BLOCK: usize = 512 * 1024;
@@ -26,6 +28,8 @@ pub struct Block {
     pub file: usize,
     /// The byte where it starts, in the file as it is when it is not compressed.
     pub at: u64,
+    /// Why the rest of the file cannot be read; then it is the last block of its file.
+    pub damage: Option<String>,
     buffer: Vec<u8>,
     used: usize,
 }
@@ -50,28 +54,38 @@ pub fn read(
 ) -> io::Result<()> {
     for (file, of) in files.iter().enumerate() {
         let mut stream = of.stream()?;
-        let (mut at, mut rest) = (0, Vec::new());
+        let (mut at, mut rest, mut damage) = (0, Vec::new(), None);
         loop {
             let mut buffer = free.try_recv().unwrap_or_else(|_| vec![0; BLOCK]);
-            let filled = fill(&mut *stream, &mut buffer, &rest).map_err(|error| named(&of.path, &error))?;
-            let used = lines_of(buffer.get(..filled).unwrap_or_default());
+            let (filled, error) = fill(&mut *stream, &mut buffer, &rest);
+            if let Some(error) = error {
+                (damage, stream) = (Some(error.to_string()), Box::new(io::empty()));
+            }
+            let read = buffer.get(..filled).unwrap_or_default();
+            // Of a line that was cut off by damage the beginning is no line.
+            let is_over = damage.is_some() && memchr::memchr(b'\n', read).is_none();
+            let used = if is_over { 0 } else { lines_of(read) };
             rest.clear();
             rest.extend_from_slice(buffer.get(used..filled).unwrap_or_default());
-            if used == 0 {
+            let damage = damage.take_if(|_| is_over);
+            if used == 0 && damage.is_none() {
                 break;
             }
-            let block = Block { file, at, buffer, used };
-            at += used as u64;
-            if !take(block) {
+            if !take(Block { file, at, damage, buffer, used }) {
                 return Ok(());
             }
+            if is_over {
+                break;
+            }
+            at += used as u64;
         }
     }
     Ok(())
 }
 
-/// Fills a buffer with what was left and what follows: at least one line, if there is one. How much there is.
-fn fill(stream: &mut dyn Read, buffer: &mut Vec<u8>, rest: &[u8]) -> io::Result<usize> {
+/// Fills a buffer with what was left and what follows: at least one line, if there is one. How much there is, and why
+/// there is no more.
+fn fill(stream: &mut dyn Read, buffer: &mut Vec<u8>, rest: &[u8]) -> (usize, Option<io::Error>) {
     let wanted = rest.len().max(BLOCK);
     if buffer.len() < wanted {
         buffer.resize(MAX_BLOCK, 0);
@@ -83,14 +97,14 @@ fn fill(stream: &mut dyn Read, buffer: &mut Vec<u8>, rest: &[u8]) -> io::Result<
     loop {
         while let Some(space) = buffer.get_mut(filled..end).filter(|space| !space.is_empty()) {
             match stream.read(space) {
-                Ok(0) => return Ok(filled),
+                Ok(0) => return (filled, None),
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => return (filled, Some(error)),
             }
         }
         if end == MAX_BLOCK || memchr::memrchr(b'\n', buffer.get(..filled).unwrap_or_default()).is_some() {
-            return Ok(filled);
+            return (filled, None);
         }
         end = MAX_BLOCK;
         buffer.resize(MAX_BLOCK, 0);
@@ -158,6 +172,35 @@ mod tests {
             })
             .unwrap();
             assert_eq!(found, expected, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_has_its_lines_up_to_there_and_the_next_file_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: String = (0..3 * MAX_LINES).map(|number| format!("{number:08}\n")).collect();
+        for (kind, keep, junk) in [("cut", 60, &b""[..]), ("junk", 100, b"junk"), ("no gzip", 0, b"junk")] {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            io::Write::write_all(&mut gzip, lines.as_bytes()).unwrap();
+            let mut bytes = gzip.finish().unwrap();
+            bytes.truncate(bytes.len() * keep / 100);
+            bytes.extend_from_slice(junk);
+            fs::write(folder.path().join("audit.log.1.gz"), bytes).unwrap();
+            fs::write(folder.path().join("audit.log"), "last\n").unwrap();
+            let files = files(&folder.path().join("audit.log")).unwrap();
+            let (_back, free) = mpsc::channel();
+            let (mut text, mut damaged) = (Vec::new(), Vec::new());
+            read(&files, &free, |block| {
+                assert!(block.bytes().iter().filter(|byte| **byte == b'\n').count() <= MAX_LINES);
+                text.extend_from_slice(block.bytes());
+                damaged.extend(block.damage.as_ref().map(|_| block.file));
+                true
+            })
+            .unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let whole = text.strip_suffix("last\n").unwrap();
+            assert!(lines.starts_with(whole) && (whole.is_empty() || whole.ends_with('\n')), "{kind}");
+            assert_eq!((whole == lines, damaged), (kind == "junk", vec![0]), "{kind}");
         }
     }
 }

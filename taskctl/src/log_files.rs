@@ -19,6 +19,8 @@ use task_events::segments::is_segment;
 pub const MAX_LINE: u64 = 1024 * 1024;
 /// Bytes read at once.
 const READ: usize = 256 * 1024;
+/// Lines of which one has to say when a file was begun.
+const LINES_WITH_TIME: usize = 64;
 /// How often the files are looked for, where the log is sealed at that very moment.
 const LOOKS: usize = 10;
 
@@ -165,15 +167,21 @@ pub fn files(log: &Path) -> io::Result<Vec<LogFile>> {
     )))
 }
 
-/// When the first line of a file was written. Files that do not say come first.
+/// When the first line of a file was written, or one behind it, where that is damaged. Files that do not say come first.
 fn first_time(file: &LogFile) -> io::Result<Option<String>> {
     #[derive(Deserialize)]
     struct Time {
         audited_at: String,
     }
     let mut lines = file.lines()?;
-    let first = lines.next()?;
-    Ok(first.and_then(|line| serde_json::from_slice::<Time>(line.bytes).ok()).map(|time| time.audited_at))
+    for _ in 0..LINES_WITH_TIME {
+        // What cannot be read says nothing; whoever reads the file finds out why.
+        let Ok(Some(line)) = lines.next() else { break };
+        if let Ok(time) = serde_json::from_slice::<Time>(line.bytes) {
+            return Ok(Some(time.audited_at));
+        }
+    }
+    Ok(None)
 }
 
 fn segments_beside(log: &Path) -> io::Result<Vec<PathBuf>> {
@@ -250,5 +258,20 @@ mod tests {
         assert_eq!(files(&log).unwrap().len(), 5);
         fs::remove_file(&log).unwrap();
         assert!(files(&log).unwrap_err().to_string().contains("audit.log: "));
+    }
+
+    #[test]
+    fn a_file_whose_first_line_or_all_is_damaged_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |second: u32| format!("{{\"audited_at\":\"2026-01-15T10:30:{second:02}Z\"}}\n");
+        let put = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
+        put("audit.log.3", line(1));
+        put("audit.log.2", ["no json\n".to_owned(), "\r\n".to_owned(), line(2)].concat());
+        put("audit.log.1", line(3));
+        put("audit.log.9.gz", "no gzip".to_owned());
+        put("audit.log", line(4));
+        let found = files(&folder.path().join("audit.log")).unwrap();
+        let names: Vec<_> = found.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["audit.log.9.gz", "audit.log.3", "audit.log.2", "audit.log.1", "audit.log"]);
     }
 }

@@ -3,11 +3,13 @@
 mod anchors;
 mod beside;
 mod covered;
+mod diagnosis;
 mod export;
 mod findings;
 mod keygen;
 mod line;
 mod lines;
+mod order;
 mod parts;
 mod pipeline;
 mod plain;

@@ -110,7 +110,7 @@ fn edit(folder: &Path, file: &str, change: impl FnOnce(&mut Vec<String>)) {
 type Hand = fn(&Path);
 
 /// What is done, how, and what names it.
-const HANDS: [(&str, Hand, &[&str]); 17] = [
+const HANDS: [(&str, Hand, &[&str]); 22] = [
     (
         "a changed byte",
         |folder| edit(folder, "audit.log", |lines| lines[7] = lines[7].replace("task-api", "task-apj")),
@@ -124,7 +124,7 @@ const HANDS: [(&str, Hand, &[&str]); 17] = [
     (
         "swapped lines",
         |folder| edit(folder, "audit.log", |lines| lines.swap(40, 41)),
-        &["entry 340 is missing before audit.log:41 (byte ", "audit.log:42 (byte ", "lines were swapped"],
+        &["audit.log:41 (byte ", "is entry 341, out of place: lines were swapped"],
     ),
     (
         "an inserted line",
@@ -134,7 +134,7 @@ const HANDS: [(&str, Hand, &[&str]); 17] = [
                 lines.insert(6, forged);
             });
         },
-        &["audit.log:7 (byte ", "were inserted"],
+        &["audit.log:7 (byte ", "is no part of the tree: inserted"],
     ),
     (
         "two lines merged",
@@ -177,7 +177,62 @@ const HANDS: [(&str, Hand, &[&str]); 17] = [
             bytes[5] ^= 1;
             fs::write(tile, bytes).unwrap();
         },
-        &["tile/1/000.p/2 was changed"],
+        &["tile/1/000.p/2 was changed: hash 0, and not the log", " 1 differences"],
+    ),
+    (
+        "a changed tile of leaves",
+        |folder| {
+            let tile = folder.join("audit.log.tree/tile/0/000");
+            let mut bytes = fs::read(&tile).unwrap();
+            bytes[5] ^= 1;
+            fs::write(tile, bytes).unwrap();
+        },
+        &["tile/0/000 was changed: hash 0, and not the log", " 1 differences"],
+    ),
+    (
+        "a missing partial tile",
+        |folder| fs::remove_file(folder.join("audit.log.tree/tile/1/000.p/2")).unwrap(),
+        &["tile/1/000.p/2: it is missing", " 1 differences"],
+    ),
+    (
+        "many deleted lines and one changed behind them",
+        |folder| {
+            edit(folder, "audit.log", |lines| {
+                lines[300] = lines[300].replace("task-api", "task-apj");
+                lines.drain(10..110);
+            });
+        },
+        &[
+            "entries 310 to 409 are missing before audit.log:11 (byte ",
+            "audit.log:201 (byte ",
+            "is not what entry 600 was: the line was changed",
+            " 2 differences",
+        ],
+    ),
+    (
+        "a first line of another year",
+        |folder| {
+            edit(folder, &segment(), |lines| {
+                lines[0] = lines[0].replace("audited_at\":\"2", "audited_at\":\"9")
+            })
+        },
+        &["audit-00000000000000000000.log:1 (byte 0) is not what entry 0 was", " 1 differences"],
+    ),
+    (
+        "a damaged compressed segment, and a changed line",
+        |folder| {
+            assert!(Command::new("gzip").arg(folder.join(segment())).status().unwrap().success());
+            let gzip = folder.join(format!("{}.gz", segment()));
+            let bytes = fs::read(&gzip).unwrap();
+            fs::write(&gzip, &bytes[..bytes.len() / 2]).unwrap();
+            edit(folder, "audit.log", |lines| lines[7] = lines[7].replace("task-api", "task-apj"));
+        },
+        &[
+            "audit-00000000000000000000.log.gz cannot be read behind line ",
+            " to 299 are in no line that can be read: audit-00000000000000000000.log.gz is damaged",
+            "audit.log:8 (byte ",
+            "is not what entry 307 was: the line was changed",
+        ],
     ),
     (
         "a forged checkpoint",
@@ -189,7 +244,7 @@ const HANDS: [(&str, Hand, &[&str]); 17] = [
         |folder| edit(folder, "audit.log.tree/checkpoint", |lines| lines[1] = "99999".to_owned()),
         &[
             "audit.log.tree/checkpoint: it is not signed by this key",
-            "the tree lacks entries 512 to 767: tile ",
+            "the tree lacks entries 512 to 99998: tile ",
         ],
     ),
     (

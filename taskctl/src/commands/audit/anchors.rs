@@ -21,6 +21,9 @@ pub(super) struct Anchor {
 /// Who has the anchors that were committed.
 pub(super) const KAFKA: &str = "Kafka";
 
+/// What an anchor of another tree says that the log does not fit.
+pub(super) const ANOTHER: &str = "lines were changed, or lost and written again, before this tree began; or that is the tree of another instance's log: then give --accept-origin with its name";
+
 #[derive(Deserialize)]
 struct Committed {
     size: u64,

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use audit_tree::{Verifier, Witness};
 
 use super::anchors::Anchor;
+use super::findings::Kind;
 use super::tree::{self, TreeCheck};
 use super::witnessed;
 
 /// The tree beside a log, and what it cannot be compared with. Where a signature or Kafka was asked for, a tree that is not
-/// there is an error, and so is one that Kafka has no anchor of.
+/// there is an error, and so is one that Kafka has no anchor of. So many findings of each kind are kept.
 pub(super) fn tree_beside(
     path: &Path,
     verifier: Option<&Verifier>,
     anchors: Option<Vec<Anchor>>,
     witness: Option<&Witness>,
+    findings: usize,
 ) -> io::Result<(Option<TreeCheck>, Vec<String>)> {
     let folder = with_suffix(path, ".tree");
     let mut not_checked = Vec::new();
@@ -24,7 +26,7 @@ pub(super) fn tree_beside(
     }
     let is_asked = verifier.is_some() || anchors.is_some() || witness.is_some();
     let is_known = anchors.as_ref().is_some_and(|anchors| !anchors.is_empty());
-    let tree = tree::open(&folder, verifier, anchors.clone().unwrap_or_default())?;
+    let tree = tree::open(&folder, verifier, anchors.clone().unwrap_or_default(), findings)?;
     let Some(mut tree) = tree else {
         if is_asked {
             let known = if is_known { "; Kafka has anchors of a tree of this group" } else { "" };
@@ -52,7 +54,7 @@ pub(super) fn tree_beside(
     }
     let origin = &tree.checkpoint.origin;
     if anchors.is_some_and(|anchors| !anchors.iter().any(|anchor| anchor.origin == *origin)) {
-        tree.findings.add(|| {
+        tree.findings.add(Kind::Root, || {
             format!("Kafka has no anchor of this tree, {origin}: none was committed yet, or the offsets topic was changed")
         });
     }

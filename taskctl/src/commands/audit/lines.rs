@@ -9,6 +9,7 @@ use task_events::operate::Progress as _;
 use uuid::Uuid;
 
 use super::covered::{Covered, Step};
+use super::findings::{Findings, Kind};
 use super::line::{first_id, parse};
 use super::pipeline::{self, Event};
 use super::repeats::{Bounds, Filter, Suspects, part_of, parts};
@@ -23,14 +24,21 @@ use crate::progress::Progress;
 type Partitions = BTreeMap<String, BTreeMap<i32, Covered>>;
 
 /// Reads the files of a log, oldest first.
-pub(super) fn verify(files: &[LogFile], tree: Option<TreeCheck>) -> io::Result<Report> {
-    verify_within(files, tree, Bounds::default())
+/// At most so many findings of each kind are shown.
+pub(super) fn verify(files: &[LogFile], tree: Option<TreeCheck>, findings: usize) -> io::Result<Report> {
+    verify_within(files, tree, findings, Bounds::default())
 }
 
-fn verify_within(files: &[LogFile], mut tree: Option<TreeCheck>, bounds: Bounds) -> io::Result<Report> {
+fn verify_within(
+    files: &[LogFile],
+    mut tree: Option<TreeCheck>,
+    findings: usize,
+    bounds: Bounds,
+) -> io::Result<Report> {
     let names: Vec<Arc<str>> = files.iter().map(|file| Arc::from(file.name.as_str())).collect();
     let mut report =
         Report { files: files.iter().map(|file| file.name.clone()).collect(), ..Report::default() };
+    report.found = Findings::new(findings);
     let (mut filter, mut suspects, mut zones) =
         (Filter::new(bounds), Suspects::new(bounds), Zones::new(files));
     let mut covered = Partitions::new();
@@ -48,9 +56,6 @@ fn verify_within(files: &[LogFile], mut tree: Option<TreeCheck>, bounds: Bounds)
             number += 1;
             if let Some(tree) = &mut tree {
                 let leaf = Leaf { file: Arc::clone(name), number, at, hash: line.leaf };
-                if number == 1 {
-                    tree.begin_file(&leaf);
-                }
                 tree.take(&leaf);
             }
             report.lines += 1;
@@ -71,22 +76,13 @@ fn verify_within(files: &[LogFile], mut tree: Option<TreeCheck>, bounds: Bounds)
             }
             at += line.length as u64;
         }
+        if let Some(why) = &block.block.damage {
+            report.damaged_files += 1;
+            report.found.add(Kind::File, || {
+                format!("{name} cannot be read behind line {number} (byte {at}): {why}; what follows is not verified")
+            });
+        }
     })?;
-    if let Some(tree) = tree.map(TreeCheck::finish) {
-        report.findings.extend(tree.findings.shown);
-        let behind = |of: &Cosigned| report.lines.saturating_sub(of.lines);
-        let cosigned = tree.cosigned.map(|of| Cosigned { behind: behind(&of), ..of });
-        report.tree = Some(TreeReport {
-            origin: tree.checkpoint.origin,
-            entries: tree.checkpoint.size,
-            anchors: tree.compared,
-            newest_anchor: tree.newest_anchor,
-            uncovered: tree.uncovered,
-            first_uncovered: tree.first_uncovered,
-            cosigned,
-            wrong: tree.findings.count,
-        });
-    }
     report.partitions = covered.into_values().flat_map(BTreeMap::into_values).collect();
     drop(progress);
     if suspects.too_many && filter.has_forgotten() {
@@ -94,6 +90,11 @@ fn verify_within(files: &[LogFile], mut tree: Option<TreeCheck>, bounds: Bounds)
     }
     drop(filter);
     report.find_repeats(files, suspects, &zones)?;
+    drop(zones);
+    if let Some(tree) = tree {
+        report.add_tree(tree.finish(files)?);
+    }
+    report.findings = std::mem::take(&mut report.found).into_lines();
     Ok(report)
 }
 
@@ -114,7 +115,8 @@ fn suspects_by_parts(
         let mut progress = Progress::new("looking for repeated events", bytes_of(files), "bytes");
         for file in files {
             let mut lines = file.lines()?;
-            while let Some(line) = lines.next()? {
+            // Where a file is damaged, that is a finding by now.
+            while let Ok(Some(line)) = lines.next() {
                 progress.add(line.bytes.len() as u64);
                 if let Some(id) = whole_id(line.bytes, |id| part_of(id, parts) == part)
                     && filter.set(&id)
@@ -143,6 +145,24 @@ fn place(file: &str, number: u64, at: u64) -> String {
 }
 
 impl Report {
+    /// What the tree beside the log says.
+    fn add_tree(&mut self, tree: TreeCheck) {
+        let wrong = tree.findings.count();
+        self.found.extend(tree.findings);
+        let behind = |of: &Cosigned| self.lines.saturating_sub(of.lines);
+        let cosigned = tree.cosigned.map(|of| Cosigned { behind: behind(&of), ..of });
+        self.tree = Some(TreeReport {
+            origin: tree.checkpoint.origin,
+            entries: tree.checkpoint.size,
+            anchors: tree.compared,
+            newest_anchor: tree.newest_anchor,
+            uncovered: tree.uncovered,
+            first_uncovered: tree.first_uncovered,
+            cosigned,
+            wrong,
+        });
+    }
+
     /// Looks at the next event of the log.
     fn take(&mut self, place: impl Fn() -> String, event: &Event, topic: &str, covered: &mut Partitions) {
         let Event { partition, offset, .. } = *event;
@@ -197,7 +217,7 @@ impl Report {
                 true => file.lines()?,
                 false => file.lines_between(from, to, number)?,
             };
-            while let Some(LogLine { number, at, bytes }) = lines.next()? {
+            while let Ok(Some(LogLine { number, at, bytes })) = lines.next() {
                 progress.add(bytes.len() as u64);
                 if let Some(id) = whole_id(bytes, |id| confirm.is_suspect(id))
                     && let Some(first) = confirm.add(id, format!("{}:{number}", file.name))
@@ -234,7 +254,7 @@ mod tests {
         if let Some(segment) = segment {
             fs::write(folder.path().join("audit-00000000000000000000.log"), segment).unwrap();
         }
-        verify(&files(&path).unwrap(), None).unwrap()
+        verify(&files(&path).unwrap(), None, 20).unwrap()
     }
 
     fn report(log: &str) -> Report {
@@ -311,7 +331,7 @@ mod tests {
             fs::write(&path, log).unwrap();
             let files = files(&path).unwrap();
             for (ids, suspects) in [(100_000, 100_000), (700, 100_000), (700, 50), (2_000, 10)] {
-                let found = verify_within(&files, None, Bounds { ids, suspects }).unwrap();
+                let found = verify_within(&files, None, 20, Bounds { ids, suspects }).unwrap();
                 assert_eq!((found.lines, found.damaged, found.repeated), (5_010, 0, 10), "{ids} {suspects}");
             }
         }

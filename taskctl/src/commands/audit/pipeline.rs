@@ -125,7 +125,7 @@ fn check(block: Block, with_leaves: bool) -> Lines {
 fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut start = 0;
     let ends = memchr::memchr_iter(b'\n', bytes).map(|end| end + 1);
-    let last = Some(bytes.len()).filter(|_| !bytes.ends_with(b"\n"));
+    let last = Some(bytes.len()).filter(|_| !bytes.is_empty() && !bytes.ends_with(b"\n"));
     ends.chain(last).filter_map(move |end| {
         let line = bytes.get(start..end);
         start = end;

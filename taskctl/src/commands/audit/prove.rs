@@ -71,14 +71,24 @@ pub fn prove(args: &Prove) -> Result<(), Error> {
     let leaf = leaf_hash(&line);
     let mut progress = Progress::new("looking for the entry", checkpoint.size, "entries");
     let mut index = None;
+    let mut unread = None;
     for entry in 0..checkpoint.size {
         progress.add(1);
-        if tiles.leaf(entry).map_err(failed)? == leaf {
-            index = Some(entry);
-            break;
+        match tiles.leaf(entry) {
+            Ok(found) if found == leaf => {
+                index = Some(entry);
+                break;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                unread.get_or_insert(error);
+            }
         }
     }
     drop(progress);
+    if let Some(error) = unread.filter(|_| index.is_none()) {
+        return Err(failed(error));
+    }
     let index = index.ok_or_else(|| {
         not_found("is not in the tree yet, or its line was changed: see `taskctl audit verify`, as part")
     })?;
@@ -121,9 +131,19 @@ fn line_of(path: &Path, id: Uuid) -> io::Result<Option<Vec<u8>>> {
     let finder = Finder::new(&text);
     let mut progress =
         Progress::new("looking for the event", files.iter().map(|file| file.bytes).sum(), "bytes");
+    // The event may be in a file behind one that cannot be read.
+    let mut unread = None;
     for file in files {
         let mut lines = file.lines()?;
-        while let Some(line) = lines.next()? {
+        loop {
+            let line = match lines.next() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => {
+                    unread.get_or_insert(error);
+                    break;
+                }
+            };
             progress.add(line.bytes.len() as u64);
             let Some(json) = line.bytes.strip_suffix(b"\n").filter(|json| finder.find(json).is_some()) else {
                 continue;
@@ -133,7 +153,7 @@ fn line_of(path: &Path, id: Uuid) -> io::Result<Option<Vec<u8>>> {
             }
         }
     }
-    Ok(None)
+    unread.map_or(Ok(None), Err)
 }
 
 fn render(line: &[u8], proof: &Proof, note: &str) -> String {

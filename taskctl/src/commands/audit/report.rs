@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::covered::Covered;
-use super::findings::SHOWN;
+use super::findings::{Findings, Kind};
 use super::witnessed::Cosigned;
 use crate::output::table;
 
@@ -22,8 +22,12 @@ pub(super) struct Report {
     pub(super) out_of_order: u64,
     /// How often a topic started again: it was recreated or truncated.
     pub(super) restarts: u64,
-    /// The first of them, for people.
+    /// Files that cannot be read to their end.
+    pub(super) damaged_files: u64,
+    /// The first of each kind, for people, and how many more there are.
     pub(super) findings: Vec<String>,
+    #[serde(skip)]
+    pub(super) found: Findings,
     /// What the tree beside the log says.
     pub(super) tree: Option<TreeReport>,
     /// What was not looked at, and how it could be.
@@ -52,14 +56,13 @@ pub(super) struct TreeReport {
 impl Report {
     /// What is wrong: lines, and what differs from the tree.
     pub(super) fn wrong(&self) -> u64 {
-        self.damaged + self.repeated + self.out_of_order + self.tree.as_ref().map_or(0, |tree| tree.wrong)
+        let of_lines = self.damaged + self.repeated + self.out_of_order;
+        of_lines + self.damaged_files + self.tree.as_ref().map_or(0, |tree| tree.wrong)
     }
 
-    /// Adds a finding, unless there are many already.
+    /// Adds a finding about a line as an event.
     pub(super) fn find(&mut self, finding: impl FnOnce() -> String) {
-        if self.findings.len() < SHOWN {
-            self.findings.push(finding());
-        }
+        self.found.add(Kind::Event, finding);
     }
 }
 

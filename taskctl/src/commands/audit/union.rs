@@ -16,7 +16,7 @@ use serde::Serialize;
 use task_events::operate::Progress as _;
 use uuid::Uuid;
 
-use super::findings::SHOWN;
+use super::findings::{Findings, Kind, SHOWN};
 use super::line::parse;
 use super::parts::{Part, Step, holes, is_hand_over};
 use super::plain::{At, Line};
@@ -50,8 +50,12 @@ pub(super) struct Report {
     published_twice: u64,
     /// Offsets that no log has.
     missing: Vec<Range>,
-    /// The first of what is wrong, for people.
+    /// Files that cannot be read to their end.
+    damaged_files: u64,
+    /// The first of what is wrong of each kind, for people, and how much more there is.
     findings: Vec<String>,
+    #[serde(skip)]
+    found: Findings,
 }
 
 /// What the logs together have of one partition.
@@ -89,13 +93,11 @@ struct Range {
 impl Report {
     /// Lines that are wrong.
     pub(super) fn wrong(&self, allow_overlap: bool) -> u64 {
-        self.damaged + self.repeated + if allow_overlap { 0 } else { self.unexplained }
+        self.damaged + self.damaged_files + self.repeated + if allow_overlap { 0 } else { self.unexplained }
     }
 
     fn find(&mut self, finding: impl FnOnce() -> String) {
-        if self.findings.len() < SHOWN {
-            self.findings.push(finding());
-        }
+        self.found.add(Kind::Event, finding);
     }
 }
 
@@ -156,7 +158,8 @@ struct Union {
 }
 
 /// Reads each log as long as it is now. Holds an id and where it is for each event.
-pub(super) fn verify(paths: &[PathBuf]) -> Result<Report, (PathBuf, io::Error)> {
+/// At most so many findings of each kind are shown.
+pub(super) fn verify(paths: &[PathBuf], findings: usize) -> Result<Report, (PathBuf, io::Error)> {
     let mut logs = Vec::new();
     for path in paths {
         logs.push(files(path).map_err(|error| (path.clone(), error))?);
@@ -164,6 +167,7 @@ pub(super) fn verify(paths: &[PathBuf]) -> Result<Report, (PathBuf, io::Error)> 
     let bytes = logs.iter().flatten().map(|file| file.bytes).sum();
     let mut progress = Progress::new("verifying the audit logs", bytes, "bytes");
     let mut union = Union::default();
+    union.report.found = Findings::new(findings);
     union.report.logs = paths.iter().map(|path| path.display().to_string()).collect();
     for (log, (files, path)) in logs.iter().zip(paths).enumerate() {
         union.open.clear();
@@ -179,7 +183,21 @@ impl Union {
         let mut lines = file.lines()?;
         let number_of_file = self.files.len();
         self.files.push(file.path.display().to_string());
-        while let Some(line) = lines.next()? {
+        let mut number = 0;
+        loop {
+            let line = match lines.next() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                // The other files, and logs, are verified all the same.
+                Err(error) => {
+                    self.report.damaged_files += 1;
+                    self.report.found.add(Kind::File, || {
+                        format!("behind line {number}: {error}; what follows is not verified")
+                    });
+                    break;
+                }
+            };
+            number = line.number;
             progress.add(line.bytes.len() as u64);
             self.report.lines += 1;
             let place = Place { file: number_of_file, line: line.number };
@@ -307,6 +325,7 @@ impl Union {
             let events = self.events.get(slot).copied().unwrap_or(0);
             self.report.partitions.push(Covered { topic, partition, events, first_offset, last_offset });
         }
+        self.report.findings = std::mem::take(&mut self.report.found).into_lines();
         self.report.partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         self.report
     }

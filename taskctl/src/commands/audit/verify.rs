@@ -9,6 +9,7 @@ use task_events::services::AUDIT;
 
 use super::anchors;
 use super::beside::tree_beside;
+use super::findings::{ALL, SHOWN};
 use super::keygen;
 use super::lines::verify;
 use super::report::text;
@@ -38,6 +39,9 @@ pub struct Verify {
     /// A tree of another instance's log, or one that was set aside for a reason that is known: what Kafka has of it need not fit
     #[arg(long, value_name = "ORIGIN", requires = "kafka")]
     accept_origin: Vec<String>,
+    /// Show all findings, and not only the first 20 of each kind
+    #[arg(long)]
+    all: bool,
 }
 
 /// Runs the command.
@@ -54,10 +58,16 @@ pub async fn run(setup: &Setup, args: &Verify) -> Result<(), Error> {
         anchors.retain(|anchor| !args.accept_origin.contains(&anchor.origin));
         anchors
     });
-    let (tree, not_checked) = tree_beside(path, verifier.as_ref(), anchors, witness.as_ref())
+    let shown = if args.all { ALL } else { SHOWN };
+    let (tree, not_checked) = tree_beside(path, verifier.as_ref(), anchors, witness.as_ref(), shown)
         .map_err(|error| cannot_read(path, &error))?;
-    let mut report =
-        files(path).and_then(|files| verify(&files, tree)).map_err(|error| cannot_read(path, &error))?;
+    let verified = files(path).and_then(|mut files| {
+        if let Some(tree) = &tree {
+            tree.sort(&mut files)?;
+        }
+        verify(&files, tree, shown)
+    });
+    let mut report = verified.map_err(|error| cannot_read(path, &error))?;
     report.not_checked = not_checked;
     output::write(setup.format, &report, text)?;
     match report.wrong() {
@@ -72,16 +82,17 @@ pub async fn run(setup: &Setup, args: &Verify) -> Result<(), Error> {
 /// Several logs. Each may have a tree, which is verified with that log alone.
 fn run_union(
     format: Format,
-    Verify { paths, allow_overlap, public_key, witness_key, kafka, .. }: &Verify,
+    Verify { paths, allow_overlap, public_key, witness_key, kafka, all, .. }: &Verify,
 ) -> Result<(), Error> {
     if public_key.is_some() || witness_key.is_some() || kafka.is_some() {
         let why = "--public-key, --witness-key and --kafka are of one log: verify each log with them, and then all of them without";
         return Err(Error::Refused(Code::Selection, why.to_owned()));
     }
+    let shown = if *all { ALL } else { SHOWN };
     if let Some(same) = union::same_file(paths) {
         return Err(Error::Refused(Code::Selection, format!("{same}: name each log once")));
     }
-    let report = union::verify(paths).map_err(|(path, error)| cannot_read(&path, &error))?;
+    let report = union::verify(paths, shown).map_err(|(path, error)| cannot_read(&path, &error))?;
     output::write(format, &report, union::text)?;
     match report.wrong(*allow_overlap) {
         0 => Ok(()),

@@ -16,7 +16,7 @@ fn report(logs: &[String]) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let paths: Vec<PathBuf> = (0..logs.len()).map(|number| folder.path().join(number.to_string())).collect();
     paths.iter().zip(logs).for_each(|(path, log)| std::fs::write(path, log).unwrap());
-    verify(&paths).map_err(|(_, error)| error).unwrap()
+    verify(&paths, SHOWN).map_err(|(_, error)| error).unwrap()
 }
 
 #[test]
