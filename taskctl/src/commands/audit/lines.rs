@@ -278,6 +278,31 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_damaged_is_named_and_all_others_are_verified() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        fs::write(folder.path().join("audit.log.2.gz"), "no gzip").unwrap();
+        fs::write(folder.path().join("audit.log.1"), [line(1, 0), "{}\n".to_owned()].concat()).unwrap();
+        fs::write(&path, [line(2, 2), line(1, 3)].concat()).unwrap();
+        let found = verify(&files(&path).unwrap(), None, 20).unwrap();
+        assert_eq!(
+            (found.lines, found.damaged_files, found.damaged, found.repeated),
+            (4, 1, 1, 1),
+            "{found:?}"
+        );
+        assert_eq!(found.wrong(), 3);
+        let findings = &found.findings;
+        assert!(
+            findings[0].starts_with("audit.log.2.gz cannot be read behind line 0 (byte 0): "),
+            "{findings:?}"
+        );
+        assert!(
+            findings[1].starts_with("audit.log.1:2 ") && findings[2].starts_with("audit.log:2 "),
+            "{findings:?}"
+        );
+    }
+
+    #[test]
     fn a_whole_log_is_whole() {
         let found = report(&[line(1, 0), line(2, 1), line(3, 7)].concat());
         assert_eq!((found.lines, found.damaged, found.repeated, found.out_of_order), (3, 0, 0, 0));

@@ -194,6 +194,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_event_behind_a_file_that_cannot_be_read_is_found_and_what_is_not_found_may_be_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, id) = (folder.path().join("audit.log"), Uuid::from_u128(7));
+        let line = format!("{{\"event_id\":\"{id}\"}}");
+        fs::write(&log, format!("{line}\n")).unwrap();
+        fs::write(folder.path().join("audit.log.1.gz"), "no gzip").unwrap();
+        assert_eq!(line_of(&log, id).unwrap(), Some(line.into_bytes()));
+        let error = line_of(&log, Uuid::from_u128(8)).unwrap_err().to_string();
+        assert!(error.contains("audit.log.1.gz"), "{error}");
+    }
+
+    #[test]
     fn a_proof_opens_as_it_was_made_and_no_other_way() {
         let folder = tempfile::tempdir().unwrap();
         let mut rows = Rows::default();

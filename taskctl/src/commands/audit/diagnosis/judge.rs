@@ -16,7 +16,7 @@ use audit_tree::{Hash, Rows, TILE, Tile, tile_root};
 use super::stored::Stored;
 
 /// Ways in which a tile is put together from what is stored and what is below it, before it is given up.
-const MAX_WAYS: usize = 4_096;
+const MAX_WAYS: usize = 256;
 
 /// What the lines say of the tiles of level 0.
 #[derive(Debug, Default)]
