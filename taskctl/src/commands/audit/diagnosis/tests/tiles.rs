@@ -26,6 +26,15 @@ fn a_changed_tile_is_named_with_its_hash_and_nothing_else_is_blamed() {
 }
 
 #[test]
+fn the_last_hash_of_a_tree_is_told_apart_from_lines_that_are_not_signed_yet() {
+    let rig = Rig::new();
+    rig.put("audit.log", &[rig.lines.clone(), others(3)].concat());
+    rig.tile("0/007.p/208", |bytes| bytes[207 * 32] ^= 1);
+    let named = "tile/0/007.p/208 was changed: hash 207, and not the log";
+    assert_found(&rig.found(), &[named, "3 behind from audit.log:2001 (byte"], "the last hash");
+}
+
+#[test]
 fn a_tile_that_is_missing_cut_or_too_long_is_named_and_its_lines_are_verified() {
     for tile in TILES {
         let lacks = match tile {
