@@ -45,7 +45,7 @@ mod tests {
     fn the_longest_part_in_order_is_chosen_and_nothing_twice() {
         for (ranges, expected) in [
             (vec![], vec![]),
-            (vec![0..5], vec![true]),
+            (vec![0..5, 5..6], vec![true, true]),
             // A block that was moved to the front, or to the end.
             (vec![90..95, 0..90, 95..99], vec![false, true, true]),
             (vec![0..10, 20..99, 10..20], vec![true, true, false]),

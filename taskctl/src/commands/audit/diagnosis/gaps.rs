@@ -38,7 +38,7 @@ pub(super) struct Differences {
 
 /// Puts the files, but for the last, in the order of most of their entries: a line that was changed may be the one that
 /// says when a file was begun. `at` is where each file is by now.
-pub(super) fn sort_by_entries(runs: &mut Vec<Run>, active: usize) {
+pub(super) fn sort_by_entries(runs: &mut [Run], active: usize) {
     let mut files: BTreeMap<usize, (u64, Option<u64>)> = BTreeMap::new();
     for run in runs.iter() {
         let file = files.entry(run.file).or_default();

@@ -294,7 +294,7 @@ impl Verdict {
         for level in 0..8 {
             let hashes = size.checked_shr(8 * u32::try_from(level).ok()?).unwrap_or(0);
             let mut row = Vec::new();
-            if hashes % TILE > 0 {
+            if !hashes.is_multiple_of(TILE) {
                 row = self.row(stored, stored.tile(level, hashes / TILE))?;
                 row.truncate(usize::try_from(hashes % TILE).ok()?);
             }

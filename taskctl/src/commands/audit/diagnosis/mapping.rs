@@ -287,7 +287,7 @@ impl<'a> Mapping<'a> {
     /// A line in the place of an entry whose tile cannot be read.
     fn presume(&mut self, entry: u64, hash: Hash) {
         let tile = entry / TILE;
-        if entry % TILE == 0 {
+        if entry.is_multiple_of(TILE) {
             self.row = (tile, Vec::new());
         }
         let (number, row) = &mut self.row;

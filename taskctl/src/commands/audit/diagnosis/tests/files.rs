@@ -14,12 +14,13 @@ fn three_segments() -> (Rig, Vec<String>) {
 
 #[test]
 fn a_first_line_that_was_changed_is_named_and_moves_no_file() {
-    let year = |line: &str| line.replace("2026", "2096");
-    let none = |_: &str| "no json".to_owned();
-    let empty = |_: &str| String::new();
-    let windows = |line: &str| format!("{line}\r");
-    let changes: [(&str, &dyn Fn(&str) -> String); 4] =
-        [("another year", &year), ("no JSON", &none), ("empty", &empty), ("CRLF", &windows)];
+    type Change = fn(&str) -> String;
+    let year: Change = |line| line.replace("2026", "2096");
+    let none: Change = |_| "no json".to_owned();
+    let empty: Change = |_| String::new();
+    let windows: Change = |line| format!("{line}\r");
+    let changes: [(&str, Change); 4] =
+        [("another year", year), ("no JSON", none), ("empty", empty), ("CRLF", windows)];
     for (what, change) in changes {
         for (file, first) in [(0, 0), (1, 500), (2, 1_000)] {
             let (rig, names) = three_segments();

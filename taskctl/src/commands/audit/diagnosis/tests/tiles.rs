@@ -36,14 +36,14 @@ fn the_last_hash_of_a_tree_is_told_apart_from_lines_that_are_not_signed_yet() {
 
 #[test]
 fn a_tile_that_is_missing_cut_or_too_long_is_named_and_its_lines_are_verified() {
+    type Change = fn(&mut Vec<u8>);
     for tile in TILES {
         let lacks = match tile {
             "0/003" => "the tree lacks entries 768 to 1023: ",
             "0/007.p/208" => "the tree lacks entries 1792 to 1999: ",
             _ => "",
         };
-        let (cut, long): (fn(&mut Vec<u8>), fn(&mut Vec<u8>)) =
-            (|bytes| bytes.truncate(70), |bytes| bytes.push(0));
+        let (cut, long): (Change, Change) = (|bytes| bytes.truncate(70), |bytes| bytes.push(0));
         for (what, change) in [("70 bytes", cut), ("bytes, not", long)] {
             let rig = Rig::new();
             rig.tile(tile, change);
