@@ -5,7 +5,7 @@
 //! 1. *Every entry and every line is accounted for*: as a line that is its entry in its place, or in a finding; so is
 //!    every tile, and every anchor.
 //! 2. *One change hides no other*, of whatever length it is: all lines are placed first, and explained then.
-//! 3. *Memory is bounded*, as [`mapping`] and [`judge`] say, and the time for each line is.
+//! 3. *Memory is bounded*, as `mapping` and `judge` say, and the time for each line is.
 
 mod chain;
 mod explain;
