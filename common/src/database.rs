@@ -5,6 +5,8 @@
 //! | `address` | `DATABASE_URL` |
 //! | `tls_options` | what an address says about TLS |
 //! | `args` | flags and environment |
+//! | `login` | the login in a file, which may be replaced |
+//! | `endpoint` | what is needed to connect |
 //! | `encryption` | TLS below a connection |
 //! | `hosts` | which host, and which address of it, is tried when |
 //! | `first` | with which of several an attempt begins |
@@ -27,15 +29,18 @@ mod address;
 mod args;
 pub mod departure;
 mod encryption;
+mod endpoint;
 mod error;
 mod first;
 mod hosts;
+mod login;
 mod migrations;
 mod session;
 mod tls_options;
 
-pub use address::{DatabaseUrl, Endpoint};
+pub use address::DatabaseUrl;
 pub use args::DatabaseArgs;
+pub use endpoint::Endpoint;
 pub use error::{DatabaseError, Trouble};
 pub use migrations::{Applied, Migration, SchemaState, ensure, migrate, state};
 pub use session::{STATEMENT_TIMEOUT, ServerProcess, Session, connect};

@@ -12,22 +12,23 @@ mod address;
 mod cache;
 mod error;
 mod http;
+mod login;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use address::Address;
 pub use cache::SchemaCache;
 pub use error::RegistryError;
+pub use login::Login;
 
 use crate::tls::Tls;
 use http::{Answer, Method, Request};
+use login::basic;
 
 /// Time for an address to answer a question about an id: a look into memory. Within it and the backoff, a partition
 /// goes on two seconds after the registry is back.
@@ -44,20 +45,10 @@ pub struct Registry(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     addresses: Vec<Address>,
-    authorization: Option<Authorization>,
+    login: Option<Login>,
     tls: Option<Tls>,
     /// The address that answered last.
     first: AtomicUsize,
-}
-
-/// User and password as a header has them.
-#[derive(Clone)]
-struct Authorization(String);
-
-impl std::fmt::Debug for Authorization {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(a user and a password)")
-    }
 }
 
 /// Whether a schema may follow those that are registered.
@@ -87,17 +78,16 @@ pub struct Registered {
 
 impl Registry {
     /// A registry that is reached at any of these addresses. With a user, it is asked with basic authentication.
-    pub fn new(addresses: Vec<Address>, user: Option<(&str, &str)>) -> Self {
-        let authorization = user.map(|(name, password)| Authorization(basic(&format!("{name}:{password}"))));
-        Self(Arc::new(Inner { addresses, authorization, tls: None, first: AtomicUsize::new(0) }))
+    pub fn new(addresses: Vec<Address>, login: Option<Login>) -> Self {
+        Self(Arc::new(Inner { addresses, login, tls: None, first: AtomicUsize::new(0) }))
     }
 
     /// The same, with TLS for its https addresses.
     pub fn with_tls(self, tls: Option<Tls>) -> Self {
-        let Inner { addresses, authorization, first, .. } = &*self.0;
-        let (addresses, authorization) = (addresses.clone(), authorization.clone());
+        let Inner { addresses, login, first, .. } = &*self.0;
+        let (addresses, login) = (addresses.clone(), login.clone());
         let first = AtomicUsize::new(first.load(Ordering::Relaxed));
-        Self(Arc::new(Inner { addresses, authorization, tls, first }))
+        Self(Arc::new(Inner { addresses, login, tls, first }))
     }
 
     /// Its addresses, as a person reads them.
@@ -187,17 +177,25 @@ impl Registry {
         body: Option<Value>,
         limit: Duration,
     ) -> Result<T, RegistryError> {
-        let Inner { addresses, authorization, tls, first } = &*self.0;
+        let Inner { addresses, login, tls, first } = &*self.0;
         let body = body.map(|body| body.to_string());
         let start = first.load(Ordering::Relaxed);
         let (mut failures, mut refusal) = (Vec::new(), None);
+        let login = login.as_ref().filter(|_| addresses.iter().any(|address| address.user().is_none()));
+        let common = match login {
+            Some(login) => Some(login.authorization(limit).await.map_err(RegistryError::Unreachable)?),
+            None => None,
+        };
         for n in 0..addresses.len() {
             let at = (start + n) % addresses.len();
             let Some(address) = addresses.get(at) else { continue };
             let own = address.user().map(basic);
-            let common = authorization.as_ref().map(|Authorization(text)| text.as_str());
-            let request =
-                Request { method, path, body: body.as_deref(), authorization: own.as_deref().or(common) };
+            let request = Request {
+                method,
+                path,
+                body: body.as_deref(),
+                authorization: own.as_deref().or(common.as_deref()),
+            };
             let call = || format!("{method} {address}{path}");
             let failure = match http::exchange(address, tls.as_ref(), &request, limit).await {
                 Err(why) => format!("{address}: {why}"),
@@ -273,11 +271,6 @@ pub fn subject_of(topic: &str) -> String {
     format!("{topic}-value")
 }
 
-/// Basic authentication.
-fn basic(user: &str) -> String {
-    format!("Basic {}", STANDARD.encode(user))
-}
-
 /// A subject as a part of a path.
 fn encoded(subject: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
@@ -288,6 +281,7 @@ fn encoded(subject: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::{Password, Secret};
 
     fn refused(status: u16, body: &str) -> RegistryError {
         let answer = Answer { status, body: body.as_bytes().to_vec().into() };
@@ -318,8 +312,9 @@ mod tests {
     #[test]
     fn a_subject_is_encoded_and_no_output_shows_a_password() {
         assert_eq!(encoded("a/b c-value"), "a%2Fb%20c-value");
-        let registry = Registry::new(vec!["http://h:1".parse().unwrap()], Some(("me", "hush")));
+        let login = Login::new("me".to_owned(), Secret::Value(Password("hush".to_owned())));
+        let registry = Registry::new(vec!["http://h:1".parse().unwrap()], Some(login));
         let shown = format!("{registry:?}");
-        assert!(!shown.contains("hush") && !shown.contains(&STANDARD.encode("me:hush")), "{shown}");
+        assert!(!shown.contains("hush") && !shown.contains(&basic("me:hush")), "{shown}");
     }
 }

@@ -10,6 +10,7 @@ mod import;
 mod import_ends;
 mod import_faults;
 mod in_flight;
+mod login;
 mod pooler;
 mod replicas;
 mod service;

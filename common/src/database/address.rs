@@ -1,61 +1,56 @@
 //! `DATABASE_URL`: where the database is, and who logs in.
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::time::timeout;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
 use super::error::DatabaseError;
-use super::hosts::{self, Hosts};
+use super::hosts;
 use super::tls_options;
-use crate::tls::{Tls, TlsFiles};
+use crate::tls::TlsFiles;
 
 /// Time to connect to one host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time to read the files of TLS.
-const FILES_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which a host is asked whether it is still there, and how long sent data may stay unacknowledged.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The address of a database, with a password as a rule: it is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct DatabaseUrl(String);
-
-/// How to connect to a database.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    pub(super) hosts: Arc<Hosts>,
-    /// None: plain text.
-    pub(super) tls: Option<Tls>,
+pub struct DatabaseUrl {
+    text: String,
+    /// The file that it came from, if any.
+    file: Option<PathBuf>,
 }
 
+/// What an address says, and the files of TLS that it names.
+pub(super) type Target = (Config, Option<TlsFiles>);
+
 impl DatabaseUrl {
-    /// Any text; whether it is an address, [`endpoint`](Self::endpoint) says.
+    /// Any text; whether it is an address, [`endpoint`](DatabaseUrl::endpoint) says.
     pub fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
+        Self { text: text.trim().to_owned(), file: None }
     }
 
-    /// How to connect, with the files of TLS that it names.
-    pub async fn endpoint(&self) -> Result<Endpoint, DatabaseError> {
-        let (config, files) = self.parse()?;
-        let hosts = Arc::new(Hosts::of(&config)?);
-        let Some(files) = files else { return Ok(Endpoint { hosts, tls: None }) };
-        let late = format!("its files of TLS ({files}) are not read in time: look at the disk or mount");
-        let loading = tokio::task::spawn_blocking(|| Tls::load(files));
-        let loaded = timeout(FILES_TIMEOUT, loading).await.map_err(|_| DatabaseError::address(late))?;
-        let tls = loaded.unwrap_or_else(|error| Err(error.to_string())).map_err(DatabaseError::address)?;
-        Ok(Endpoint { hosts, tls: Some(tls) })
+    /// The same in a file, whose login is read again for each connection.
+    pub fn in_file(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: Some(path.to_owned()), ..Self::new(&std::fs::read_to_string(path)?) })
+    }
+
+    /// The file that it came from, if any.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// Whether the login, and the tasks, go to another machine in plain text.
     pub fn is_plain_text_to_others(&self) -> bool {
-        let Ok((config, None)) = self.parse() else { return false };
+        let Ok((config, None)) = self.target() else { return false };
         let addresses = config.get_hostaddrs();
         let is_here = |(number, host): (usize, &Host)| match (host, addresses.get(number)) {
             (Host::Unix(_), _) => true,
@@ -67,7 +62,8 @@ impl DatabaseUrl {
         !config.get_hosts().iter().enumerate().all(is_here)
     }
 
-    fn parse(&self) -> Result<(Config, Option<TlsFiles>), DatabaseError> {
+    /// What it says.
+    pub(super) fn target(&self) -> Result<Target, DatabaseError> {
         let wrong = |why: &dyn fmt::Display| {
             DatabaseError::address(format!(
                 "it is not an address such as postgres://user:password@host:5432/database ({why})"
@@ -78,12 +74,16 @@ impl DatabaseUrl {
                 "an @, / or ? in its user, password or options has to be percent-encoded: %40, %2F, %3F",
             ));
         }
-        let (rest, options) = tls_options::take(&self.0);
+        let (rest, options) = tls_options::take(&self.text);
         let files = options.files()?;
         // The parser's errors name options, not values.
         let mut config: Config = rest.parse().map_err(|error| wrong(&error))?;
         if config.get_hosts().is_empty() {
             return Err(wrong(&"no host"));
+        }
+        // As PostgreSQL does; another user is not to mean another database.
+        if let (None, Some(user)) = (config.get_dbname(), config.get_user().map(str::to_owned)) {
+            config.dbname(user);
         }
         config.ssl_mode(if files.is_some() { SslMode::Require } else { SslMode::Disable });
         if config.get_ssl_negotiation() == SslNegotiation::Direct {
@@ -113,7 +113,7 @@ impl DatabaseUrl {
     /// Whether what is before the first `@` of a URL is a login. Where it is a host, with the `@` in an option, the parser takes
     /// all of it for a login, `sslmode` as well, and the rest for the host.
     fn has_a_login_that_is_one(&self) -> bool {
-        let Some((_, rest)) = self.0.split_once("://") else { return true };
+        let Some((_, rest)) = self.text.split_once("://") else { return true };
         let Some((login, rest)) = rest.split_once('@') else { return true };
         let hosts = rest.split(['/', '?']).next().unwrap_or(rest);
         !login.contains(['/', '?']) && !hosts.contains('@')
@@ -121,7 +121,7 @@ impl DatabaseUrl {
 
     /// Hosts, with ports that are not PostgreSQL's own, and database, for people.
     pub fn place(&self) -> String {
-        let Ok((config, _)) = self.parse() else { return "the database".to_owned() };
+        let Ok((config, _)) = self.target() else { return "the database".to_owned() };
         // What has other characters may be part of a password that was not percent-encoded: then what is beside it may
         // be, too.
         let hosts: Option<Vec<String>> = hosts::shown(&config).into_iter().collect();
@@ -170,11 +170,11 @@ mod tests {
             "",
         ] {
             let url = DatabaseUrl::new(text);
-            let shown = format!("{url:?} {} {}", url.parse().unwrap_err(), url.place());
+            let shown = format!("{url:?} {} {}", url.target().unwrap_err(), url.place());
             assert!(!shown.contains("hush"), "{shown}");
         }
         let url = DatabaseUrl::new("postgres://u:hush@h,i:5433/db\n");
-        assert!(!format!("{url:?} {:?}", url.parse().unwrap()).contains("hush"));
+        assert!(!format!("{url:?} {:?}", url.target().unwrap()).contains("hush"));
         assert_eq!(url.place(), "database db at h, i:5433");
         // The parser ends the password at the first @, and the host at the first /.
         for text in [
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn tls_is_required_where_it_is_asked_for() {
-        let mode = |text: &str| DatabaseUrl::new(text).parse().unwrap().0.get_ssl_mode();
+        let mode = |text: &str| DatabaseUrl::new(text).target().unwrap().0.get_ssl_mode();
         for text in [
             "postgres://h/db?sslmode=require",
             "postgres://h/db?sslmode=%72equire",
@@ -225,13 +225,5 @@ mod tests {
         ] {
             assert_eq!(DatabaseUrl::new(address).is_plain_text_to_others(), is_exposed, "{address}");
         }
-    }
-
-    #[tokio::test]
-    async fn files_that_cannot_be_read_are_named() {
-        let url = DatabaseUrl::new("postgres://u:hush@h/db?sslmode=verify-full&sslrootcert=/none/ca.crt");
-        let error = url.endpoint().await.unwrap_err().to_string();
-        assert!(error.contains("sslrootcert") && error.contains("/none/ca.crt"), "{error}");
-        assert!(!error.contains("hush"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! Flags and environment variables of the database.
 
 use std::convert::Infallible;
-use std::fs;
+use std::path::Path;
 
 use clap::Args;
 
@@ -14,7 +14,7 @@ pub struct DatabaseArgs {
     /// API keeps them in a store of its own below STATE_DIR
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = url)]
     pub database_url: Option<DatabaseUrl>,
-    /// File that holds that address
+    /// File that holds that address. Its user and password are read again for each connection
     #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE", conflicts_with = "database_url", value_parser = url_in_file)]
     pub database_url_file: Option<DatabaseUrl>,
 }
@@ -32,6 +32,5 @@ fn url(text: &str) -> Result<DatabaseUrl, Infallible> {
 }
 
 fn url_in_file(path: &str) -> Result<DatabaseUrl, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("the file cannot be read: {error}"))?;
-    Ok(DatabaseUrl::new(&text))
+    DatabaseUrl::in_file(Path::new(path)).map_err(|error| format!("the file cannot be read: {error}"))
 }

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 
-use super::address::Endpoint;
 use super::encryption::Encryption;
+use super::endpoint::Endpoint;
 use super::error::DatabaseError;
 use super::hosts::Connect;
 use crate::tls::Tls;
@@ -102,8 +102,15 @@ where
 }
 
 async fn open(endpoint: &Endpoint, notified: Option<Arc<Notify>>) -> Result<Session, DatabaseError> {
-    let log_in: &Connect<'_, Session> =
-        &|config| Box::pin(log_in(config, endpoint.tls.clone(), notified.clone()));
+    let login = match &endpoint.login {
+        Some(file) => Some(file.current().await),
+        None => None,
+    };
+    let log_in: &Connect<'_, Session> = &|config| {
+        let config = login.as_ref().map_or_else(|| config.clone(), |login| login.apply(config));
+        let (tls, notified) = (endpoint.tls.clone(), notified.clone());
+        Box::pin(async move { log_in(&config, tls, notified).await })
+    };
     endpoint.hosts.first_of(log_in).await
 }
 

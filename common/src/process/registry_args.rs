@@ -10,7 +10,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 
 use super::fault::Fault;
 use crate::kafka::{Password, Secret};
-use crate::registry::{Address, Registry, SchemaCache};
+use crate::registry::{Address, Login, Registry, SchemaCache};
 use crate::schemas::EventReader;
 use crate::tls::{Tls, TlsFiles, TlsVariables};
 
@@ -21,8 +21,7 @@ const VARIABLES: TlsVariables = TlsVariables { ca: "SCHEMA_REGISTRY_CA_FILE", id
 #[derive(Debug, Clone)]
 pub struct RegistryArgs {
     addresses: Vec<Address>,
-    /// User and password.
-    user: Option<(String, Password)>,
+    login: Option<Login>,
     tls: Option<Tls>,
 }
 
@@ -84,20 +83,19 @@ impl RegistryFlags {
             (None, Some(file)) => Some(Secret::File(file)),
             (None, None) => None,
         };
-        let password = secret.map(|secret| secret.read()).transpose();
-        let password =
-            password.map_err(|why| Fault::File(format!("SCHEMA_REGISTRY_PASSWORD_FILE: {why}")))?;
-        let password = password.unwrap_or_else(|| Password(String::new()));
-        let user = self.schema_registry_username.map(|name| (name, password));
+        let secret = secret.unwrap_or_else(|| Secret::Value(Password(String::new())));
+        // Read again by each call; here, so that a wrong path is noticed at the start.
+        secret.read().map_err(|why| Fault::File(format!("SCHEMA_REGISTRY_PASSWORD_FILE: {why}")))?;
+        let login = self.schema_registry_username.map(|name| Login::new(name, secret));
         let in_clear_text = addresses
             .iter()
-            .find(|address| (user.is_some() || address.user().is_some()) && address.shows_a_password());
+            .find(|address| (login.is_some() || address.user().is_some()) && address.shows_a_password());
         match in_clear_text {
             Some(address) if !self.schema_registry_allow_plaintext_login => Err(format!(
                 "SCHEMA_REGISTRY_URL: {address} is http, and the password would be sent in clear text: use https, or set SCHEMA_REGISTRY_ALLOW_PLAINTEXT_LOGIN=true"
             )
             .into()),
-            _ => Ok(RegistryArgs { addresses, user, tls }),
+            _ => Ok(RegistryArgs { addresses, login, tls }),
         }
     }
 }
@@ -139,8 +137,7 @@ impl RegistryArgs {
         if self.addresses.is_empty() {
             return None;
         }
-        let user = self.user.as_ref().map(|(name, Password(password))| (name.as_str(), password.as_str()));
-        Some(Registry::new(self.addresses.clone(), user).with_tls(self.tls.clone()))
+        Some(Registry::new(self.addresses.clone(), self.login.clone()).with_tls(self.tls.clone()))
     }
 
     /// The registry's schemas on disk, in a service's state folder.
@@ -158,10 +155,17 @@ impl RegistryArgs {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
+    use std::thread;
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use clap::{CommandFactory, Parser};
 
     use super::*;
+    use crate::registry::RegistryError;
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -191,13 +195,70 @@ mod tests {
         let user = ["--schema-registry-url", "http://localhost:1", "--schema-registry-username", "me"];
         let in_file = [&user[..], &["--schema-registry-password-file", path]].concat();
         let cli = parse(&in_file).unwrap();
-        assert_eq!(cli.registry.user.as_ref().unwrap().1.0, "hush");
         assert!(!format!("{cli:?} {:?}", cli.registry.registry()).contains("hush"));
         let both = [&in_file[..], &["--schema-registry-password", "x"]].concat();
         assert!(parse(&both).is_err());
         assert!(parse(&["--schema-registry-password", "x"]).is_err(), "of nobody");
         let missing = [&user[..], &["--schema-registry-password-file", "/nowhere"]].concat();
         assert!(parse(&missing).unwrap_err().to_string().contains("No such file"));
+    }
+
+    /// A registry that has one schema, for whoever has the password of that moment.
+    fn registry(password: Arc<Mutex<&'static str>>) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let mut connection = connection.unwrap();
+                let lines = BufReader::new(connection.try_clone().unwrap()).lines();
+                let headers: Vec<_> =
+                    lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+                let user = STANDARD.encode(format!("me:{}", password.lock().unwrap()));
+                let is_known = headers.iter().any(|line| line.ends_with(&format!("Basic {user}")));
+                let (status, body) = if is_known {
+                    ("200 OK", r#"{"schema":"\"string\""}"#)
+                } else {
+                    ("401 Unauthorized", "{}")
+                };
+                let length = body.len();
+                write!(connection, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_password_that_is_replaced_in_its_file_counts_for_the_next_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        let replace = |password: &str| {
+            fs::write(folder.path().join("new"), password).unwrap();
+            fs::rename(folder.path().join("new"), &file).unwrap();
+        };
+        replace("first\n");
+        let password = Arc::new(Mutex::new("first"));
+        let url = format!("http://127.0.0.1:{}", registry(Arc::clone(&password)));
+        let cli = parse(&[
+            "--schema-registry-url",
+            &url,
+            "--schema-registry-username",
+            "me",
+            "--schema-registry-password-file",
+            file.to_str().unwrap(),
+        ]);
+        let registry = cli.unwrap().registry.registry().unwrap();
+        registry.schema(1).await.unwrap();
+        *password.lock().unwrap() = "second";
+        let refused = registry.schema(1).await.unwrap_err();
+        assert!(matches!(refused, RegistryError::Refused { status: 401, .. }), "{refused}");
+        replace("second\n");
+        registry.schema(1).await.unwrap();
+        // Gone for a moment: temporary, and the line says which file.
+        fs::remove_file(&file).unwrap();
+        let why = registry.schema(1).await.unwrap_err();
+        assert!(why.is_temporary() && why.to_string().contains("password: No such file"), "{why}");
+        replace("second\n");
+        registry.schema(1).await.unwrap();
     }
 
     #[test]
