@@ -5,7 +5,7 @@
 //! Of a file that is being written only what was there when it was opened is read. That file is held open, so that one
 //! that is sealed meanwhile is read all the same, once.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -49,15 +49,15 @@ pub struct LogLine<'a> {
 
 impl LogFile {
     fn new(path: PathBuf) -> io::Result<Self> {
-        let bytes = fs::metadata(&path).map_err(|error| named(&path, &error))?.len();
-        Ok(Self { name: name_of(&path), path, bytes, open: None })
+        let metadata = fs::metadata(&path).and_then(no_folder).map_err(|error| named(&path, &error))?;
+        Ok(Self { name: name_of(&path), path, bytes: metadata.len(), open: None })
     }
 
     /// A file that stays open, and which one it is.
     fn held(path: PathBuf) -> io::Result<(Self, (u64, u64))> {
         let failed = |error| named(&path, &error);
         let file = File::open(&path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
+        let metadata = file.metadata().and_then(no_folder).map_err(failed)?;
         let (bytes, open) = (metadata.len(), Some(Arc::new(file)));
         Ok((Self { name: name_of(&path), path, bytes, open }, (metadata.dev(), metadata.ino())))
     }
@@ -200,6 +200,11 @@ fn segments_beside(log: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(segments)
+}
+
+/// A folder can be opened as a file is, and has no lines that could be damaged.
+fn no_folder(metadata: Metadata) -> io::Result<Metadata> {
+    if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(metadata) }
 }
 
 /// The error, with the file that it is about.

@@ -123,6 +123,9 @@ async fn a_log_that_is_truncated_deleted_or_restored_while_the_service_runs_is_c
         hand();
         // Also while nothing is written.
         it.completed().await?;
+        // Log lines linger a little.
+        let told = async || Ok((it.audit.count("has lost lines") > times).then_some(()));
+        eventually(&format!("{what} to be told of"), SOON, told).await?;
         assert_eq!(it.audit.count("has lost lines"), times + 1, "{what}: {:?}", it.audit.lines());
         it.events(50).await?;
         assert_eq!(it.offsets(), it.all(), "{what}");
