@@ -89,6 +89,14 @@ impl Audited {
     }
 }
 
+/// Waits until the service has logged that so many times, and no more. Log lines linger, longer than the log's.
+async fn tells(service: &Service, line: &str, times: usize, what: &str) -> Result<()> {
+    let told = async || Ok((service.count(line) >= times).then_some(()));
+    eventually(&format!("{times} lines that tell of {what}"), SOON, told).await?;
+    assert_eq!(service.count(line), times, "{what}: {:?}", service.lines());
+    Ok(())
+}
+
 fn offsets(log: &Path) -> Vec<i64> {
     if !log.exists() {
         return Vec::new();
@@ -123,10 +131,7 @@ async fn a_log_that_is_truncated_deleted_or_restored_while_the_service_runs_is_c
         hand();
         // Also while nothing is written.
         it.completed().await?;
-        // Log lines linger a little.
-        let told = async || Ok((it.audit.count("has lost lines") > times).then_some(()));
-        eventually(&format!("{what} to be told of"), SOON, told).await?;
-        assert_eq!(it.audit.count("has lost lines"), times + 1, "{what}: {:?}", it.audit.lines());
+        tells(&it.audit, "has lost lines", times + 1, what).await?;
         it.events(50).await?;
         assert_eq!(it.offsets(), it.all(), "{what}");
     }
@@ -212,12 +217,8 @@ async fn a_log_restored_from_a_backup_while_the_service_was_stopped_is_completed
         it.events(10).await?;
         it.completed().await?;
         assert_eq!(it.offsets(), it.all(), "{what}");
-        assert_eq!(
-            it.audit.count("reading again"),
-            2,
-            "what is missing, and where it starts: {:?}",
-            it.audit.lines()
-        );
+        // What is missing, and where it starts.
+        tells(&it.audit, "reading again", 2, what).await?;
     }
     // The group is moved ahead by mistake: the log's own position counts.
     it.stop().await?;
@@ -240,7 +241,7 @@ async fn a_new_log_and_state_beside_an_old_group_have_every_event() -> Outcome {
     let log = it.world.instance_audit_log("new");
     let complete = async || Ok((offsets(&log) == it.all()).then_some(()));
     eventually("the new log to have all", SOON, complete).await?;
-    assert_eq!(new.count("new log beside an old group"), 1, "{:?}", new.lines());
+    tells(&new, "new log beside an old group", 1, "a new log").await?;
     Ok(())
 }
 
@@ -303,7 +304,7 @@ async fn what_is_no_line_is_reported_once_and_shown_while_nothing_is_to_be_writt
     eventually("the damage in /readyz", SOON, async || readiness(503, "damaged at line 101").await).await?;
     // The log is looked at each second.
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
-    assert_eq!(audited.audit.count("another process wrote"), 1, "{:?}", audited.audit.lines());
+    tells(&audited.audit, "another process wrote", 1, "another process").await?;
     log.set_len(whole).unwrap();
     eventually("readiness", SOON, async || readiness(200, "").await).await?;
     audited.events(3).await?;
