@@ -260,8 +260,12 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
 
     // Something is in the way of the tree beside the audit log.
     let tree = world.audit_log_path().with_extension("log.tree");
-    std::fs::remove_dir_all(&tree).unwrap();
-    std::fs::write(&tree, "in its way").unwrap();
+    let is_in_its_way = async || {
+        // The service writes to it.
+        let _ = std::fs::remove_dir_all(&tree);
+        Ok(std::fs::write(&tree, "in its way").ok())
+    };
+    eventually("a file in place of the tree", SOON, is_in_its_way).await?;
     api.create("not proved").await?;
     prometheus.fires(&["TaskEventsAuditTree"]).await?;
 
