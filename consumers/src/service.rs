@@ -10,11 +10,11 @@ use task_events::error_code::{Code, Coded};
 use task_events::exit::exit_with_code;
 use task_events::logging;
 use task_events::runtime::{self, ConsumerConfig, Service, Status};
-use task_events::shutdown::{self, Shutdown};
+use task_events::shutdown;
 use task_events::state_dir::StateDir;
 use task_events::version::version;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::args::ConsumerArgs;
 use crate::health;
@@ -139,22 +139,17 @@ async fn serve<S, E>(
         lease: args.lease.lease(),
     };
     let consumer = runtime::run(config, opened.service, status, shutdown.clone());
-    tokio::select! {
-        () = consumer => {
+    match shutdown.or_after(STOP_LIMIT, consumer).await {
+        Some(()) => {
             if timeout(AT_END_LIMIT, spawn_blocking(opened.at_end)).await.is_err() {
                 log::warn!("the last checkpoint took too long: the next start has a little more to do");
             }
         }
-        () = stop_limit(&shutdown) => log::warn!(
+        None => log::warn!(
             "not done {} s after the stop was asked for: ending without a release; the next owner waits for the lease to end and repeats a little",
             STOP_LIMIT.as_secs_f32()
         ),
     }
-}
-
-async fn stop_limit(shutdown: &Shutdown) {
-    shutdown.requested().await;
-    sleep(STOP_LIMIT).await;
 }
 
 /// Where this process runs, for people.

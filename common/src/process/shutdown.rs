@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::logging;
 use crate::terminal::Terminal;
@@ -61,6 +61,19 @@ impl Shutdown {
             biased;
             () = self.requested() => None,
             output = future => Some(output),
+        }
+    }
+
+    /// The future's output, or `None` if a stop was asked for that long ago. The future is dropped then.
+    pub async fn or_after<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        let late = async {
+            self.requested().await;
+            sleep(limit).await;
+        };
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = late => None,
         }
     }
 }

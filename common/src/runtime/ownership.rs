@@ -29,7 +29,7 @@ use super::committer::Committer;
 use super::handler::Service;
 use super::lease::Lease;
 use super::owner_id::{OwnerId, Parts, Progress};
-use super::release::{RELEASE_TIMEOUT, Unreleased, next_owner, release};
+use super::release::{RELEASE_TIMEOUT, Unreleased, next_owner};
 use super::shared::Shared;
 use super::status::{HANG, Status};
 use super::trouble::Trouble;
@@ -241,12 +241,14 @@ impl<S: Service> Ownership<S> {
         Some(())
     }
 
-    /// Ends the ownership without a release: this instance is to claim again.
+    /// Ends the ownership without a release: its last commit is still to be written.
     pub(super) async fn abandon(self) -> Unreleased {
         let progress = *self.progress.borrow();
         let Self { shared, slot, id, renewing, parts, _tasks, .. } = self;
-        // As at an end: a renewal that is on its way would undo a release that comes after it.
+        // A renewal that is on its way could land after a release and undo it: it is waited for, and none begins
+        // after it.
         let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
+        drop(_tasks);
         let commit = shared.commit(&slot, progress.position, id.instance_id, true);
         let commit = commit.with_done_by(&id.done_at(progress, parts.as_ref()));
         Unreleased::new(id, commit)
@@ -254,10 +256,8 @@ impl<S: Service> Ownership<S> {
 
     /// Ends the ownership: commits for the last time if it is still this instance's, and is not to stay so.
     pub(super) async fn end(self) -> Ended {
-        let progress = *self.progress.borrow();
-        let position = progress.position;
         let was_to_be_given = *self.halt.borrow() == Halt::Give;
-        let Self { shared, slot, id, renewing, parts, _tasks, .. } = self;
+        let (shared, slot, id) = (Arc::clone(&self.shared), self.slot.clone(), self.id.clone());
         if shared.shutdown.is_requested() {
             shared.membership.left().await;
         }
@@ -284,21 +284,15 @@ impl<S: Service> Ownership<S> {
             // From here on its position is another's to report.
             shared.acknowledged.end(slot.partition, id.term());
         }
-        // A renewal that is on its way could land after the release and undo it: it is waited for, and none
-        // begins after it.
         let until = Instant::now() + RELEASE_TIMEOUT;
-        let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
-        drop(_tasks);
-        let commit = shared.commit(&slot, position, id.instance_id, true);
-        let commit = commit.with_done_by(&id.done_at(progress, parts.as_ref()));
+        let unreleased = self.abandon().await;
         if is_kept {
-            return Ended::Kept(Box::new(Unreleased::new(id, commit)));
+            return Ended::Kept(Box::new(unreleased));
         }
-        let commit = commit.released_to(to);
-        match release(&shared, &slot, &id, &commit, until).await {
+        let offset = unreleased.offset();
+        match unreleased.write(&shared, &slot, to, until).await {
             Ok(()) => {
                 let Slot { group, topic, partition } = &slot;
-                let offset = position.offset;
                 match to {
                     Some(to) => {
                         Status::count(&shared.status.stats().given, 1);
@@ -314,8 +308,7 @@ impl<S: Service> Ownership<S> {
                 }
             }
             Err(error) => log::warn!(
-                "could not release {slot} at offset {}, the next owner waits for the lease to end and repeats a little: {error}",
-                position.offset
+                "could not release {slot} at offset {offset}, the next owner waits for the lease to end and repeats a little: {error}"
             ),
         }
         Ended::Released(to)

@@ -58,58 +58,56 @@ impl Unreleased {
 
     /// Releases the partition to those that stay, if it is still this ownership's.
     pub(super) async fn release<S: Service>(self, shared: &Shared<S>, slot: &Slot) {
-        let Self { id, commit } = self;
         shared.membership.left().await;
         let (owns, to) = {
             let view = shared.offsets.view();
             let view = view.borrow();
-            (id.owns(&view, slot), next_owner(shared, &view, slot, &id))
+            (self.id.owns(&view, slot), next_owner(shared, &view, slot, &self.id))
         };
         if !owns {
             return;
         }
-        let offset = commit.offset;
-        let commit = commit.released_to(to);
-        match release(shared, slot, &id, &commit, Instant::now() + RELEASE_TIMEOUT).await {
+        let offset = self.offset();
+        match self.write(shared, slot, to, Instant::now() + RELEASE_TIMEOUT).await {
             Ok(()) => log::info!("released {slot} at offset {offset}"),
             Err(error) => log::warn!(
                 "could not release {slot} at offset {offset}, the next owner waits for the lease to end: {error}"
             ),
         }
     }
+
+    /// The offset to read next.
+    pub(super) fn offset(&self) -> i64 {
+        self.commit.offset
+    }
+
+    /// Writes the release, for one instance where one is named; again where it fails: brokers are restarted together with
+    /// what they serve, and a repeat does no harm.
+    pub(super) async fn write<S>(
+        self,
+        shared: &Shared<S>,
+        slot: &Slot,
+        to: Option<Uuid>,
+        until: Instant,
+    ) -> Result<(), KafkaError> {
+        let commit = self.commit.released_to(to);
+        let mut backoff = Backoff::for_kafka();
+        let mut error = KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT };
+        let attempts = async {
+            loop {
+                let limit = until.saturating_duration_since(Instant::now());
+                match shared.offsets.commit(slot, self.id.token, &commit, limit).await {
+                    Ok(_) => return,
+                    Err(failed) => error = failed,
+                }
+                sleep(backoff.next_delay()).await;
+            }
+        };
+        timeout_at(until, attempts).await.map_err(|_| error)
+    }
 }
 
 /// Who stops leaves to those that stay.
 pub(super) fn next_owner<S>(shared: &Shared<S>, view: &View, slot: &Slot, id: &OwnerId) -> Option<Uuid> {
     shared.roster(view, Instant::now()).without(id.instance_id).target(slot.partition)
-}
-
-/// Writes the release, again where it fails: brokers are restarted together with what they serve, and a repeat does no
-/// harm.
-pub(super) async fn release<S>(
-    shared: &Shared<S>,
-    slot: &Slot,
-    id: &OwnerId,
-    commit: &Commit,
-    until: Instant,
-) -> Result<(), KafkaError> {
-    let mut backoff = Backoff::for_kafka();
-    let mut last = None;
-    let attempts = async {
-        loop {
-            let limit = until.saturating_duration_since(Instant::now());
-            match shared.offsets.commit(slot, id.token, commit, limit).await {
-                Ok(_) => return,
-                Err(error) => last = Some(error),
-            }
-            sleep(backoff.next_delay()).await;
-        }
-    };
-    match timeout_at(until, attempts).await {
-        Ok(()) => Ok(()),
-        Err(_) => {
-            Err(last
-                .unwrap_or_else(|| KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT }))
-        }
-    }
 }

@@ -23,7 +23,6 @@ use super::twin::take_new_id;
 use crate::backoff::Backoff;
 use crate::kafka::Position;
 use crate::offsets::{Claim, Claimed, DoneBy, Slot};
-use crate::shutdown::Shutdown;
 
 /// What was read this long ago is as good as now: a claim takes as long to be written.
 const FRESH: Duration = Duration::from_millis(100);
@@ -71,8 +70,12 @@ async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
             return;
         }
         let claimed = match ready {
-            Ok(ready) => match unless_late(&shutdown, &worker.slot.clone(), worker.claim(ready)).await {
-                None => return,
+            // A claim that was sent may land: a stop waits for it, so that it is released.
+            Ok(ready) => match shutdown.or_after(CLAIM_TIMEOUT, worker.claim(ready)).await {
+                None => {
+                    log::debug!("no answer to the claim of {}", worker.slot);
+                    return;
+                }
                 Some(claimed) => claimed,
             },
             Err(obstacle) => Err(obstacle),
@@ -91,22 +94,6 @@ async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
         }
         if shutdown.or(sleep(backoff.next_delay())).await.is_none() {
             return;
-        }
-    }
-}
-
-/// A claim that was sent may land: a stop waits for it, so that it is released. `None` if it takes too long.
-async fn unless_late<T>(shutdown: &Shutdown, slot: &Slot, claim: impl Future<Output = T>) -> Option<T> {
-    let late = async {
-        shutdown.requested().await;
-        sleep(CLAIM_TIMEOUT).await;
-    };
-    tokio::select! {
-        biased;
-        claimed = claim => Some(claimed),
-        () = late => {
-            log::debug!("no answer to the claim of {slot}");
-            None
         }
     }
 }
