@@ -18,19 +18,18 @@ struct Log {
 impl Log {
     async fn start() -> Result<Self> {
         let world = World::start().await?;
-        let key = world.path("audit.key").display().to_string();
-        let made = world.taskctl(&["audit", "keygen", &key]).await?;
-        assert_eq!(made.code, Some(0), "{made:?}");
+        let key = world.audit_key().await?;
         let health = format!("127.0.0.1:{}", free_port()?);
-        let audit =
-            world.program("audit-service").env("AUDIT_KEY_FILE", &key).env("HEALTH_ADDR", &health).start()?;
+        let audit = world
+            .program("audit-service")
+            .env("AUDIT_KEY_FILE", key.display())
+            .env("HEALTH_ADDR", &health)
+            .start()?;
         Ok(Self { world, audit, end: 0 })
     }
 
     async fn events(&mut self, count: usize) -> Result<()> {
-        let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
-        let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-        self.end = self.world.produce_values(&values).await?.last().unwrap() + 1;
+        self.end = self.world.produce_events(count).await?;
         self.world.committed(GROUP, self.end).await?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use harness::{Event, Outcome, Result, SOON, Service, World, eventually};
+use harness::{Outcome, Result, SOON, Service, World, eventually};
 use rustix::process::Signal;
 
 const GROUP: &str = "audit-service";
@@ -44,9 +44,7 @@ impl Audited {
     }
 
     async fn produce(&mut self, count: usize) -> Result<()> {
-        let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
-        let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-        self.end = self.world.produce_values(&values).await?.last().unwrap() + 1;
+        self.end = self.world.produce_events(count).await?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use audit_tree::{Checkpoint, Hash, Rows, Signer, Tile, leaf_hash};
-use harness::{Event, Outcome, Result, SOON, Service, World, eventually, free_port, http};
+use harness::{Outcome, Result, SOON, Service, World, eventually, free_port, http};
 use rustix::process::Signal;
 
 #[path = "audit_proof/hands.rs"]
@@ -29,10 +29,8 @@ impl Proved {
     /// A service with a key, and an empty log.
     async fn empty() -> Result<Self> {
         let world = World::start().await?;
-        let key = world.path("audit.key").display().to_string();
-        let made = world.taskctl(&["audit", "keygen", &key]).await?;
-        assert_eq!(made.code, Some(0), "{made:?}");
-        let audit = world.program("audit-service").env("AUDIT_KEY_FILE", &key).start()?;
+        let key = world.audit_key().await?;
+        let audit = world.program("audit-service").env("AUDIT_KEY_FILE", key.display()).start()?;
         Ok(Self { world, audit, end: 0 })
     }
 
@@ -46,9 +44,7 @@ impl Proved {
     }
 
     async fn events(&mut self, count: usize) -> Result<()> {
-        let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
-        let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-        self.end = self.world.produce_values(&values).await?.last().unwrap() + 1;
+        self.end = self.world.produce_events(count).await?;
         self.world.committed(GROUP, self.end).await?;
         Ok(())
     }

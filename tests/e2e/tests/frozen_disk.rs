@@ -6,7 +6,7 @@
 //! that of its main thread; the rest follows when the disk goes on.
 
 use harness::{
-    Api, Event, FailingDisk, GroupOffsets, Method, Outcome, Result, SOON, Service, Signal, StatusCode, World,
+    Api, FailingDisk, GroupOffsets, Method, Outcome, Result, SOON, Service, Signal, StatusCode, World,
     audited_offsets, eventually, id_of, keys,
 };
 use serde_json::json;
@@ -56,9 +56,7 @@ impl Pair {
     }
 
     async fn produce(&mut self, count: usize) -> Result<()> {
-        let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
-        let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-        self.world.produce_values(&values).await?;
+        self.world.produce_events(count).await?;
         self.produced += count;
         Ok(())
     }

@@ -29,6 +29,17 @@ async fn keyed(api: &Api) -> Result<(StatusCode, Value, bool)> {
     Ok((answered.status(), answered.json().await?, is_replayed))
 }
 
+/// Changes whose events are delivered, then Kafka is killed, and changes whose events wait. With the task that was made under a key.
+async fn loaded_until_kafka_is_unreachable(world: &mut World, api: &Api) -> Result<(Answers, Value)> {
+    let mut answers = loaded(api, 1_000).await?;
+    api.delivered().await?;
+    world.broker.kill9();
+    answers.changes.extend(loaded(api, 3_000).await?.changes);
+    let (_, task, _) = keyed(api).await?;
+    answers.changes.push(harness::Change::new("task.created", &task)?);
+    Ok((answers, task))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_moved_under_kills_while_kafka_is_down_loses_and_repeats_nothing() -> Outcome {
     let Some(server) = Postgres::start("")? else { return Ok(()) };
@@ -38,12 +49,7 @@ async fn a_store_that_is_moved_under_kills_while_kafka_is_down_loses_and_repeats
     let mut world = World::start().await?;
     let (mut service, api) = world.start_api().await?;
     let _audit = world.program("audit-service").start()?;
-    let mut answers = loaded(&api, 1_000).await?;
-    api.delivered().await?;
-    world.broker.kill9();
-    answers.changes.extend(loaded(&api, 3_000).await?.changes);
-    let (_, task, _) = keyed(&api).await?;
-    answers.changes.push(harness::Change::new("task.created", &task)?);
+    let (mut answers, task) = loaded_until_kafka_is_unreachable(&mut world, &api).await?;
     let waiting = api.readiness().await?.1["outbox"]["waiting"].as_u64();
     assert!(waiting > Some(3_000), "{waiting:?}");
     assert_eq!(service.terminate(STOP).await?.code(), Some(0));
@@ -148,12 +154,7 @@ async fn tasks_that_are_moved_out_of_the_database_under_kills_while_kafka_is_dow
     let replica = world.instance("task-api", "replica").env("DATABASE_URL", &url);
     let (mut service, api) = world.start_api_as(replica).await?;
     let _audit = world.program("audit-service").start()?;
-    let mut answers = loaded(&api, 1_000).await?;
-    api.delivered().await?;
-    world.broker.kill9();
-    answers.changes.extend(loaded(&api, 3_000).await?.changes);
-    let (_, task, _) = keyed(&api).await?;
-    answers.changes.push(harness::Change::new("task.created", &task)?);
+    let (mut answers, task) = loaded_until_kafka_is_unreachable(&mut world, &api).await?;
 
     let taskctl = |args: &[&str]| {
         world.program("taskctl").env("DATABASE_URL", &url).env("LOG_LEVEL", "info").args(args)

@@ -3,8 +3,8 @@
 //! disk, so a second sync of them proves nothing; what a power cut leaves of the disk does.
 
 use harness::{
-    Api, EVENTS, Event, FailingDisk, Method, Outcome, Result, SOON, Service, StatusCode, World,
-    audited_offsets, eventually, id_of, keys,
+    Api, EVENTS, FailingDisk, Method, Outcome, Result, SOON, Service, StatusCode, World, audited_offsets,
+    eventually, id_of, keys,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -12,13 +12,6 @@ use std::time::Duration;
 const KIB: u32 = 64 * 1024;
 /// As the system says EIO.
 const EIO: &str = "Input/output error";
-
-async fn produce(world: &World, count: usize) -> Result<()> {
-    let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
-    let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-    world.produce_values(&values).await?;
-    Ok(())
-}
 
 /// Returns when `/readyz` answers with this status.
 async fn reports(service: &mut Service, wanted: StatusCode) -> Result<Value> {
@@ -34,13 +27,13 @@ async fn an_audit_log_whose_disk_fails_commits_nothing_and_is_written_again_whol
     let log = disk.path().join("audit.log");
     let program = world.program("audit-service").env("HEALTH_ADDR", "127.0.0.1:0");
     let mut audit = program.env("AUDIT_LOG_PATH", log.display()).start()?;
-    produce(&world, 100).await?;
+    world.produce_events(100).await?;
     world.committed("audit-service", 100).await?;
 
     let mut end = 100;
     for times in 1..=2 {
         disk.fail()?;
-        produce(&world, 1_000).await?;
+        world.produce_events(1_000).await?;
         let said = async || {
             Ok((audit.count(&format!("cannot write audit log {}: ", log.display())) == times).then_some(()))
         };
@@ -129,11 +122,11 @@ async fn a_notifier_whose_state_is_on_a_disk_that_fails_commits_nothing_that_it_
     let world = World::start().await?;
     let program = world.program("notification-service").env("HEALTH_ADDR", "127.0.0.1:0");
     let mut notification = program.env("STATE_DIR", disk.path().display()).start()?;
-    produce(&world, 100).await?;
+    world.produce_events(100).await?;
     world.committed("notification-service", 100).await?;
 
     disk.fail()?;
-    produce(&world, 1_000).await?;
+    world.produce_events(1_000).await?;
     let line = notification.wait_for_line("is blocked, will try again: dedup", SOON).await?;
     assert!(line.contains(EIO), "{line}");
     reports(&mut notification, StatusCode::SERVICE_UNAVAILABLE).await?;
@@ -155,7 +148,7 @@ async fn a_notifier_whose_state_is_on_a_disk_that_fails_commits_nothing_that_it_
     eventually("the group to be moved back", SOON, moved).await?;
     let program = world.program("notification-service").env("STATE_DIR", kept.path().display());
     let notification = program.start()?;
-    produce(&world, 1).await?;
+    world.produce_events(1).await?;
     world.committed("notification-service", 1_101).await?;
     assert_eq!(notification.count("NOTIFICATION: "), 1, "{:?}", notification.lines());
     Ok(())

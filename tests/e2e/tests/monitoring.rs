@@ -191,8 +191,7 @@ async fn each_alert_fires_for_its_fault_and_for_no_other() -> Outcome {
     let program = world.program("task-api").env("STATE_DIR", state.display());
     let program = program.wrapped(&["prlimit", &format!("--nofile={files}:{files}"), "--"]);
     let (mut api_service, api) = world.start_api_as(program).await?;
-    let key = world.path("audit.key").display().to_string();
-    assert_eq!(world.taskctl(&["audit", "keygen", &key]).await?.code, Some(0));
+    let key = world.audit_key().await?.display().to_string();
     let start = |name: &&str| {
         let program = consumer(&world, name)?;
         let lease_ms = 5 * SLOW.as_millis();

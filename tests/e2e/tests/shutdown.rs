@@ -1,19 +1,12 @@
 //! SIGTERM: what is in flight is finished, what waits is reported, and nothing is lost.
 
-use harness::{CONSUMERS, DLQ, EVENTS, Event, Load, Outcome, Result, SOON, Signal, World, alone, eventually};
+use harness::{CONSUMERS, DLQ, EVENTS, Load, Outcome, Result, SOON, Signal, World, alone, eventually};
 use std::time::{Duration, Instant};
 
 /// In which a consumer has to end.
 const CONSUMER_STOP: Duration = Duration::from_secs(5);
 /// In which the API has to: 10 s to publish what waits, and the requests under way before.
 const API_STOP: Duration = Duration::from_secs(20);
-
-async fn produce(world: &World, count: usize) -> Result<()> {
-    let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
-    let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-    world.produce_values(&values).await?;
-    Ok(())
-}
 
 /// Stops a service in the middle of its work, and returns what it had committed then.
 async fn stopped_at_work(world: &World, name: &str, topic: &str) -> Result<(Vec<String>, i64)> {
@@ -35,7 +28,7 @@ async fn a_consumer_commits_what_it_has_done_and_releases() -> Outcome {
     let _alone = alone().await;
     let world = World::start().await?;
     for _ in 0..4 {
-        produce(&world, 2_000).await?;
+        world.produce_events(2_000).await?;
     }
     let (lines, position) = stopped_at_work(&world, "notification-service", EVENTS).await?;
     let told = lines.iter().filter(|line| line.contains("NOTIFICATION: ")).count();
@@ -66,7 +59,7 @@ async fn the_dlq_processor_commits_what_it_has_done_and_releases() -> Outcome {
 async fn a_consumer_stops_in_time_also_when_kafka_is_unreachable_or_hangs() -> Outcome {
     let _alone = alone().await;
     let mut world = World::start().await?;
-    produce(&world, 10).await?;
+    world.produce_events(10).await?;
     let names = CONSUMERS;
     let start =
         |world: &World| names.iter().map(|name| world.program(name).start()).collect::<Result<Vec<_>>>();
@@ -168,7 +161,7 @@ async fn a_second_signal_ends_it_at_once() -> Outcome {
 #[tokio::test]
 async fn two_equal_signals_within_a_moment_are_one_wish() -> Outcome {
     let world = World::start().await?;
-    produce(&world, 10).await?;
+    world.produce_events(10).await?;
     for name in CONSUMERS {
         let mut service = world.program(name).start()?;
         service.wait_for_line(": claimed ", SOON).await?;

@@ -10,7 +10,7 @@ use audit_tree::{Checkpoint, Hash, Rows, Signer, Tile, Verifier, leaf_hash, node
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
-use harness::{Event, Outcome, Result, SOON, Service, World, eventually, free_port, http};
+use harness::{Outcome, Result, SOON, Service, World, eventually, free_port, http};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -165,8 +165,7 @@ struct Witnessed {
 impl Witnessed {
     async fn start() -> Result<Self> {
         let world = World::start().await?;
-        let key = world.path("audit.key");
-        assert_eq!(world.taskctl(&["audit", "keygen", &key.display().to_string()]).await?.code, Some(0));
+        let key = world.audit_key().await?;
         let log = Signer::from_pem(&fs::read_to_string(&key).unwrap()).unwrap().verifier();
         let witness = Witness::start(log).await?;
         fs::write(world.path("witness.vkey"), witness.vkey()).unwrap();
@@ -178,9 +177,7 @@ impl Witnessed {
     }
 
     async fn events(&mut self, count: usize) -> Result<()> {
-        let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
-        let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
-        self.end = self.world.produce_values(&values).await?.last().unwrap() + 1;
+        self.end = self.world.produce_events(count).await?;
         self.world.committed("audit-service", self.end).await
     }
 

@@ -5,8 +5,8 @@ use crate::api::Api;
 use crate::history::{History, Seen};
 use crate::offsets::GroupOffsets;
 use crate::{
-    Broker, Cluster, Error, KafkaTools, Program, Ran, Result, Service, TopicRecord, eventually, free_port,
-    produce, read_audit_log, read_topic, record, temporary_folder, topic_names,
+    Broker, Cluster, Error, Event, KafkaTools, Program, Ran, Result, Service, TopicRecord, eventually,
+    free_port, produce, read_audit_log, read_topic, record, temporary_folder, topic_names,
 };
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -137,6 +137,13 @@ impl<B: Bootstrap> World<B> {
         self.program("taskctl").args(args).run(Duration::from_secs(60)).await
     }
 
+    /// Makes a key that signs audit logs. Its public one is beside it.
+    pub async fn audit_key(&self) -> Result<PathBuf> {
+        let key = self.path("audit.key");
+        let made = self.taskctl(&["audit", "keygen", &key.display().to_string()]).await?;
+        if made.code == Some(0) { Ok(key) } else { Err(Error::failed(format!("no key was made: {made:?}"))) }
+    }
+
     /// A path in the folder of this world.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -173,6 +180,13 @@ impl<B: Bootstrap> World<B> {
     pub async fn produce_values(&self, values: &[Option<&[u8]>]) -> Result<Vec<i64>> {
         let records = values.iter().map(|value| record(Some(b"key"), *value)).collect();
         produce(&self.broker.bootstrap(), EVENTS, records).await
+    }
+
+    /// Writes so many events, and returns the offset behind them.
+    pub async fn produce_events(&self, count: usize) -> Result<i64> {
+        let events: Vec<_> = (0..count).map(|n| Event::created(&n.to_string()).bytes()).collect();
+        let values: Vec<_> = events.iter().map(|event| Some(event.as_slice())).collect();
+        Ok(self.produce_values(&values).await?.last().map_or(0, |last| last + 1))
     }
 
     /// Claims and commits of a group that reads the events.
