@@ -48,7 +48,7 @@ impl World {
 
     /// With a proxy, through which all connections go.
     pub async fn behind_proxy(partitions: i32) -> (Self, Proxy) {
-        // It is told of the broker once that is there.
+        // Its target is set once the broker runs.
         let proxy = Proxy::start(0, 1, 0).await.unwrap();
         (Self::at(partitions, Some(&proxy)).await, proxy)
     }

@@ -74,8 +74,8 @@ impl Failure {
     }
 }
 
-/// Moves one partition after the other, each under a claim as any instance of the group would make it. A stop that is
-/// requested lets the one in hand end.
+/// Moves one partition after the other, each under a claim as any instance of the group would make it. After a
+/// stop is requested, the one in progress is finished.
 pub(super) async fn execute(
     offsets: &OffsetsLog,
     moves: &mut [Move],

@@ -4,7 +4,7 @@
 //! # Invariants
 //!
 //! 1. *What leads to the root is right*: a tile that does; else the one that does with what its lines, or the tiles below
-//!    it, have in the places where they differ. So a tile that was changed is told apart from a line that was.
+//!    it, have in the places where they differ. So a changed tile is distinguished from a changed line.
 //! 2. *Where nothing leads there, it is said*, and what is stored is gone on with.
 //! 3. *Memory is bounded*: of tiles that are right as they are stored nothing is kept; of others, above the leaves, their rows,
 //!    and of leaves those that an anchor may ask for.
