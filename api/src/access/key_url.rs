@@ -8,7 +8,8 @@
 //! 3. *Bounded*: a fetch in time and bytes; for tokens that name a key that is not known, at most one in
 //!    [`Times::learn`], whoever sends how many of them.
 //! 4. *A request waits only where it may help*: its token names a key that is not known, a fetch is under way or begins
-//!    before long, and no longer than [`LEARN_TIMEOUT`].
+//!    before long, and no longer than [`LEARN_TIMEOUT`] for the begin and as long for the end. Were it one limit for
+//!    both, who asks again and again would always come as much too early as a fetch takes.
 //! 5. *No good token is said to be wrong*: a key is unknown for certain only by a set that was asked for after the token
 //!    came.
 
@@ -21,11 +22,11 @@ use task_events::http_client::{self, Url};
 use task_events::log_once::LogOnce;
 use task_events::tls::Tls;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::jwt::{Keys, NO_KEY};
 
-/// Time for which a request waits for such a key.
+/// Time for which a request that names such a key waits for a fetch to begin, and then for its end.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for a fetch, from the name's resolution to the end of the answer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,11 +142,13 @@ impl KeyUrl {
         let now = *fetches.borrow_and_update();
         // One that waits already is enough.
         let _ = self.wanted.try_send(());
-        if !now.is_under_way && Instant::now() + LEARN_TIMEOUT < now.learns_from {
+        let came = Instant::now();
+        if !now.is_under_way && came + LEARN_TIMEOUT < now.learns_from {
             return false;
         }
+        let begin = if now.is_under_way { came } else { came.max(now.learns_from) };
         let has_ended = |fetches: &Fetches| fetches.ended > now.ended;
-        match timeout(LEARN_TIMEOUT, fetches.wait_for(has_ended)).await {
+        match timeout_at(begin + LEARN_TIMEOUT, fetches.wait_for(has_ended)).await {
             // One under way may have read what was before.
             Ok(Ok(fetches)) => fetches.is_current && !now.is_under_way,
             _ => false,

@@ -21,10 +21,14 @@ const SHORT: Duration = Duration::from_millis(20);
 /// As fast as the test waits.
 const FAST: Times = Times { interval: SHORT, max_age: NEVER, learn: SHORT, retry: (SHORT, SHORT) };
 const NEVER: Duration = Duration::from_secs(3_600);
+/// As an issuer on another continent answers: many times what lies between two looks of a test.
+const LATE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 enum Answer {
     Set(String),
+    /// A set, [`LATE`] after the request.
+    Late(String),
     Status(&'static str),
     Silence,
     Bytes(&'static [u8]),
@@ -55,8 +59,11 @@ impl Server {
                     assert!(request.starts_with("GET /keys?x=y HTTP/1.1\r\n"), "{request}");
                     count.fetch_add(1, Ordering::SeqCst);
                     let answer = shown.lock().unwrap().clone();
+                    if matches!(answer, Answer::Late(_)) {
+                        sleep(LATE).await;
+                    }
                     let bytes = match answer {
-                        Answer::Set(set) => {
+                        Answer::Set(set) | Answer::Late(set) => {
                             format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{set}", set.len())
                                 .into_bytes()
                         }
@@ -236,6 +243,21 @@ async fn a_key_is_unknown_only_by_a_set_that_was_asked_for_later() {
         assert!(!keys.learn().await, "a fetch that failed says nothing");
         sleep(SHORT).await;
     }
+}
+
+#[tokio::test]
+async fn who_asks_again_and_again_learns_from_the_first_fetch_that_a_slow_issuer_answers() {
+    let server = Server::start(Answer::Late(KEYS.to_owned())).await;
+    let learn = LEARN_TIMEOUT + Duration::from_secs(1);
+    let keys = KeyUrl::fetching(server.url(), None, Times { interval: NEVER, learn, ..FAST }).unwrap();
+    until("the first set", || !keys.fetches.borrow().is_under_way).await;
+    let certain = async {
+        while !keys.learn().await {
+            sleep(SHORT).await;
+        }
+    };
+    timeout(SOON, certain).await.expect("that there is no such key");
+    assert_eq!(server.asked(), 2);
 }
 
 #[tokio::test]
