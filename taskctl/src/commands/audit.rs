@@ -9,6 +9,7 @@ mod findings;
 mod keygen;
 mod line;
 mod lines;
+mod on_disk;
 mod order;
 mod parts;
 mod pipeline;

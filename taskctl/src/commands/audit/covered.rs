@@ -1,4 +1,6 @@
-//! What a log has of a partition, and whether its lines are in the topic's order.
+//! What a log has of each partition, and whether its lines are in the topic's order.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -69,6 +71,38 @@ impl Covered {
     }
 }
 
+/// What a log has of each partition of each topic.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    covered: Vec<Covered>,
+    numbers: BTreeMap<String, BTreeMap<i32, usize>>,
+    /// The number of the one that was asked for last: many lines of one follow each other.
+    last: usize,
+}
+
+impl Partitions {
+    /// What there is of a partition, of which the next line has that offset.
+    pub(super) fn get(&mut self, topic: &str, partition: i32, offset: i64) -> Option<&mut Covered> {
+        let is_of = |of: &Covered| of.partition == partition && of.topic == topic;
+        if !self.covered.get(self.last).is_some_and(is_of) {
+            let known = self.numbers.get(topic).and_then(|of_topic| of_topic.get(&partition));
+            self.last = known.copied().unwrap_or_else(|| {
+                let number = self.covered.len();
+                self.covered.push(Covered::new(topic, partition, offset));
+                self.numbers.entry(topic.to_owned()).or_default().insert(partition, number);
+                number
+            });
+        }
+        self.covered.get_mut(self.last)
+    }
+
+    /// By topic and partition.
+    pub(super) fn into_sorted(mut self) -> Vec<Covered> {
+        self.covered.sort_by(|one, other| (&one.topic, one.partition).cmp(&(&other.topic, other.partition)));
+        self.covered
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +118,20 @@ mod tests {
         assert_eq!(covered.add(last - 1), Step::OutOfOrder);
         assert_eq!(covered.add(last + 1), Step::Forward);
         assert_eq!(covered.add(0), Step::Restart);
+    }
+
+    #[test]
+    fn each_partition_of_each_topic_is_known_by_itself_whatever_follows_what() {
+        let mut partitions = Partitions::default();
+        for offset in 0..3 {
+            for (topic, partition) in [("b", 1), ("a", 1), ("b", 0), ("b", 0)] {
+                assert!(partitions.get(topic, partition, offset).unwrap().add(offset) != Step::OutOfOrder);
+            }
+        }
+        let found = partitions.into_sorted().into_iter();
+        let found: Vec<_> =
+            found.map(|of| (of.topic, of.partition, of.first_offset, of.last_offset)).collect();
+        let of = |topic: &str, partition| (topic.to_owned(), partition, 0, 2);
+        assert_eq!(found, [of("a", 1), of("b", 0), of("b", 1)]);
     }
 }

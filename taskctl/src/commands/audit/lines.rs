@@ -1,27 +1,22 @@
 //! What `taskctl audit verify` says of the lines of a log: all are read once, and those of few events, which may be
 //! repeated, once more.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 
 use task_events::operate::Progress as _;
 use uuid::Uuid;
 
-use super::covered::{Covered, Step};
+use super::covered::{Partitions, Step};
 use super::findings::{Findings, Kind};
 use super::line::{first_id, parse};
 use super::pipeline::{self, Event};
 use super::repeats::{Bounds, Filter, Suspects, part_of, parts};
 use super::report::{Report, TreeReport};
-use super::tree::{Leaf, TreeCheck};
+use super::tree::{Finished, TreeCheck};
 use super::witnessed::Cosigned;
 use super::zones::{Place, Zones};
 use crate::log_files::{LogFile, LogLine};
 use crate::progress::Progress;
-
-/// What a log has of each partition of each topic.
-type Partitions = BTreeMap<String, BTreeMap<i32, Covered>>;
 
 /// Reads the files of a log, oldest first.
 /// At most so many findings of each kind are shown.
@@ -35,13 +30,12 @@ fn verify_within(
     findings: usize,
     bounds: Bounds,
 ) -> io::Result<Report> {
-    let names: Vec<Arc<str>> = files.iter().map(|file| Arc::from(file.name.as_str())).collect();
     let mut report =
         Report { files: files.iter().map(|file| file.name.clone()).collect(), ..Report::default() };
     report.found = Findings::new(findings);
     let (mut filter, mut suspects, mut zones) =
         (Filter::new(bounds), Suspects::new(bounds), Zones::new(files));
-    let mut covered = Partitions::new();
+    let mut covered = Partitions::default();
     let mut progress = Progress::new("verifying the audit log", bytes_of(files), "bytes");
     let (mut file, mut number) = (0, 0);
     pipeline::for_each_block(files, tree.is_some(), |block| {
@@ -49,14 +43,14 @@ fn verify_within(
         if block.block.file != file {
             (file, number) = (block.block.file, 0);
         }
-        let (Some(name), Some(of_file)) = (names.get(file), files.get(file)) else { return };
+        let Some(of_file) = files.get(file) else { return };
+        let name = of_file.name.as_str();
         filter.prefetch(block.lines.iter().filter_map(|line| Some(&line.event.as_ref().ok()?.id)));
         let mut at = block.block.at;
         for line in &block.lines {
             number += 1;
             if let Some(tree) = &mut tree {
-                let leaf = Leaf { file: Arc::clone(name), number, at, hash: line.leaf };
-                tree.take(&leaf);
+                tree.take(line.leaf, || place(name, number, at));
             }
             report.lines += 1;
             match &line.event {
@@ -83,7 +77,7 @@ fn verify_within(
             });
         }
     })?;
-    report.partitions = covered.into_values().flat_map(BTreeMap::into_values).collect();
+    report.partitions = covered.into_sorted();
     drop(progress);
     if suspects.too_many && filter.has_forgotten() {
         suspects = suspects_by_parts(files, &mut filter, report.lines, bounds)?;
@@ -146,19 +140,18 @@ fn place(file: &str, number: u64, at: u64) -> String {
 
 impl Report {
     /// What the tree beside the log says.
-    fn add_tree(&mut self, tree: TreeCheck) {
-        let wrong = tree.findings.count();
-        self.found.extend(tree.findings);
+    fn add_tree(&mut self, Finished { checkpoint, found, newest_anchor, cosigned, findings }: Finished) {
+        let wrong = findings.count();
+        self.found.extend(findings);
         let behind = |of: &Cosigned| self.lines.saturating_sub(of.lines);
-        let cosigned = tree.cosigned.map(|of| Cosigned { behind: behind(&of), ..of });
         self.tree = Some(TreeReport {
-            origin: tree.checkpoint.origin,
-            entries: tree.checkpoint.size,
-            anchors: tree.compared,
-            newest_anchor: tree.newest_anchor,
-            uncovered: tree.uncovered,
-            first_uncovered: tree.first_uncovered,
-            cosigned,
+            origin: checkpoint.origin,
+            entries: checkpoint.size,
+            anchors: found.compared,
+            newest_anchor,
+            uncovered: found.uncovered,
+            first_uncovered: found.first_uncovered,
+            cosigned: cosigned.map(|of| Cosigned { behind: behind(&of), ..of }),
             wrong,
         });
     }
@@ -166,13 +159,7 @@ impl Report {
     /// Looks at the next event of the log.
     fn take(&mut self, place: impl Fn() -> String, event: &Event, topic: &str, covered: &mut Partitions) {
         let Event { partition, offset, .. } = *event;
-        // No name is copied for a topic that is known.
-        if !covered.contains_key(topic) {
-            covered.insert(topic.to_owned(), BTreeMap::new());
-        }
-        let Some(of_topic) = covered.get_mut(topic) else { return };
-        let of_partition =
-            of_topic.entry(partition).or_insert_with(|| Covered::new(topic, partition, offset));
+        let Some(of_partition) = covered.get(topic, partition, offset) else { return };
         let last = of_partition.last_offset;
         match of_partition.add(offset) {
             Step::Forward => {}

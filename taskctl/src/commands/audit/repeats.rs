@@ -43,6 +43,8 @@ impl Default for Bounds {
 /// The filter for the ids of a log.
 pub(super) struct Filter {
     words: Vec<u64>,
+    /// Words before the first block: memory that is allocated need not begin with a cache line.
+    start: usize,
     capacity: u64,
     /// Ids in it.
     ids: u64,
@@ -55,7 +57,9 @@ impl Filter {
     pub(super) fn new(bounds: Bounds) -> Self {
         let capacity = bounds.ids;
         let (ids, greatest, forgotten) = (0, None, None);
-        Self { words: vec![0; WORDS], capacity, ids, greatest, forgotten }
+        let words = vec![0; WORDS + BLOCK];
+        let start = words.as_ptr().align_offset(BLOCK * size_of::<u64>()).min(BLOCK);
+        Self { words, start, capacity, ids, greatest, forgotten }
     }
 
     /// Takes the next id of the log. Whether it may have been there before.
@@ -75,7 +79,7 @@ impl Filter {
     /// Reads what it has of these ids, so that memory answers for several at once: one after the other they would take
     /// longer than all else that is done for a line.
     pub(super) fn prefetch<'a>(&self, ids: impl Iterator<Item = &'a Uuid>) {
-        let words = ids.map(|id| self.words.get(block_of(mix(hash_of(id)))).copied().unwrap_or(0));
+        let words = ids.map(|id| self.words.get(self.block_of(mix(hash_of(id)))).copied().unwrap_or(0));
         black_box(words.fold(0, |all, word| all ^ word));
     }
 
@@ -87,7 +91,7 @@ impl Filter {
     /// Whether an id may have been set before. It is set then.
     pub(super) fn set(&mut self, id: &Uuid) -> bool {
         let hash = mix(hash_of(id));
-        let block = block_of(hash);
+        let block = self.block_of(hash);
         let mut bits = mix(hash);
         let mut is_known = true;
         for _ in 0..BITS {
@@ -99,6 +103,11 @@ impl Filter {
             }
         }
         is_known
+    }
+
+    /// The first word of the block for a hash.
+    fn block_of(&self, hash: u64) -> usize {
+        self.start + (hash as usize % (WORDS / BLOCK)) * BLOCK
     }
 
     /// Empties it.
@@ -116,11 +125,6 @@ pub(super) fn parts(ids: u64, bounds: Bounds) -> u64 {
 /// Which of the parts an id is in.
 pub(super) fn part_of(id: &Uuid, parts: u64) -> u64 {
     hash_of(id) % parts
-}
-
-/// The first word of the block for a hash.
-fn block_of(hash: u64) -> usize {
-    (hash as usize % (WORDS / BLOCK)) * BLOCK
 }
 
 fn hash_of(id: &Uuid) -> u64 {
@@ -221,6 +225,16 @@ mod tests {
             let spread = |number: u128| id(number * 17 % 31);
             let _ = (0..=distance).filter(|number| filter.insert(&spread(*number))).count();
             assert!(filter.insert(&spread(0)), "{capacity} {distance}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_a_cache_line_of_its_own() {
+        let filter = Filter::new(Bounds::default());
+        for hash in [0, 1, u64::MAX] {
+            let block = filter.block_of(hash);
+            assert_eq!(filter.words[block..].as_ptr() as usize % 64, 0);
+            assert!(block + BLOCK <= filter.words.len());
         }
     }
 

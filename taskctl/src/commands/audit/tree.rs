@@ -3,8 +3,8 @@
 //!
 //! # Invariants
 //!
-//! 1. *It fits only if all does*: every line is its entry's leaf in the tiles, the tiles are those of the leaves and no
-//!    longer or shorter, the root is the checkpoint's, and that of every anchor; whichever tree it is of.
+//! 1. *It fits only if all does*: the tiles are those of the lines' leaves and no longer or shorter, the root is the
+//!    checkpoint's, and that of every anchor; whichever tree it is of.
 //! 2. *Memory and time for each line do not grow with the log*: of the tree one tile of each level is held, of the lines
 //!    none.
 
@@ -12,14 +12,14 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use audit_tree::{Checkpoint, Hash, Rows, TILE, Tile, Tiles, Verifier};
+use audit_tree::{Checkpoint, Hash, Rows, Tiles, Verifier};
 use serde::Deserialize;
 
 use super::anchors::{Anchor, KAFKA};
-use super::diagnosis::{Diagnosis, diagnose, read_tile};
+use super::diagnosis::{Diagnosis, diagnose};
 use super::findings::{Findings, Kind, hex};
+use super::on_disk::OnDisk;
 use super::order::sort_by_tree;
 use super::witnessed::Cosigned;
 use crate::log_files::LogFile;
@@ -30,26 +30,11 @@ struct State {
     files: Vec<u64>,
 }
 
-/// A line's place, and its leaf.
-#[derive(Debug, Clone)]
-pub(super) struct Leaf {
-    pub(super) file: Arc<str>,
-    pub(super) number: u64,
-    pub(super) at: u64,
-    pub(super) hash: Hash,
-}
-
-impl Leaf {
-    pub(super) fn place(&self) -> String {
-        format!("{}:{} (byte {})", self.file, self.number, self.at)
-    }
-}
-
 /// The tree of a log, while its lines are compared with it.
 pub(super) struct TreeCheck {
     folder: PathBuf,
     pub(super) checkpoint: Checkpoint,
-    tiles: Tiles,
+    on_disk: OnDisk,
     rows: Rows,
     starts: Vec<u64>,
     /// What Kafka has of this tree and of others of the group, and a witness: all, and those not compared yet, smallest
@@ -59,11 +44,11 @@ pub(super) struct TreeCheck {
     /// Something does not fit.
     differs: bool,
     /// Lines behind the checkpoint.
-    pub(super) uncovered: u64,
+    uncovered: u64,
+    first_uncovered: Option<String>,
     /// Anchors that were compared.
-    pub(super) compared: u64,
-    pub(super) newest_anchor: u64,
-    pub(super) first_uncovered: Option<String>,
+    compared: u64,
+    newest_anchor: u64,
     /// What a witness has cosigned, where that was asked for.
     pub(super) cosigned: Option<Cosigned>,
     pub(super) findings: Findings,
@@ -98,27 +83,36 @@ pub(super) fn open(
     let is_own = |anchor: &&Anchor| anchor.by == KAFKA && anchor.origin == checkpoint.origin;
     let own = anchors.iter().rev().find(is_own);
     let newest_anchor = own.map_or(0, |anchor| anchor.size);
-    let tiles = Tiles::new(folder, checkpoint.size);
+    let on_disk = OnDisk::new(folder)?;
     let rows = Rows::default();
     let differs = checkpoint.size == 0 && checkpoint.root != rows.root();
     let mut tree = TreeCheck {
         folder: folder.to_owned(),
         checkpoint,
-        tiles,
+        on_disk,
         rows,
         starts,
         to_compare: anchors.clone().into(),
         anchors,
         differs,
         uncovered: 0,
+        first_uncovered: None,
         compared: 0,
         newest_anchor,
-        first_uncovered: None,
         cosigned: None,
         findings,
     };
     tree.compare_anchors();
     Ok(Some(tree))
+}
+
+/// What the comparison has found.
+pub(super) struct Finished {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) found: Diagnosis,
+    pub(super) newest_anchor: u64,
+    pub(super) cosigned: Option<Cosigned>,
+    pub(super) findings: Findings,
 }
 
 impl TreeCheck {
@@ -135,45 +129,47 @@ impl TreeCheck {
         sort_by_tree(files, &mut Tiles::new(&self.folder, self.checkpoint.size), &self.starts)
     }
 
-    /// The next line of the log.
-    pub(super) fn take(&mut self, line: &Leaf) {
+    /// The next line of the log: its leaf, and where it is.
+    pub(super) fn take(&mut self, leaf: Hash, place: impl FnOnce() -> String) {
         if self.differs {
             return;
         }
-        let next = self.rows.size();
-        if next >= self.checkpoint.size {
+        if self.rows.size() >= self.checkpoint.size {
             self.uncovered += 1;
-            self.first_uncovered.get_or_insert_with(|| line.place());
-        } else if self.tiles.leaf(next).ok() != Some(line.hash) {
-            self.differs = true;
-            return;
+            self.first_uncovered.get_or_insert_with(place);
         }
-        self.push(line.hash);
+        self.push(leaf);
     }
 
     /// All lines were taken. If something does not fit, the files are read once more, for what it is.
-    pub(super) fn finish(mut self, files: &[LogFile]) -> io::Result<Self> {
-        if !self.differs && self.rows.size() >= self.checkpoint.size && self.to_compare.is_empty() {
-            return Ok(self);
-        }
-        let Self { folder, checkpoint, anchors, findings, .. } = &mut self;
-        let Diagnosis { uncovered, first_uncovered, compared } =
-            diagnose(files, folder, checkpoint, anchors, findings)?;
-        Ok(Self { uncovered, first_uncovered, compared, ..self })
+    pub(super) fn finish(self, files: &[LogFile]) -> io::Result<Finished> {
+        let Self { folder, checkpoint, on_disk, rows, anchors, to_compare, mut findings, .. } = self;
+        let (newest_anchor, cosigned) = (self.newest_anchor, self.cosigned);
+        let fits = !self.differs && rows.size() >= checkpoint.size && to_compare.is_empty();
+        let found = match on_disk.finish() && fits {
+            true => Diagnosis {
+                uncovered: self.uncovered,
+                first_uncovered: self.first_uncovered,
+                compared: self.compared,
+            },
+            false => diagnose(files, &folder, &checkpoint, &anchors, &mut findings)?,
+        };
+        Ok(Finished { checkpoint, found, newest_anchor, cosigned, findings })
     }
 
     /// Adds a leaf, and compares what is complete by then.
     fn push(&mut self, leaf: Hash) {
-        let Self { rows, folder, checkpoint, differs, .. } = self;
+        let Self { rows, on_disk, checkpoint, differs, .. } = self;
         rows.push(leaf, &mut |tile, hashes| {
             let end = (tile.number + 1) << (8 * (tile.level + 1));
             if end <= checkpoint.size {
-                *differs |= !is_stored(folder, tile, hashes);
+                on_disk.compare(tile, hashes);
+                *differs |= on_disk.differs();
             }
         });
         if rows.size() == checkpoint.size {
             *differs |= rows.root() != checkpoint.root;
-            *differs |= !rows.partials().all(|(tile, hashes)| is_stored(folder, tile, hashes));
+            rows.partials().for_each(|(tile, hashes)| on_disk.compare(tile, hashes));
         }
         self.compare_anchors();
     }
@@ -185,16 +181,5 @@ impl TreeCheck {
             self.compared += u64::from(anchor.by == KAFKA);
             self.differs |= hex(&self.rows.root()) != anchor.root;
         }
-    }
-}
-
-/// Whether a tile on disk is what it has to be. In the place of a partial one, what a later state has left serves as well.
-fn is_stored(folder: &Path, tile: Tile, hashes: &[Hash]) -> bool {
-    match fs::read(tile.path(folder)) {
-        Ok(bytes) => bytes == hashes.concat(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && tile.width < TILE => {
-            read_tile(folder, tile).is_ok_and(|row| row == hashes)
-        }
-        Err(_) => false,
     }
 }

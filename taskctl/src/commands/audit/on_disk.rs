@@ -1,0 +1,159 @@
+//! Compares the tiles on disk with what they have to be. A tile is a small file of its own, and read one after the other they
+//! would take most of the time where they are not cached: several threads read and compare them.
+//!
+//! # Invariants
+//!
+//! 1. *It fits only if every tile that was given is on disk as it was given*: also where a thread has ended early.
+//! 2. *Memory is bounded*: so many tiles wait, and one is in each thread's work; who gives more waits.
+//! 3. *The threads end with it*.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use audit_tree::{Hash, TILE, Tile};
+
+use super::diagnosis::read_tile;
+
+/// Threads that read: as many reads as disks answer well at once.
+const READERS: usize = 16;
+/// Tiles that wait for one of them.
+const QUEUE: usize = 2 * READERS;
+/// The stack of a thread that reads.
+const STACK_BYTES: usize = 128 * 1024;
+
+type Job = (Tile, Vec<Hash>);
+
+/// The comparison of a tree's tiles.
+pub(super) struct OnDisk {
+    differs: Arc<AtomicBool>,
+    jobs: SyncSender<Job>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl OnDisk {
+    /// For the tiles in a folder.
+    pub(super) fn new(folder: &Path) -> io::Result<Self> {
+        let differs = Arc::new(AtomicBool::new(false));
+        let (jobs, receiver) = mpsc::sync_channel(QUEUE);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let reader = |_| {
+            let (folder, receiver, differs) =
+                (folder.to_owned(), Arc::clone(&receiver), Arc::clone(&differs));
+            let thread = thread::Builder::new().name("tiles".to_owned()).stack_size(STACK_BYTES);
+            thread.spawn(move || compare_all(&folder, &receiver, &differs))
+        };
+        let readers = (0..READERS).map(reader).collect::<io::Result<_>>()?;
+        Ok(Self { differs, jobs, readers })
+    }
+
+    /// Compares a tile with these hashes, before long.
+    pub(super) fn compare(&self, tile: Tile, hashes: &[Hash]) {
+        if self.jobs.send((tile, hashes.to_vec())).is_err() {
+            self.differs.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one is known to be another by now.
+    pub(super) fn differs(&self) -> bool {
+        self.differs.load(Ordering::Relaxed)
+    }
+
+    /// Whether all that were given are as they were given.
+    pub(super) fn finish(self) -> bool {
+        drop(self.jobs);
+        let ended = self.readers.into_iter().all(|reader| reader.join().is_ok());
+        ended && !self.differs.load(Ordering::Relaxed)
+    }
+}
+
+fn compare_all(folder: &Path, jobs: &Mutex<Receiver<Job>>, differs: &AtomicBool) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((tile, hashes)) = job else { return };
+        if !is_stored(folder, tile, &hashes) {
+            differs.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether a tile on disk is what it has to be. In the place of a partial one, what a later state has left serves as well.
+fn is_stored(folder: &Path, tile: Tile, hashes: &[Hash]) -> bool {
+    match fs::read(tile.path(folder)) {
+        Ok(bytes) => bytes == hashes.as_flattened(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && tile.width < TILE => {
+            read_tile(folder, tile).is_ok_and(|row| row == hashes)
+        }
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use audit_tree::leaf_hash;
+
+    use super::*;
+
+    const TILES: u64 = 3 * QUEUE as u64;
+
+    fn tile(number: u64) -> (Tile, Vec<Hash>) {
+        let hashes = (0..TILE).map(|leaf| leaf_hash(&(number * TILE + leaf).to_be_bytes()));
+        (Tile { level: 0, number, width: TILE }, hashes.collect())
+    }
+
+    /// A folder with these tiles.
+    fn stored() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (tile, hashes) in (0..TILES).map(tile) {
+            let path = tile.path(folder.path());
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, hashes.as_flattened()).unwrap();
+        }
+        folder
+    }
+
+    fn fits(folder: &Path) -> bool {
+        let on_disk = OnDisk::new(folder).unwrap();
+        (0..TILES).map(tile).for_each(|(tile, hashes)| on_disk.compare(tile, &hashes));
+        on_disk.finish()
+    }
+
+    #[test]
+    fn one_tile_that_is_another_missing_short_or_longer_is_found_among_many() {
+        let folder = stored();
+        assert!(fits(folder.path()));
+        for number in [0, 1, TILES / 2, TILES - 1] {
+            let (tile, hashes) = tile(number);
+            let (path, whole) = (tile.path(folder.path()), hashes.as_flattened());
+            let mut other = whole.to_vec();
+            other[17] ^= 1;
+            for bytes in [&other[..], &whole[..whole.len() - 32], &[whole, &[0]].concat(), b""] {
+                fs::write(&path, bytes).unwrap();
+                assert!(!fits(folder.path()), "{number}: {} bytes", bytes.len());
+            }
+            fs::remove_file(&path).unwrap();
+            assert!(!fits(folder.path()), "{number}: missing");
+            fs::create_dir(&path).unwrap();
+            assert!(!fits(folder.path()), "{number}: unreadable");
+            fs::remove_dir(&path).unwrap();
+            fs::write(&path, whole).unwrap();
+        }
+        assert!(fits(folder.path()));
+    }
+
+    #[test]
+    fn a_difference_is_known_before_the_end() {
+        let folder = stored();
+        let on_disk = OnDisk::new(folder.path()).unwrap();
+        let (first, hashes) = tile(0);
+        on_disk.compare(first, &hashes[1..]);
+        while !on_disk.differs() {
+            thread::yield_now();
+        }
+        assert!(!on_disk.finish());
+    }
+}
