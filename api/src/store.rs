@@ -167,7 +167,7 @@ impl Embedded {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(StoreError::Unavailable("it was closed meanwhile".to_owned())),
             Err(_) => {
-                self.shared.refused_as_slow();
+                self.shared.refused_as_slow(self.disk_timeout);
                 Err(StoreError::Slow)
             }
         }
@@ -232,6 +232,7 @@ impl Embedded {
 
     /// Whether the store takes changes; if not, why. Also where the disk does not answer.
     pub fn failure(&self) -> Option<String> {
+        let hangs = self.shared.hangs(self.disk_timeout);
         // The answer is for the next one who asks: a disk that hangs must not hold up this one.
         if !self.shared.is_looked_for.swap(true, Ordering::Relaxed) && self.queue.try_send(Job::Look).is_err()
         {
@@ -241,7 +242,6 @@ impl Embedded {
         if let Some(failure) = self.shared.write_failure().or(misplaced) {
             return Some(failure.to_string());
         }
-        let hangs = self.shared.hangs(self.disk_timeout);
         hangs.map(|hangs| format!("the disk has not answered for {} s; changes wait for it", hangs.as_secs()))
     }
 

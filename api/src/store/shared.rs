@@ -26,12 +26,18 @@ use super::wal::files::Files;
 use super::wal::{Limits, Place, Position};
 use crate::event_format::EventFormat;
 
-/// A wait of the writer for the disk.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Writing {
-    since: Instant,
-    /// Somebody's change was refused meanwhile because it took too long.
-    refused: bool,
+/// What is known of the writer's waits for the disk.
+///
+/// Invariant: whose change was refused because it took too long finds the store failing until the writer has answered a
+/// batch that it began after that change was sent; also where its thread comes to the change only after the refusal.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Waits {
+    /// Since when it has been at work on a batch.
+    writing: Option<Instant>,
+    /// When it began the last batch that it has answered.
+    answered: Option<Instant>,
+    /// When the last change was sent that was refused.
+    refused: Option<Instant>,
 }
 
 /// What threads share.
@@ -58,8 +64,7 @@ pub(super) struct Shared {
     pub(super) misplaced: Mutex<Option<WriteFailure>>,
     /// The writer was asked to look where the files are, and has not yet.
     pub(super) is_looked_for: AtomicBool,
-    /// What the writer waits for the disk with, while it does.
-    pub(super) writing: Mutex<Option<Writing>>,
+    pub(super) waits: Mutex<Waits>,
     /// What was found to be unreadable.
     pub(super) reported: Mutex<Reported>,
     /// What is in the outbox: the last sequence number on disk, and how many events wait.
@@ -135,30 +140,31 @@ impl Shared {
     }
 
     pub(super) fn begin_writing(&self) {
-        *self.writing() = Some(Writing { since: Instant::now(), refused: false });
+        self.waits().writing = Some(Instant::now());
     }
 
     pub(super) fn end_writing(&self) {
-        *self.writing() = None;
+        let mut waits = self.waits();
+        waits.answered = waits.writing.take();
     }
 
-    /// A change was refused because it took too long.
-    pub(super) fn refused_as_slow(&self) {
-        if let Some(writing) = self.writing().as_mut() {
-            writing.refused = true;
-        }
+    /// A change was refused because it took too long: so much.
+    pub(super) fn refused_as_slow(&self, waited: Duration) {
+        let sent = Instant::now().checked_sub(waited);
+        let mut waits = self.waits();
+        waits.refused = waits.refused.max(sent);
     }
 
-    /// How long the writer has been waiting for the disk, if that is too long: the limit, or whatever a change
-    /// was refused for. Who was refused finds the store failing, also if the wait began just after the change.
+    /// How long the disk has not answered, if that is too long: the limit, or whatever a change was refused for.
     pub(super) fn hangs(&self, limit: Duration) -> Option<Duration> {
-        let writing = (*self.writing())?;
-        let waited = writing.since.elapsed();
-        (writing.refused || waited >= limit).then_some(waited)
+        let Waits { writing, answered, refused } = *self.waits();
+        let refused = refused.filter(|sent| answered.is_none_or(|begun| begun < *sent));
+        let waited = writing.or(refused)?.elapsed();
+        (refused.is_some() || waited >= limit).then_some(waited)
     }
 
-    fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take_lazy(&self) -> Vec<LazyDelivery> {

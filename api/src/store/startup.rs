@@ -89,7 +89,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, limits: Limits) -> Result<Op
         failures: Mutex::default(),
         misplaced: Mutex::default(),
         is_looked_for: AtomicBool::new(false),
-        writing: Mutex::default(),
+        waits: Mutex::default(),
         reported: Mutex::default(),
         commits: AtomicU64::new(0),
         event_format: OnceLock::new(),
