@@ -8,6 +8,7 @@
 //! 2. *What may be ours is given back*: after an error the row may be this process's for as long as its lease, whether the
 //!    statement was a claim, a renewal or a release. Where the connection is at fault, another one does it.
 //! 3. *By the term*: given back late, it is nobody's next turn that ends.
+//! 4. *At once*: a stop, and the way to another server, wait for no statement that may take as long as the lease leaves.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::shared::Shared;
-use super::turn::{self, LEASE, TurnError};
+use super::turn::{self, LEASE, TURN_TIMEOUT, TurnError};
 
 /// Time for the relay to let a turn go that was lost. It does so as soon as it runs.
 const LET_GO_TIMEOUT: Duration = Duration::from_secs(1);
@@ -119,5 +120,31 @@ async fn attempt(shared: &Shared, session: &mut Option<Session>, terms: &[Uuid])
         _ => session.insert(shared.connect().await?),
     };
     let released = timeout(ATTEMPT_TIMEOUT, turn::release(session, terms)).await;
-    released.unwrap_or_else(|_| Err(DatabaseError::timeout("the relay's turn").into()))
+    released.unwrap_or_else(|_| Err(TurnError::timeout()))
+}
+
+/// A statement of the turn, while it is worth waiting for: once nobody wants the turn any more, for [`TURN_TIMEOUT`], and
+/// no longer once new connections lead to another server.
+pub(super) async fn while_wanted(
+    shared: &Shared,
+    session: &Session,
+    wanted: &watch::Receiver<Wanted>,
+    statement: impl Future<Output = Result<(), TurnError>>,
+) -> Result<(), TurnError> {
+    let mut wanted = wanted.clone();
+    let is_left = async {
+        let _ = wanted.wait_for(|wanted| wanted.relays == 0).await;
+        sleep(TURN_TIMEOUT).await;
+    };
+    let leads_elsewhere = async {
+        while shared.is_current(session) {
+            sleep(RETRY_EVERY).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = leads_elsewhere => Err(TurnError::Lost),
+        result = statement => result,
+        () = is_left => Err(TurnError::timeout()),
+    }
 }

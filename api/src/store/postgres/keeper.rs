@@ -29,7 +29,7 @@ use super::shared::Shared;
 use super::turn::{self, Deletion, Held, TurnError};
 
 /// How often the lease is renewed.
-const RENEW_EVERY: Duration = Duration::from_millis(1_500);
+const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Time for one pull before a turn is announced, well within a lease.
 const BEGIN_PULL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a standby looks whether the turn is free.
@@ -280,7 +280,7 @@ async fn hold(
             _ = until(wanted, |wanted| wanted.relays == 0) => break End::Unwanted,
             () = sleep_until(renew_at) => {
                 renew_at = Instant::now() + RENEW_EVERY;
-                if shared.is_current(session) { held.renew(session).await } else { Err(TurnError::Lost) }
+                handover::while_wanted(shared, session, wanted, held.renew(session)).await
             }
             // It ends only where the turn is another's, or has to be.
             ended = &mut pulling.0 => Err(ended.unwrap_or(TurnError::Lost)),
@@ -290,7 +290,7 @@ async fn hold(
                     while all.len() < MAX_REPORTS && let Ok(more) = reports.try_recv() {
                         all.push(more);
                     }
-                    write(shared, session, &mut held, all).await
+                    handover::while_wanted(shared, session, wanted, write(shared, session, &mut held, all)).await
                 }
                 None => break End::Unwanted,
             },

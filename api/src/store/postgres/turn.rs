@@ -11,6 +11,8 @@
 //! 3. *A row is deleted by number and id*: after a step back a number may belong to another event.
 //! 4. *No clocks are compared.* The expiry is the database's; the holder counts from before it asked, by its own
 //!    monotonic clock.
+//! 5. *A slow answer costs no turn while the lease lasts.* A statement of the holder may take as long as the lease leaves,
+//!    less [`MARGIN`], and is given [`TURN_TIMEOUT`] in any case.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use task_events::database::{DatabaseError, Session};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::Row as DatabaseRow;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -33,7 +35,9 @@ pub(super) const LEASE: Duration = Duration::from_secs(6);
 /// The same for the database.
 const LEASE_SQL: &str = "interval '6 s'";
 /// Time for one statement of the turn: several fit into a lease.
-const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is left of the lease when a statement of its holder is given up: the requests in flight to Kafka are answered in it.
+const MARGIN: Duration = Duration::from_millis(1_500);
 /// Events of one pull: with titles of the greatest length some MB.
 pub(super) const PULL: usize = 2_000;
 /// Numbers of the outbox that one statement looks at where events are passed over: some tenths of a second.
@@ -50,6 +54,12 @@ pub(super) enum TurnError {
         "too many events cannot be read by this version: another replica may read them; if none can, no events are published until one of the newest version runs, or what is damaged is set aside (docs/runbook.md#events-that-no-replica-can-read)"
     )]
     Unreadable,
+}
+
+impl TurnError {
+    pub(super) fn timeout() -> Self {
+        Self::Database(DatabaseError::timeout("the relay's turn"))
+    }
 }
 
 impl From<tokio_postgres::Error> for TurnError {
@@ -138,7 +148,7 @@ impl Held {
         );
         let (term, count) = (self.term.id, self.term.count.load(Ordering::Acquire));
         let parameters: Parameters = vec![(&term, Type::UUID), (&count, Type::INT8)];
-        let renewed = within(async { Ok(session.query_typed(&renew, &parameters).await?) }).await?;
+        let renewed = self.within(async { Ok(session.query_typed(&renew, &parameters).await?) }).await?;
         self.goes_on(&renewed)?;
         self.valid_until = sent + LEASE;
         Ok(())
@@ -174,7 +184,7 @@ impl Held {
             (&positions, Type::INT8_ARRAY),
         ];
         let deleted = if is_lazy {
-            within(async {
+            self.within(async {
                 let (begun, deleted, committed) = tokio::join!(
                     biased;
                     session.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off"),
@@ -188,7 +198,7 @@ impl Held {
             })
             .await?
         } else {
-            within(async { Ok(session.query_typed(DELETE, &parameters).await?) }).await?
+            self.within(async { Ok(session.query_typed(DELETE, &parameters).await?) }).await?
         };
         self.goes_on(&deleted)
     }
@@ -212,8 +222,15 @@ impl Held {
             (&topic.partitions, Type::INT4),
             (&is_another, Type::BOOL),
         ];
-        let noted = within(async { Ok(session.query_typed(PUBLISH_TO, &parameters).await?) }).await?;
+        let noted = self.within(async { Ok(session.query_typed(PUBLISH_TO, &parameters).await?) }).await?;
         self.goes_on(&noted)
+    }
+
+    /// A statement of the holder.
+    async fn within<T>(&self, work: impl Future<Output = Result<T, TurnError>>) -> Result<T, TurnError> {
+        let least = Instant::now() + TURN_TIMEOUT;
+        let until = self.valid_until.checked_sub(MARGIN).map_or(least, |until| until.max(least));
+        timeout_at(until, work).await.unwrap_or_else(|_| Err(TurnError::timeout()))
     }
 
     fn goes_on(&mut self, rows: &[DatabaseRow]) -> Result<(), TurnError> {
@@ -307,9 +324,7 @@ impl Term {
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, TurnError>>) -> Result<T, TurnError> {
-    timeout(TURN_TIMEOUT, work)
-        .await
-        .unwrap_or_else(|_| Err(DatabaseError::timeout("the relay's turn").into()))
+    timeout(TURN_TIMEOUT, work).await.unwrap_or_else(|_| Err(TurnError::timeout()))
 }
 
 /// The name of this machine or container, for people.
@@ -319,72 +334,4 @@ pub(in crate::store) fn host() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use harness::Postgres;
-    use task_events::database::{DatabaseUrl, connect, ensure};
-
-    use super::*;
-
-    /// Whatever has piled up: no statement looks at more than a part of it, and none is sent where nothing is wanted.
-    #[tokio::test]
-    async fn what_waits_for_a_full_partition_or_a_blocked_task_is_passed_over_by_parts() {
-        let Some(server) = Postgres::shared().unwrap() else { return };
-        server.create_database("parts").unwrap();
-        let endpoint = DatabaseUrl::new(&server.url("parts")).endpoint().await.unwrap();
-        let session = connect(&endpoint, None).await.unwrap();
-        ensure(&session, true).await.unwrap();
-        let insert = format!(
-            "INSERT INTO task_events.outbox (seq, event_id, task_id, hash, encoding, payload) OVERRIDING SYSTEM VALUE \
-             SELECT seq, gen_random_uuid(), gen_random_uuid(), hash, 0, '' FROM (VALUES (1, 0), ({}, 1), ({}, 1)) v (seq, hash)",
-            1 + PART,
-            1 + 3 * PART
-        );
-        session.batch_execute(&insert).await.unwrap();
-        let (held, _) = claim(&session, Uuid::new_v4(), Uuid::new_v4()).await.unwrap().unwrap();
-        let pull = async |full: &'static [i32], until| {
-            let (events, is_limited) =
-                held.term.pull(&session, &Without::default(), 2, full, until).await.unwrap();
-            (events.iter().map(|event| event.seq).collect::<Vec<_>>(), is_limited)
-        };
-        let (over, later) = (Instant::now(), Instant::now() + Duration::from_secs(600));
-        assert_eq!(pull(&[0], over).await, (vec![], true));
-        assert_eq!(pull(&[0], later).await, (vec![1 + PART, 1 + 3 * PART], false));
-        assert_eq!(pull(&[1], later).await, (vec![1], false));
-        let pull_without = async |hash, until| {
-            let without = Without { hashes: vec![hash], ..Without::default() };
-            let (events, is_limited) = held.term.pull(&session, &without, 2, &[], until).await.unwrap();
-            (events.iter().map(|event| event.seq).collect::<Vec<_>>(), is_limited)
-        };
-        assert_eq!(pull_without(0, over).await, (vec![], true));
-        assert_eq!(pull_without(0, later).await, (vec![1 + PART, 1 + 3 * PART], false));
-        assert_eq!(pull_without(1, later).await, (vec![1], false));
-        // As after a crash that forgot what the holder did last.
-        held.term.count.fetch_add(1, Ordering::AcqRel);
-        for full in [&[][..], &[0]] {
-            let went_back = held.term.pull(&session, &Without::default(), 2, full, later).await;
-            assert!(matches!(went_back, Err(TurnError::Lost)), "{full:?}");
-            let _ = session.batch_execute("ROLLBACK").await;
-        }
-        held.term.count.fetch_sub(1, Ordering::AcqRel);
-        server
-            .sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'parts'")
-            .unwrap();
-        assert_eq!(pull(&[0, 1], later).await, (vec![], false), "no statement is needed");
-        assert!(held.term.pull(&session, &Without::default(), 2, &[], later).await.is_err());
-    }
-
-    /// The holder died with a database whose clock was ahead.
-    #[tokio::test]
-    async fn a_turn_that_expires_later_than_any_can_is_free() {
-        let Some(server) = Postgres::shared().unwrap() else { return };
-        server.create_database("clock").unwrap();
-        let endpoint = DatabaseUrl::new(&server.url("clock")).endpoint().await.unwrap();
-        let session = connect(&endpoint, None).await.unwrap();
-        ensure(&session, true).await.unwrap();
-        let (mut held, _) = claim(&session, Uuid::new_v4(), Uuid::new_v4()).await.unwrap().unwrap();
-        assert!(claim(&session, Uuid::new_v4(), Uuid::new_v4()).await.unwrap().is_none());
-        server.sql("clock", "UPDATE task_events.relay SET expires_at = now() + interval '1 hour'").unwrap();
-        assert!(claim(&session, Uuid::new_v4(), Uuid::new_v4()).await.unwrap().is_some());
-        assert!(matches!(held.renew(&session).await, Err(TurnError::Lost)));
-    }
-}
+mod tests;
