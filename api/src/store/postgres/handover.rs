@@ -148,3 +148,38 @@ pub(super) async fn while_wanted(
         () = is_left => Err(TurnError::timeout()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use harness::Postgres;
+    use task_events::database::{DatabaseUrl, connect};
+
+    use super::*;
+
+    /// What has to come to its end.
+    async fn soon<T>(work: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(30), work).await.expect("it does not end")
+    }
+
+    #[tokio::test]
+    async fn a_stop_and_the_way_to_another_server_wait_for_no_statement_without_an_end() {
+        let Some(server) = Postgres::shared().unwrap() else { return };
+        server.create_database("statements").unwrap();
+        let endpoint = DatabaseUrl::new(&server.url("statements")).endpoint().await.unwrap();
+        let shared = Shared::new(endpoint, "database".to_owned());
+        let (sender, wanted) = watch::channel(Wanted { relays: 1, runs_out: None });
+
+        let elsewhere = connect(&shared.endpoint, None).await.unwrap();
+        let left = soon(while_wanted(&shared, &elsewhere, &wanted, pending())).await;
+        assert!(matches!(left, Err(TurnError::Lost)), "{left:?}");
+
+        let session = shared.connect().await.unwrap();
+        let stopped = async { sender.send_modify(|wanted| wanted.let_go(false)) };
+        let statement = while_wanted(&shared, &session, &wanted, pending());
+        let (given_up, ()) = soon(async { tokio::join!(statement, stopped) }).await;
+        assert!(matches!(given_up, Err(TurnError::Database(_))), "{given_up:?}");
+        while_wanted(&shared, &session, &wanted, ready(Ok(()))).await.unwrap();
+    }
+}
