@@ -54,6 +54,7 @@ use dispatcher::Dispatcher;
 use report::Report;
 
 pub use dispatcher::WINDOW;
+pub use reconcile::LANDING_TIME;
 pub use report::RelayState;
 
 /// Time to publish what waits when the process stops.

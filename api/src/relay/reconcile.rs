@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 /// A request whose connection broke may still be on its way through the broker: the topic is read after it
 /// had time to land.
-const LANDING_TIME: Duration = Duration::from_millis(250);
+pub const LANDING_TIME: Duration = Duration::from_millis(250);
 /// How long the in-sync replicas are waited for before the partition's trouble is reported and all is asked
 /// anew. Longer than it takes a leader to drop a follower that is stuck (replica.lag.time.max.ms: 30 s).
 const REPLICATION_TIMEOUT: Duration = Duration::from_secs(60);

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use devbroker::{Broker, Config};
-use harness::{Fault, Listener, ProduceProxy};
+use harness::{Fault, Listener, ProduceProxy, free_port};
 use rskafka::client::ClientBuilder;
 use rskafka::record::RecordAndOffset;
 use serde_json::{Value, json};
-use task_api::relay::{Relay, WINDOW};
+use task_api::relay::{LANDING_TIME, Relay, WINDOW};
 use task_api::store::{Delivered, OutboxEntry, Store};
 use task_events::kafka::{
     Batch, Compression, ConsumerRecord, Kafka, NewTopic, OffsetAt, ProducerRecord as Record,
@@ -23,6 +23,11 @@ use uuid::Uuid;
 use crate::store::{create, done};
 use crate::support::{App, TOPIC, eventually, is_postgres, open};
 
+/// Where nobody listens, nor will by chance while a broker of the test is down.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()))
+}
+
 /// A broker, perhaps behind a proxy, and a folder for the application.
 pub struct Cluster {
     pub broker: Broker,
@@ -34,7 +39,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Self {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+        Self::at(free_address()).await
     }
 
     pub async fn at(address: SocketAddr) -> Self {
@@ -52,6 +57,12 @@ impl Cluster {
         let broker = start_broker(SocketAddr::from(([127, 0, 0, 1], 0)), dir.path(), Some(address)).await;
         let proxy = Some(Arc::new(ProduceProxy::start(listener, broker.addr().port())));
         Self { broker, address, kafka: Kafka::new(vec![address.to_string()], "test"), proxy, dir }
+    }
+
+    /// Whether each request that was to land late has landed within the time that the relay gives it: if not, its events
+    /// may be sent again.
+    pub fn has_landed_in_time(&self) -> bool {
+        self.proxy.as_ref().unwrap().longest_landing().is_some_and(|longest| longest < LANDING_TIME)
     }
 
     pub async fn create_topic(&self, partitions: i32, configs: &[(&str, &str)]) {
@@ -158,7 +169,7 @@ async fn note_start(store: &Store) {
 #[tokio::test]
 async fn events_wait_for_kafka_and_go_when_it_comes() {
     let dir = tempfile::tempdir().unwrap();
-    let address = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let address = free_address();
     let app = App::with_kafka(dir.path(), &address.to_string()).await;
     create_numbered(&app, 0..20).await;
     eventually("readyz reports that Kafka is unreachable", || async {
@@ -265,8 +276,24 @@ async fn each_task_has_its_partition_and_its_events_are_there_in_order() {
     cluster.broker.shutdown().await;
 }
 
+/// Plays a round until in one of them what was to land late did so in time. `false` where it did not: such a round says
+/// nothing.
+pub async fn until_landed_in_time(round: impl AsyncFn() -> bool) {
+    for _ in 0..5 {
+        if round().await {
+            return;
+        }
+        println!("disturbed: what was to land late landed later than the relay waits");
+    }
+    panic!("the machine is too slow: nothing has landed within {LANDING_TIME:?}");
+}
+
 /// The topic holds each event once, in order, whatever became of the produce requests.
 async fn unclear(faults: &[Fault], expected_requests: usize) {
+    until_landed_in_time(async || unclear_once(faults, expected_requests).await).await;
+}
+
+async fn unclear_once(faults: &[Fault], expected_requests: usize) -> bool {
     let cluster = Cluster::behind_proxy().await;
     cluster.create_topic(1, &[]).await;
     let proxy = cluster.proxy.clone().unwrap();
@@ -277,12 +304,16 @@ async fn unclear(faults: &[Fault], expected_requests: usize) {
     proxy.next(faults);
     create_numbered(&app, 1..2).await;
     all_delivered(&app).await;
-    assert_eq!(proxy.produces() - before, expected_requests, "requests for one event after {faults:?}");
-    create_numbered(&app, 2..5).await;
-    all_delivered(&app).await;
-    assert_eq!(cluster.titles().await, numbered(0..5), "{faults:?}");
+    let is_undisturbed = cluster.has_landed_in_time();
+    if is_undisturbed {
+        assert_eq!(proxy.produces() - before, expected_requests, "requests for one event after {faults:?}");
+        create_numbered(&app, 2..5).await;
+        all_delivered(&app).await;
+        assert_eq!(cluster.titles().await, numbered(0..5), "{faults:?}");
+    }
     app.stop().await;
     cluster.broker.shutdown().await;
+    is_undisturbed
 }
 
 #[tokio::test]
@@ -307,6 +338,10 @@ async fn a_request_whose_answer_never_comes_is_not_sent_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_no_fault_duplicates_an_event() {
+    until_landed_in_time(faults_under_load).await;
+}
+
+async fn faults_under_load() -> bool {
     let cluster = Cluster::behind_proxy().await;
     cluster.create_topic(2, &[]).await;
     let app = cluster.app().await;
@@ -320,6 +355,16 @@ async fn under_load_no_fault_duplicates_an_event() {
         creating.join_all().await;
         all_delivered(&app).await;
     }
+    let is_undisturbed = cluster.has_landed_in_time();
+    if is_undisturbed {
+        each_is_there_once(&app, &cluster).await;
+    }
+    app.stop().await;
+    cluster.broker.shutdown().await;
+    is_undisturbed
+}
+
+async fn each_is_there_once(app: &App, cluster: &Cluster) {
     let listed = app.store.list(task_api::store::Filter::default(), None, usize::MAX).await.unwrap().tasks;
     let mut found = Vec::new();
     for number in 0..2 {
@@ -334,8 +379,6 @@ async fn under_load_no_fault_duplicates_an_event() {
     }
     found.sort_unstable();
     assert_eq!(found, listed.iter().map(|task| task.id).collect::<Vec<_>>());
-    app.stop().await;
-    cluster.broker.shutdown().await;
 }
 
 fn as_record(entry: &OutboxEntry) -> Record {

@@ -9,10 +9,13 @@ use kafka_protocol::messages::{CreatePartitionsRequest, RequestHeader, TopicName
 use kafka_protocol::protocol::{Encodable, StrBytes, encode_request_header_into_buffer};
 use serde_json::{Value, json};
 use task_api::relay::WINDOW;
+use task_events::kafka::OffsetAt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::relay::{Cluster, all_delivered, create_numbered, ready, value};
+use crate::relay::{
+    Cluster, all_delivered, create_numbered, free_address, ready, until_landed_in_time, value,
+};
 use crate::store::{create, done, load};
 use crate::support::{App, TOPIC, eventually, is_postgres};
 
@@ -72,6 +75,7 @@ async fn rename(app: &App, id: &Value, title: &str) {
 async fn a_partition_that_is_down_holds_up_only_its_own_events() {
     const PARTITIONS: i32 = 3;
     const DOWN: i32 = 1;
+    const LONE: usize = 20;
     let cluster = Cluster::behind_proxy().await;
     cluster.create_topic(PARTITIONS, &[]).await;
     let proxy = cluster.proxy.clone().unwrap();
@@ -82,10 +86,11 @@ async fn a_partition_that_is_down_holds_up_only_its_own_events() {
     proxy.take_down(Some(DOWN));
     let total = PARTITIONS as usize * (WINDOW + 500);
     create_many(&app, total).await;
+    let count =
+        async |number| cluster.kafka.list_offset(TOPIC, number, OffsetAt::Latest).await.unwrap() as usize;
     let of_the_others = async || {
-        let (one, other) = (cluster.records(0).await.len(), cluster.records(2).await.len());
-        let down = cluster.records(DOWN).await.len();
-        (one + other, 10 + total - (one + other) - down)
+        let (one, other) = (count(0).await, count(2).await);
+        (one + other, 10 + total - (one + other) - count(DOWN).await)
     };
     eventually("the healthy partitions have all of their events", || async {
         let (_, missing) = of_the_others().await;
@@ -94,13 +99,17 @@ async fn a_partition_that_is_down_holds_up_only_its_own_events() {
     .await;
     let waiting = app.store.outbox().borrow().waiting as usize;
     assert!(waiting > WINDOW, "{waiting} wait, more than a window");
-    let status = ready(&app).await;
-    assert_eq!(status["kafka"]["reachable"], true, "{status}");
-    let waiting_for = status["kafka"]["waiting_for"].to_string();
-    assert!(waiting_for.contains("task-events/1") && !waiting_for.contains("task-events/2"), "{waiting_for}");
-    // A lone event passes by all those that wait.
+    eventually("only the partition that is down is waited for", || async {
+        let status = ready(&app).await;
+        let waiting_for = status["kafka"]["waiting_for"].to_string();
+        status["kafka"]["reachable"] == true
+            && waiting_for.contains("task-events/1")
+            && !waiting_for.contains("task-events/2")
+    })
+    .await;
+    // A lone event passes by all those that wait. By chance, of so many one is for a partition that is not down.
     let before = of_the_others().await.0;
-    create_numbered(&app, 0..6).await;
+    create_numbered(&app, 0..LONE).await;
     eventually("new events of healthy partitions", || async { of_the_others().await.0 > before }).await;
 
     proxy.take_down(None);
@@ -118,7 +127,7 @@ async fn a_partition_that_is_down_holds_up_only_its_own_events() {
         assert!(in_order && unique.len() == ids.len(), "each once and in order in {number}");
         found += ids.len();
     }
-    assert_eq!(found, total + 16);
+    assert_eq!(found, 10 + total + LONE);
     eventually("nothing is waited for", || async { ready(&app).await["kafka"]["waiting_for"].is_null() })
         .await;
     app.stop().await;
@@ -129,7 +138,7 @@ async fn a_partition_that_is_down_holds_up_only_its_own_events() {
 #[tokio::test]
 async fn a_record_has_the_time_of_its_sending_and_keeps_that_of_its_event() {
     let dir = tempfile::tempdir().unwrap();
-    let address = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let address = free_address();
     let app = App::with_kafka(dir.path(), &address.to_string()).await;
     create_numbered(&app, 0..1).await;
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -149,6 +158,10 @@ async fn a_record_has_the_time_of_its_sending_and_keeps_that_of_its_event() {
 /// The events of a task that moves to another partition: those in the old one come before those in the new.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_partitions_reorder_no_task() {
+    until_landed_in_time(more_partitions).await;
+}
+
+async fn more_partitions() -> bool {
     let cluster = Cluster::behind_proxy().await;
     cluster.create_topic(1, &[]).await;
     let proxy = cluster.proxy.clone().unwrap();
@@ -170,18 +183,22 @@ async fn more_partitions_reorder_no_task() {
         tokio::time::sleep(std::time::Duration::from_millis(if changed { 150 } else { 1 })).await;
     }
     all_delivered(&app).await;
-    let tasks = cluster.events_by_task(4).await;
-    assert_eq!(tasks.len(), 20);
-    let mut moved = 0;
-    for events in tasks.values() {
-        let titles: Vec<_> = events.iter().map(|(_, title)| title).collect();
-        assert_eq!(titles.len(), 61, "each once: {events:?}");
-        assert!(titles.is_sorted(), "in order: {events:?}");
-        moved += usize::from(events[0].0 != events[60].0);
+    let is_undisturbed = cluster.has_landed_in_time();
+    if is_undisturbed {
+        let tasks = cluster.events_by_task(4).await;
+        assert_eq!(tasks.len(), 20);
+        let mut moved = 0;
+        for events in tasks.values() {
+            let titles: Vec<_> = events.iter().map(|(_, title)| title).collect();
+            assert_eq!(titles.len(), 61, "each once: {events:?}");
+            assert!(titles.is_sorted(), "in order: {events:?}");
+            moved += usize::from(events[0].0 != events[60].0);
+        }
+        assert!(moved > 5, "the new partitions are used, by {moved} of 20 tasks");
     }
-    assert!(moved > 5, "the new partitions are used, by {moved} of 20 tasks");
     app.stop().await;
     cluster.broker.shutdown().await;
+    is_undisturbed
 }
 
 /// The count changes while the service is down, and what was sent last is unclear.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -49,6 +49,8 @@ struct State {
     down: Mutex<Option<i32>>,
     released: watch::Sender<bool>,
     produces: AtomicUsize,
+    /// Requests that are to land late and have not, and the longest time from the cut to the broker's answer.
+    landings: Mutex<(usize, Duration)>,
 }
 
 impl ProduceProxy {
@@ -79,6 +81,12 @@ impl ProduceProxy {
     /// Lets go what was held.
     pub fn release(&self) {
         self.state.released.send_replace(true);
+    }
+
+    /// From the cut of a connection until its request had landed late, the longest time; `None` while one is on its way.
+    pub fn longest_landing(&self) -> Option<Duration> {
+        let (on_their_way, longest) = *locked(&self.state.landings);
+        (on_their_way == 0).then_some(longest)
     }
 
     /// How many produce requests came.
@@ -123,10 +131,14 @@ async fn pass_on(mut client: TcpStream, broker: u16, state: &State) -> io::Resul
                 return Ok(());
             }
             Some(Fault::LandsLate) => {
+                let cut = Instant::now();
+                locked(&state.landings).0 += 1;
                 drop(client);
                 sleep(LATE).await;
                 broker.write_all(&request).await?;
                 frame(&mut broker).await?;
+                let mut landings = locked(&state.landings);
+                *landings = (landings.0 - 1, landings.1.max(cut.elapsed()));
                 return Ok(());
             }
             Some(Fault::AnswerHangs) => {
