@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::App;
+use crate::support::{App, eventually};
 
 #[tokio::test]
 async fn metrics_tell_of_requests_and_of_the_outbox() {
@@ -17,6 +17,7 @@ async fn metrics_tell_of_requests_and_of_the_outbox() {
         app.call("GET", nowhere).send().await.refused(404, &[]);
         app.call("PURGE", nowhere).send().await.refused(404, &[]);
     }
+    eventually("both events are counted", async || app.store.outbox().borrow().waiting == 2).await;
     let text = String::from_utf8(app.call("GET", "/metrics").send().await.body).unwrap();
     let requests = |method: &str, route: &str, status: u16, count: u32| {
         format!(

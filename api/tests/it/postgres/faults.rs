@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{Mode, Postgres};
@@ -16,16 +16,34 @@ use super::{behind_proxy, replicas};
 use crate::store::{create, done};
 use crate::support::eventually;
 
+/// What clients are to do, and have done.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    made: AtomicUsize,
+}
+
+impl Load {
+    /// Returns when more tasks were made than there are clients: one was not only begun before.
+    async fn goes_on(&self) {
+        let before = self.made.load(Ordering::Relaxed);
+        eventually("tasks are made", async || self.made.load(Ordering::Relaxed) > before + 16).await;
+    }
+}
+
 /// Creates tasks until told to stop: those that were answered as made, and how many were refused.
-fn load(store: &Store, stop: &Arc<AtomicBool>) -> JoinSet<(Vec<Uuid>, Vec<StoreError>)> {
+fn load(store: &Store, load: &Arc<Load>) -> JoinSet<(Vec<Uuid>, Vec<StoreError>)> {
     let mut clients = JoinSet::new();
     for _ in 0..16 {
-        let (store, stop) = (store.clone(), Arc::clone(stop));
+        let (store, load) = (store.clone(), Arc::clone(load));
         clients.spawn(async move {
             let (mut made, mut refused) = (Vec::new(), Vec::new());
-            while !stop.load(Ordering::Relaxed) {
+            while !load.stop.load(Ordering::Relaxed) {
                 match store.mutate(create("t")).await {
-                    Ok(Outcome::Done(task)) => made.push(task.id),
+                    Ok(Outcome::Done(task)) => {
+                        made.push(task.id);
+                        load.made.fetch_add(1, Ordering::Relaxed);
+                    }
                     Ok(other) => panic!("{other:?}"),
                     Err(error) => {
                         refused.push(error);
@@ -51,10 +69,10 @@ async fn all_there(store: &Store, made: &HashSet<Uuid>) -> usize {
 }
 
 async fn ended(
-    stop: &AtomicBool,
+    load: &Load,
     clients: JoinSet<(Vec<Uuid>, Vec<StoreError>)>,
 ) -> (HashSet<Uuid>, Vec<StoreError>) {
-    stop.store(true, Ordering::Relaxed);
+    load.stop.store(true, Ordering::Relaxed);
     let (mut made, mut refused) = (HashSet::new(), Vec::new());
     for (ids, errors) in clients.join_all().await {
         made.extend(ids);
@@ -66,8 +84,8 @@ async fn ended(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_break_or_lose_replies_fail_no_change_and_make_none_twice() {
     let Some((server, proxy, store, _tasks)) = behind_proxy("cut").await else { return };
-    let stop = Arc::default();
-    let clients = load(&store, &stop);
+    let begun = Arc::default();
+    let clients = load(&store, &begun);
     for round in 0..10 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         // Replies are lost, and then the connections: the commits under way have no answer.
@@ -77,12 +95,12 @@ async fn connections_that_break_or_lose_replies_fail_no_change_and_make_none_twi
         tokio::time::sleep(Duration::from_millis(50)).await;
         proxy.set(Mode::Pass, 100);
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let (made, refused) = ended(&stop, clients).await;
+    begun.goes_on().await;
+    let (made, refused) = ended(&begun, clients).await;
     // Where the machine is too slow to find out within a request's time, the answer says so.
     let in_doubt = refused.iter().filter(|error| !matches!(error, StoreError::Refused(_))).count();
     let beyond = all_there(&store, &made).await;
-    assert!(made.len() > 16 && beyond <= in_doubt, "{} made, {beyond} more, {refused:?}", made.len());
+    assert!(beyond <= in_doubt, "{} made, {beyond} more, {refused:?}", made.len());
     let count =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = 'cut' AND backend_type = 'client backend'";
     let is_bounded = || async {
@@ -99,7 +117,7 @@ async fn a_database_that_hangs_refuses_in_time_and_leaves_no_sessions_behind() {
     proxy.set(Mode::Stall, 100);
     let asked = Instant::now();
     let refused = store.mutate(create("meanwhile")).await;
-    assert!(refused.is_err() && asked.elapsed() < Duration::from_secs(20), "{refused:?}");
+    assert!(refused.is_err() && asked.elapsed() < Duration::from_secs(30), "{refused:?}");
     let is_known = || async { store.failure().is_some() };
     eventually("it is known", is_known).await;
     proxy.set(Mode::Pass, 100);
@@ -115,18 +133,19 @@ async fn a_database_that_hangs_refuses_in_time_and_leaves_no_sessions_behind() {
 async fn a_crash_of_the_database_loses_nothing_that_was_answered() {
     let Some(server) = Postgres::start("-c fsync=on").unwrap() else { return };
     let (store, _tasks) = crate::support::connect(&server, "crash").await;
-    let stop = Arc::default();
-    let clients = load(&store, &stop);
+    let begun = Arc::default();
+    let clients = load(&store, &begun);
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        begun.goes_on().await;
         server.crash().unwrap();
         server.start_again().unwrap();
     }
+    begun.goes_on().await;
     eventually("changes are taken again", || async { store.failure().is_none() }).await;
-    let (made, refused) = ended(&stop, clients).await;
+    let (made, refused) = ended(&begun, clients).await;
     let beyond = all_there(&store, &made).await;
     let in_doubt = refused.iter().filter(|error| !matches!(error, StoreError::Refused(_))).count();
-    assert!(made.len() > 16 && beyond <= in_doubt, "{beyond} more than answered: {refused:?}");
+    assert!(beyond <= in_doubt, "{beyond} more than answered: {refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
