@@ -28,7 +28,8 @@
 //!
 //! An owner renews its lease with each commit, idle or not. It handles events only while a commit (or its
 //! claim) that it *sent* less than a lease ago was acknowledged. A standby claims when it has itself seen
-//! no record of the owner for a lease. Both count on their own monotonic clock, and the owner's count
+//! no record of the owner for a lease, in which it would have seen one: a time in which it read nothing does not count
+//! ([`contact`]). Both count on their own monotonic clock, and the owner's count
 //! starts before the standby's: the record is sent before it is seen. So when the standby's has run out,
 //! the owner's has too.
 //!
@@ -44,6 +45,7 @@
 //!    partition once more than needed or claim it both; claims, tokens and positions are as they are without.
 
 pub mod assignor;
+mod contact;
 pub mod fold;
 mod follower;
 mod log;

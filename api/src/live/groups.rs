@@ -68,7 +68,7 @@ impl Groups {
         let mut services = HashMap::new();
         for (slot, state) in view.fold.slots() {
             let first = self.first.entry(slot.clone()).or_insert_with(|| state.clone());
-            let life = life(Some(first), state, view.silent_since(slot), now);
+            let life = life(Some(first), state, view.silent_since(slot, now), now);
             let owner = state.owner().cloned();
             if let Some(service) = owner.as_ref().and_then(|owner| owner.claim.service.clone()) {
                 services.insert(slot.group.clone(), service);

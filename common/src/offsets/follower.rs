@@ -7,6 +7,8 @@
 //!
 //! When the topic was created again, lost its end or its start, what was read counts no longer: the fold
 //! starts again from the first record, and [`View::lives`] rises.
+//!
+//! What is said of an owner's or a member's silence keeps the invariant of [`contact`](super::contact).
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::contact::Contact;
 use super::fold::{Fold, ForeignCommit, SlotState};
 use super::member::Member;
 use super::record::{OffsetsRecord, Slot, parse};
@@ -25,8 +28,6 @@ use crate::kafka::{
 };
 use crate::log_once::LogOnce;
 
-/// After this long without an answer, what the follower knows may be old. One comes each half second.
-const CONTACT_GAP: Duration = Duration::from_millis(2_500);
 /// How soon the start of the topic is asked for again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -75,8 +76,7 @@ pub struct View {
     were_alive: HashSet<(String, Uuid)>,
     /// The end of the topic when it was first read: what is below it may be of the dead.
     history_end: Option<i64>,
-    contact_since: Option<Instant>,
-    last_contact: Option<Instant>,
+    contact: Contact,
 }
 
 impl View {
@@ -86,9 +86,10 @@ impl View {
     }
 
     /// Since when the slot's owner has given no sign of life, as far as this process could have seen one:
-    /// silence while Kafka could not be reached does not count. `None` if it cannot be reached now.
-    pub fn silent_since(&self, slot: &Slot) -> Option<Instant> {
-        let contact = self.contact_since.filter(|_| self.failure.is_none())?;
+    /// silence while it read nothing does not count. `None` if nobody owns the slot, or if this process reads nothing
+    /// now, so that nothing can be said.
+    pub fn silent_since(&self, slot: &Slot, now: Instant) -> Option<Instant> {
+        let contact = self.contact_since(self.slot(slot)?.owner()?.claim.lease(), now)?;
         Some(self.seen.get(slot).map_or(contact, |seen| contact.max(*seen)))
     }
 
@@ -102,8 +103,7 @@ impl View {
     pub fn member_life(&self, group: &str, instance_id: Uuid, lease: Duration, now: Instant) -> MemberLife {
         let signs = self.signs(group, instance_id);
         let Some(read) = signs.read else { return MemberLife::Dead };
-        let contact = self.contact_since.filter(|_| self.failure.is_none());
-        match contact {
+        match self.contact_since(lease, now) {
             Some(contact) if now >= contact.max(read) + lease => MemberLife::Dead,
             _ if signs.seen.is_some() => MemberLife::Alive,
             _ => MemberLife::Unknown,
@@ -121,15 +121,25 @@ impl View {
     }
 
     /// How long ago the last record of the member was read.
-    pub fn member_silence(&self, group: &str, instance_id: Uuid, now: Instant) -> Option<Duration> {
-        let contact = self.contact_since.filter(|_| self.failure.is_none())?;
+    pub fn member_silence(
+        &self,
+        group: &str,
+        instance_id: Uuid,
+        lease: Duration,
+        now: Instant,
+    ) -> Option<Duration> {
+        let contact = self.contact_since(lease, now)?;
         let read = self.signs(group, instance_id).read?;
         Some(now.saturating_duration_since(contact.max(read)))
     }
 
     /// Whether the topic can be read now.
     pub fn is_in_touch(&self) -> bool {
-        self.contact_since.is_some() && self.failure.is_none()
+        self.contact.was_made() && self.failure.is_none()
+    }
+
+    fn contact_since(&self, lease: Duration, now: Instant) -> Option<Instant> {
+        self.contact.since(lease, now).filter(|_| self.failure.is_none())
     }
 
     fn signs(&self, group: &str, instance_id: Uuid) -> MemberSigns {
@@ -147,10 +157,7 @@ impl View {
 
     /// The topic answered, and ended there.
     pub(crate) fn touched(&mut self, now: Instant, end: i64) {
-        if self.last_contact.is_none_or(|last| now - last > CONTACT_GAP) {
-            self.contact_since = Some(now);
-        }
-        self.last_contact = Some(now);
+        self.contact.answered(now);
         self.failure = None;
         self.history_end.get_or_insert(end);
     }

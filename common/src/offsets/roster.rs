@@ -141,7 +141,7 @@ fn holder(view: &View, slot: &Slot, members: &mut BTreeMap<Uuid, bool>, now: Ins
         return named(view, slot, members, now).map_or(Holder::Nobody, Holder::Member);
     }
     let id = owner.claim.instance_id;
-    let expires = view.silent_since(slot).map(|since| since + owner.claim.lease());
+    let expires = view.silent_since(slot, now).map(|since| since + owner.claim.lease());
     match (expires.is_some_and(|expires| now >= expires), members.get_mut(&id)) {
         (true, Some(accepts)) => {
             *accepts = false;

@@ -3,7 +3,8 @@
 //! A record of the past does not say whether its writer still lives, and wall clocks of other machines are
 //! no measure. So an owner is watched as a standby would watch it: a record that comes while we look is a
 //! sign of life (an owner writes one at least every third of its lease, also when idle); none for a whole
-//! lease is silence, and the next instance may take over.
+//! lease is silence, and the next instance may take over. Nobody is called silent unless all was read that was in
+//! the topic when its lease had passed: what this process knows may be as old as its last pause.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -81,6 +82,7 @@ pub async fn watch(
     // Where Kafka cannot be reached, silence says nothing and does not count: that has to end, too.
     let longest = first.values().filter_map(SlotState::owner).map(lease).max().unwrap_or_default();
     let end = Instant::now() + limit.unwrap_or(longest + REQUEST_TIMEOUT);
+    let mut is_fresh = false;
     loop {
         let now = Instant::now();
         let (reports, next) = {
@@ -88,7 +90,7 @@ pub async fn watch(
             let mut reports = BTreeMap::new();
             let mut next = None::<Instant>;
             for (slot, state) in wanted_of(&view) {
-                let silent_since = view.silent_since(&slot);
+                let silent_since = view.silent_since(&slot, now);
                 let life = life(first.get(&slot), &state, silent_since, now);
                 if life == Life::Unknown {
                     let expires = silent_since.zip(state.owner()).map(|(since, owner)| since + lease(owner));
@@ -107,6 +109,11 @@ pub async fn watch(
             Some(next) if now < end => {
                 // Whatever comes first: a record, or the end of a lease.
                 let _ = timeout_at(next.min(end), view.changed()).await;
+                is_fresh = false;
+            }
+            _ if !is_fresh && reports.values().any(|report| report.life == Life::Silent) => {
+                offsets.catch_up().await?;
+                is_fresh = true;
             }
             _ => return Ok(reports),
         }

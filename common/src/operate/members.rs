@@ -1,7 +1,8 @@
 //! The members of a group: which instances live, what each has, and what it is to have.
 //!
 //! As with owners, a record of the past does not say whether its writer still lives. Members are watched until each
-//! was seen to renew its record, which takes a third of a lease, or was silent for its lease.
+//! was seen to renew its record, which takes a third of a lease, or was silent for its lease; as there, nobody is
+//! called dead by what was read before that lease had passed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use crate::kafka::KafkaError;
 use crate::offsets::assignor::Holder;
 use crate::offsets::roster::Roster;
 use crate::offsets::{Member, MemberLife, OffsetsLog, View};
@@ -43,22 +45,35 @@ pub struct MemberRow {
 
 /// Reads the topic to its end, and returns when it is known of each member of the wanted groups whether it lives, or
 /// when the limit has passed.
-pub async fn watch_members(offsets: &OffsetsLog, limit: Duration, group: Option<&str>) {
+pub async fn watch_members(
+    offsets: &OffsetsLog,
+    limit: Duration,
+    group: Option<&str>,
+) -> Result<(), KafkaError> {
     let end = Instant::now() + limit;
     let mut view = offsets.view();
+    let mut is_fresh = false;
     loop {
-        {
-            let (view, now) = (view.borrow_and_update(), Instant::now());
-            let mut are_known = groups(&view, group).into_iter().map(|group| {
-                let life = |(id, member): (Uuid, &Member)| view.member_life(&group, id, member.lease(), now);
-                view.fold.members(&group).map(life).all(|life| life != MemberLife::Unknown)
-            });
-            if are_known.all(|is_known| is_known) || now >= end {
-                return;
-            }
+        let lives = lives(&view.borrow_and_update(), group);
+        if lives.contains(&MemberLife::Unknown) && Instant::now() < end {
+            let _ = timeout_at(end.min(Instant::now() + LOOK), view.changed()).await;
+            is_fresh = false;
+        } else if lives.contains(&MemberLife::Dead) && !is_fresh {
+            offsets.catch_up().await?;
+            is_fresh = true;
+        } else {
+            return Ok(());
         }
-        let _ = timeout_at(end.min(Instant::now() + LOOK), view.changed()).await;
     }
+}
+
+fn lives(view: &View, group: Option<&str>) -> Vec<MemberLife> {
+    let now = Instant::now();
+    let of_group = |group: String| {
+        let life = |(id, member): (Uuid, &Member)| view.member_life(&group, id, member.lease(), now);
+        view.fold.members(&group).map(life).collect::<Vec<_>>()
+    };
+    groups(view, group).into_iter().flat_map(of_group).collect()
 }
 
 fn groups(view: &View, group: Option<&str>) -> BTreeSet<String> {

@@ -119,7 +119,7 @@ pub(super) fn verdict(view: &View, slot: &Slot, candidate: &Candidate<'_>, now: 
             if owner.claim.instance_id == instance_id || own.made(owner) {
                 return Verdict::Claim;
             }
-            match view.silent_since(slot).map(|silent| silent + owner.claim.lease()) {
+            match view.silent_since(slot, now).map(|silent| silent + owner.claim.lease()) {
                 Some(expired) if now >= expired => expired,
                 Some(until) => return Verdict::Wait { owner: owner.clone(), until },
                 None => return Verdict::Wait { owner: owner.clone(), until: now + OUT_OF_TOUCH },
@@ -165,7 +165,10 @@ mod tests {
     }
 
     fn judge(view: &View, id: Uuid, own: &OwnClaims) -> Verdict {
-        let now = Instant::now();
+        judge_at(view, id, own, Instant::now())
+    }
+
+    fn judge_at(view: &View, id: Uuid, own: &OwnClaims, now: Instant) -> Verdict {
         let asker = Asker { instance_id: id, accepts: true };
         let candidate = Candidate {
             service: "audit-service",
@@ -206,5 +209,41 @@ mod tests {
         let operator = Claim::new(Uuid::new_v4(), "taskctl", 10_000);
         let verdict = judge(&view(7, &operator), Uuid::new_v4(), &OwnClaims::default());
         assert!(matches!(verdict, Verdict::Wait { .. }), "a reset in progress: {verdict:?}");
+    }
+
+    /// The owner's last record was read at the start, and the topic answered at these times, in milliseconds.
+    fn silence(lease_ms: u64, answers: impl IntoIterator<Item = u64>, judged_ms: u64) -> (Verdict, u64) {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut view = View::default();
+        view.touched(start, 0);
+        let owner = Claim::new(Uuid::new_v4(), "host", lease_ms);
+        view.apply_parsed(0, OffsetsRecord::Claim(slot(), Some(owner)), start).unwrap();
+        answers.into_iter().for_each(|ms| view.touched(at(ms), 1));
+        let verdict = judge_at(&view, Uuid::new_v4(), &OwnClaims::default(), at(judged_ms));
+        let until = match &verdict {
+            Verdict::Wait { until, .. } => u64::try_from((*until - start).as_millis()).unwrap(),
+            _ => 0,
+        };
+        (verdict, until)
+    }
+
+    #[test]
+    fn silence_in_which_nothing_was_read_is_not_the_owners() {
+        let each_half_second = |end| (500..=end).step_by(500);
+        for lease in [2_000, 10_000, 60_000] {
+            let (listened, _) = silence(lease, each_half_second(lease), lease);
+            assert!(!matches!(listened, Verdict::Wait { .. }), "{lease}: {listened:?}");
+            // It stopped for a lease, and has read nothing since.
+            let (stopped, until) = silence(lease, each_half_second(500), 500 + lease);
+            assert!(matches!(stopped, Verdict::Wait { .. }), "{lease}: {stopped:?}");
+            assert_eq!(until, 500 + lease + 500, "it looks again soon");
+            // It has read something: from then on silence counts.
+            let (_, until) = silence(lease, [500, 500 + lease], 500 + lease);
+            assert_eq!(until, 500 + 2 * lease);
+        }
+        // A pause that leaves an owner with a short lease no time for its next record.
+        let (_, until) = silence(2_000, [500, 1_900, 2_400], 2_400);
+        assert_eq!(until, 1_900 + 2_000);
     }
 }

@@ -168,7 +168,7 @@ impl<S: Service> Keeper<S> {
                 return;
             }
             let is_dead = |id: Uuid, member: &Member| {
-                let silence = view.member_silence(&config.group, id, now);
+                let silence = view.member_silence(&config.group, id, member.lease(), now);
                 id != own && silence.is_some_and(|silence| silence >= member.lease() * FORGET_LEASES)
             };
             let members = view.fold.members(&config.group);

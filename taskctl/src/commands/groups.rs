@@ -148,7 +148,7 @@ async fn describe(context: &Context, args: &Describe) -> Result<(), Error> {
 async fn describe_members(context: &Context, offsets: &OffsetsLog, args: &Describe) -> Result<(), Error> {
     let group = args.group.as_deref();
     offsets.catch_up().await?;
-    watch_members(offsets, args.wait.limit(), group).await;
+    watch_members(offsets, args.wait.limit(), group).await?;
     let counts = context.kafka.topics().await?;
     let rows = {
         let view = offsets.view();
