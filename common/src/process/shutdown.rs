@@ -5,16 +5,18 @@
 //! for a stop where the terminal was closed, unless under `nohup`; otherwise it is left to who listens for it
 //! (the audit service rotates its log), and ends nobody.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::logging;
 use crate::terminal::Terminal;
 
-/// The same signal within this time of the first is the same wish. A person needs longer for the second.
+/// The same signal within this time of the first is the same wish. A person needs longer for the second. What is
+/// pending when the time ends came within it, as far as a process that had no processor can know.
 const SAME_WISH: Duration = Duration::from_millis(500);
 /// After a SIGHUP it is looked this often, at this distance, whether the terminal is gone.
 const CLOSING_LOOKS: u32 = 5;
@@ -81,31 +83,57 @@ impl Shutdown {
 /// A [`Shutdown`] that SIGINT, SIGTERM and a closed terminal trigger. A second signal exits with 130.
 pub fn on_signals() -> std::io::Result<Shutdown> {
     let terminal = Terminal::at_start();
-    let mut hangup = (!terminal.hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let hangup = (!terminal.hangup_is_ignored()).then(|| signal(SignalKind::hangup())).transpose()?;
+    let interrupt = signal(SignalKind::interrupt())?;
+    let terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals { hangup, interrupt, terminate, terminal };
     let (trigger, shutdown) = channel();
     tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = interrupt.recv() => "SIGINT",
-                _ = terminate.recv() => "SIGTERM",
-                () = closed(&mut hangup, terminal) => "terminal closed",
-            }
-        };
-        let first = next().await;
-        let first_at = Instant::now();
+        let first = signals.next().await;
         log::info!("{first}: stopping in order; a second signal stops at once");
         trigger.stop();
-        let mut again = next().await;
-        while again == first && first_at.elapsed() < SAME_WISH {
-            again = next().await;
-        }
+        let again = second(first, &mut signals).await;
         log::warn!("{again} again: stopping at once");
         logging::flush();
         std::process::exit(EXIT_AT_ONCE)
     });
     Ok(shutdown)
+}
+
+/// Where wishes to stop come from.
+trait Wishes {
+    /// The name of the next.
+    fn next(&mut self) -> impl Future<Output = &'static str> + Send;
+}
+
+struct Signals {
+    hangup: Option<Signal>,
+    interrupt: Signal,
+    terminate: Signal,
+    terminal: Terminal,
+}
+
+impl Wishes for Signals {
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            () = closed(&mut self.hangup, self.terminal) => "terminal closed",
+        }
+    }
+}
+
+/// The next that is another wish than the first.
+async fn second(first: &'static str, wishes: &mut impl Wishes) -> &'static str {
+    let end = Instant::now() + SAME_WISH;
+    loop {
+        let mut next = pin!(wishes.next());
+        tokio::select! {
+            biased;
+            again = &mut next => if again != first { return again },
+            () = sleep_until(end) => return next.await,
+        }
+    }
 }
 
 /// Returns when the terminal was closed.
@@ -122,5 +150,55 @@ async fn closed(hangup: &mut Option<Signal>, terminal: Terminal) {
             }
             tokio::time::sleep(CLOSING_LOOK).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+
+    impl Wishes for UnboundedReceiver<&'static str> {
+        async fn next(&mut self) -> &'static str {
+            self.recv().await.unwrap()
+        }
+    }
+
+    /// What is sent after the first signal: when, and what. Returns how long it takes until
+    /// the process ends at once.
+    async fn ends_after(signals: &[(u64, &'static str)], stalled_ms: u64) -> (u64, &'static str) {
+        let (sender, mut receiver) = unbounded_channel();
+        let start = Instant::now();
+        for (after_ms, name) in signals.iter().copied() {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(after_ms)).await;
+                sender.send(name).unwrap();
+            });
+        }
+        let mut second = pin!(second("SIGTERM", &mut receiver));
+        // It has seen the first, and then gets no processor.
+        let begun = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
+        assert!(begun.is_pending());
+        sleep(Duration::from_millis(stalled_ms)).await;
+        let again = second.await;
+        (u64::try_from(start.elapsed().as_millis()).unwrap(), again)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_signal_within_a_moment_is_the_same_wish_also_where_it_is_read_late() {
+        let (same, other) = ("SIGTERM", "SIGINT");
+        assert_eq!(ends_after(&[(1, same), (2_000, same)], 0).await, (2_000, same));
+        assert_eq!(
+            ends_after(&[(1, same), (100, same), (2_000, same)], 1_500).await,
+            (2_000, same),
+            "stalled"
+        );
+        assert_eq!(ends_after(&[(1, same), (2, other)], 0).await, (2, other));
+        assert_eq!(ends_after(&[(600, same)], 0).await, (600, same));
     }
 }
