@@ -24,8 +24,10 @@ pub use super::log_fields::{CORRELATION_ID, Field, FieldValue};
 pub use super::log_levels::LogLevels;
 pub use super::log_line::{Block, LogFormat};
 
-/// Time for the last lines of a process that ends.
-const LAST_LINES: Duration = Duration::from_millis(300);
+/// Time for the last lines of a process that ends, and while stdout is known to take none. Both leave a stop, which has
+/// 5 s, its time.
+const LAST_LINES: Duration = Duration::from_secs(2);
+const LAST_LINES_HINDERED: Duration = Duration::from_millis(300);
 /// What writes stdout, once something is written.
 static STDOUT: OnceLock<Output> = OnceLock::new();
 /// The form of log lines, once [`init`] has started logging.
@@ -153,7 +155,7 @@ pub fn render_metrics(text: &mut Text) {
 
 /// Waits for the log lines so far to be written, though not for long. False if they are not.
 pub fn flush() -> bool {
-    STDOUT.get().is_none_or(|output| output.flush(LAST_LINES))
+    STDOUT.get().is_none_or(|output| output.flush_unless_hindered(LAST_LINES, LAST_LINES_HINDERED))
 }
 
 /// Fern's way into the output.

@@ -80,7 +80,13 @@ impl Output {
 
     /// Waits until all log lines are written, no longer than the limit. False if they are not.
     pub fn flush(&self, limit: Duration) -> bool {
-        self.0.flush(limit)
+        self.0.flush(limit, limit)
+    }
+
+    /// The same with another limit while something hinders the writer: where nothing does, all that the lines lack is
+    /// a processor for it.
+    pub fn flush_unless_hindered(&self, limit: Duration, hindered_limit: Duration) -> bool {
+        self.0.flush(limit, hindered_limit)
     }
 
     /// Why the descriptor takes nothing now, if it does not.

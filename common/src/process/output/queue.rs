@@ -31,7 +31,7 @@ pub(super) struct Queue {
     state: Mutex<State>,
     /// There is work for the writer.
     work: Condvar,
-    /// All log lines are written.
+    /// All log lines are written, or something hinders that.
     drained: Condvar,
     dropped: AtomicU64,
 }
@@ -235,11 +235,14 @@ impl Queue {
         self.work.notify_one();
     }
 
-    pub(super) fn flush(&self, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
+    /// Waits until all log lines are written, while nothing hinders that no longer than the first limit, and while
+    /// something does no longer than the second.
+    pub(super) fn flush(&self, limit: Duration, hindered_limit: Duration) -> bool {
+        let start = Instant::now();
         let mut state = self.state();
         while !state.is_drained() {
-            let left = end.saturating_duration_since(Instant::now());
+            let limit = if state.hindrance.is_some() { hindered_limit } else { limit };
+            let left = (start + limit).saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
@@ -321,6 +324,7 @@ impl Queue {
         if let Some(gap) = &mut state.gap {
             gap.why = Some(hindrance);
         }
+        self.drained.notify_all();
     }
 }
 

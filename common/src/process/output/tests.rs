@@ -44,6 +44,13 @@ fn wait_until_hindered(output: &Output, by: Hindrance) {
     }
 }
 
+/// Permits the lines to be written until the pipe is full of them.
+async fn permit_until_unread(output: &Output, receipt: &mut Receipt) {
+    while output.0.hindrance() != Some(Hindrance::Unread) {
+        receipt.written(MOMENT).await.unwrap_err();
+    }
+}
+
 /// Reads numbered lines, each of which follows the one before or the line that tells how many are missing,
 /// up to this number. Returns what those lines say.
 fn read_all(reader: &mut impl BufRead, logged: u64) -> Vec<String> {
@@ -114,18 +121,38 @@ fn a_reader_that_is_gone_or_a_full_disk_harms_nobody() {
     let (output, reader) = piped();
     drop(reader);
     log_until_dropped(&output, 0);
+    wait_until_hindered(&output, Hindrance::Refused(Errno::PIPE));
     assert!(!output.flush(MOMENT));
-    assert_eq!(output.0.hindrance(), Some(Hindrance::Refused(Errno::PIPE)));
 
     let output = start(OpenOptions::new().write(true).open("/dev/full").unwrap());
     log_until_dropped(&output, 0);
+    wait_until_hindered(&output, Hindrance::Refused(Errno::NOSPC));
     assert!(!output.flush(MOMENT));
-    assert_eq!(output.0.hindrance(), Some(Hindrance::Refused(Errno::NOSPC)));
 
     // Only for reading: no write can succeed.
     let output = start(File::open("/dev/null").unwrap());
     log_until_dropped(&output, 0);
     assert!(!output.flush(MOMENT));
+}
+
+/// Lines that a writer takes which gets no processor for a while.
+#[test]
+fn the_last_lines_are_waited_for_as_long_as_nothing_hinders_them() {
+    let queue = Arc::new(queue::Queue::new("stdout"));
+    queue.log(b"last\n", true);
+    let late = Arc::clone(&queue);
+    let writer = thread::spawn(move || {
+        descriptor::pause(MOMENT * 6);
+        late.wrote(queue::Source::Log, 5);
+    });
+    assert!(queue.flush(SOON, MOMENT), "nothing hinders the writer");
+    writer.join().unwrap();
+
+    queue.log(b"last\n", true);
+    let hindered = Arc::clone(&queue);
+    let writer = thread::spawn(move || hindered.hindered(Hindrance::Unread));
+    assert!(!queue.flush(SOON * 100, MOMENT), "it is known to be unread");
+    writer.join().unwrap();
 }
 
 #[test]
@@ -186,7 +213,8 @@ async fn submitted_lines_are_never_dropped_and_acknowledged_once_they_are_writte
     let (output, mut reader) = piped();
     let mut first = output.submit(numbered(0..2_000));
     let mut second = output.submit(numbered(2_000..2_001));
-    let unwritten = first.written(MOMENT * 10).await.unwrap_err();
+    permit_until_unread(&output, &mut first).await;
+    let unwritten = first.written(MOMENT).await.unwrap_err();
     assert_eq!(unwritten.to_string(), "stdout takes no output: nobody reads it");
     second.written(MOMENT).await.unwrap_err();
     log_until_dropped(&output, 0);
@@ -217,7 +245,7 @@ async fn submitted_lines_that_are_withdrawn_or_no_longer_permitted_are_not_writt
     let (output, mut reader) = piped();
     let mut withdrawn = output.submit(numbered(0..5_000));
     let mut waiting = output.submit(numbered(5_000..5_001));
-    withdrawn.written(MOMENT).await.unwrap_err();
+    permit_until_unread(&output, &mut withdrawn).await;
     drop(withdrawn);
     // Its permission has ended as well: space in the pipe changes nothing.
     waiting.written(MOMENT).await.unwrap_err();
@@ -238,7 +266,7 @@ async fn a_line_longer_than_a_pipe_is_not_torn() {
     let (output, mut reader) = piped();
     let long = format!("{}\n", "l".repeat(300_000));
     let mut receipt = output.submit(long.clone().into_bytes());
-    receipt.written(MOMENT).await.unwrap_err();
+    permit_until_unread(&output, &mut receipt).await;
     output.log(b"logged\n");
     // It has begun, so it is finished though nobody waits for it any more.
     drop(receipt);
