@@ -67,15 +67,15 @@ pub struct Lines {
     batch: Block,
     /// The same once they are being written.
     writing: Option<Receipt>,
-    /// Nobody read the last lines in time.
-    is_unread: bool,
+    /// The last lines were not taken in time, and something hindered that.
+    is_hindered: bool,
 }
 
 impl Lines {
     /// None yet, of that level and target.
     pub fn new(sink: Sink, level: Level, target: &'static str) -> Self {
         let batch = sink.format.block(level, target);
-        Self { sink, batch, writing: None, is_unread: false }
+        Self { sink, batch, writing: None, is_hindered: false }
     }
 
     /// Adds a line to the batch.
@@ -104,9 +104,42 @@ impl Lines {
         }
         let output = self.sink.output.clone();
         output.log_lines(&self.batch.take());
-        // A reader that was gone is not waited for with each batch.
-        let limit = if self.is_unread { Duration::ZERO } else { self.sink.write_timeout };
-        let written = spawn_blocking(move || output.flush(limit)).await;
-        self.is_unread = !written.unwrap_or(false);
+        // A reader that is gone is not waited for with each batch. One write that takes long is no such reader.
+        let is_gone = self.is_hindered && self.sink.trouble().is_some();
+        let limit = if is_gone { Duration::ZERO } else { self.sink.write_timeout };
+        let written = spawn_blocking(move || output.flush(limit)).await.unwrap_or(false);
+        self.is_hindered = !written && self.sink.trouble().is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, pipe};
+    use std::thread;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn once_somebody_reads_again_each_batch_waits_for_its_lines() {
+        let (mut reader, writer) = pipe().unwrap();
+        let output = Output::start(writer.into(), "stdout", |dropped| format!("{dropped}\n")).unwrap();
+        let sink = Sink { output, format: LogFormat::Text, write_timeout: Duration::from_millis(300) };
+        let mut lines = Lines::new(sink, Level::Info, "test");
+        while !lines.is_hindered {
+            (0..1_000).for_each(|_| lines.push(&"x".repeat(100), &[]));
+            lines.flush_or_log().await;
+        }
+        thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+        lines.sink.write_timeout = SOON;
+        while lines.sink.trouble().is_some() {
+            thread::yield_now();
+        }
+        for number in 0..5 {
+            lines.push("a line", &[]);
+            lines.flush_or_log().await;
+            assert!(lines.sink.output.flush(Duration::ZERO), "batch {number} is written");
+        }
     }
 }
