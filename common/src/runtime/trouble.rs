@@ -1,4 +1,5 @@
 //! What a partition, or a whole consumer, waits for: logged once, and shown while it lasts.
+//! Who has read the line of a problem sees it: it is shown before it is logged.
 
 use super::status::Status;
 use crate::log_once::LogOnce;
@@ -21,14 +22,14 @@ impl Trouble {
 
     /// It lasts, or begins.
     pub(super) fn report(&mut self, why: &str) {
-        self.log.warn(why);
         self.status.insert_problem(self.partition, self.cause, why);
+        self.log.warn(why);
     }
 
     /// It is over, if there was any.
     pub(super) fn over(&mut self, what: &str) {
-        self.log.over(what);
         self.status.end_problem(self.partition, self.cause);
+        self.log.over(what);
     }
 }
 

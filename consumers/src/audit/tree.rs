@@ -137,8 +137,8 @@ impl Commits {
             "{all} lines of {} that were found from byte {from} on are signed, though Kafka has their records no more: another process may have written them",
             path.display()
         );
+        self.0.troubles.set(Trouble::Unconfirmed, why.clone());
         log::error!("{why} {}", Code::AuditForeignLine);
-        self.0.troubles.set(Trouble::Unconfirmed, why);
     }
 
     /// Kafka contradicts the line at that byte.
@@ -150,8 +150,8 @@ impl Commits {
             "the line at byte {at} of {} is not by this service: {reason}; it and what follows is not signed until it is moved out",
             stretch.path.display()
         );
+        self.0.troubles.set(Trouble::Foreign, why.clone());
         log::error!("{why} {}", Code::AuditForeignLine);
-        self.0.troubles.set(Trouble::Foreign, why);
     }
 
     /// Kafka could not be asked.
@@ -159,10 +159,11 @@ impl Commits {
         let why = format!(
             "lines that were found in the audit log are not compared with Kafka yet, and not signed: {reason}"
         );
-        if !self.0.troubles.has(Trouble::Unconfirmed) {
+        let is_known = self.0.troubles.has(Trouble::Unconfirmed);
+        self.0.troubles.set(Trouble::Unconfirmed, why.clone());
+        if !is_known {
             log::warn!("{why}");
         }
-        self.0.troubles.set(Trouble::Unconfirmed, why);
     }
 
     /// What is wrong with the tree, in words.

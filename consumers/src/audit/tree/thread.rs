@@ -125,8 +125,8 @@ impl Shared {
         self.lags.store(true, Ordering::Relaxed);
         let mut failed = lock(&self.failed);
         let why = format!("the tree beside the audit log does not grow: {error}; the log goes on");
+        self.troubles.set(Trouble::Failed, why.clone());
         log::error!("{why} {}", Code::AuditTree);
-        self.troubles.set(Trouble::Failed, why);
         *failed = Some(Instant::now());
     }
 }
