@@ -63,7 +63,7 @@ impl Broker {
             writer,
             lock: state.lock,
         });
-        let server = server::serve(listener, shared.clone(), stopping.clone());
+        let server = server::serve(listener, shared.clone(), stopping.clone(), config.stop_grace);
         let cleaning = maintenance::keep_clean(shared.clone(), config.maintenance_interval, stopping.clone());
         let groups = maintenance::keep_groups(shared.clone(), stopping);
         log::info!("devbroker listens on {addr}, data in {}", config.dir.display());

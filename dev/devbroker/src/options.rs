@@ -22,6 +22,8 @@ pub struct Config {
     pub max_frame_bytes: usize,
     /// How often retention and compaction look for work. 5 s unless set.
     pub maintenance_interval: Duration,
+    /// What a stopping broker grants its connections to finish. 2 s unless set.
+    pub stop_grace: Duration,
     /// Whether topic configs under `devbroker.` switch faults on: see the README. False unless set.
     pub faults: bool,
 }
@@ -36,6 +38,7 @@ impl Config {
             advertised: None,
             max_frame_bytes: 100 << 20,
             maintenance_interval: Duration::from_secs(5),
+            stop_grace: Duration::from_secs(2),
             faults: false,
         }
     }

@@ -26,11 +26,14 @@ const MAX_PIPELINED: usize = 64;
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// After an accept error (such as too many open files) wait a little instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What a stopping broker grants its connections to finish.
-const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// Accepts connections until `stop` says so, then lets them finish.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+/// Accepts connections until `stop` says so, then lets them finish, for no longer than `grace`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+    grace: Duration,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -59,8 +62,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
     }
     drop(listener);
     let finished = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(STOP_GRACE, finished).await.is_err() {
-        log::warn!("cut off connections that did not finish within {STOP_GRACE:?}");
+    if tokio::time::timeout(grace, finished).await.is_err() {
+        log::warn!("cut off connections that did not finish within {grace:?}");
         connections.shutdown().await;
     }
 }

@@ -7,6 +7,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::messages::offset_commit_request::{
@@ -16,6 +18,8 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetFetchRequest};
 use kafka_protocol::records::Compression;
 use support::*;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The real binary on a free port.
 struct Process {
@@ -60,10 +64,11 @@ async fn acknowledged_records_survive_kill_9_under_load() {
 
     let mut acknowledged: BTreeMap<i64, String> = BTreeMap::new();
     for round in 0..5 {
+        let in_round = Arc::new(AtomicUsize::new(0));
         let broker = Process::start(dir.path());
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let addr = broker.addr.clone();
+                let (addr, in_round) = (broker.addr.clone(), Arc::clone(&in_round));
                 tokio::spawn(async move {
                     let mut wire = Wire::connect(&addr).await;
                     let mut acknowledged = Vec::new();
@@ -76,12 +81,20 @@ async fn acknowledged_records_survive_kill_9_under_load() {
                         };
                         let offset = base_offset(&mut frame);
                         acknowledged.push((offset, value));
+                        in_round.fetch_add(1, Ordering::Relaxed);
                     }
                     acknowledged
                 })
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(150)).await;
+        // However slow the disk is: a round without load proves nothing.
+        let is_loaded = async {
+            while in_round.load(Ordering::Relaxed) < 25 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, is_loaded).await.unwrap();
         broker.kill();
         for writer in writers {
             for (offset, value) in writer.await.unwrap() {

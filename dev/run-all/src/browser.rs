@@ -17,7 +17,7 @@ const OPENER: (&str, &[&str]) = if cfg!(target_os = "macos") {
     ("xdg-open", &[])
 };
 /// Time for it to fail. One that goes on for longer shows the page.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Opens the address.
 pub async fn open(url: &str) -> Result<(), Failure> {

@@ -172,7 +172,7 @@ async fn the_tour_is_shown_and_no_process_outlives_run_all() {
     // whose failure is no error.
     let commands = tempfile::tempdir().unwrap();
     let opener = commands.path().join("xdg-open");
-    fs::write(&opener, "#!/bin/sh\nexec /bin/sh -c \"exit 3\"\n").unwrap();
+    fs::write(&opener, "#!/bin/sh\nexit 3\n").unwrap();
     fs::set_permissions(&opener, fs::Permissions::from_mode(0o755)).unwrap();
     let mut path = commands.path().as_os_str().to_owned();
     path.push(":");
@@ -191,7 +191,15 @@ async fn the_tour_is_shown_and_no_process_outlives_run_all() {
     let mut run = Run::start(&folder, port, &["--broker-port", &broker_port, "--no-tour"]);
     run.wait_for("Up:").await;
     let lock = folder.path().join("data/audit-service/lock");
-    let first = holder(&lock).unwrap();
+    let held = async {
+        loop {
+            match holder(&lock) {
+                Some(first) => return first,
+                None => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let first = timeout(LIMIT, held).await.unwrap();
     kill_process(first, Signal::KILL).unwrap();
     let again = async {
         while holder(&lock).is_none_or(|pid| pid == first) {

@@ -229,10 +229,10 @@ async fn a_transaction_past_its_timeout_is_aborted() {
     let mut wire = target.wire().await;
     let topic = unique("txn-timeout");
     wire.create_topic(&topic, &[]).await;
-    let mut producer = TransactionalProducer::init_for(&mut wire, &unique("timeout"), 300).await;
+    let mut producer = TransactionalProducer::init_for(&mut wire, &unique("timeout"), 10_000).await;
     producer.produce(&mut wire, &topic, &["late"]).await;
     // Kafka looks every 10 s.
-    until_stable_within(&mut wire, &topic, 2, Duration::from_secs(25)).await;
+    until_stable_within(&mut wire, &topic, 2, Duration::from_secs(60)).await;
     assert!(fetch_committed(&mut wire, &topic, 0).await.1.is_empty());
     assert_eq!(producer.end(&mut wire, 3, true).await, code::PRODUCER_FENCED);
 }
