@@ -328,8 +328,11 @@ async fn a_listener_with_another_login_is_named() {
 }
 
 #[tokio::test]
-async fn addresses_that_refuse_or_never_answer_cost_well_under_a_second() {
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+async fn addresses_that_refuse_or_never_answer_are_not_waited_for() {
+    // Nobody accepts: connections wait in its queue.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let connections = || std::iter::from_fn(|| silent.accept().ok()).count();
     let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let broker = Scripted::start(SCRIPT).await;
     let dead = [
@@ -337,16 +340,21 @@ async fn addresses_that_refuse_or_never_answer_cost_well_under_a_second() {
         refusing.to_string(),
         "no-such-host.invalid:9092".to_owned(),
     ];
-    let bootstrap = dead.into_iter().chain([broker.address.to_string()]).collect();
-    let kafka = Kafka::new(bootstrap, "odd");
-    let start = Instant::now();
+    let bootstrap: Vec<_> = dead.into_iter().chain([broker.address.to_string()]).collect();
+    // Whoever waits for one of them does so each time, and not only on a machine that stalls.
+    let mut fastest = Duration::MAX;
+    let mut kafka = Kafka::new(bootstrap.clone(), "odd");
+    for _ in 0..5 {
+        kafka = Kafka::new(bootstrap.clone(), "odd");
+        let start = Instant::now();
+        kafka.topic(TOPIC).await.unwrap();
+        fastest = fastest.min(start.elapsed());
+        if fastest < Duration::from_secs(2) {
+            break;
+        }
+    }
+    assert!(fastest < Duration::from_secs(2), "{fastest:?}");
+    assert!(connections() > 0, "it was asked");
     kafka.topic(TOPIC).await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    let again = Instant::now();
-    kafka.topic(TOPIC).await.unwrap();
-    assert!(
-        again.elapsed() < Duration::from_millis(150),
-        "the one that answered is asked first: {:?}",
-        again.elapsed()
-    );
+    assert_eq!(connections(), 0, "the one that answered is asked first");
 }

@@ -3,8 +3,9 @@
 mod world;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use harness::undisturbed;
 use uuid::Uuid;
 use world::{Consumer, Script, World, eventually};
 
@@ -122,15 +123,24 @@ async fn what_a_killed_instance_had_done_is_not_done_again_by_the_one_that_stays
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_stop_at_once_release_all_that_they_have() {
     let world = World::start(4).await;
-    let consumers = [(); 3].map(|()| world.consumer(Script::with_log()));
-    let owns_some = || consumers.iter().map(|consumer| owned(consumer).len()).sum::<usize>() == 4;
-    eventually("all is owned", owns_some).await;
-    let [first, second, third] = consumers;
-    let late = world.consumer(Script::with_log());
-    tokio::join!(first.stop(), second.stop(), third.stop(), late.stop());
-    for partition in 0..4 {
-        assert!(world.is_released(partition).await, "partition {partition}");
-    }
+    undisturbed(Duration::ZERO, async || {
+        let consumers = [(); 3].map(|()| world.consumer(Script::with_log()));
+        let owns_some = || consumers.iter().map(|consumer| owned(consumer).len()).sum::<usize>() == 4;
+        eventually("all is owned", owns_some).await;
+        let [first, second, third] = consumers;
+        let late = world.consumer(Script::with_log());
+        let stopping = Instant::now();
+        tokio::join!(first.stop(), second.stop(), third.stop(), late.stop());
+        let took = stopping.elapsed();
+        for partition in 0..4 {
+            if !world.is_released(partition).await {
+                return (took, Err(format!("partition {partition} is not released")));
+            }
+        }
+        (took, Ok(()))
+    })
+    .await
+    .unwrap();
     let next = world.consumer(Script::with_log());
     eventually("the next owns all", || owned(&next).len() == 4).await;
     next.stop().await;

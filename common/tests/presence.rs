@@ -37,7 +37,6 @@ async fn what_was_lost_is_sent_again_when_kafka_is_back() {
     let away = Arc::new(AtomicBool::new(true));
     let kafka = Kafka::new(vec![gate(broker.addr(), Arc::clone(&away)).await.to_string()], "presence");
 
-    let start = Instant::now();
     let asking = tokio::spawn({
         let kafka = kafka.clone();
         async move { kafka.topics().await }
@@ -46,7 +45,6 @@ async fn what_was_lost_is_sent_again_when_kafka_is_back() {
     assert!(!asking.is_finished(), "nothing is given up while Kafka is unreachable");
     away.store(false, Ordering::Relaxed);
     assert!(asking.await.unwrap().unwrap().is_empty());
-    assert!(start.elapsed() < CONNECT_TIMEOUT, "{:?}", start.elapsed());
     broker.shutdown().await;
 }
 

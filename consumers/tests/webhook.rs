@@ -233,8 +233,10 @@ async fn a_receiver_that_asks_for_a_pause_gets_it() {
     let (receiver, url) = Receiver::start().await;
     receiver.answer("first", 429, Some("3"));
     world.produce(0, vec![value(&created("first"))]).await;
-    let running = notifier(&world, "paused", &url, 9).await;
+    let (running, metrics) = counted_notifier(&world, "paused", &url, 9, None).await;
     wait_for("the first try", || receiver.count("first") == 1).await;
+    // The answer may still be on its way.
+    wait_for("the pause", || counted(&metrics, "task_events_webhook_parked_tasks") == 1).await;
     receiver.answer("first", 204, None);
     world.produce(0, vec![value(&created("second"))]).await;
     wait_for("the position at the end", || world.position("paused", 0) == Some(2)).await;

@@ -4,14 +4,16 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use harness::Mode;
+use harness::{Mode, undisturbed};
 use task_events::event::TaskEvent;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 use world::receiver::{Receiver, counted, instance};
 use world::{LEASE, World, created, value, wait_for};
 
-/// What the halt allows is 2 s: most of it is left to the answer.
+/// A stop grants the call in progress 2 s.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most of that is left to the answer.
 const UNTIL_ANSWERED: Duration = Duration::from_millis(100);
 /// An instance that starts is given its partition well before; a delivery may take 15 s.
 const UNTIL_MOVED: Duration = Duration::from_secs(4);
@@ -20,7 +22,11 @@ const ON_ITS_WAY: Duration = Duration::from_millis(1_500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_webhooks_in_flight_end_and_moves_the_position_past_them() {
-    let world = World::start(1).await;
+    undisturbed(UNTIL_ANSWERED, stop_with_webhooks_in_flight).await.unwrap();
+}
+
+async fn stop_with_webhooks_in_flight() -> (Duration, Result<(), String>) {
+    let world = World::start(1).await.with_long_leases();
     let (receiver, url) = Receiver::start().await;
     receiver.hold(["slow".to_owned()]);
     receiver.answer("bad", 500, None);
@@ -32,11 +38,16 @@ async fn a_stop_lets_webhooks_in_flight_end_and_moves_the_position_past_them() {
     })
     .await;
     assert!(world.position("stopped", 0).is_none_or(|position| position == 0));
+    let stopping = Instant::now();
     running.ask_to_stop();
     sleep(UNTIL_ANSWERED).await;
     receiver.release();
     running.stop().await;
-    assert_eq!(world.position("stopped", 0), Some(2), "the one that fails holds it, and no other");
+    let took = stopping.elapsed();
+    let left_at = world.position_now("stopped", 0).await;
+    if left_at != Some(2) {
+        return (took, Err(format!("the one that fails holds it, and no other: {left_at:?}")));
+    }
 
     // Another instance repeats what was delivered above the one that waited, and nothing below.
     receiver.answer("bad", 204, None);
@@ -46,11 +57,12 @@ async fn a_stop_lets_webhooks_in_flight_end_and_moves_the_position_past_them() {
     assert_eq!(["slow", "good", "late"].map(|title| receiver.count(title)), [1, 1, 2]);
     let ids: Vec<_> = receiver.came().into_iter().filter(|came| came.title == "late").collect();
     assert_eq!(ids[0].id, ids[1].id, "a receiver knows the repeat");
+    (took, Ok(()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_is_given_once_its_webhooks_in_flight_have_ended() {
-    let world = World::start(2).await;
+    let world = World::start(2).await.with_long_leases();
     let (receiver, url) = Receiver::start().await;
     let titles = ["slow 0", "slow 1"];
     receiver.hold(titles.map(str::to_owned));
@@ -75,10 +87,14 @@ async fn a_partition_is_given_once_its_webhooks_in_flight_have_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_while_more_waits_than_may_keeps_the_position_at_the_first_that_is_not_delivered() {
+    undisturbed(FINISH_TIMEOUT, stop_with_more_waiting_than_may).await.unwrap();
+}
+
+async fn stop_with_more_waiting_than_may() -> (Duration, Result<(), String>) {
     const DELIVERED: usize = 300;
     /// More than may wait: the batch cannot be finished.
     const OF_ONE_TASK: usize = 1_100;
-    let world = World::start(1).await;
+    let world = World::start(1).await.with_long_leases();
     let (receiver, url) = Receiver::start().await;
     let titles: Vec<_> = (0..DELIVERED).map(|n| n.to_string()).collect();
     let one = created("one");
@@ -89,14 +105,18 @@ async fn a_stop_while_more_waits_than_may_keeps_the_position_at_the_first_that_i
     let (running, metrics) = instance(&world, "full", "first", &url, 100, None).await;
     let delivered = || counted(&metrics, "task_events_webhooks_total{outcome=\"delivered\"}");
     wait_for("the others to be delivered", || delivered() == DELIVERED as u64).await;
-    running.stop().await;
-    assert_eq!(world.position("full", 0), Some(DELIVERED as i64));
+    let took = running.stop().await;
+    let left_at = world.position_now("full", 0).await;
+    if left_at != Some(DELIVERED as i64) {
+        return (took, Err(format!("it is left at {left_at:?}")));
+    }
 
     receiver.release();
     let (running, _) = instance(&world, "full", "second", &url, 100, None).await;
     wait_for("the position to move", || world.position("full", 0) > Some(DELIVERED as i64)).await;
     running.stop().await;
     assert!(titles.iter().all(|title| receiver.count(title) == 1), "no repeat");
+    (took, Ok(()))
 }
 
 #[tokio::test(flavor = "multi_thread")]

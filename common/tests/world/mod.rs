@@ -34,6 +34,8 @@ const EVENTS_CONFIG: [(&str, &str); 1] = [("cleanup.policy", "delete")];
 const OFFSETS_CONFIG: [(&str, &str); 2] =
     [("cleanup.policy", "compact"), ("min.compaction.lag.ms", "600000")];
 const LIMIT: Duration = Duration::from_secs(60);
+/// For a stop, which is to take 5 s: this one only tells that it ends.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 pub struct World {
     pub kafka: Kafka,
@@ -77,7 +79,12 @@ impl World {
 
     /// With a lease that no pause of the machine outlasts, where nobody's lease is to run out.
     pub fn with_long_leases(self) -> Self {
-        Self { lease: Duration::from_secs(15), ..self }
+        self.with_leases_of(Duration::from_secs(15))
+    }
+
+    /// With that lease, where one is to run out and another is not.
+    pub fn with_leases_of(self, lease: Duration) -> Self {
+        Self { lease, ..self }
     }
 
     pub fn bootstrap(&self) -> String {
@@ -178,6 +185,17 @@ impl World {
         self.offsets().await.view().borrow().slot(&self.slot(partition))?.position()
     }
 
+    /// Whether the partition was released at that position, after a stop.
+    pub async fn is_left_at(&self, partition: i32, position: i64) -> Result<(), String> {
+        let offsets = self.offsets().await;
+        let view = offsets.view();
+        let state = view.borrow().slot(&self.slot(partition)).cloned();
+        match &state {
+            Some(state) if state.is_released() && state.position() == Some(position) => Ok(()),
+            _ => Err(format!("partition {partition} is left as {state:?}")),
+        }
+    }
+
     pub async fn is_released(&self, partition: i32) -> bool {
         self.offsets().await.view().borrow().slot(&self.slot(partition)).unwrap().is_released()
     }
@@ -242,12 +260,15 @@ impl Consumer {
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
 
-    pub async fn stop(self) {
+    /// Returns how long it took.
+    pub async fn stop(self) -> Duration {
         // What hangs in a blocking thread would hold up the end of the test's runtime.
         let script = self.script.clone();
+        let start = Instant::now();
         self.trigger.stop();
-        tokio::time::timeout(Duration::from_secs(6), self.task).await.expect("an end").unwrap();
+        tokio::time::timeout(STOP_LIMIT, self.task).await.expect("an end").unwrap();
         script.release();
+        start.elapsed()
     }
 }
 

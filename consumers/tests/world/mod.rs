@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex, Once};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use consumers::lines::Sink;
@@ -33,11 +33,14 @@ pub const DLQ: &str = "task-events-dlq";
 pub const LEASE: Duration = Duration::from_secs(2);
 /// What is waited for comes well before this, or never.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// For a stop, which is to take 5 s: this one only tells that it ends.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 pub struct World {
     folder: TempDir,
     pub kafka: Kafka,
     offsets: OffsetsLog,
+    lease: Duration,
     _broker: devbroker::Broker,
 }
 
@@ -72,7 +75,12 @@ impl World {
             let topic = NewTopic { name: name.to_owned(), partitions, replication_factor: 1, configs };
             kafka.admin().create_topic(&topic).await.unwrap();
         }
-        Self { offsets: OffsetsLog::open(&kafka, OFFSETS), folder, kafka, _broker: broker }
+        Self { offsets: OffsetsLog::open(&kafka, OFFSETS), folder, kafka, lease: LEASE, _broker: broker }
+    }
+
+    /// With a lease that no pause of the machine outlasts, where nobody's lease is to run out.
+    pub fn with_long_leases(self) -> Self {
+        Self { lease: Duration::from_secs(15), ..self }
     }
 
     pub async fn produce(&self, partition: i32, values: Vec<Option<Vec<u8>>>) {
@@ -141,6 +149,12 @@ impl World {
         self.position_in(EVENTS, group, partition)
     }
 
+    /// The same, once all was read that is in the offsets topic now.
+    pub async fn position_now(&self, group: &str, partition: i32) -> Option<i64> {
+        self.offsets.catch_up().await.unwrap();
+        self.position(group, partition)
+    }
+
     pub fn position_in(&self, topic: &str, group: &str, partition: i32) -> Option<i64> {
         let slot = Slot { group: group.to_owned(), topic: topic.to_owned(), partition };
         self.offsets.view().borrow().slot(&slot)?.position()
@@ -173,7 +187,7 @@ impl World {
             service: "test".to_owned(),
             identity,
             host: "test".to_owned(),
-            lease: LEASE,
+            lease: self.lease,
             foreign_group_hint: None,
         }
     }
@@ -285,11 +299,15 @@ impl Running {
         self.trigger.stop();
     }
 
-    pub async fn stop(self) {
+    /// Returns how long it took, but for what follows its end.
+    pub async fn stop(self) -> Duration {
+        let start = Instant::now();
         self.ask_to_stop();
-        tokio::time::timeout(Duration::from_secs(5), self.task).await.expect("a stop within 5 s").unwrap();
+        tokio::time::timeout(STOP_LIMIT, self.task).await.expect("an end").unwrap();
+        let took = start.elapsed();
         // The mirror's task holds the handler, and so the log's lock, until it sees its end.
         tokio::time::sleep(Duration::from_millis(50)).await;
+        took
     }
 
     /// Ends it without a release. Its trigger stays: one that is dropped asks for an orderly stop.

@@ -126,6 +126,28 @@ pub async fn until(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> 
     Ok(())
 }
 
+/// How long the shortest of the waits is that a stop grants to Kafka's answers. What took no longer met no stall that
+/// such a wait gave up on.
+const STALL: Duration = Duration::from_millis(500);
+
+/// Runs a round that ends with a stop, and returns once one went well. A stop waits for Kafka within bounds, so that a
+/// machine that stalls can keep it from what it has to leave. A round that failed though its stop took no longer than
+/// nominally is the product's fault, and fails at once; another is repeated, but not for ever.
+pub async fn undisturbed(
+    nominal: Duration,
+    mut round: impl AsyncFnMut() -> (Duration, std::result::Result<(), String>),
+) -> Result<()> {
+    let mut failures = Vec::new();
+    while failures.len() < 5 {
+        let (took, Err(why)) = round().await else { return Ok(()) };
+        failures.push(format!("{why}; the stop took {took:?}"));
+        if took < nominal + STALL {
+            break;
+        }
+    }
+    Err(Error::failed(failures.join("\n")))
+}
+
 /// The lines of an audit log. A last line that is still being written is left out; no file is no lines.
 pub fn read_audit_log(path: &Path) -> Result<Vec<serde_json::Value>> {
     let text = match std::fs::read_to_string(path) {

@@ -74,12 +74,12 @@ async fn a_throttled_answer_is_an_answer_and_its_time_is_kept() {
     let serve = async {
         let (header, _) = request(&mut leader).await;
         assert_eq!(header.client_id.as_deref(), Some(CLIENT_ID), "quotas go by the real one");
-        answer(&mut leader, &header, 42, 3_000).await;
+        answer(&mut leader, &header, 42, 60_000).await;
     };
     let (offsets, ()) = tokio::join!(produce, serve);
     assert_eq!(offsets.unwrap(), [42]);
     let wait = hop.throttled_until().unwrap() - Instant::now();
-    assert!(wait > Duration::from_secs(2) && wait <= Duration::from_secs(3), "{wait:?}");
+    assert!(wait > Duration::from_secs(30) && wait <= Duration::from_secs(60), "{wait:?}");
     drop((client, hop));
     assert_eq!(leader.read_u8().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "sent once");
 }

@@ -183,7 +183,8 @@ async fn a_disk_that_hangs_holds_up_nobody_and_what_was_given_up_meanwhile_is_no
     let hanging = flush(&writer, (1, 0, 1));
     let late: Vec<_> = (2..5).map(|n| flush(&writer, (n, n as i32, 0))).collect();
     // This thread is free: the test's runtime has no other.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let disk = Arc::clone(&gate);
+    tokio::task::spawn_blocking(move || disk.hangs()).await.unwrap();
     assert!(!hanging.is_finished());
     // The lease ends: the runtime drops what it waits for.
     hanging.abort();
