@@ -29,7 +29,7 @@
 //! An owner renews its lease with each commit, idle or not. It handles events only while a commit (or its
 //! claim) that it *sent* less than a lease ago was acknowledged. A standby claims when it has itself seen
 //! no record of the owner for a lease, in which it would have seen one: a time in which it read nothing does not count
-//! ([`contact`]). Both count on their own monotonic clock, and the owner's count
+//! (`contact`). Both count on their own monotonic clock, and the owner's count
 //! starts before the standby's: the record is sent before it is seen. So when the standby's has run out,
 //! the owner's has too.
 //!
