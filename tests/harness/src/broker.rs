@@ -1,8 +1,14 @@
 //! A broker of the test's own, as a child process.
+//!
+//! Invariant: a broker is ready when this very process answers. Another on its port, which a test that runs beside this one
+//! may have started, is told from it: by the line with which the dev broker begins, by the cluster id of Apache Kafka.
 
 use crate::kafka_tools::{self, kafka_libs};
 use crate::topic;
+use crate::wire::Wire;
 use crate::{Error, Process, Program, Result, eventually, free_port, temporary_folder};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -61,6 +67,7 @@ pub struct Broker {
     port: u16,
     /// The port that clients connect to, where it is another one: a proxy's.
     advertised: u16,
+    sign: Sign,
     // Before the folder, so that it is dead when the folder goes.
     process: Process,
     folder: TempDir,
@@ -110,13 +117,18 @@ impl Broker {
         settings: &[(&str, &str)],
     ) -> Result<Self> {
         let folder = temporary_folder()?;
-        if kind == Kind::Kafka {
-            let node = Node { id: 1, port, advertised, controller: free_port()?, also: listeners };
-            let voters = format!("1@127.0.0.1:{}", node.controller);
-            node.format(folder.path(), &voters, 1, settings).await?;
-        }
+        let sign = match kind {
+            Kind::Dev => Sign::Line("devbroker listens on "),
+            Kind::Kafka => {
+                let node = Node { id: 1, port, advertised, controller: free_port()?, also: listeners };
+                let voters = format!("1@127.0.0.1:{}", node.controller);
+                let cluster_id = new_cluster_id();
+                node.format(folder.path(), &cluster_id, &voters, 1, settings).await?;
+                Sign::ClusterId(cluster_id)
+            }
+        };
         let process = spawn(kind, folder.path(), port, advertised)?;
-        let mut broker = Self { kind, port, advertised, process, folder };
+        let mut broker = Self { kind, port, advertised, sign, process, folder };
         broker.wait_until_ready().await?;
         Ok(broker)
     }
@@ -171,20 +183,52 @@ impl Broker {
 
     /// Waits until it answers.
     pub async fn wait_until_ready(&mut self) -> Result<()> {
-        wait_until_ready(&mut self.process, self.port, self.advertised).await
+        wait_until_ready(&mut self.process, &self.sign, self.port, self.advertised).await
     }
 }
 
+/// What a broker is known by.
+pub(crate) enum Sign {
+    /// A line that it writes when it listens.
+    Line(&'static str),
+    /// The id that its folder was formatted with.
+    ClusterId(String),
+}
+
+/// An id for a new cluster: 16 bytes in base64, which may not begin like an option.
+pub(crate) fn new_cluster_id() -> String {
+    let mut id = uuid::Uuid::new_v4().into_bytes();
+    id[0] &= 0x7f;
+    URL_SAFE_NO_PAD.encode(id)
+}
+
 /// Waits until a broker that was started answers on the port that clients are sent to.
-pub(crate) async fn wait_until_ready(process: &mut Process, port: u16, advertised: u16) -> Result<()> {
+pub(crate) async fn wait_until_ready(
+    process: &mut Process,
+    sign: &Sign,
+    port: u16,
+    advertised: u16,
+) -> Result<()> {
     let address = format!("127.0.0.1:{advertised}");
     let ready = async || {
         process.still_runs("before it answered")?;
         // A port that is open first: the client itself would wait longer after each refusal.
         let open = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-        Ok((open && is_ready(&address).await).then_some(()))
+        if !open || !is_ready(&address).await {
+            return Ok(None);
+        }
+        let is_its_own = match sign {
+            Sign::Line(line) => process.count(line) > 0,
+            Sign::ClusterId(id) => cluster_id(port).await.is_some_and(|answered| answered == *id),
+        };
+        process.still_runs("when another answered")?;
+        Ok(is_its_own.then_some(()))
     };
     eventually(&format!("an answer of the broker at {address}"), START_LIMIT, ready).await
+}
+
+async fn cluster_id(port: u16) -> Option<String> {
+    Wire::connect(&format!("127.0.0.1:{port}")).await.ok()?.cluster_id().await.ok()?
 }
 
 async fn is_ready(address: &str) -> bool {
@@ -235,10 +279,11 @@ pub(crate) struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Writes its configuration and makes its log folder. `replicas`: of each topic that says nothing else.
+    /// Writes its configuration and makes its log folder. `cluster_id`: the same for all nodes. `replicas`: of each topic that says nothing else.
     pub(crate) async fn format(
         &self,
         folder: &Path,
+        cluster_id: &str,
         voters: &str,
         replicas: usize,
         settings: &[(&str, &str)],
@@ -289,8 +334,6 @@ impl Node<'_> {
         let file = properties_file(folder);
         std::fs::write(&file, properties).map_err(|error| Error::file(&file, error))?;
 
-        // Any id does, the same for all nodes.
-        let cluster_id = "dGFzay1ldmVudHMtZTJlLQ";
         let mut java = kafka_tools::java(&required_libs()?, "128m");
         java.args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]).arg(file);
         let mut format = Process::spawn("kafka storage format", &mut java)?;

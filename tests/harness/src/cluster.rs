@@ -1,6 +1,6 @@
 //! Several Apache Kafka brokers as one cluster, each of which can be killed, paused and restarted.
 
-use crate::broker::{Node, STOP_LIMIT, spawn_kafka, wait_until_ready};
+use crate::broker::{Node, STOP_LIMIT, Sign, new_cluster_id, spawn_kafka, wait_until_ready};
 use crate::kafka_tools::{KafkaTools, kafka_libs};
 use crate::{Error, Kind, Process, Result, eventually, free_port, temporary_folder};
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ const IN_SYNC_LIMIT: Duration = Duration::from_secs(120);
 /// Running brokers with the ids 1, 2, 3 and so on. They and their data are gone when it is dropped.
 pub struct Cluster {
     brokers: BTreeMap<i32, Member>,
+    sign: Sign,
     _folder: TempDir,
 }
 
@@ -57,15 +58,16 @@ impl Cluster {
         }
         let voters: Vec<_> =
             nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.id, node.controller)).collect();
+        let cluster_id = new_cluster_id();
         let mut brokers = BTreeMap::new();
         for node in &nodes {
             let folder = folder.path().join(node.id.to_string());
             std::fs::create_dir(&folder).map_err(|error| Error::file(&folder, error))?;
-            node.format(&folder, &voters.join(","), nodes.len(), settings).await?;
+            node.format(&folder, &cluster_id, &voters.join(","), nodes.len(), settings).await?;
             let process = spawn_broker(node.id, &folder)?;
             brokers.insert(node.id, Member { process, port: node.port, folder });
         }
-        let mut cluster = Self { brokers, _folder: folder };
+        let mut cluster = Self { brokers, sign: Sign::ClusterId(cluster_id), _folder: folder };
         for id in [1, 2, 3] {
             cluster.wait_until_ready(id).await?;
         }
@@ -163,8 +165,9 @@ impl Cluster {
     }
 
     async fn wait_until_ready(&mut self, id: i32) -> Result<()> {
-        let member = self.member(id)?;
-        wait_until_ready(&mut member.process, member.port, member.port).await
+        let member = self.brokers.get_mut(&id);
+        let member = member.ok_or_else(|| Error::failed(format!("there is no broker {id}")))?;
+        wait_until_ready(&mut member.process, &self.sign, member.port, member.port).await
     }
 }
 

@@ -91,6 +91,12 @@ impl Wire {
         self.call(METADATA, &request).await
     }
 
+    /// The id of the cluster.
+    pub(crate) async fn cluster_id(&mut self) -> Result<Option<String>> {
+        let request = MetadataRequest::default().with_topics(Some(Vec::new()));
+        Ok(self.call(METADATA, &request).await?.cluster_id.map(|id| id.to_string()))
+    }
+
     /// Sends a request and returns its answer.
     pub(crate) async fn call<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response> {
         let call = || format!("request {} version {version}", R::KEY);
