@@ -1,9 +1,14 @@
 //! A child process: its output line by line, signals, and its end.
+//!
+//! Invariant: a piece of output is taken from its pipe and stored under one lock. So whoever holds the lock and finds the
+//! pipes empty has all that the process wrote before.
 
 use crate::error::is_test_failing;
-use crate::{Error, Result, eventually};
+use crate::{Error, Result, SOON, eventually};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, ioctl_fionread, read};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,6 +20,7 @@ pub struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     reading: Arc<Gate>,
+    pipes: Vec<Arc<OwnedFd>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -27,10 +33,11 @@ impl Process {
             Error::process(name, format!("does not start ({program}): {error}"))
         })?;
         let (lines, reading) = (Arc::default(), Arc::<Gate>::default());
-        let stdout = child.stdout.take().map(|pipe| read_lines(pipe, Arc::clone(&lines), &reading));
-        let stderr = child.stderr.take().map(|pipe| read_lines(pipe, Arc::clone(&lines), &reading));
-        let readers = stdout.into_iter().chain(stderr).collect();
-        Ok(Self { name: name.to_owned(), child, lines, reading, readers })
+        let pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+        let pipes: Vec<_> = pipes.into_iter().flatten().map(Arc::new).collect();
+        let reader = |pipe| read_lines(Arc::clone(pipe), Arc::clone(&lines), Arc::clone(&reading));
+        let readers = pipes.iter().map(reader).collect();
+        Ok(Self { name: name.to_owned(), child, lines, reading, pipes, readers })
     }
 
     /// The process id.
@@ -46,6 +53,31 @@ impl Process {
     /// How many lines have this part.
     pub fn count(&self, part: &str) -> usize {
         self.lines().iter().filter(|line| line.contains(part)).count()
+    }
+
+    /// How many lines have this part, once there are `least` and all that was written until then is read.
+    pub async fn counted(&self, part: &str, least: usize) -> Result<usize> {
+        let what = format!("{} to write \"{part}\" {least} times", self.name);
+        eventually(&what, SOON, async || Ok((self.count(part) >= least).then_some(()))).await?;
+        self.settled().await?;
+        Ok(self.count(part))
+    }
+
+    /// Returns when all that it had written before is among its lines. Log lines may come later than what they tell of.
+    pub async fn settled(&self) -> Result<()> {
+        let what = format!("the output of {} to be read", self.name);
+        let is_read = async || {
+            let _no_reader = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let sizes = self.pipes.iter().map(ioctl_fionread).collect::<std::result::Result<Vec<_>, _>>();
+            let sizes = sizes.map_err(|error| Error::process(&self.name, error))?;
+            Ok(sizes.iter().all(|size| *size == 0).then_some(()))
+        };
+        eventually(&what, SOON, is_read).await
+    }
+
+    /// Whether the machine held its stop up, so that it owns on until its lease ends.
+    pub fn missed_release(&self) -> bool {
+        self.count("could not release ") + self.count("ending without a release") > 0
     }
 
     /// The first line with this part, once it is there. An error at once if the process ends without it.
@@ -120,9 +152,15 @@ impl Process {
 
     /// Sends SIGTERM, SIGINT or another signal.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.signal_times(signal, 1)
+    }
+
+    /// Sends a signal so many times, with nothing in between.
+    pub fn signal_times(&mut self, signal: Signal, times: usize) -> Result<()> {
         // A process that has been waited for may have left its id to another.
         self.still_runs(&format!("before it got {signal:?}"))?;
-        let sent = kill_process(Pid::from_child(&self.child), signal);
+        let pid = Pid::from_child(&self.child);
+        let sent = (0..times).try_for_each(|_| kill_process(pid, signal));
         sent.map_err(|error| Error::process(&self.name, format!("gets no {signal:?}: {error}")))
     }
 
@@ -170,26 +208,35 @@ impl Gate {
     }
 }
 
-/// A pipe behind a gate.
-struct Gated<R>(R, Arc<Gate>);
-
-impl<R: Read> Read for Gated<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.1.pass();
-        self.0.read(buffer)
-    }
-}
-
-fn read_lines(
-    pipe: impl Read + Send + 'static,
-    lines: Arc<Mutex<Vec<String>>>,
-    gate: &Arc<Gate>,
-) -> JoinHandle<()> {
-    let pipe = Gated(pipe, Arc::clone(gate));
+fn read_lines(pipe: Arc<OwnedFd>, lines: Arc<Mutex<Vec<String>>>, gate: Arc<Gate>) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        for line in BufReader::new(pipe).split(b'\n').map_while(std::result::Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        let (mut piece, mut line) = (vec![0; 8 * 1024], Vec::new());
+        loop {
+            // Waits without the lock.
+            match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(_) => break,
+            }
+            gate.pass();
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            match read(&pipe, &mut *piece) {
+                Ok(0) => break,
+                Ok(size) => {
+                    for part in piece.get(..size).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
+                        line.extend_from_slice(part);
+                        if line.pop_if(|last| *last == b'\n').is_some() {
+                            lines.push(String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned());
+                        }
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        if !line.is_empty() {
+            let last = String::from_utf8_lossy(&line).into_owned();
+            lines.lock().unwrap_or_else(PoisonError::into_inner).push(last);
         }
     })
 }

@@ -147,6 +147,8 @@ impl Connection {
             }
         };
         tokio::select! {
+            // What is ordered before a piece comes counts for it.
+            biased;
             () = follow => {}
             () = pass => {}
         }
@@ -211,6 +213,7 @@ async fn trickle(to: &mut OwnedWriteHalf, bytes: &[u8], modes: &watch::Receiver<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{SOON, until};
     use tokio::net::TcpListener;
     use tokio::time::{Instant, timeout};
 
@@ -251,6 +254,10 @@ mod tests {
         timeout(Duration::from_millis(300), ask(stream)).await.is_err()
     }
 
+    async fn reaches(what: &str, counter: &AtomicU64, least: u64) {
+        until(what, SOON, async || counter.load(Ordering::Relaxed) >= least).await.unwrap();
+    }
+
     #[tokio::test]
     async fn it_passes_delays_and_trickles() {
         let (proxy, _) = start().await;
@@ -281,6 +288,7 @@ mod tests {
         proxy.set(Mode::Pass, 100);
         let mut fresh = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
         assert_eq!(&ask(&mut fresh).await.unwrap(), b"ping");
+        reaches("two cuts", &proxy.counts().cut, 2).await;
         assert_eq!(proxy.counts().cut.load(Ordering::Relaxed), 2);
     }
 
@@ -291,10 +299,10 @@ mod tests {
         ask(&mut stream).await.unwrap();
         proxy.set(Mode::DropReplies, 100);
         assert!(is_silent(&mut stream).await);
-        assert_eq!(got.load(Ordering::Relaxed), 8, "the request came through");
+        reaches("the request to come through", &got, 8).await;
+        reaches("the reply to be dropped", &proxy.counts().replies_dropped, 4).await;
         proxy.set(Mode::Pass, 100);
         assert!(is_silent(&mut stream).await, "the stream has a hole");
-        assert!(proxy.counts().replies_dropped.load(Ordering::Relaxed) >= 4);
         let mut fresh = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
         assert_eq!(&ask(&mut fresh).await.unwrap(), b"ping");
     }
@@ -310,11 +318,7 @@ mod tests {
         sleep(Duration::from_millis(50)).await;
         assert_eq!(got.load(Ordering::Relaxed), 4);
         proxy.set(Mode::Pass, 100);
-        let start = Instant::now();
-        while got.load(Ordering::Relaxed) < 8 {
-            assert!(start.elapsed() < Duration::from_secs(5), "it came through");
-            sleep(Duration::from_millis(5)).await;
-        }
+        reaches("what was stalled to come through", &got, 8).await;
     }
 
     #[tokio::test]
@@ -324,7 +328,7 @@ mod tests {
         ask(&mut stream).await.unwrap();
         proxy.set(Mode::HalfOpen, 100);
         assert!(is_silent(&mut stream).await);
+        reaches("the request to be dropped", &proxy.counts().requests_dropped, 4).await;
         assert_eq!(got.load(Ordering::Relaxed), 4, "the request did not come through");
-        assert!(proxy.counts().requests_dropped.load(Ordering::Relaxed) >= 4);
     }
 }

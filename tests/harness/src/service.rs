@@ -1,6 +1,6 @@
 //! The built binaries as processes.
 
-use crate::{Error, Process, Result};
+use crate::{Error, Process, Result, SOON};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -138,6 +138,26 @@ impl Service {
         Ok(())
     }
 
+    /// Ends it with SIGTERM so that it has released what it owned. Where the machine held it up, it could not: then it is
+    /// started again and stopped once more, and fails at the fifth time.
+    pub async fn stop_released(&mut self) -> Result<()> {
+        for _ in 0..5 {
+            let status = self.terminate(SOON).await?;
+            if !status.success() {
+                return Err(Error::failed(format!(
+                    "{} ended with {status} after SIGTERM",
+                    self.program.name
+                )));
+            }
+            if !self.missed_release() {
+                return Ok(());
+            }
+            self.restart()?;
+            self.wait_for_line(": claimed ", SOON).await?;
+        }
+        Err(Error::failed(format!("{} did not release in five stops", self.program.name)))
+    }
+
     /// How often it was started.
     pub fn runs(&self) -> usize {
         self.runs
@@ -161,7 +181,7 @@ impl Service {
     }
 
     async fn address(&mut self, announcement: &str) -> Result<String> {
-        let line = self.wait_for_line(announcement, Duration::from_secs(20)).await?;
+        let line = self.wait_for_line(announcement, SOON).await?;
         let (_, address) = line.split_once(announcement).unwrap_or_default();
         let end = address.find(|c: char| !(c.is_ascii_alphanumeric() || ".:[]-".contains(c)));
         Ok(format!("http://{}", address.split_at(end.unwrap_or(address.len())).0))
