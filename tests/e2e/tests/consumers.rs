@@ -21,6 +21,7 @@ async fn notifications_tell_of_new_and_completed_tasks_and_of_nothing_else() -> 
     world.committed("notification-service", 3).await?;
     let created = format!("NOTIFICATION: New task created - 'Buy milk' (ID: {id})");
     let completed = format!("NOTIFICATION: Task completed - 'Buy milk' (ID: {id})");
+    notification.counted("NOTIFICATION: ", 2).await?;
     assert_eq!(said(&notification.lines(), "NOTIFICATION"), [created, completed]);
 
     // Restarted, it goes on where it was; what another writer repeats is known, and a title cannot forge
@@ -35,6 +36,7 @@ async fn notifications_tell_of_new_and_completed_tasks_and_of_nothing_else() -> 
         r"NOTIFICATION: New task created - 'a\nNOTIFICATION: b\u{{1b}}[2J' (ID: {})",
         forged.task_id()
     );
+    notification.counted("NOTIFICATION: ", 1).await?;
     assert_eq!(said(&notification.lines(), "NOTIFICATION"), [escaped]);
     Ok(())
 }
@@ -73,7 +75,7 @@ async fn the_audit_log_has_every_event_once_in_order_and_a_restart_adds_nothing(
     // Log lines come a little later than what they tell of.
     audit.wait_for_line(&told[2], SOON).await?;
     assert_eq!(said(&audit.lines(), "AUDIT: "), told);
-    assert_eq!(audit.count("Loaded 0 previously seen events"), 1);
+    assert_eq!(audit.counted("Loaded 0 previously seen events", 1).await?, 1);
 
     // Restarted: not a byte changes, also where the events are sent once more or read once more.
     audit.terminate(SOON).await?;
@@ -84,6 +86,7 @@ async fn the_audit_log_has_every_event_once_in_order_and_a_restart_adds_nothing(
     world.produce_values(&again).await?;
     world.committed("audit-service", 6).await?;
     assert_eq!(std::fs::read_to_string(world.audit_log_path()).unwrap(), text);
+    audit.settled().await?;
     assert_eq!(said(&audit.lines(), "AUDIT: "), [] as [&str; 0]);
     Ok(())
 }
@@ -104,7 +107,7 @@ async fn the_log_alone_is_enough_to_go_on() -> Outcome {
     std::fs::write(world.audit_log_path(), format!("{text}{}", &text[..100])).unwrap();
     audit.restart()?;
     audit.wait_for_line("Loaded 30 previously seen events", SOON).await?;
-    assert_eq!(audit.count("ended in a torn line"), 1);
+    assert_eq!(audit.counted("ended in a torn line", 1).await?, 1);
     world.produce_values(&values).await?;
     world.committed("audit-service", 60).await?;
     assert_eq!(std::fs::read_to_string(world.audit_log_path()).unwrap(), text);

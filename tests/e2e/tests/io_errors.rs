@@ -137,7 +137,11 @@ async fn a_notifier_whose_state_is_on_a_disk_that_fails_commits_nothing_that_it_
     disk.mend()?;
     world.committed("notification-service", 1_100).await?;
     reports(&mut notification, StatusCode::OK).await?;
-    assert_eq!(notification.count("NOTIFICATION: "), 1_100, "none is notified twice: the process remembers");
+    assert_eq!(
+        notification.counted("NOTIFICATION: ", 1_100).await?,
+        1_100,
+        "none is notified twice: the process remembers"
+    );
 
     // What is committed is remembered after a power cut, too: the events again notify nobody.
     notification.kill9();
@@ -150,6 +154,6 @@ async fn a_notifier_whose_state_is_on_a_disk_that_fails_commits_nothing_that_it_
     let notification = program.start()?;
     world.produce_events(1).await?;
     world.committed("notification-service", 1_101).await?;
-    assert_eq!(notification.count("NOTIFICATION: "), 1, "{:?}", notification.lines());
+    assert_eq!(notification.counted("NOTIFICATION: ", 1).await?, 1, "{:?}", notification.lines());
     Ok(())
 }

@@ -45,6 +45,7 @@ impl System {
         for group in GROUPS {
             self.world.committed(group, end).await?;
         }
+        self.notification.settled().await?;
         let told = told(&self.notification.history());
         for seen in history.topic.iter().filter(|seen| is_told(seen)) {
             assert!(told.contains_key(&told_as(seen)), "not notified: {seen:?}");
@@ -89,6 +90,7 @@ async fn nothing_is_lost_or_doubled_without_a_kill() -> Outcome {
     let answers = system.load(64)?.finish().await?;
     assert_eq!(answers.unanswered, 0);
     system.check(answers).await?;
+    system.notification.settled().await?;
     let repeated = told(&system.notification.lines()).into_values().any(|times| times > 1);
     assert!(!repeated, "a notification was repeated");
     Ok(())
@@ -205,6 +207,7 @@ async fn kill_9_of_the_dlq_processor_loses_nothing() -> Outcome {
     assert_eq!(dead.len(), 2 * poisoned.len());
     let end = dead.last().unwrap().offset + 1;
     system.world.committed_in("dlq-processor", DLQ, end).await?;
+    system.dlq.settled().await?;
     let lines = system.dlq.history();
     for offset in poisoned {
         for group in GROUPS {

@@ -38,9 +38,18 @@ impl Ran {
     }
 }
 
-fn write_log(service: &Service, path: &Path) -> String {
+/// Written once it has that many lines of what was done, which come a little later than what they tell of.
+async fn write_log(service: &Service, path: &Path, part: &str, least: usize) -> Result<String> {
+    service.counted(part, least).await?;
     fs::write(path, service.history().join("\n")).unwrap();
-    path.display().to_string()
+    Ok(path.display().to_string())
+}
+
+/// How many of these events are notified.
+fn told_in(events: &[harness::TopicRecord]) -> Result<usize> {
+    let types = events.iter().map(|event| Ok(event.json()?["event_type"].clone()));
+    let types = types.collect::<Result<Vec<_>>>()?;
+    Ok(types.iter().filter(|one| *one == "task.created" || *one == "task.completed").count())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,20 +61,22 @@ async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_
     let path = |name: &str| world.path(name).display().to_string();
     let history = path("history.jsonl");
 
-    let load = ["load", "--api", api.url(), "--seconds", "2", "--rate", "200", "--connections", "4"];
+    let load = ["load", "--api", api.url(), "--seconds", "5", "--rate", "200", "--connections", "4"];
     let ran = verify(&[load.as_slice(), &["--history", &history]].concat()).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let requests = fs::read_to_string(&history).unwrap().lines().count();
     assert!(requests > 50 && ran.stdout.contains(&format!("{requests} requests")), "{ran:?}");
     api.delivered().await?;
-    let end = world.topic(EVENTS).await?.last().unwrap().offset + 1;
+    let events = world.topic(EVENTS).await?;
+    let (end, told) = (events.last().unwrap().offset + 1, told_in(&events)?);
     for group in ["audit-service", "notification-service"] {
         world.committed(group, end).await?;
     }
 
     let audit_log = world.audit_log_path().display().to_string();
-    let api_log = write_log(&service, &world.path("api.log"));
-    let notification_log = write_log(&notification, &world.path("notification.log"));
+    let api_log = write_log(&service, &world.path("api.log"), "Event delivered: ", 1).await?;
+    let notification_log =
+        write_log(&notification, &world.path("notification.log"), "NOTIFICATION: ", told).await?;
     let bootstrap = world.broker.bootstrap();
     let kafka = ["--bootstrap", &bootstrap];
     let logs = ["--api-log", &api_log, "--notification-log", &notification_log];
@@ -133,7 +144,7 @@ async fn load_and_check_find_what_was_done_to_a_system_by_hand_and_nothing_in_a_
     for group in ["audit-service", "notification-service"] {
         world.committed(group, end + 1).await?;
     }
-    write_log(&notification, &world.path("notification.log"));
+    write_log(&notification, &world.path("notification.log"), "NOTIFICATION: ", told + 1).await?;
     verify(&all(&history, &audit_log)).await.assert_found(names::UNEXPECTED)?;
     let shared = verify(&[all(&history, &audit_log), vec!["--shared"]].concat()).await;
     assert_eq!(shared.code, Some(0), "{shared:?}");
