@@ -128,7 +128,7 @@ pub struct Owner {
 impl Owner {
     pub async fn commit(&self, offset: i64, released: bool) {
         let commit = Commit::new(offset, self.instance_id, released);
-        let limit = Duration::from_secs(5);
+        let limit = Duration::from_secs(30);
         self.offsets.commit(&self.slot, self.claimed.token, &commit, limit).await.unwrap();
     }
 
