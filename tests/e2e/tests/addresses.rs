@@ -29,7 +29,7 @@ async fn a_first_address_that_is_dead_costs_nothing() -> Outcome {
         let (_api, client) = world.start_api_as(program("task-api")).await?;
         let _audit =
             program("audit-service").env("GROUP", &group).env("AUDIT_LOG_PATH", log.display()).start()?;
-        let mut slowest = Duration::ZERO;
+        let mut times = Vec::new();
         for n in 0..10 {
             let title = format!("{group} {n}");
             client.create(&title).await?;
@@ -39,11 +39,15 @@ async fn a_first_address_that_is_dead_costs_nothing() -> Outcome {
             };
             eventually(&format!("{title} in the audit log"), SOON, there).await?;
             if n > 0 {
-                slowest = slowest.max(start.elapsed());
+                times.push(start.elapsed());
             }
             sleep(Duration::from_millis(300)).await;
         }
-        assert!(slowest < Duration::from_secs(3), "{first} first: {slowest:?} from POST to audit line");
+        times.sort_unstable();
+        println!("{first} first: {times:?} from POST to audit line");
+        // A busy machine may hold up some of them, an address that costs something all.
+        let median = times[times.len() / 2];
+        assert!(median < Duration::from_secs(3), "{first} first: {times:?} from POST to audit line");
     }
     Ok(())
 }

@@ -41,6 +41,11 @@ async fn a_producer_quota_makes_no_copies() -> Outcome {
     Ok(())
 }
 
+/// Each reason once, and those that last again every half minute.
+fn most_warnings(began: Instant) -> usize {
+    usize::try_from(3 + 2 * (began.elapsed().as_secs() / 30)).unwrap()
+}
+
 /// One line for what lasts, and one when it is over; readiness does not flap.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_reported_once_and_so_is_its_end() -> Outcome {
@@ -51,6 +56,7 @@ async fn an_outage_is_reported_once_and_so_is_its_end() -> Outcome {
     api.delivered().await?;
     assert_eq!(service.count("cannot publish"), 0);
 
+    let began = Instant::now();
     world.broker.kill9();
     for number in 0..20 {
         api.create(&format!("meanwhile {number}")).await?;
@@ -74,7 +80,7 @@ async fn an_outage_is_reported_once_and_so_is_its_end() -> Outcome {
     let lines = service.lines();
     let warnings: Vec<_> = lines.iter().filter(|line| line.contains("cannot publish")).collect();
     // Refused connections, and what was in flight.
-    assert!(warnings.len() <= 3, "{warnings:#?}");
+    assert!(warnings.len() <= most_warnings(began), "{warnings:#?}");
     let end = lines.iter().find(|line| line.contains("again after")).unwrap();
     assert!(end.contains("up to 20 events waited"), "{end}");
     Ok(())
@@ -91,6 +97,7 @@ async fn too_few_replicas_in_sync_are_reported_once() -> Outcome {
     api.create("before").await?;
     api.delivered().await?;
 
+    let began = Instant::now();
     world.broker.kill9(3)?;
     for number in 0..20 {
         api.create(&format!("meanwhile {number}")).await?;
@@ -108,7 +115,7 @@ async fn too_few_replicas_in_sync_are_reported_once() -> Outcome {
     }
     // What waits for its replicas, and what a broker said to it.
     let reported = service.count("cannot publish");
-    assert!((1..=3).contains(&reported), "{reported} lines in 15 s");
+    assert!((1..=most_warnings(began)).contains(&reported), "{reported} lines in {:?}", began.elapsed());
 
     world.broker.restart(3).await?;
     world.broker.in_sync(EVENTS).await?;

@@ -14,8 +14,9 @@ use serde_json::json;
 
 const USER: &str = "task-events";
 const PASSWORD: &str = "correct-horse";
-/// How long a login lasts on the listener that limits it.
-const SESSION: Duration = Duration::from_secs(8);
+/// How long a login lasts on the listener that limits it: so long that one that a busy machine renews late is renewed in
+/// time.
+const SESSION: Duration = Duration::from_secs(30);
 
 /// An Apache Kafka with a listener of each kind, and the certificates for it.
 struct Secured {

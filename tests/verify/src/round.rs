@@ -14,12 +14,15 @@ use crate::plan::{Fault, Plan, Planned};
 use crate::system::{self, Consumer, Disk, Flaw, System, SystemConfig, owner};
 use harness::Mode;
 use harness::Result;
+use harness::until;
 use harness::{Load, LoadConfig, Script, Service};
 
 /// Time for everything to be done after the last fault: time-outs of 10 s, back-offs, and the work itself.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 /// What a zombie would do, it does at once.
 const AFTERMATH: Duration = Duration::from_millis(500);
+/// Until another instance owns in place of one that is paused or whose disk hangs: its lease, and a busy machine.
+const TAKE_OVER_LIMIT: Duration = Duration::from_secs(20);
 /// How far a clock is stepped, in seconds.
 const STEP: i64 = 2 * 60 * 60;
 
@@ -136,7 +139,11 @@ fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
         Fault::NetHalfOpen => network(Mode::HalfOpen),
         Fault::NetTrickle => network(Mode::Trickle),
         Fault::NetDropReplies => network(Mode::DropReplies),
-        Fault::FullAudit | Fault::EioAudit | Fault::HangAudit => {
+        Fault::FullAudit | Fault::EioAudit => {
+            system.audit_disk.as_ref().map_or(Ok(()), Disk::hurt)?;
+        }
+        Fault::HangAudit => {
+            hit.audit = strike(&mut system.audits, |_| Ok(()))?;
             system.audit_disk.as_ref().map_or(Ok(()), Disk::hurt)?;
         }
         Fault::FullStore | Fault::EioStore => system.store_disk.as_ref().map_or(Ok(()), Disk::hurt)?,
@@ -170,10 +177,14 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) -> Result<()> {
             heal(&mut system.notifications, hit.notification.take(), |it| it.restart())?
         }
         Fault::PauseNotification => {
+            is_taken_over(&mut system.notifications, hit.notification.as_deref()).await;
             heal(&mut system.notifications, hit.notification.take(), |it| it.resume())?
         }
         Fault::KillAudit => heal(&mut system.audits, hit.audit.take(), |it| it.restart())?,
-        Fault::PauseAudit => heal(&mut system.audits, hit.audit.take(), |it| it.resume())?,
+        Fault::PauseAudit => {
+            is_taken_over(&mut system.audits, hit.audit.as_deref()).await;
+            heal(&mut system.audits, hit.audit.take(), |it| it.resume())?
+        }
         Fault::KillDlq => system.dlq.service.restart()?,
         // The network may be down still: it is waited for when all faults are over.
         Fault::KillBroker => system.broker.start_again()?,
@@ -187,6 +198,9 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) -> Result<()> {
             system.proxy.set(Mode::Pass, 100);
         }
         Fault::FullAudit | Fault::EioAudit | Fault::HangAudit => {
+            if fault == Fault::HangAudit && system.audit_disk.is_some() {
+                is_taken_over(&mut system.audits, hit.audit.take().as_deref()).await;
+            }
             system.audit_disk.as_ref().map_or(Ok(()), Disk::mend)?;
             supervise(&mut system.audits)?;
         }
@@ -222,6 +236,12 @@ fn strike(
     let Some(consumer) = owner(consumers) else { return Ok(None) };
     how(&mut consumer.service)?;
     Ok(Some(consumer.name.clone()))
+}
+
+/// Returns when another instance owns than the one that was hit. Where another fault is in its way, none may for long.
+async fn is_taken_over(consumers: &mut [Consumer], hit: Option<&str>) {
+    let is_another = async || owner(consumers).is_some_and(|owner| Some(owner.name.as_str()) != hit);
+    let _ = until("another owner", TAKE_OVER_LIMIT, is_another).await;
 }
 
 fn heal(

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use consumers::audit;
 use harness::requests::Request;
-use harness::{EVENTS, OFFSETS, Outcome, Result, SOON, Transaction, World, eventually};
+use harness::{EVENTS, OFFSETS, Outcome, Result, SOON, Transaction, World, eventually, until};
 use harness::{Load, LoadConfig, Script};
 use task_events::event::Event;
 use task_events::kafka::{Kafka, OffsetAt};
@@ -91,7 +91,7 @@ async fn load(world: &World, url: &str) -> Result<Vec<Request>> {
     let config = LoadConfig::new(url, 4, Some(100), Script::Random { seed: 1 });
     let before = world.topic(EVENTS).await?.len();
     let mut load = Load::start(config, true)?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until("some events", SOON, async || load.events() > 20).await?;
     let requests = load.finish().await?.requests;
     let events: usize =
         requests.iter().filter(|one| one.done().is_some()).map(|one| one.kind.events().len()).sum();
