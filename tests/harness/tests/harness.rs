@@ -1,8 +1,10 @@
 //! The harness itself: a test that leans on it should not have to doubt it.
 
 use harness::{
-    Broker, KafkaTools, Outcome, Program, Result, create_topic, eventually, produce, read_topic, record,
+    Broker, KafkaTools, Kind, Outcome, Process, Program, Result, SOON, create_topic, eventually, produce,
+    read_topic, record,
 };
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 async fn values(broker: &Broker, topic: &str) -> Result<Vec<String>> {
@@ -121,5 +123,35 @@ async fn a_line_that_cannot_come_any_more_is_not_waited_for() -> Outcome {
     let mut service = Program::new("devbroker").arg("--version").start()?;
     let error = service.wait_for_line("no such line", Duration::from_secs(60)).await.unwrap_err();
     assert!(error.to_string().contains("ended before it wrote"), "{error}");
+    Ok(())
+}
+
+/// What a broker is taken for has to be this very process.
+#[tokio::test]
+async fn a_broker_on_a_port_that_another_has_is_an_error() -> Outcome {
+    let kind = Kind::from_env()?;
+    let one = Broker::start_kind(kind).await?;
+    let port = one.bootstrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    let other = Broker::start_on(kind, port, port).await;
+    assert!(other.is_err_and(|error| error.to_string().contains("ended")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_process_wrote_is_counted_as_soon_as_its_effect_is_seen() -> Outcome {
+    const LINES: usize = 20_000;
+    let folder = tempfile::tempdir()?;
+    let done = folder.path().join("done");
+    let script = format!(
+        "i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo line $i; done; touch {}; sleep 600",
+        done.display()
+    );
+    for _ in 0..3 {
+        let process = Process::spawn("sh", Command::new("sh").args(["-c", &script]))?;
+        eventually("the effect", SOON, async || Ok(done.exists().then_some(()))).await?;
+        process.settled().await?;
+        assert_eq!(process.count("line "), LINES);
+        std::fs::remove_file(&done)?;
+    }
     Ok(())
 }
