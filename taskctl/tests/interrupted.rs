@@ -53,12 +53,11 @@ async fn a_reset_that_is_interrupted_ends_the_partition_in_hand_and_names_what_i
     let world = World::behind_proxy().await;
     three_partitions(&world).await;
     let before = world.proxy().produces();
+    // The first commit is never answered: it is sent again after 10 s, and by then the signal has long been seen.
     world.proxy().next(&[ANSWERED, Fault::Held]);
     let mut running = world.running("offsets reset g --topic three --to latest --execute");
     until("the first commit", LIMIT, async || world.proxy().produces() >= before + 2).await.unwrap();
     running.signal(Signal::INT).unwrap();
-    running.wait_for_line("SIGINT: stopping in order", LIMIT).await.unwrap();
-    world.proxy().release();
     assert_eq!(running.wait_exit(LIMIT).await.unwrap().code(), Some(1));
     let lines = running.lines();
     let outcome = "interrupted (already reset: three/0; not reset: three/1, three/2)";

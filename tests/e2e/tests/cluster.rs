@@ -215,7 +215,7 @@ async fn a_log_that_was_cut_and_has_grown_again_is_read_from_the_cut() -> Outcom
         create(&system.client, "cut off", 50).await?;
         system.audited(101).await?;
         if !audit_runs {
-            system.audit.terminate(Duration::from_secs(10)).await?;
+            system.audit.terminate(SOON).await?;
         }
         system.client.delivered().await?;
         system.world.broker.kill9(1)?;

@@ -61,7 +61,7 @@ async fn a_service_that_cannot_know_its_callers_does_not_start_and_one_that_know
     assert!(said.contains("API_TOKENS_FILE") && said.contains("TE0109"), "{said}");
 
     let (service, _) = world.start_api_as(world.program("task-api").env("HOST", "0.0.0.0")).await?;
-    assert_eq!(service.count("callers have no identity"), 1, "{:#?}", service.lines());
+    assert_eq!(service.counted("callers have no identity", 1).await?, 1, "{:#?}", service.lines());
     let (service, _) =
         world.start_api_as(world.program("task-api").env("STATE_DIR", world.path("other").display())).await?;
     assert_eq!(service.count("callers have no identity"), 0, "{:#?}", service.lines());
