@@ -5,7 +5,7 @@ use crate::api::Api;
 use crate::history::{History, Seen};
 use crate::offsets::GroupOffsets;
 use crate::{
-    Broker, Cluster, Error, Event, KafkaTools, Program, Ran, Result, Service, TopicRecord, eventually,
+    Broker, Cluster, Error, Event, KafkaTools, Program, Ran, Result, SOON, Service, TopicRecord, eventually,
     free_port, produce, read_audit_log, read_topic, record, temporary_folder, topic_names,
 };
 use std::collections::HashSet;
@@ -24,9 +24,6 @@ pub const DLQ: &str = "task-events-dlq";
 pub const CONSUMERS: [&str; 3] = ["notification-service", "audit-service", "dlq-processor"];
 /// The groups that read the events.
 pub const GROUPS: [&str; 2] = ["notification-service", "audit-service"];
-
-/// For what happens at once on an idle machine, and Apache Kafka and several tests may share two cores.
-pub const SOON: Duration = Duration::from_secs(60);
 
 /// The lease of the services of a [`World`].
 pub const LEASE: Duration = Duration::from_secs(2);
