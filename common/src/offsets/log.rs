@@ -106,6 +106,11 @@ impl OffsetsLog {
         self.write(&Key::Commit(slot.clone(), token), Some(commit), limit).await
     }
 
+    /// Has what is written from now on go over a new connection. What is on its way stays on the one there is.
+    pub(crate) async fn reconnect(&self) {
+        self.writer.disconnect().await;
+    }
+
     /// Removes the commits of older tokens. Only for an owner whose own commit has been acknowledged.
     pub async fn tombstone(&self, slot: &Slot, tokens: &[i64]) -> Result<(), KafkaError> {
         let tombstone = |token: &i64| record(&Key::Commit(slot.clone(), *token), None);

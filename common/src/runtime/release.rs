@@ -3,6 +3,7 @@
 //! *A stop leaves nothing claimed*: neither what was owned, nor a partition that was to be given and is kept, nor one
 //! that is opened again, nor a claim of which this process never heard whether it was made.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -14,10 +15,13 @@ use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::kafka::KafkaError;
 use crate::offsets::fold::Owner;
-use crate::offsets::{Commit, Slot, View};
+use crate::offsets::{Commit, OffsetsLog, Slot, View};
 
 /// Time for the release.
 pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that has not answered a release by then may hang, and would take all of that time: it is sent over another as
+/// well.
+const HANGS_AFTER: Duration = Duration::from_millis(750);
 /// Time to look for a claim before that.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -95,8 +99,7 @@ impl Unreleased {
         let mut error = KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT };
         let attempts = async {
             loop {
-                let limit = until.saturating_duration_since(Instant::now());
-                match shared.offsets.commit(slot, self.id.token, &commit, limit).await {
+                match send(&shared.offsets, slot, self.id.token, &commit, until).await {
                     Ok(_) => return,
                     Err(failed) => error = failed,
                 }
@@ -104,6 +107,26 @@ impl Unreleased {
             }
         };
         timeout_at(until, attempts).await.map_err(|_| error)
+    }
+}
+
+/// Sends a release once, or twice where the connection seems to hang.
+async fn send(
+    offsets: &OffsetsLog,
+    slot: &Slot,
+    token: i64,
+    release: &Commit,
+    until: Instant,
+) -> Result<i64, KafkaError> {
+    let commit = || offsets.commit(slot, token, release, until.saturating_duration_since(Instant::now()));
+    let mut first = pin!(commit());
+    if let Ok(written) = timeout(HANGS_AFTER, &mut first).await {
+        return written;
+    }
+    offsets.reconnect().await;
+    tokio::select! {
+        written = first => written,
+        written = commit() => written,
     }
 }
 
