@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::follower::{Follower, View};
@@ -106,8 +106,12 @@ impl OffsetsLog {
         self.write(&Key::Commit(slot.clone(), token), Some(commit), limit).await
     }
 
-    /// Has what is written from now on go over a new connection. What is on its way stays on the one there is.
+    /// Has what is written from now on go over a new connection; not before a pause that the broker asked for is over.
+    /// What is on its way stays on the one there is.
     pub(crate) async fn reconnect(&self) {
+        while let Some(pause) = self.writer.throttled().await {
+            sleep(pause).await;
+        }
         self.writer.disconnect().await;
     }
 

@@ -110,7 +110,8 @@ impl Unreleased {
     }
 }
 
-/// Sends a release once, or twice where the connection seems to hang.
+/// Sends a release once, or twice where the connection seems to hang. The first goes on meanwhile: it may be the one that connects,
+/// for all partitions.
 async fn send(
     offsets: &OffsetsLog,
     slot: &Slot,
@@ -118,15 +119,24 @@ async fn send(
     release: &Commit,
     until: Instant,
 ) -> Result<i64, KafkaError> {
+    let start = Instant::now();
     let commit = || offsets.commit(slot, token, release, until.saturating_duration_since(Instant::now()));
-    let mut first = pin!(commit());
-    if let Ok(written) = timeout(HANGS_AFTER, &mut first).await {
-        return written;
-    }
-    offsets.reconnect().await;
+    let second = async {
+        sleep(HANGS_AFTER).await;
+        offsets.reconnect().await;
+        commit().await
+    };
+    let (mut first, mut second) = (pin!(commit()), pin!(second));
     tokio::select! {
-        written = first => written,
-        written = commit() => written,
+        biased;
+        written = &mut first => match written {
+            Err(_) if start.elapsed() >= HANGS_AFTER => second.await,
+            written => written,
+        },
+        written = &mut second => match written {
+            Err(_) => first.await,
+            written => written,
+        },
     }
 }
 
