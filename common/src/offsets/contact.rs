@@ -2,24 +2,34 @@
 //!
 //! # Invariant
 //!
-//! *Silence counts only while this process listened.* A time in which it read nothing, for whatever reason (Kafka
-//! hung, the machine or this process stopped), is no silence of others. Once such a pause was longer than the
-//! lease's [`gap`], silence counts from its end; while it lasts, nothing is known of anybody, also where all that is
-//! in the topic was read.
+//! 1. *Silence counts only while this process listened.* A time in which it read nothing, for whatever reason (Kafka
+//!    hung, the machine or this process stopped), is no silence of others. While such a pause is longer than the lease's
+//!    [`gap`], nothing is known of anybody, also where all that is in the topic was read; once it is over, who lives has
+//!    the time that is [`left`] for its next record.
+//! 2. *Who is dead is replaced, however seldom answers come*: what is left after a pause ends before the next one that
+//!    counts.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The bounds of [`gap`]: a fetch answers each half second, and a Kafka that is slow is not one that hangs.
-const GAPS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(2_500));
-/// The precision, upwards, to which pauses are remembered, which bounds their number.
-const PAUSE_MS: u128 = 100;
+/// The least [`gap`]: a fetch answers each half second.
+const MIN_GAP: Duration = Duration::from_secs(1);
+/// What is [`left`] of a lease as short as that, or shorter.
+const MIN_LEFT: Duration = Duration::from_millis(900);
+/// Pauses that are remembered.
+const MAX_PAUSES: usize = 32;
 
 /// For how long nothing may be read while silence counts against a lease. What is left of it is enough for a living
 /// owner's next record, which comes after a third of the lease.
 fn gap(lease: Duration) -> Duration {
-    (lease / 2).clamp(GAPS.0, GAPS.1)
+    (lease / 2).max(MIN_GAP)
+}
+
+/// How much of the lease is left at the end of a longer pause: more than the third after which a record comes, and less
+/// than a [`gap`].
+fn left(lease: Duration) -> Duration {
+    (lease * 2 / 5).max(lease.min(MIN_LEFT))
 }
 
 /// When the topic answered.
@@ -37,12 +47,14 @@ impl Contact {
         self.first.get_or_insert(now);
         let pause = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         self.last = Some(now);
-        if pause > GAPS.0 {
-            let pause_ms = pause.as_millis().div_ceil(PAUSE_MS).saturating_mul(PAUSE_MS);
-            // Above the longest gap one is as good as another.
-            let pause = Duration::from_millis(u64::try_from(pause_ms).unwrap_or(u64::MAX)).min(GAPS.1 * 2);
+        if pause > MIN_GAP {
             self.pauses.retain(|(longer, _)| *longer > pause);
-            self.pauses.push((pause, now));
+            let is_full = self.pauses.len() >= MAX_PAUSES;
+            match self.pauses.last_mut() {
+                // The shortest two become one that is as long as the longer and ends with the later.
+                Some((_, end)) if is_full => *end = now,
+                _ => self.pauses.push((pause, now)),
+            }
         }
     }
 
@@ -51,15 +63,16 @@ impl Contact {
         self.first.is_some()
     }
 
-    /// Since when it has answered without a pause that is too long for the lease. `None` if such a pause lasts, or if
-    /// it never answered.
+    /// From when on silence counts against the lease. `None` while a pause lasts that is too long for it, or if nothing was
+    /// ever answered.
     pub(super) fn since(&self, lease: Duration, now: Instant) -> Option<Instant> {
         let gap = gap(lease);
         if now.saturating_duration_since(self.last?) > gap {
             return None;
         }
         let last_pause = self.pauses.iter().rfind(|(pause, _)| *pause > gap);
-        last_pause.map(|(_, end)| *end).or(self.first)
+        let from = last_pause.map(|(_, end)| end.checked_sub(lease - left(lease)).unwrap_or(*end));
+        from.max(self.first)
     }
 }
 
@@ -85,15 +98,34 @@ mod tests {
         assert_eq!(since(&[], 2_000, 0), None, "never in contact");
         assert_eq!(since(&[0, 500, 1_000], 2_000, 2_000), Some(0));
         assert_eq!(since(&[0, 500, 1_000], 2_000, 2_001), None, "it lasts");
-        assert_eq!(since(&[0, 500, 1_000], 10_000, 3_500), Some(0));
-        assert_eq!(since(&[0, 500, 1_000], 10_000, 3_501), None, "it lasts");
-        // 1.4 s are too long for 2 s, and not for 10 s.
-        assert_eq!(since(&[0, 500, 1_900, 2_400], 2_000, 2_400), Some(1_900));
+        assert_eq!(since(&[0, 500, 1_000], 10_000, 6_000), Some(0));
+        assert_eq!(since(&[0, 500, 1_000], 10_000, 6_001), None, "it lasts");
+        // 1.4 s are too long for 2 s, of which 0.9 s are left then, and not for 10 s.
+        assert_eq!(since(&[0, 500, 1_900, 2_400], 2_000, 2_400), Some(800));
         assert_eq!(since(&[0, 500, 1_900, 2_400], 10_000, 2_400), Some(0));
         // A longer one before a shorter one, and after it.
-        assert_eq!(since(&[0, 9_000, 10_400], 2_000, 10_400), Some(10_400));
-        assert_eq!(since(&[0, 9_000, 10_400], 10_000, 10_400), Some(9_000));
-        assert_eq!(since(&[0, 1_400, 9_000, 9_500], 2_000, 9_500), Some(9_000));
+        assert_eq!(since(&[0, 9_000, 10_400], 2_000, 10_400), Some(9_300));
+        assert_eq!(since(&[0, 9_000, 10_400], 10_000, 10_400), Some(3_000));
+        assert_eq!(since(&[0, 1_400, 9_000, 9_500], 2_000, 9_500), Some(7_900));
+        // No silence is older than the first answer.
+        assert_eq!(since(&[0, 1_050], 2_000, 1_050), Some(0));
+    }
+
+    #[test]
+    fn who_is_dead_is_known_to_be_however_seldom_answers_come_and_who_lives_has_time_for_a_record() {
+        let start = Instant::now();
+        for lease in [300, 900, 1_000, 1_500, 2_000, 3_000, 10_000, 60_000, 100_000, 600_000]
+            .map(Duration::from_millis)
+        {
+            let every = gap(lease) + Duration::from_millis(200);
+            let mut contact = Contact::default();
+            (0..20).for_each(|answer| contact.answered(start + every * answer));
+            let last = start + every * 19;
+            assert!(contact.since(lease, last).unwrap() + lease > last + lease / 3, "{lease:?}");
+            let before_the_next = last + gap(lease);
+            let is_over = contact.since(lease, before_the_next).unwrap() + lease <= before_the_next;
+            assert!(is_over, "{lease:?}");
+        }
     }
 
     #[test]
@@ -104,6 +136,6 @@ mod tests {
             at
         });
         let contact = contact(Instant::now(), shorter_and_shorter);
-        assert!(contact.pauses.len() <= 50, "{}", contact.pauses.len());
+        assert!(contact.pauses.len() <= MAX_PAUSES, "{}", contact.pauses.len());
     }
 }
