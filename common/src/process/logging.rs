@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -24,10 +24,13 @@ pub use super::log_fields::{CORRELATION_ID, Field, FieldValue};
 pub use super::log_levels::LogLevels;
 pub use super::log_line::{Block, LogFormat};
 
-/// Time for the last lines of a process that ends, and while stdout is known to take none. Both leave a stop, which has
-/// 5 s, its time.
+/// Time for the last lines of a process that ends; where stdout is known to take none, or what ends is not to wait, the second.
 const LAST_LINES: Duration = Duration::from_secs(2);
-const LAST_LINES_HINDERED: Duration = Duration::from_millis(300);
+const LAST_LINES_BRIEF: Duration = Duration::from_millis(300);
+/// From its begin on a stop has 5 s, its last lines included.
+const STOP: Duration = Duration::from_millis(4_900);
+/// When the process was asked to stop, if it was.
+static STOP_BEGAN: OnceLock<Instant> = OnceLock::new();
 /// What writes stdout, once something is written.
 static STDOUT: OnceLock<Output> = OnceLock::new();
 /// The form of log lines, once [`init`] has started logging.
@@ -155,7 +158,26 @@ pub fn render_metrics(text: &mut Text) {
 
 /// Waits for the log lines so far to be written, though not for long. False if they are not.
 pub fn flush() -> bool {
-    STDOUT.get().is_none_or(|output| output.flush_unless_hindered(LAST_LINES, LAST_LINES_HINDERED))
+    flush_within(last_lines(STOP_BEGAN.get().map(Instant::elapsed)))
+}
+
+/// The same where nothing is to be waited for that can be helped.
+pub(super) fn flush_briefly() -> bool {
+    flush_within(LAST_LINES_BRIEF)
+}
+
+fn flush_within(limit: Duration) -> bool {
+    STDOUT.get().is_none_or(|output| output.flush_unless_hindered(limit, LAST_LINES_BRIEF))
+}
+
+/// The time for last lines so long after the stop began, if it did.
+fn last_lines(stopping: Option<Duration>) -> Duration {
+    stopping.map_or(LAST_LINES, |since| STOP.saturating_sub(since).clamp(LAST_LINES_BRIEF, LAST_LINES))
+}
+
+/// The process was asked to stop: what it says last is to be within the time of a stop.
+pub(super) fn stop_begins() {
+    STOP_BEGAN.get_or_init(Instant::now);
 }
 
 /// Fern's way into the output.
@@ -200,7 +222,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("no message");
     let line = format!("thread {} panicked at {place}: {message}", thread.name().unwrap_or("without a name"));
     log::error!("{line} {}", Code::Panic);
-    if !log::log_enabled!(Level::Error) || !flush() {
+    if !log::log_enabled!(Level::Error) || !flush_briefly() {
         to_stderr(&format!("error: {line} {}", Code::Panic));
     }
 }
@@ -208,6 +230,13 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn last_lines_leave_a_stop_its_time() {
+        let after = |ms| last_lines(Some(Duration::from_millis(ms)));
+        assert_eq!((last_lines(None), after(0), after(2_900)), (LAST_LINES, LAST_LINES, LAST_LINES));
+        assert_eq!((after(4_300), after(60_000)), (Duration::from_millis(600), LAST_LINES_BRIEF));
+    }
 
     #[test]
     fn what_clients_do_wrong_is_no_error_of_ours() {

@@ -90,11 +90,12 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
     let (trigger, shutdown) = channel();
     tokio::spawn(async move {
         let first = signals.next().await;
+        logging::stop_begins();
         log::info!("{first}: stopping in order; a second signal stops at once");
         trigger.stop();
         let again = second(first, &mut signals).await;
         log::warn!("{again} again: stopping at once");
-        logging::flush();
+        logging::flush_briefly();
         std::process::exit(EXIT_AT_ONCE)
     });
     Ok(shutdown)
