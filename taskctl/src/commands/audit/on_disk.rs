@@ -7,8 +7,8 @@
 //! 2. *Memory is bounded*: so many tiles wait, and one is in each thread's work; who gives more waits.
 //! 3. *The threads end with it*.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -75,7 +75,8 @@ fn compare_all(folder: &Path, jobs: &Mutex<Receiver<Job>>, differs: &AtomicBool)
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((tile, hashes)) = job else { return };
-        if !is_stored(folder, tile, &hashes) {
+        // Once one is another, all are looked at by who names it.
+        if !differs.load(Ordering::Relaxed) && !is_stored(folder, tile, &hashes) {
             differs.store(true, Ordering::Relaxed);
         }
     }
@@ -83,7 +84,7 @@ fn compare_all(folder: &Path, jobs: &Mutex<Receiver<Job>>, differs: &AtomicBool)
 
 /// Whether a tile on disk is what it has to be. In the place of a partial one, what a later state has left serves as well.
 fn is_stored(folder: &Path, tile: Tile, hashes: &[Hash]) -> bool {
-    match fs::read(tile.path(folder)) {
+    match read_to(&tile.path(folder), hashes.as_flattened().len()) {
         Ok(bytes) => bytes == hashes.as_flattened(),
         Err(error) if error.kind() == io::ErrorKind::NotFound && tile.width < TILE => {
             read_tile(folder, tile).is_ok_and(|row| row == hashes)
@@ -92,8 +93,18 @@ fn is_stored(folder: &Path, tile: Tile, hashes: &[Hash]) -> bool {
     }
 }
 
+/// A file of that many bytes, and of one that is longer, no more than tells so.
+fn read_to(path: &Path, length: usize) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut bytes = Vec::with_capacity(length + 1);
+    file.take(length as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use audit_tree::leaf_hash;
 
     use super::*;
@@ -143,6 +154,15 @@ mod tests {
             fs::write(&path, whole).unwrap();
         }
         assert!(fits(folder.path()));
+    }
+
+    #[test]
+    fn of_a_tile_that_somebody_made_huge_no_more_is_read_than_tells_so() {
+        let folder = stored();
+        let path = tile(0).0.path(folder.path());
+        File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read_to(&path, 8_192).unwrap().len(), 8_193);
+        assert!(!fits(folder.path()));
     }
 
     #[test]
