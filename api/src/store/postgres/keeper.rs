@@ -10,8 +10,7 @@
 //!    this process's own, with another term. Once no turn is wanted, what may be left of one is given back ([`handover`]).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 use std::time::Duration;
 
 use task_events::database::Session;
@@ -53,8 +52,7 @@ pub(super) enum Report {
 impl Report {
     fn reply(self, result: Result<(), StoreError>) {
         let (Self::Delivered { reply, .. } | Self::PublishTo(_, reply)) = self;
-        // Nobody may wait any more.
-        drop(reply.send(result));
+        let _ = reply.send(result);
     }
 }
 
@@ -229,7 +227,7 @@ async fn begin(
     }
     let Some(session) = &left.session else { return Ok(None) };
     let term = Uuid::new_v4();
-    let begun = claimed(shared, session, term).await;
+    let begun = claimed(shared, session, wanted, term).await;
     match &begun {
         Ok(Some(_)) => {}
         Ok(None) => left.own = OwnTerms::default(),
@@ -245,18 +243,23 @@ async fn begin(
     begun
 }
 
-async fn claimed(shared: &Shared, session: &Session, term: Uuid) -> Result<Option<Held>, TurnError> {
+async fn claimed(
+    shared: &Shared,
+    session: &Session,
+    wanted: &watch::Receiver<Wanted>,
+    term: Uuid,
+) -> Result<Option<Held>, TurnError> {
     let Some((mut held, begin)) = turn::claim(session, shared.me, term).await? else { return Ok(None) };
     shared.ledger().begin(begin.topic, begin.positions);
     let mut renewed = Instant::now();
     // What is left is read afterwards: until then no lane takes what it has for all.
     while let (1.., true) = puller::pull(shared, session, &held.term, BEGIN_PULL_TIMEOUT).await? {
         if renewed.elapsed() >= RENEW_EVERY {
-            held.renew(session).await?;
+            handover::while_wanted(shared, session, wanted, held.renew(session)).await?;
             renewed = Instant::now();
         }
     }
-    held.renew(session).await?;
+    handover::while_wanted(shared, session, wanted, held.renew(session)).await?;
     Ok(Some(held))
 }
 
