@@ -143,14 +143,15 @@ async fn lag_stays_under_100_at_1000_requests_a_second() -> Outcome {
     }
 
     // Others share the machine: one look in ten may meet a service that had no core, one time in three all
-    // of it may be short of them. Where not even the requests could be sent at their pace, no lag tells anything:
-    // then it is enough that all drains.
+    // of it may be short of them. Where not even the requests could be sent at their pace, a lag tells little: it is
+    // still none of many seconds.
     let mut seen = Vec::new();
     for _ in 0..3 {
         let looks = looks_under_load(&world, &api).await?;
         let most = |seen: &[i64]| seen[seen.len() * 9 / 10];
         // Nobody lags behind a topic that nothing reaches.
-        if looks.pace < 0.95 || (most(&looks.lags) < 100 && most(&looks.waiting) < 1_000) {
+        let (lag, waiting) = if looks.pace < 0.95 { (5_000, 5_000) } else { (100, 1_000) };
+        if most(&looks.lags) < lag && most(&looks.waiting) < waiting {
             break;
         }
         seen.push(looks);

@@ -138,7 +138,8 @@ async fn an_offsets_topic_that_would_forget_is_refused_until_it_is_compacted() -
     let line = audit.wait_for_line("cleanup.policy=delete and would forget offsets", SOON).await?;
     assert!(line.contains(OFFSETS) && line.contains("compact"), "{line}");
     is_not_ready(&mut audit, OFFSETS).await?;
-    assert_eq!(audit.count("WARN"), 1, "{:?}", audit.lines());
+    // A broker may have heard of a topic later than it was created.
+    assert_eq!(audit.count("would forget offsets"), 1, "{:?}", audit.lines());
     let made = world.taskctl(&["topics", "create"]).await?;
     assert_refused(&made, 1, &[OFFSETS, "cleanup.policy=delete", "would forget offsets"]);
     assert_eq!(world.topic(OFFSETS).await?, []);

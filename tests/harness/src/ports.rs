@@ -1,6 +1,6 @@
 //! Ports for what a test starts.
 //!
-//! Invariant: of the test processes that run at the same time no two get the same port. The ports are cut into blocks, and a
+//! Invariant: of the test processes of one user that run at the same time no two get the same port. The ports are cut into blocks, and a
 //! process takes ports only from blocks whose lock file it holds until it ends. A port that is given out but not bound
 //! yet, as while a JVM starts, so is nobody else's.
 
@@ -17,6 +17,8 @@ const FIRST: u16 = 12_000;
 /// How many ports a lock is for, and how many of those there are.
 const BLOCK_PORTS: u16 = 50;
 const BLOCKS: u16 = 360;
+/// How many blocks a process takes before it uses its own again, so that there are some for the others.
+const MAX_HELD: usize = 20;
 
 /// A port on 127.0.0.1 that nobody listens on, each time another one.
 pub fn free_port() -> Result<u16> {
@@ -51,11 +53,11 @@ impl Ports {
         Err(Error::failed(format!("no free port from {FIRST} to {}", FIRST + BLOCKS * BLOCK_PORTS)))
     }
 
-    /// A block that nobody else holds; where there is none left, one of its own again.
+    /// A block that nobody else holds; where there is none left, or this process has many, one of its own again.
     fn next_block(&mut self) -> Result<u16> {
         // Most processes find a block at once where they begin at different ones.
         let start = u16::try_from(std::process::id() % u32::from(BLOCKS)).unwrap_or(0);
-        while self.tried < BLOCKS {
+        while self.tried < BLOCKS && self.held.len() < MAX_HELD {
             let block = (start + self.tried) % BLOCKS;
             self.tried += 1;
             let path = lock_file(block)?;

@@ -94,7 +94,8 @@ async fn faults(system: &mut System, plan: &Plan) -> Result<()> {
             begin(system, planned, &mut hit)?;
             others.begin(system, planned.fault).await?;
         } else {
-            end(system, planned.fault, &mut hit).await?;
+            let waits = is_alone(plan, planned);
+            end(system, planned.fault, waits, &mut hit).await?;
             others.end(system, planned.fault).await?;
         }
     }
@@ -166,7 +167,7 @@ fn begin(system: &mut System, planned: Planned, hit: &mut Hit) -> Result<()> {
     Ok(())
 }
 
-async fn end(system: &mut System, fault: Fault, hit: &mut Hit) -> Result<()> {
+async fn end(system: &mut System, fault: Fault, waits: bool, hit: &mut Hit) -> Result<()> {
     match fault {
         Fault::KillApi => {
             system.api.restart()?;
@@ -177,12 +178,12 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) -> Result<()> {
             heal(&mut system.notifications, hit.notification.take(), |it| it.restart())?
         }
         Fault::PauseNotification => {
-            is_taken_over(&mut system.notifications, hit.notification.as_deref()).await;
+            is_taken_over(&mut system.notifications, hit.notification.as_deref(), waits).await;
             heal(&mut system.notifications, hit.notification.take(), |it| it.resume())?
         }
         Fault::KillAudit => heal(&mut system.audits, hit.audit.take(), |it| it.restart())?,
         Fault::PauseAudit => {
-            is_taken_over(&mut system.audits, hit.audit.as_deref()).await;
+            is_taken_over(&mut system.audits, hit.audit.as_deref(), waits).await;
             heal(&mut system.audits, hit.audit.take(), |it| it.resume())?
         }
         Fault::KillDlq => system.dlq.service.restart()?,
@@ -199,7 +200,7 @@ async fn end(system: &mut System, fault: Fault, hit: &mut Hit) -> Result<()> {
         }
         Fault::FullAudit | Fault::EioAudit | Fault::HangAudit => {
             if fault == Fault::HangAudit && system.audit_disk.is_some() {
-                is_taken_over(&mut system.audits, hit.audit.take().as_deref()).await;
+                is_taken_over(&mut system.audits, hit.audit.take().as_deref(), waits).await;
             }
             system.audit_disk.as_ref().map_or(Ok(()), Disk::mend)?;
             supervise(&mut system.audits)?;
@@ -238,8 +239,19 @@ fn strike(
     Ok(Some(consumer.name.clone()))
 }
 
-/// Returns when another instance owns than the one that was hit. Where another fault is in its way, none may for long.
-async fn is_taken_over(consumers: &mut [Consumer], hit: Option<&str>) {
+/// Whether no other fault is there at the same time: it could keep any other instance from taking over, and those behind
+/// it would wait for that.
+fn is_alone(plan: &Plan, planned: Planned) -> bool {
+    let end = |one: &Planned| one.at + one.lasts;
+    let meets = |other: &&Planned| other.at <= end(&planned) && planned.at <= end(other);
+    plan.faults.iter().filter(meets).count() == 1
+}
+
+/// Returns when another instance owns than the one that was hit, where that is waited for.
+async fn is_taken_over(consumers: &mut [Consumer], hit: Option<&str>, waits: bool) {
+    if !waits {
+        return;
+    }
     let is_another = async || owner(consumers).is_some_and(|owner| Some(owner.name.as_str()) != hit);
     let _ = until("another owner", TAKE_OVER_LIMIT, is_another).await;
 }

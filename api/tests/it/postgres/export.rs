@@ -154,7 +154,15 @@ async fn an_export_that_is_cut_off_anywhere_is_served_by_nobody_and_begins_anew(
         tokio::select! {
             biased;
             () = notify.notified() => {}
-            done = run(root.path(), &url, Action::Execute, &mut cut) => break done.unwrap(),
+            done = run(root.path(), &url, Action::Execute, &mut cut) => match done {
+                // The run before had come as far as to have all, and the database does not know of it.
+                Err(ExportError::Refused(why)) if why.contains("ended just before its last step") => {
+                    let given_up = run(root.path(), &url, Action::Cancel, &mut ()).await.unwrap();
+                    assert_eq!((given_up.outcome, cuts > 0), (Outcome::Cancelled, true));
+                    continue;
+                }
+                done => break done.unwrap(),
+            },
         }
         cuts += 1;
         assert!(!is_served(root.path()), "after {cuts} cuts");
