@@ -110,8 +110,8 @@ impl Unreleased {
     }
 }
 
-/// Sends a release once, or twice where the connection seems to hang. The first goes on meanwhile: it may be the one that connects,
-/// for all partitions.
+/// Sends a release once, or twice where the connection seems to hang. The first goes on meanwhile: it may be the one that
+/// connects, for all partitions.
 async fn send(
     offsets: &OffsetsLog,
     slot: &Slot,

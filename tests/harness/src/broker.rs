@@ -1,7 +1,7 @@
 //! A broker of the test's own, as a child process.
 //!
-//! Invariant: a broker is ready when this very process answers. Another on its port, which a test that runs beside this one
-//! may have started, is told from it: by the line with which the dev broker begins, by the cluster id of Apache Kafka.
+//! Invariant: a broker is ready when this very process answers. It is distinguished from another on its port, which a test
+//! that runs beside this one may have started, by the dev broker's first line and by Apache Kafka's cluster id.
 
 use crate::kafka_tools::{self, kafka_libs};
 use crate::topic;

@@ -1,8 +1,8 @@
 //! Ports for what a test starts.
 //!
-//! Invariant: of the test processes of one user that run at the same time no two get the same port. The ports are cut into blocks, and a
-//! process takes ports only from blocks whose lock file it holds until it ends. A port that is given out but not bound
-//! yet, as while a JVM starts, so is nobody else's.
+//! Invariant: of the test processes of one user that run at the same time no two get the same port. The ports are cut
+//! into blocks, and a process takes ports only from blocks whose lock file it holds until it ends. So a port that is given
+//! out but not bound yet, as while a JVM starts, is nobody else's.
 
 use crate::{Error, Result};
 use std::fs::{File, TryLockError};

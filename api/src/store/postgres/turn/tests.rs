@@ -12,6 +12,15 @@ async fn session(server: &Postgres, database: &str) -> Session {
     connect(&endpoint, None).await.unwrap()
 }
 
+/// A new database with that name and our tables, on the server of these tests, if there is one.
+async fn prepared(database: &str) -> Option<(&'static Postgres, Session)> {
+    let server = Postgres::shared().unwrap()?;
+    server.create_database(database).unwrap();
+    let session = session(server, database).await;
+    ensure(&session, true).await.unwrap();
+    Some((server, session))
+}
+
 /// By that process: claimed again where an answer came too late, as it does then.
 async fn claimed(session: &Session, me: Uuid) -> Option<Held> {
     for _ in 0..ATTEMPTS {
@@ -47,10 +56,7 @@ async fn pulled(
 /// Whatever has piled up: no statement looks at more than a part of it, and none is sent where nothing is wanted.
 #[tokio::test]
 async fn what_waits_for_a_full_partition_or_a_blocked_task_is_passed_over_by_parts() {
-    let Some(server) = Postgres::shared().unwrap() else { return };
-    server.create_database("parts").unwrap();
-    let session = session(server, "parts").await;
-    ensure(&session, true).await.unwrap();
+    let Some((server, session)) = prepared("parts").await else { return };
     let insert = format!(
         "INSERT INTO task_events.outbox (seq, event_id, task_id, hash, encoding, payload) OVERRIDING SYSTEM VALUE \
          SELECT seq, gen_random_uuid(), gen_random_uuid(), hash, 0, '' FROM (VALUES (1, 0), ({}, 1), ({}, 1)) v (seq, hash)",
@@ -96,10 +102,7 @@ async fn what_waits_for_a_full_partition_or_a_blocked_task_is_passed_over_by_par
 /// The holder died with a database whose clock was ahead.
 #[tokio::test]
 async fn a_turn_that_expires_later_than_any_can_is_free() {
-    let Some(server) = Postgres::shared().unwrap() else { return };
-    server.create_database("clock").unwrap();
-    let session = session(server, "clock").await;
-    ensure(&session, true).await.unwrap();
+    let Some((server, session)) = prepared("clock").await else { return };
     let mut held = claimed(&session, Uuid::new_v4()).await.unwrap();
     server.sql("clock", "UPDATE task_events.relay SET expires_at = now() + 1.5 * interval '6 s'").unwrap();
     assert!(claimed(&session, Uuid::new_v4()).await.is_none());
@@ -112,10 +115,8 @@ async fn a_turn_that_expires_later_than_any_can_is_free() {
 /// As where the database's disk is stalled: the turn is lost only where the lease would run out meanwhile.
 #[tokio::test]
 async fn a_statement_of_the_holder_may_take_as_long_as_the_lease_leaves() {
-    let Some(server) = Postgres::shared().unwrap() else { return };
-    server.create_database("hiccup").unwrap();
-    let (session, locking) = (session(server, "hiccup").await, session(server, "hiccup").await);
-    ensure(&session, true).await.unwrap();
+    let Some((server, session)) = prepared("hiccup").await else { return };
+    let locking = self::session(server, "hiccup").await;
     let mut held = claimed(&session, Uuid::new_v4()).await.unwrap();
     // Of a lease that is long enough for any test machine, and without the server's own limits.
     let unlimited =
