@@ -264,10 +264,10 @@ impl<S: Service> Batch<'_, S> {
         true
     }
 
-    /// Reports the failure and waits for the next try. `None` if handling was halted.
+    /// Reports the failure and waits for the next try. `None` if there is to be none.
     async fn wait(&mut self, backoff: &mut Backoff, error: &HandlerError) -> Option<()> {
         self.trouble.report(&format!("{} is blocked, will try again: {error}", self.slot));
-        (!self.ownership.halted_within(backoff.next_delay()).await).then_some(())
+        (!self.ownership.ends_within(backoff.next_delay()).await).then_some(())
     }
 
     fn works_again(&mut self) {

@@ -89,6 +89,11 @@ impl Membership {
         self.gifts.send_if_modified(|known| std::mem::replace(known, gifts.clone()) != gifts);
     }
 
+    /// A partition is kept after all: it is given again only if who lives then says so.
+    pub(super) fn keep(&self, partition: i32) {
+        self.gifts.send_if_modified(|known| known.remove(&partition).is_some());
+    }
+
     pub(super) fn set_joined(&self) {
         self.joined.send_replace(true);
     }

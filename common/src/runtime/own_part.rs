@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::handler::{OwnPosition, Service};
+use super::release::Unreleased;
 use super::shared::Shared;
 use super::start::Elsewhere;
 use crate::kafka::Position;
@@ -76,10 +77,18 @@ impl Group<'_> {
     }
 }
 
-pub(super) fn commits<S>(shared: &Shared<S>, slot: &Slot, instance_id: Uuid) -> Commits {
+/// `done` is what this process did in its ownership before, if that was not released.
+pub(super) fn commits<S>(
+    shared: &Shared<S>,
+    slot: &Slot,
+    instance_id: Uuid,
+    done: Option<&Unreleased>,
+) -> Commits {
     let view = shared.offsets.view();
     let view = view.borrow();
-    let Some((_, commit)) = view.slot(slot).and_then(|state| state.last_commit()) else {
+    let last_commit = || view.slot(slot).and_then(|state| state.last_commit()).map(|(_, commit)| commit);
+    let done = done.filter(|done| done.is_latest(&view, slot)).map(Unreleased::commit);
+    let Some(commit) = done.or_else(last_commit) else {
         return Commits::default();
     };
     let (committed, done_by) = (Some(commit.position()), commit.done_by());
@@ -117,7 +126,7 @@ pub(super) fn own_part(done_by: &DoneBy, instance_id: Uuid, own: OwnPosition, st
 /// Whether the state of the service may lack what this instance had committed, and what that is. The service is opened
 /// for it only then.
 pub(super) fn suspected_loss<S: Service>(shared: &Shared<S>, slot: &Slot) -> Option<(Position, i64)> {
-    let Commits { committed, elsewhere, .. } = commits(shared, slot, shared.config.identity.id());
+    let Commits { committed, elsewhere, .. } = commits(shared, slot, shared.config.identity.id(), None);
     committed.zip(elsewhere?.done_here.filter(|done| *done > 0))
 }
 

@@ -13,6 +13,8 @@
 //! - *A commit never exceeds the work done.* Only what [`Ownership::advance`] was given is committed.
 //! - *What is given is done first*: the event in flight ends, and is made durable; then the partition is released to
 //!   the instance that is to own it, by name, and the mirror forgets it.
+//! - *What was done stays done*: where an ownership ends without its last commit, and this instance claims again before
+//!   anybody else has committed, it goes on from there.
 //! - *A fenced or stopped owner does not wait for what hangs*: the call is abandoned, and its work is not
 //!   committed.
 
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
 use super::abort::AbortOnDrop;
@@ -34,18 +36,22 @@ use super::shared::Shared;
 use super::status::{HANG, Status};
 use super::trouble::Trouble;
 use crate::kafka::Position;
-use crate::offsets::{Claim, Claimed, Slot};
+use crate::offsets::{Claim, Claimed, Commit, Slot};
 
 /// Time for the call in progress when a stop is requested. It and the release fit into the 5 s of a stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time for what fails to be done before the partition is given: this instance may never be able to.
+const GIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why handling has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Halt {
     No,
-    /// The partition is to be another instance's: the event in flight ends first, however long it takes.
-    Give,
-    /// A stop was requested: the event in flight may end until then.
+    /// The partition is to be another instance's: the call in progress ends first, however long it takes. One that fails is
+    /// tried again until then.
+    Give(Instant),
+    /// A stop was requested: the call in progress may end until then.
     Stop(Instant),
     /// Another instance has claimed, or the offsets topic was recreated.
     Fenced,
@@ -56,7 +62,7 @@ enum Halt {
 pub(super) enum Ended {
     /// It was released, to that instance where one is named.
     Released(Option<Uuid>),
-    /// It was to be given, and is to be kept now.
+    /// It was to be given, and is to be kept now, or could not be given.
     Kept(Box<Unreleased>),
     /// It had been lost before.
     Lost,
@@ -155,6 +161,27 @@ impl<S: Service> Ownership<S> {
         let _ = halt.wait_for(|halt| *halt != Halt::No).await;
     }
 
+    /// Waits before what failed is tried again, and returns whether it is to be given up: a gift and a stop leave it some
+    /// time, since part of it may be done.
+    pub(super) async fn ends_within(&self, delay: Duration) -> bool {
+        let mut halt = self.halt.clone();
+        let ends = async {
+            loop {
+                let now = *halt.borrow_and_update();
+                let is_over = match now {
+                    // The sender ends with this value.
+                    Halt::No => halt.changed().await.is_err(),
+                    Halt::Give(until) | Halt::Stop(until) => timeout_at(until, halt.changed()).await.is_err(),
+                    Halt::Fenced => true,
+                };
+                if is_over {
+                    return;
+                }
+            }
+        };
+        timeout(delay, ends).await.is_ok()
+    }
+
     /// Waits, and returns whether a halt came meanwhile.
     pub(super) async fn halted_within(&self, delay: Duration) -> bool {
         timeout(delay, self.halted()).await.is_ok()
@@ -187,7 +214,7 @@ impl<S: Service> Ownership<S> {
         let ends = halt.wait_for(|halt| matches!(halt, Halt::Stop(_) | Halt::Fenced)).await.map(|halt| *halt);
         if let Ok(Halt::Stop(until)) = ends {
             let fenced = halt.wait_for(|halt| *halt == Halt::Fenced);
-            let _ = tokio::time::timeout_at(until, fenced).await;
+            let _ = timeout_at(until, fenced).await;
         }
     }
 
@@ -241,22 +268,27 @@ impl<S: Service> Ownership<S> {
         Some(())
     }
 
+    /// All that was done, as a commit.
+    pub(super) fn last_commit(&self) -> Commit {
+        let progress = *self.progress.borrow();
+        let commit = self.shared.commit(&self.slot, progress.position, self.id.instance_id, false);
+        commit.with_done_by(&self.id.done_at(progress, self.parts.as_ref()))
+    }
+
     /// Ends the ownership without a release: its last commit is still to be written.
     pub(super) async fn abandon(self) -> Unreleased {
-        let progress = *self.progress.borrow();
-        let Self { shared, slot, id, renewing, parts, _tasks, .. } = self;
+        let commit = self.last_commit();
+        let Self { id, renewing, _tasks, .. } = self;
         // A renewal that is on its way could land after a release and undo it: it is waited for, and none begins
         // after it.
         let _none_on_its_way = timeout(RELEASE_TIMEOUT / 2, renewing.lock()).await;
         drop(_tasks);
-        let commit = shared.commit(&slot, progress.position, id.instance_id, true);
-        let commit = commit.with_done_by(&id.done_at(progress, parts.as_ref()));
         Unreleased::new(id, commit)
     }
 
     /// Ends the ownership: commits for the last time if it is still this instance's, and is not to stay so.
     pub(super) async fn end(self) -> Ended {
-        let was_to_be_given = *self.halt.borrow() == Halt::Give;
+        let was_to_be_given = matches!(*self.halt.borrow(), Halt::Give(_));
         let (shared, slot, id) = (Arc::clone(&self.shared), self.slot.clone(), self.id.clone());
         if shared.shutdown.is_requested() {
             shared.membership.left().await;
@@ -286,6 +318,10 @@ impl<S: Service> Ownership<S> {
         }
         let until = Instant::now() + RELEASE_TIMEOUT;
         let unreleased = self.abandon().await;
+        if is_given {
+            // Given again only if who lives then says so.
+            shared.membership.keep(slot.partition);
+        }
         if is_kept {
             return Ended::Kept(Box::new(unreleased));
         }
@@ -306,6 +342,12 @@ impl<S: Service> Ownership<S> {
                         log::info!(group, topic, partition, offset; "released {slot} at offset {offset}");
                     }
                 }
+            }
+            Err(error) if is_given => {
+                log::warn!(
+                    "could not give {slot} at offset {offset} to another instance, keeping it: {error}"
+                );
+                return Ended::Kept(Box::new(unreleased));
             }
             Err(error) => log::warn!(
                 "could not release {slot} at offset {offset}, the next owner waits for the lease to end and repeats a little: {error}"
@@ -328,7 +370,7 @@ async fn halt_in_time<S>(shared: Arc<Shared<S>>, slot: Slot, id: OwnerId, halt: 
         }
         () = shared.shutdown.requested() => {}
         _ = given => {
-            halt.send_replace(Halt::Give);
+            halt.send_replace(Halt::Give(Instant::now() + GIVE_TIMEOUT));
         }
     }
     if shared.shutdown.or(&mut fenced).await.is_none() {

@@ -1,4 +1,5 @@
-//! The last commit of an ownership: it says that whoever is to own next need not wait for the lease to end.
+//! The last commit of an ownership: it says that whoever is to own next need not wait for the lease to end; where it was
+//! not written, this instance goes on from it when it claims again.
 //!
 //! *A stop leaves nothing claimed*: neither what was owned, nor a partition that was to be given and is kept, nor one
 //! that is opened again, nor a claim of which this process never heard whether it was made.
@@ -38,8 +39,8 @@ impl Unreleased {
         Self { id, commit }
     }
 
-    /// What a claim of this process left that is the slot's latest, though no ownership came of it: `known`, or nothing
-    /// since the last commit. `None` also for a group that has committed nothing yet: there is no position to release.
+    /// What a claim of this process left that is the slot's latest, though no ownership came of it: what is known to be done,
+    /// or nothing since the last commit. `None` also for a group that has committed nothing yet: there is no position to release.
     pub(super) async fn find<S: Service>(
         shared: &Shared<S>,
         slot: &Slot,
@@ -53,11 +54,26 @@ impl Unreleased {
         let state = view.slot(slot).filter(|state| !state.is_released())?;
         let owner = state.owner().filter(|owner| is_own(owner))?;
         let id = OwnerId::of(owner, &view);
-        let of_last_commit = || {
-            let (_, commit) = state.last_commit()?;
-            Some(Self::new(id.clone(), commit.clone()))
+        let commit = match known {
+            Some(known) if known.id == id || known.is_latest(&view, slot) => known.commit,
+            _ => state.last_commit()?.1.clone(),
         };
-        known.filter(|known| known.id == id).or_else(of_last_commit)
+        Some(Self::new(id, commit))
+    }
+
+    /// Whether nobody has committed since, an operator neither: then more is done than the topic says.
+    pub(super) fn is_latest(&self, view: &View, slot: &Slot) -> bool {
+        let last = view.slot(slot).and_then(|state| state.last_commit());
+        view.lives == self.id.incarnation && last.is_none_or(|(token, _)| token <= self.id.token)
+    }
+
+    /// The life of the offsets topic in which it was.
+    pub(super) fn incarnation(&self) -> u64 {
+        self.id.incarnation
+    }
+
+    pub(super) fn commit(&self) -> &Commit {
+        &self.commit
     }
 
     /// Releases the partition to those that stay, if it is still this ownership's.
@@ -88,13 +104,13 @@ impl Unreleased {
     /// Writes the release, for one instance where one is named; again where it fails: brokers are restarted together with
     /// what they serve, and a repeat does no harm.
     pub(super) async fn write<S>(
-        self,
+        &self,
         shared: &Shared<S>,
         slot: &Slot,
         to: Option<Uuid>,
         until: Instant,
     ) -> Result<(), KafkaError> {
-        let commit = self.commit.released_to(to);
+        let commit = self.commit.clone().released_to(to);
         let mut backoff = Backoff::for_kafka();
         let mut error = KafkaError::Timeout { call: "commit".to_owned(), after: RELEASE_TIMEOUT };
         let attempts = async {

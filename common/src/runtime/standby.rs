@@ -23,6 +23,9 @@ impl<S: Service> Worker<S> {
         // Before this process claims anything: afterwards it would find itself.
         self.shared.membership.veterans(&view, &self.slot);
         let config = &self.shared.config;
+        if let Some(done) = self.unreleased.take_if(|done| done.incarnation() != view.lives) {
+            self.reached = Some(done.commit().position());
+        }
         let now = Instant::now();
         let sight = self.sight(&view);
         let since = match self.seen {

@@ -128,8 +128,9 @@ pub(super) struct Worker<S> {
     /// The life of the offsets topic in which another instance was last seen to own the slot.
     pub(super) stood_by_in: Option<u64>,
     pub(super) lost_part: LostPart,
-    /// The ownership before, if this instance is to claim again.
-    unreleased: Option<Unreleased>,
+    /// The ownership before, if this instance is to claim again. It goes on from what was done there: only its own dedup
+    /// knows what was not committed, and it may have to give the partition before it has read that again.
+    pub(super) unreleased: Option<Unreleased>,
     /// The latest claim may be one of this process, for which no ownership answers.
     may_own: bool,
 }
@@ -178,7 +179,7 @@ impl<S: Service> Worker<S> {
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
         // The topic has been read past the claim: the position is final, late commits included.
         let own = handler.own_position();
-        let commits = commits(&self.shared, &self.slot, claim.instance_id);
+        let commits = commits(&self.shared, &self.slot, claim.instance_id, self.unreleased.as_ref());
         let warning = commits.warning(own);
         let Commits { committed, elsewhere, done_by, .. } = commits;
         let committed = committed.or(self.reached);
@@ -232,7 +233,7 @@ impl<S: Service> Worker<S> {
             self.unreleased = Some(ownership.abandon().await);
             return;
         }
-        let (id, position) = (ownership.id().clone(), ownership.position());
+        let (id, position, done) = (ownership.id().clone(), ownership.position(), ownership.last_commit());
         let ended = ownership.end().await;
         if let Ended::Kept(unreleased) = &ended {
             self.unreleased = Some(Unreleased::clone(unreleased));
@@ -257,7 +258,7 @@ impl<S: Service> Worker<S> {
                         "an earlier claim of {} by this process arrived late, claiming again",
                         self.slot
                     );
-                    self.may_own = true;
+                    (self.unreleased, self.may_own) = (Some(Unreleased::new(id, done)), true);
                 }
                 Some(owner) if self.own.is_twin(&owner, id.instance_id, incarnation) => {
                     if self.shared.config.identity.id() == id.instance_id {

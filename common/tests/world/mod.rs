@@ -260,6 +260,10 @@ impl Consumer {
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
 
+    pub fn ask_to_stop(&self) {
+        self.trigger.stop();
+    }
+
     /// Returns how long it took.
     pub async fn stop(self) -> Duration {
         // What hangs in a blocking thread would hold up the end of the test's runtime.
@@ -286,6 +290,7 @@ struct Shared {
     /// The ids of what was flushed.
     known: Mutex<BTreeSet<Uuid>>,
     trouble: AtomicBool,
+    failing: AtomicBool,
     superseded: watch::Sender<bool>,
     /// A log as the audit service has one: where it ends in each partition. `None`: none is kept.
     log: Mutex<Option<BTreeMap<i32, Position>>>,
@@ -318,6 +323,11 @@ impl Script {
     /// From now on the service says that it could handle nothing, or no longer does.
     pub fn set_trouble(&self, is_in_trouble: bool) {
         self.0.trouble.store(is_in_trouble, Ordering::Relaxed);
+    }
+
+    /// From now on flushes fail, or no longer do.
+    pub fn set_failing(&self, is_failing: bool) {
+        self.0.failing.store(is_failing, Ordering::Relaxed);
     }
 
     /// What was decoded, in the order of its lookup.
@@ -405,6 +415,9 @@ impl Handler for Scripted {
     }
 
     async fn flush(&mut self, done: &Done<'_>) -> Result<u64, HandlerError> {
+        if self.script.0.failing.load(Ordering::Relaxed) {
+            return Err(HandlerError::new("disk", "it is full"));
+        }
         let ids = done.ids.to_vec();
         let (shared, partition, pending) = (Arc::clone(&self.script.0), self.partition, self.pending.clone());
         let end = pending.last().map(|(_, offset)| Position { offset: offset + 1, ..done.position });
