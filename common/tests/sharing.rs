@@ -5,7 +5,9 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use task_events::offsets::{Claim, Commit};
+use harness::Fault;
+use task_events::offsets::{Claim, Commit, OffsetsLog};
+
 use uuid::Uuid;
 use world::{Consumer, GROUP, LEASE, Script, World, eventually};
 
@@ -15,6 +17,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn owned(consumer: &Consumer) -> Vec<i32> {
     (0..4).filter(|partition| consumer.owns(*partition)).collect()
+}
+
+/// Whether it can be given partitions, as it says; who is no member says nothing.
+fn accepts(offsets: &OffsetsLog, consumer: &Consumer) -> bool {
+    let (id, view) = (consumer.identity.id(), offsets.view());
+    !view.borrow().fold.members(GROUP).any(|(of, member)| of == id && !member.accepts)
 }
 
 async fn until_committed(world: &World, partition: i32, position: i64) {
@@ -174,9 +182,59 @@ async fn what_could_not_be_given_goes_on_from_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_fails_for_a_while_is_done_before_its_partition_is_given() {
     let gift = Gift::pending(World::start(2).await, |script| script.set_failing(true)).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // It says that it makes no progress, and gives both once that is settled.
+    let offsets = gift.world.offsets().await;
+    eventually("the first is given nothing", || !accepts(&offsets, &gift.first)).await;
+    tokio::time::sleep(SETTLED).await;
     gift.first.script.set_failing(false);
     gift.shows().await;
+}
+
+/// Both saw it to be free, and the first has handled events by the time at which the other's claim lands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_lands_behind_anothers_leaves_it_to_the_first() {
+    shown_by(async || {
+        let world = World::behind_proxy(2).await.with_long_leases();
+        for partition in 0..2 {
+            world.produce(partition, &format!("id {partition}")).await;
+        }
+        // The member's record, then the claims, over one connection.
+        world.proxy.as_ref().expect("a proxy").next(&[Fault::Slow(Duration::ZERO), Fault::Slow(SETTLED)]);
+        let late = world.consumer(Script::default());
+        let offsets = world.offsets().await;
+        let members = || offsets.view().borrow().fold.members(GROUP).count();
+        eventually("the later is a member", || members() == 1).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let script = Script::default();
+        hang(&script);
+        let first = world.consumer(script);
+        eventually("it is in the middle of its work", || !first.script.handled().is_empty()).await;
+        let claims_of = async |consumer: &Consumer| {
+            let claims = world.claims_made().await;
+            claims.iter().filter(|(_, id)| *id == consumer.identity.id()).count()
+        };
+        let has_landed = async || claims_of(&late).await > 0;
+        harness::until("a claim of the later to land", LIMIT, has_landed).await.unwrap();
+        first.script.release();
+        for partition in 0..2 {
+            world.produce(partition, &format!("id {}", 2 + partition)).await;
+        }
+        let flushed = || [first.script.flushed(), late.script.flushed()].concat();
+        eventually("all is done", || flushed().iter().filter(|(_, offset)| *offset == 1).count() >= 2).await;
+        let by_both =
+            first.script.handled().into_iter().filter(|event| late.script.handled().contains(event));
+        assert_eq!(by_both.collect::<Vec<_>>(), [], "handled by both");
+        let claims = world.claims_made().await;
+        let is_behind = |partition| {
+            let of: Vec<_> = claims.iter().filter(|(slot, _)| slot.partition == partition).collect();
+            of.len() > 2 && of[0].1 == first.identity.id()
+        };
+        let is_shown = (0..2).any(is_behind);
+        first.stop().await;
+        late.stop().await;
+        is_shown
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::contact::Contact;
-use super::fold::{Fold, ForeignCommit, SlotState};
+use super::fold::{Fold, ForeignCommit, Owner, SlotState};
 use super::member::Member;
 use super::record::{OffsetsRecord, Slot, parse};
 use crate::kafka::{
@@ -71,6 +71,8 @@ pub struct View {
     /// of before is void.
     pub lives: u64,
     seen: HashMap<Slot, Instant>,
+    /// From whom the latest claim of a slot took it, where that was not released.
+    replaced: HashMap<Slot, Owner>,
     members: HashMap<(String, Uuid), MemberSigns>,
     /// Members that renewed their record since this process follows the topic, dead ones too.
     were_alive: HashSet<(String, Uuid)>,
@@ -96,6 +98,11 @@ impl View {
     /// When the slot's owner, or the instance that released it, gave its last sign of life, if it gave any.
     pub fn seen(&self, slot: &Slot) -> Option<Instant> {
         self.seen.get(slot).copied()
+    }
+
+    /// The owner from which the slot's latest claim took it; none where it was free.
+    pub fn replaced(&self, slot: &Slot) -> Option<&Owner> {
+        self.replaced.get(slot)
     }
 
     /// Whether the records of the member say that it lives. What was written before this process followed the
@@ -202,6 +209,11 @@ impl View {
                 if let Some(claim) = claim {
                     self.note_refusal(slot, claim.instance_id, now);
                 }
+                let owned = self.fold.slot(slot).filter(|state| !state.is_released());
+                match owned.and_then(|state| state.owner()) {
+                    Some(owner) => self.replaced.insert(slot.clone(), owner.clone()),
+                    None => self.replaced.remove(slot),
+                };
                 (slot.clone(), offset)
             }
             OffsetsRecord::Commit(slot, token, _) => (slot.clone(), *token),
@@ -252,6 +264,7 @@ impl View {
     pub(crate) fn forget(&mut self, next_offset: i64) {
         self.fold = Fold::default();
         self.seen.clear();
+        self.replaced.clear();
         self.members.clear();
         self.history_end = None;
         self.next_offset = next_offset;

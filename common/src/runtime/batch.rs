@@ -252,7 +252,8 @@ impl<S: Service> Batch<'_, S> {
                 }
                 Some(Err(error)) if error.kind == HandlerError::SUPERSEDED => return false,
                 Some(Err(error)) => {
-                    if self.wait(&mut backoff, &error).await.is_none() {
+                    self.blocked(&error);
+                    if !self.ownership.tries_again(backoff.next_delay()).await {
                         return false;
                     }
                 }
@@ -264,10 +265,14 @@ impl<S: Service> Batch<'_, S> {
         true
     }
 
-    /// Reports the failure and waits for the next try. `None` if there is to be none.
+    /// Reports the failure and waits for the next try. `None` if handling was halted.
     async fn wait(&mut self, backoff: &mut Backoff, error: &HandlerError) -> Option<()> {
+        self.blocked(error);
+        (!self.ownership.halted_within(backoff.next_delay()).await).then_some(())
+    }
+
+    fn blocked(&mut self, error: &HandlerError) {
         self.trouble.report(&format!("{} is blocked, will try again: {error}", self.slot));
-        (!self.ownership.ends_within(backoff.next_delay()).await).then_some(())
     }
 
     fn works_again(&mut self) {

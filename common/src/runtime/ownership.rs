@@ -44,12 +44,15 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for what fails to be done before the partition is given: this instance may never be able to.
 const GIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time between two tries of it, at most.
+const LAST_TRIES: Duration = Duration::from_millis(200);
+
 /// Why handling has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Halt {
     No,
-    /// The partition is to be another instance's: the call in progress ends first, however long it takes. One that fails is
-    /// tried again until then.
+    /// The partition is to be another instance's: the call in progress ends first, however long it takes. What fails to be
+    /// made durable is tried again until then.
     Give(Instant),
     /// A stop was requested: the call in progress may end until then.
     Stop(Instant),
@@ -161,25 +164,26 @@ impl<S: Service> Ownership<S> {
         let _ = halt.wait_for(|halt| *halt != Halt::No).await;
     }
 
-    /// Waits before what failed is tried again, and returns whether it is to be given up: a gift and a stop leave it some
-    /// time, since part of it may be done.
-    pub(super) async fn ends_within(&self, delay: Duration) -> bool {
+    /// Waits before what failed is tried again, and returns whether it is to be: some of it may be done, so that a gift and
+    /// a stop leave it some time, in which it is tried often.
+    pub(super) async fn tries_again(&self, delay: Duration) -> bool {
         let mut halt = self.halt.clone();
-        let ends = async {
-            loop {
-                let now = *halt.borrow_and_update();
-                let is_over = match now {
-                    // The sender ends with this value.
-                    Halt::No => halt.changed().await.is_err(),
-                    Halt::Give(until) | Halt::Stop(until) => timeout_at(until, halt.changed()).await.is_err(),
-                    Halt::Fenced => true,
-                };
-                if is_over {
-                    return;
-                }
-            }
+        let now = *halt.borrow_and_update();
+        let next = Instant::now() + if now == Halt::No { delay } else { delay.min(LAST_TRIES) };
+        let may_wait = match now {
+            Halt::No => true,
+            Halt::Give(until) | Halt::Stop(until) => next < until,
+            Halt::Fenced => false,
         };
-        timeout(delay, ends).await.is_ok()
+        if !may_wait {
+            return false;
+        }
+        // A halt that comes meanwhile has it tried at once.
+        match timeout_at(next, halt.changed()).await {
+            Ok(Ok(())) => *halt.borrow() != Halt::Fenced,
+            Ok(Err(_)) => false,
+            Err(_) => true,
+        }
     }
 
     /// Waits, and returns whether a halt came meanwhile.

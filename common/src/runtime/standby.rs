@@ -22,10 +22,8 @@ impl<S: Service> Worker<S> {
         self.own.started(&view);
         // Before this process claims anything: afterwards it would find itself.
         self.shared.membership.veterans(&view, &self.slot);
+        self.keep_what_counts(&view);
         let config = &self.shared.config;
-        if let Some(done) = self.unreleased.take_if(|done| done.incarnation() != view.lives) {
-            self.reached = Some(done.commit().position());
-        }
         let now = Instant::now();
         let sight = self.sight(&view);
         let since = match self.seen {
@@ -47,6 +45,15 @@ impl<S: Service> Worker<S> {
             },
         };
         Ok(verdict(&view, &self.slot, &candidate, now))
+    }
+
+    /// What the ownership before had done, by what the topic says now.
+    pub(super) fn keep_what_counts(&mut self, view: &View) {
+        if let Some(done) = self.unreleased.take_if(|done| done.incarnation() != view.lives) {
+            self.reached = Some(done.commit().position());
+        }
+        // Its claim was removed from the topic.
+        self.unreleased.take_if(|_| view.slot(&self.slot).is_none_or(|state| state.owner().is_none()));
     }
 
     fn sight(&self, view: &View) -> Sight {
@@ -89,6 +96,8 @@ impl<S: Service> Worker<S> {
                         );
                         logged_owner = Some(owner.token);
                     }
+                    // What that owner does, this instance does not know of.
+                    (self.reached, self.unreleased) = (None, None);
                     self.stood_by_in = Some(self.shared.offsets.view().borrow().lives);
                     self.set_role(Role::Standby { owner: name });
                     self.lost_part.compare(&self.shared, &self.slot);

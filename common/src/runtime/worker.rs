@@ -12,7 +12,7 @@ use super::lost_part::LostPart;
 use super::opening::{Obstacle, log_start, open};
 use super::own_part::{Commits, commits, own_part};
 use super::owner::Owner;
-use super::owner_id::Parts;
+use super::owner_id::{OwnerId, Parts};
 use super::ownership::{Ended, Ownership};
 use super::release::Unreleased;
 use super::shared::Shared;
@@ -84,7 +84,10 @@ async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
             Ok(claimed) => {
                 blocked.over(&format!("{} can be claimed", worker.slot));
                 let since = Instant::now();
-                worker.own(claimed).await;
+                match claimed.jumped {
+                    Some(_) => worker.give_back(claimed).await,
+                    None => worker.own(claimed).await,
+                }
                 if since.elapsed() >= SHORT {
                     backoff = Backoff::for_kafka();
                     continue;
@@ -106,15 +109,17 @@ struct Ready<H> {
 }
 
 /// A partition that was claimed, ready to be handled.
-struct ClaimedPartition<H> {
+pub(super) struct ClaimedPartition<H> {
     claim: Claim,
-    claimed: Claimed,
+    pub(super) claimed: Claimed,
     handler: H,
-    start: Start,
+    pub(super) start: Start,
     /// How far each instance's own state goes, where they keep one.
     parts: Option<Parts>,
-    /// What the group had committed.
-    committed: Option<i64>,
+    /// What the group had committed, as the topic has it.
+    acknowledged: Option<i64>,
+    /// The instance from which it was taken though it was free when this one looked.
+    pub(super) jumped: Option<Uuid>,
 }
 
 pub(super) struct Worker<S> {
@@ -132,7 +137,7 @@ pub(super) struct Worker<S> {
     /// knows what was not committed, and it may have to give the partition before it has read that again.
     pub(super) unreleased: Option<Unreleased>,
     /// The latest claim may be one of this process, for which no ownership answers.
-    may_own: bool,
+    pub(super) may_own: bool,
 }
 
 impl<S: Service> Worker<S> {
@@ -178,6 +183,12 @@ impl<S: Service> Worker<S> {
         self.may_own = true;
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
         // The topic has been read past the claim: the position is final, late commits included.
+        let (acknowledged, jumped) = {
+            let view = self.shared.offsets.view();
+            let view = view.borrow();
+            self.keep_what_counts(&view);
+            (view.slot(&self.slot).and_then(|state| state.position()), self.jumped(&view))
+        };
         let own = handler.own_position();
         let commits = commits(&self.shared, &self.slot, claim.instance_id, self.unreleased.as_ref());
         let warning = commits.warning(own);
@@ -197,13 +208,12 @@ impl<S: Service> Worker<S> {
         let keeps_parts = self.shared.membership.is_shared() && own != OwnPosition::NotKept;
         let parts = keeps_parts.then_some(Parts { done_by, topic_id: start.position.topic_id });
         Status::count(&self.shared.status.stats().claimed, 1);
-        let committed = committed.map(|committed| committed.offset);
-        Ok(ClaimedPartition { claim, claimed, handler, start, parts, committed })
+        Ok(ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, jumped })
     }
 
     /// Handles events until a stop, or until another instance claims.
     async fn own(&mut self, claimed: ClaimedPartition<S::Handler>) {
-        let ClaimedPartition { claim, claimed, handler, start, parts, committed } = claimed;
+        let ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, .. } = claimed;
         let Start { position: start, warning } = start;
         let Slot { group, topic, partition } = &self.slot;
         let (token, offset) = (claimed.token, start.offset);
@@ -217,8 +227,8 @@ impl<S: Service> Worker<S> {
         (self.reached, self.stood_by_in, self.unreleased, self.may_own) = (None, None, None, false);
         self.lost_part.is_owner();
         let ownership = Ownership::start(&self.shared, &self.slot, &claim, &claimed, start, parts);
-        if let Some(committed) = committed {
-            self.shared.acknowledged.set(self.slot.partition, ownership.id().term(), committed);
+        if let Some(acknowledged) = acknowledged {
+            self.shared.acknowledged.set(self.slot.partition, ownership.id().term(), acknowledged);
         }
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
@@ -233,7 +243,8 @@ impl<S: Service> Worker<S> {
             self.unreleased = Some(ownership.abandon().await);
             return;
         }
-        let (id, position, done) = (ownership.id().clone(), ownership.position(), ownership.last_commit());
+        let (id, position) = (ownership.id().clone(), ownership.position());
+        let done = self.has_claimed_since(&id).then(|| ownership.last_commit());
         let ended = ownership.end().await;
         if let Ended::Kept(unreleased) = &ended {
             self.unreleased = Some(Unreleased::clone(unreleased));
@@ -258,7 +269,7 @@ impl<S: Service> Worker<S> {
                         "an earlier claim of {} by this process arrived late, claiming again",
                         self.slot
                     );
-                    (self.unreleased, self.may_own) = (Some(Unreleased::new(id, done)), true);
+                    (self.unreleased, self.may_own) = (done.map(|done| Unreleased::new(id, done)), true);
                 }
                 Some(owner) if self.own.is_twin(&owner, id.instance_id, incarnation) => {
                     if self.shared.config.identity.id() == id.instance_id {
@@ -281,5 +292,13 @@ impl<S: Service> Worker<S> {
                 }
             }
         }
+    }
+
+    /// Whether an earlier claim of this process arrived behind that ownership's.
+    fn has_claimed_since(&self, id: &OwnerId) -> bool {
+        let view = self.shared.offsets.view();
+        let view = view.borrow();
+        let owner = view.slot(&self.slot).and_then(|state| state.owner());
+        owner.is_some_and(|owner| owner.claim.claim_id != id.claim_id && self.own.made(owner))
     }
 }
