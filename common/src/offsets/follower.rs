@@ -10,7 +10,7 @@
 //!
 //! What is said of an owner's or a member's silence keeps the invariant of [`contact`](super::contact).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -56,6 +56,9 @@ pub enum MemberLife {
     Dead,
 }
 
+/// Claims of a slot that are remembered: of those that were made at once.
+const MAX_CLAIMS: usize = 8;
+
 /// What is known of the offsets topic.
 #[derive(Debug, Default)]
 pub struct View {
@@ -71,8 +74,8 @@ pub struct View {
     /// of before is void.
     pub lives: u64,
     seen: HashMap<Slot, Instant>,
-    /// From whom the latest claim of a slot took it, where that was not released.
-    replaced: HashMap<Slot, Owner>,
+    /// The latest claims of each slot, in their order.
+    claims: HashMap<Slot, VecDeque<Owner>>,
     members: HashMap<(String, Uuid), MemberSigns>,
     /// Members that renewed their record since this process follows the topic, dead ones too.
     were_alive: HashSet<(String, Uuid)>,
@@ -100,9 +103,9 @@ impl View {
         self.seen.get(slot).copied()
     }
 
-    /// The owner from which the slot's latest claim took it; none where it was free.
-    pub fn replaced(&self, slot: &Slot) -> Option<&Owner> {
-        self.replaced.get(slot)
+    /// The latest claims of the slot, in their order.
+    pub fn claims(&self, slot: &Slot) -> impl Iterator<Item = &Owner> {
+        self.claims.get(slot).into_iter().flatten()
     }
 
     /// Whether the records of the member say that it lives. What was written before this process followed the
@@ -208,12 +211,12 @@ impl View {
             OffsetsRecord::Claim(slot, claim) => {
                 if let Some(claim) = claim {
                     self.note_refusal(slot, claim.instance_id, now);
+                    let claims = self.claims.entry(slot.clone()).or_default();
+                    if claims.len() == MAX_CLAIMS {
+                        claims.pop_front();
+                    }
+                    claims.push_back(Owner { token: offset, claim: claim.clone() });
                 }
-                let owned = self.fold.slot(slot).filter(|state| !state.is_released());
-                match owned.and_then(|state| state.owner()) {
-                    Some(owner) => self.replaced.insert(slot.clone(), owner.clone()),
-                    None => self.replaced.remove(slot),
-                };
                 (slot.clone(), offset)
             }
             OffsetsRecord::Commit(slot, token, _) => (slot.clone(), *token),
@@ -264,7 +267,7 @@ impl View {
     pub(crate) fn forget(&mut self, next_offset: i64) {
         self.fold = Fold::default();
         self.seen.clear();
-        self.replaced.clear();
+        self.claims.clear();
         self.members.clear();
         self.history_end = None;
         self.next_offset = next_offset;

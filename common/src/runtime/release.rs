@@ -87,6 +87,8 @@ impl Unreleased {
         if !owns {
             return;
         }
+        // What another instance committed is not this one's to give: whose it is to be finds it free.
+        let to = to.filter(|_| self.commit.instance_id == self.id.instance_id);
         let offset = self.offset();
         match self.write(shared, slot, to, Instant::now() + RELEASE_TIMEOUT).await {
             Ok(()) => log::info!("released {slot} at offset {offset}"),

@@ -23,6 +23,7 @@ impl<S: Service> Worker<S> {
         // Before this process claims anything: afterwards it would find itself.
         self.shared.membership.veterans(&view, &self.slot);
         self.keep_what_counts(&view);
+        self.looked_to = Some((view.lives, view.next_offset));
         let config = &self.shared.config;
         let now = Instant::now();
         let sight = self.sight(&view);
@@ -47,13 +48,16 @@ impl<S: Service> Worker<S> {
         Ok(verdict(&view, &self.slot, &candidate, now))
     }
 
-    /// What the ownership before had done, by what the topic says now.
+    /// What the ownership before had done, as far as it counts by what the topic says now.
     pub(super) fn keep_what_counts(&mut self, view: &View) {
         if let Some(done) = self.unreleased.take_if(|done| done.incarnation() != view.lives) {
             self.reached = Some(done.commit().position());
         }
-        // Its claim was removed from the topic.
-        self.unreleased.take_if(|_| view.slot(&self.slot).is_none_or(|state| state.owner().is_none()));
+        let state = view.slot(&self.slot);
+        // Its claim was removed from the topic, or somebody has committed since.
+        let is_owned = state.is_some_and(|state| state.owner().is_some());
+        self.unreleased.take_if(|done| !is_owned || !done.is_latest(view, &self.slot));
+        self.reached.take_if(|_| state.is_some_and(|state| state.last_commit().is_some()));
     }
 
     fn sight(&self, view: &View) -> Sight {
@@ -96,8 +100,6 @@ impl<S: Service> Worker<S> {
                         );
                         logged_owner = Some(owner.token);
                     }
-                    // What that owner does, this instance does not know of.
-                    (self.reached, self.unreleased) = (None, None);
                     self.stood_by_in = Some(self.shared.offsets.view().borrow().lives);
                     self.set_role(Role::Standby { owner: name });
                     self.lost_part.compare(&self.shared, &self.slot);

@@ -42,6 +42,7 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
         own: OwnClaims::default(),
         reached: None,
         seen: None,
+        looked_to: None,
         stood_by_in: None,
         lost_part: LostPart::default(),
         unreleased: None,
@@ -84,8 +85,8 @@ async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
             Ok(claimed) => {
                 blocked.over(&format!("{} can be claimed", worker.slot));
                 let since = Instant::now();
-                match claimed.jumped {
-                    Some(_) => worker.give_back(claimed).await,
+                match claimed.came_first {
+                    Some(first) => worker.leave_to(first, claimed).await,
                     None => worker.own(claimed).await,
                 }
                 if since.elapsed() >= SHORT {
@@ -112,14 +113,14 @@ struct Ready<H> {
 pub(super) struct ClaimedPartition<H> {
     claim: Claim,
     pub(super) claimed: Claimed,
-    handler: H,
+    pub(super) handler: H,
     pub(super) start: Start,
     /// How far each instance's own state goes, where they keep one.
-    parts: Option<Parts>,
+    pub(super) parts: Option<Parts>,
     /// What the group had committed, as the topic has it.
     acknowledged: Option<i64>,
-    /// The instance from which it was taken though it was free when this one looked.
-    pub(super) jumped: Option<Uuid>,
+    /// The instance that claimed it since it was free when this one looked.
+    came_first: Option<Uuid>,
 }
 
 pub(super) struct Worker<S> {
@@ -130,6 +131,8 @@ pub(super) struct Worker<S> {
     pub(super) reached: Option<Position>,
     /// How the slot was last seen, and since when it is so.
     pub(super) seen: Option<(Sight, Instant)>,
+    /// Up to where the offsets topic had been read at the latest look, and in which of its lives.
+    pub(super) looked_to: Option<(u64, i64)>,
     /// The life of the offsets topic in which another instance was last seen to own the slot.
     pub(super) stood_by_in: Option<u64>,
     pub(super) lost_part: LostPart,
@@ -183,11 +186,11 @@ impl<S: Service> Worker<S> {
         self.may_own = true;
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
         // The topic has been read past the claim: the position is final, late commits included.
-        let (acknowledged, jumped) = {
+        let (acknowledged, came_first) = {
             let view = self.shared.offsets.view();
             let view = view.borrow();
             self.keep_what_counts(&view);
-            (view.slot(&self.slot).and_then(|state| state.position()), self.jumped(&view))
+            (view.slot(&self.slot).and_then(|state| state.position()), self.came_first(&view))
         };
         let own = handler.own_position();
         let commits = commits(&self.shared, &self.slot, claim.instance_id, self.unreleased.as_ref());
@@ -208,7 +211,7 @@ impl<S: Service> Worker<S> {
         let keeps_parts = self.shared.membership.is_shared() && own != OwnPosition::NotKept;
         let parts = keeps_parts.then_some(Parts { done_by, topic_id: start.position.topic_id });
         Status::count(&self.shared.status.stats().claimed, 1);
-        Ok(ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, jumped })
+        Ok(ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, came_first })
     }
 
     /// Handles events until a stop, or until another instance claims.

@@ -25,6 +25,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use uuid::Uuid;
 
 pub const LEASE: Duration = Duration::from_secs(2);
+pub const LONG_LEASE: Duration = Duration::from_secs(15);
 pub const GROUP: &str = "g";
 pub const TOPIC: &str = "events";
 const OFFSETS: &str = "offsets";
@@ -79,7 +80,7 @@ impl World {
 
     /// With a lease that no pause of the machine outlasts, where nobody's lease is to run out.
     pub fn with_long_leases(self) -> Self {
-        self.with_leases_of(Duration::from_secs(15))
+        self.with_leases_of(LONG_LEASE)
     }
 
     /// With that lease, where one is to run out and another is not.
