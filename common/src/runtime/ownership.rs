@@ -51,8 +51,8 @@ const LAST_TRIES: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Halt {
     No,
-    /// The partition is to be another instance's: the call in progress ends first, however long it takes. What fails to be
-    /// made durable is tried again until then.
+    /// The partition is to be another instance's: the call in progress ends first, however long it takes. What fails to
+    /// be made durable is tried again until then.
     Give(Instant),
     /// A stop was requested: the call in progress may end until then.
     Stop(Instant),
@@ -164,8 +164,8 @@ impl<S: Service> Ownership<S> {
         let _ = halt.wait_for(|halt| *halt != Halt::No).await;
     }
 
-    /// Waits before what failed is tried again, and returns whether it is to be: some of it may be done, so that a gift and
-    /// a stop leave it some time, in which it is tried often.
+    /// Waits before what failed is tried again, and returns whether it is to be: some of it may be done, so that a gift
+    /// and a stop leave it some time, in which it is tried often.
     pub(super) async fn tries_again(&self, delay: Duration) -> bool {
         let mut halt = self.halt.clone();
         let now = *halt.borrow_and_update();

@@ -1,7 +1,8 @@
-//! Two instances that see a partition to be free, and both claim it: those that start together know little of each other.
+//! Two instances that see a partition to be free, and both claim it: those that start together know little of each
+//! other.
 //!
-//! *The first keeps it*, though the later claim fences: the later one has handled nothing, and knows from the topic that it
-//! came second. So what the first has handled in that moment is repeated by nobody.
+//! *The first keeps it*, though the later claim fences: the later one has handled nothing, and knows from the topic that
+//! it came second. So what the first has handled in that moment is repeated by nobody.
 
 use std::sync::Arc;
 
@@ -17,8 +18,8 @@ use crate::offsets::View;
 use crate::offsets::fold::Owner;
 
 impl<S: Service> Worker<S> {
-    /// Who was the first to claim between the look that this process's claim rests on and that claim, and has not released
-    /// it since.
+    /// Who was the first to claim between the look that this process's claim rests on and that claim, and has not
+    /// released it since.
     pub(super) fn came_first(&self, view: &View) -> Option<Uuid> {
         let (life, looked_to) = self.looked_to?;
         let config = &self.shared.config;
@@ -33,8 +34,8 @@ impl<S: Service> Worker<S> {
         first.filter(|owner| life == view.lives && !is_own(owner)).map(|owner| owner.claim.instance_id)
     }
 
-    /// Releases to the instance whose claim came first what both saw to be free: it may have handled events by now, which
-    /// only its own dedup knows. Under this claim nothing was handled.
+    /// Releases to the instance whose claim came first what both saw to be free: it may have handled events by now,
+    /// which only its own dedup knows. Under this claim nothing was handled.
     pub(super) async fn leave_to(&mut self, first: Uuid, claimed: ClaimedPartition<S::Handler>) {
         let ClaimedPartition { claimed, handler, start, parts, .. } = claimed;
         drop(handler);

@@ -1,5 +1,5 @@
-//! The last commit of an ownership: it says that whoever is to own next need not wait for the lease to end; where it was
-//! not written, this instance goes on from it when it claims again.
+//! The last commit of an ownership: it says that whoever is to own next need not wait for the lease to end; where it
+//! was not written, this instance goes on from it when it claims again.
 //!
 //! *A stop leaves nothing claimed*: neither what was owned, nor a partition that was to be given and is kept, nor one
 //! that is opened again, nor a claim of which this process never heard whether it was made.
@@ -39,8 +39,9 @@ impl Unreleased {
         Self { id, commit }
     }
 
-    /// What a claim of this process left that is the slot's latest, though no ownership came of it: what is known to be done,
-    /// or nothing since the last commit. `None` also for a group that has committed nothing yet: there is no position to release.
+    /// What a claim of this process left that is the slot's latest, though no ownership came of it: what is known to be
+    /// done, or nothing since the last commit. `None` also for a group that has committed nothing yet: there is no
+    /// position to release.
     pub(super) async fn find<S: Service>(
         shared: &Shared<S>,
         slot: &Slot,
