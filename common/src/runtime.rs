@@ -44,7 +44,6 @@ mod own_part;
 mod owner;
 mod owner_id;
 mod ownership;
-mod race;
 mod recent;
 mod release;
 mod shared;

@@ -146,12 +146,7 @@ impl SlotState {
     /// Whether the owner has released the slot.
     pub fn is_released(&self) -> bool {
         let Some(owner) = &self.claim else { return true };
-        self.was_released_by(owner.token)
-    }
-
-    /// Whether that owner, or a former one, has released the slot.
-    pub fn was_released_by(&self, token: i64) -> bool {
-        self.commits.get(&token).is_some_and(|commit| commit.released)
+        self.commits.get(&owner.token).is_some_and(|commit| commit.released)
     }
 
     /// The instance that the owner released the slot to, if it named one.

@@ -10,7 +10,7 @@
 //!
 //! What is said of an owner's or a member's silence keeps the invariant of [`contact`](super::contact).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::contact::Contact;
-use super::fold::{Fold, ForeignCommit, Owner, SlotState};
+use super::fold::{Fold, ForeignCommit, SlotState};
 use super::member::Member;
 use super::record::{OffsetsRecord, Slot, parse};
 use crate::kafka::{
@@ -56,9 +56,6 @@ pub enum MemberLife {
     Dead,
 }
 
-/// Claims of a slot that are remembered: of those that were made at once.
-const MAX_CLAIMS: usize = 8;
-
 /// What is known of the offsets topic.
 #[derive(Debug, Default)]
 pub struct View {
@@ -74,8 +71,6 @@ pub struct View {
     /// of before is void.
     pub lives: u64,
     seen: HashMap<Slot, Instant>,
-    /// The latest claims of each slot, in their order.
-    claims: HashMap<Slot, VecDeque<Owner>>,
     members: HashMap<(String, Uuid), MemberSigns>,
     /// Members that renewed their record since this process follows the topic, dead ones too.
     were_alive: HashSet<(String, Uuid)>,
@@ -101,11 +96,6 @@ impl View {
     /// When the slot's owner, or the instance that released it, gave its last sign of life, if it gave any.
     pub fn seen(&self, slot: &Slot) -> Option<Instant> {
         self.seen.get(slot).copied()
-    }
-
-    /// The latest claims of the slot, in their order.
-    pub fn claims(&self, slot: &Slot) -> impl Iterator<Item = &Owner> {
-        self.claims.get(slot).into_iter().flatten()
     }
 
     /// Whether the records of the member say that it lives. What was written before this process followed the
@@ -211,11 +201,6 @@ impl View {
             OffsetsRecord::Claim(slot, claim) => {
                 if let Some(claim) = claim {
                     self.note_refusal(slot, claim.instance_id, now);
-                    let claims = self.claims.entry(slot.clone()).or_default();
-                    if claims.len() == MAX_CLAIMS {
-                        claims.pop_front();
-                    }
-                    claims.push_back(Owner { token: offset, claim: claim.clone() });
                 }
                 (slot.clone(), offset)
             }
@@ -267,7 +252,6 @@ impl View {
     pub(crate) fn forget(&mut self, next_offset: i64) {
         self.fold = Fold::default();
         self.seen.clear();
-        self.claims.clear();
         self.members.clear();
         self.history_end = None;
         self.next_offset = next_offset;

@@ -23,7 +23,6 @@ impl<S: Service> Worker<S> {
         // Before this process claims anything: afterwards it would find itself.
         self.shared.membership.veterans(&view, &self.slot);
         self.keep_what_counts(&view);
-        self.looked_to = Some((view.lives, view.next_offset));
         let config = &self.shared.config;
         let now = Instant::now();
         let sight = self.sight(&view);

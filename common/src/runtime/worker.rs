@@ -28,6 +28,9 @@ use crate::offsets::{Claim, Claimed, DoneBy, Slot};
 const FRESH: Duration = Duration::from_millis(100);
 /// Time for a claim on its way when a stop is requested. It and the release fit into the 5 s of a stop.
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Instances that start together know little of each other, and may claim what all of them see to be free. The last one
+/// keeps it: for so long nobody handles anything, so that nobody repeats it.
+const RACE: Duration = Duration::from_millis(250);
 /// An ownership that was shorter than this is followed by a pause, whatever ended it.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -42,7 +45,6 @@ pub(super) async fn run<S: Service>(shared: Arc<Shared<S>>, partition: i32) {
         own: OwnClaims::default(),
         reached: None,
         seen: None,
-        looked_to: None,
         stood_by_in: None,
         lost_part: LostPart::default(),
         unreleased: None,
@@ -85,10 +87,7 @@ async fn work<S: Service>(worker: &mut Worker<S>, blocked: &mut Trouble) {
             Ok(claimed) => {
                 blocked.over(&format!("{} can be claimed", worker.slot));
                 let since = Instant::now();
-                match claimed.came_first {
-                    Some(first) => worker.leave_to(first, claimed).await,
-                    None => worker.own(claimed).await,
-                }
+                worker.own(claimed).await;
                 if since.elapsed() >= SHORT {
                     backoff = Backoff::for_kafka();
                     continue;
@@ -110,17 +109,17 @@ struct Ready<H> {
 }
 
 /// A partition that was claimed, ready to be handled.
-pub(super) struct ClaimedPartition<H> {
+struct ClaimedPartition<H> {
     claim: Claim,
-    pub(super) claimed: Claimed,
-    pub(super) handler: H,
-    pub(super) start: Start,
+    claimed: Claimed,
+    handler: H,
+    start: Start,
     /// How far each instance's own state goes, where they keep one.
-    pub(super) parts: Option<Parts>,
+    parts: Option<Parts>,
     /// What the group had committed, as the topic has it.
     acknowledged: Option<i64>,
-    /// The instance that claimed it since it was free when this one looked.
-    came_first: Option<Uuid>,
+    /// Nobody else had reason to claim it.
+    is_expected: bool,
 }
 
 pub(super) struct Worker<S> {
@@ -131,8 +130,6 @@ pub(super) struct Worker<S> {
     pub(super) reached: Option<Position>,
     /// How the slot was last seen, and since when it is so.
     pub(super) seen: Option<(Sight, Instant)>,
-    /// Up to where the offsets topic had been read at the latest look, and in which of its lives.
-    pub(super) looked_to: Option<(u64, i64)>,
     /// The life of the offsets topic in which another instance was last seen to own the slot.
     pub(super) stood_by_in: Option<u64>,
     pub(super) lost_part: LostPart,
@@ -140,7 +137,7 @@ pub(super) struct Worker<S> {
     /// knows what was not committed, and it may have to give the partition before it has read that again.
     pub(super) unreleased: Option<Unreleased>,
     /// The latest claim may be one of this process, for which no ownership answers.
-    pub(super) may_own: bool,
+    may_own: bool,
 }
 
 impl<S: Service> Worker<S> {
@@ -184,13 +181,14 @@ impl<S: Service> Worker<S> {
         let claim = Claim::new(config.identity.id(), &config.host, lease_ms).for_service(&config.service);
         self.own.add(claim.claim_id);
         self.may_own = true;
+        let is_expected = self.is_expected(claim.instance_id);
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
         // The topic has been read past the claim: the position is final, late commits included.
-        let (acknowledged, came_first) = {
+        let acknowledged = {
             let view = self.shared.offsets.view();
             let view = view.borrow();
             self.keep_what_counts(&view);
-            (view.slot(&self.slot).and_then(|state| state.position()), self.came_first(&view))
+            view.slot(&self.slot).and_then(|state| state.position())
         };
         let own = handler.own_position();
         let commits = commits(&self.shared, &self.slot, claim.instance_id, self.unreleased.as_ref());
@@ -211,12 +209,22 @@ impl<S: Service> Worker<S> {
         let keeps_parts = self.shared.membership.is_shared() && own != OwnPosition::NotKept;
         let parts = keeps_parts.then_some(Parts { done_by, topic_id: start.position.topic_id });
         Status::count(&self.shared.status.stats().claimed, 1);
-        Ok(ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, came_first })
+        Ok(ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, is_expected })
+    }
+
+    /// Whether it is this instance's already, or was released to it by name. What is free others may claim as well.
+    fn is_expected(&self, instance_id: Uuid) -> bool {
+        let view = self.shared.offsets.view();
+        let view = view.borrow();
+        let state = view.slot(&self.slot);
+        let owner = state.filter(|state| !state.is_released()).and_then(|state| state.owner());
+        owner.is_some_and(|owner| owner.claim.instance_id == instance_id)
+            || state.is_some_and(|state| state.released_to() == Some(instance_id))
     }
 
     /// Handles events until a stop, or until another instance claims.
     async fn own(&mut self, claimed: ClaimedPartition<S::Handler>) {
-        let ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, .. } = claimed;
+        let ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, is_expected } = claimed;
         let Start { position: start, warning } = start;
         let Slot { group, topic, partition } = &self.slot;
         let (token, offset) = (claimed.token, start.offset);
@@ -236,7 +244,9 @@ impl<S: Service> Worker<S> {
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
         let mut owner = Owner::new(&self.shared, &self.slot, handler, ownership);
-        owner.run(self.shared.reader.partition(self.slot.partition, start)).await;
+        if is_expected || !owner.ownership.halted_within(RACE).await {
+            owner.run(self.shared.reader.partition(self.slot.partition, start)).await;
+        }
         let Owner { handler, ownership, .. } = owner;
         // Its unflushed work is forgotten before anybody else can claim.
         drop(handler);
