@@ -156,8 +156,18 @@ fn holder(view: &View, slot: &Slot, members: &mut BTreeMap<Uuid, bool>, now: Ins
 /// The member that the slot was released to, as long as it may be about to claim it: one that is known to live and to
 /// make progress.
 pub fn named(view: &View, slot: &Slot, members: &BTreeMap<Uuid, bool>, now: Instant) -> Option<Uuid> {
+    named_until(view, slot, members, now).map(|(to, _)| to)
+}
+
+/// The same, and until when it is left to that member.
+pub fn named_until(
+    view: &View,
+    slot: &Slot,
+    members: &BTreeMap<Uuid, bool>,
+    now: Instant,
+) -> Option<(Uuid, Instant)> {
     let state = view.slot(slot)?;
     let (to, owner) = (state.released_to()?, state.owner()?);
     let until = view.seen(slot)? + owner.claim.lease() / TURNS_PER_LEASE;
-    (now < until && members.get(&to) == Some(&true)).then_some(to)
+    (now < until && members.get(&to) == Some(&true)).then_some((to, until))
 }

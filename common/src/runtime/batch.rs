@@ -36,6 +36,8 @@ pub(super) struct Batch<'a, S: Service> {
     pub(super) recent: &'a mut Recent,
     /// All below it is handled, or pending with the handler.
     pub(super) reached: Position,
+    /// The handler is closed at a halt, and flushed then.
+    pub(super) ends_later: bool,
     /// What the partition waits for while a step is tried again.
     pub(super) trouble: &'a mut Trouble,
 }
@@ -252,8 +254,13 @@ impl<S: Service> Batch<'_, S> {
                 }
                 Some(Err(error)) if error.kind == HandlerError::SUPERSEDED => return false,
                 Some(Err(error)) => {
+                    let delay = backoff.next_delay();
                     self.blocked(&error);
-                    if !self.ownership.tries_again(backoff.next_delay()).await {
+                    let ends = match self.ends_later {
+                        true => self.ownership.halted_within(delay).await,
+                        false => !self.ownership.tries_again(delay).await,
+                    };
+                    if ends {
                         return false;
                     }
                 }

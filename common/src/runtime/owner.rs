@@ -35,6 +35,8 @@ pub(super) struct Owner<'a, S: Service> {
     pub(super) ownership: Ownership<S>,
     /// All below it is handled, or pending with the handler.
     reached: Position,
+    /// The handler ends events later than it takes them, and is closed for that.
+    ends_later: bool,
     /// What was handled and could not be made durable before the end.
     unfinished: Option<Outcome>,
     /// What was handled of late.
@@ -67,6 +69,7 @@ impl<'a, S: Service> Owner<'a, S> {
             handler,
             ownership,
             reached,
+            ends_later: false,
             unfinished: None,
             recent: Recent::default(),
             trouble,
@@ -79,6 +82,7 @@ impl<'a, S: Service> Owner<'a, S> {
     pub(super) async fn run(&mut self, reader: PartitionReader) {
         self.handler.owned(self.ownership.lease());
         let ended = self.handler.ended();
+        self.ends_later = ended.is_some();
         self.take(reader, ended.as_deref()).await;
         if let Some(ended) = ended
             && self.ownership.is_halted()
@@ -248,6 +252,7 @@ impl<'a, S: Service> Owner<'a, S> {
             handler: &mut self.handler,
             recent: &mut self.recent,
             reached: self.reached,
+            ends_later: self.ends_later,
             trouble: &mut self.trouble,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::claims::{OwnClaims, Sight, Verdict};
@@ -22,6 +22,7 @@ use super::trouble::Trouble;
 use super::twin::take_new_id;
 use crate::backoff::Backoff;
 use crate::kafka::Position;
+use crate::offsets::roster::named_until;
 use crate::offsets::{Claim, Claimed, DoneBy, Slot};
 
 /// What was read this long ago is as good as now: a claim takes as long to be written.
@@ -29,7 +30,7 @@ const FRESH: Duration = Duration::from_millis(100);
 /// Time for a claim on its way when a stop is requested. It and the release fit into the 5 s of a stop.
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Instances that start together know little of each other, and may claim what all of them see to be free. The last one
-/// keeps it: for so long nobody handles anything, so that nobody repeats it.
+/// keeps it: for so long the others handle nothing that it would repeat.
 const RACE: Duration = Duration::from_millis(250);
 /// An ownership that was shorter than this is followed by a pause, whatever ended it.
 const SHORT: Duration = Duration::from_secs(1);
@@ -184,12 +185,17 @@ impl<S: Service> Worker<S> {
         let is_expected = self.is_expected(claim.instance_id);
         let claimed = self.shared.offsets.claim(&self.slot, &claim).await?;
         // The topic has been read past the claim: the position is final, late commits included.
-        let acknowledged = {
+        let (acknowledged, is_anothers) = {
             let view = self.shared.offsets.view();
             let view = view.borrow();
             self.keep_what_counts(&view);
-            view.slot(&self.slot).and_then(|state| state.position())
+            let last = view.slot(&self.slot).and_then(|state| state.last_commit()).map(|(_, commit)| commit);
+            // A release that seemed to have failed.
+            let is_anothers =
+                last.is_some_and(|last| last.released && last.to.is_some_and(|to| to != claim.instance_id));
+            (last.map(|last| last.offset), is_anothers)
         };
+        let is_expected = is_expected && !is_anothers && claimed.sent.elapsed() < RACE;
         let own = handler.own_position();
         let commits = commits(&self.shared, &self.slot, claim.instance_id, self.unreleased.as_ref());
         let warning = commits.warning(own);
@@ -212,14 +218,20 @@ impl<S: Service> Worker<S> {
         Ok(ClaimedPartition { claim, claimed, handler, start, parts, acknowledged, is_expected })
     }
 
-    /// Whether it is this instance's already, or was released to it by name. What is free others may claim as well.
+    /// Whether it is this instance's already, or was released to it by name, and no other may claim it soon.
     fn is_expected(&self, instance_id: Uuid) -> bool {
-        let view = self.shared.offsets.view();
+        let (view, now) = (self.shared.offsets.view(), Instant::now());
         let view = view.borrow();
-        let state = view.slot(&self.slot);
-        let owner = state.filter(|state| !state.is_released()).and_then(|state| state.owner());
-        owner.is_some_and(|owner| owner.claim.instance_id == instance_id)
-            || state.is_some_and(|state| state.released_to() == Some(instance_id))
+        let Some(state) = view.slot(&self.slot) else { return false };
+        let Some(owner) = state.owner() else { return false };
+        let (instance, until) = match state.is_released() {
+            true => named_until(&view, &self.slot, &self.shared.roster(&view, now).members, now).unzip(),
+            false => {
+                let silent_since = view.silent_since(&self.slot, now);
+                (Some(owner.claim.instance_id), silent_since.map(|since| since + owner.claim.lease()))
+            }
+        };
+        instance == Some(instance_id) && until.is_some_and(|until| now + RACE < until)
     }
 
     /// Handles events until a stop, or until another instance claims.
@@ -244,7 +256,12 @@ impl<S: Service> Worker<S> {
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
         let mut owner = Owner::new(&self.shared, &self.slot, handler, ownership);
-        if is_expected || !owner.ownership.halted_within(RACE).await {
+        let is_halted = !is_expected && owner.ownership.halted_within(RACE).await;
+        if !is_halted {
+            if !is_expected {
+                // What the topic says by now; where it does not answer, the lease says whether anything may be done.
+                let _ = timeout(RACE, self.shared.offsets.catch_up()).await;
+            }
             owner.run(self.shared.reader.partition(self.slot.partition, start)).await;
         }
         let Owner { handler, ownership, .. } = owner;

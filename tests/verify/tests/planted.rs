@@ -465,6 +465,8 @@ async fn a_zombie_that_goes_on_is_reported() -> Outcome {
     let report = check(&evidence(&bootstrap, requests.clone(), &logs).await?);
     assert_eq!(report.found(names::OWNERS), &[] as &[String]);
 
+    // Longer than it has to learn of the new owner.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     write(&mut zombie, &taken(10..30)).await;
     let report = check(&evidence(&bootstrap, requests.clone(), &logs).await?);
     assert_found(&report, names::OWNERS, "after another instance had taken over");
@@ -603,7 +605,8 @@ async fn each_check_finds_what_it_is_for_and_nothing_in_a_sound_run() -> Outcome
             committed_at: now(),
         };
         it.offsets.push(OffsetsEntry { at: 1_000_001, group, said: commit });
-        let late = Told { instance_id: claimed, at: now() + 1, task_id: "t".to_owned(), completed: false };
+        let late =
+            Told { instance_id: claimed, at: now() + 1_000_000, task_id: "t".to_owned(), completed: false };
         it.told.as_mut().unwrap().extend(std::iter::repeat_n(late, 2));
     });
     finds(names::TWICE_IN_TOPIC, "sent again", &|it| {

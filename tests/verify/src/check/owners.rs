@@ -150,7 +150,7 @@ fn audit_lines(evidence: &Evidence, claims: &[Claim<'_>], violations: &mut Vec<S
                     "{}: offset {} was taken {} ms after another instance had taken over",
                     log.name,
                     line.seen.offset,
-                    (line.at - since) / 1_000
+                    (line.at - since + LEARNS) / 1_000
                 )
             }));
         }
