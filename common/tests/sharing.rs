@@ -25,6 +25,10 @@ fn accepts(offsets: &OffsetsLog, consumer: &Consumer) -> bool {
     !view.borrow().fold.members(GROUP).any(|(of, member)| of == id && !member.accepts)
 }
 
+fn members(offsets: &OffsetsLog) -> usize {
+    offsets.view().borrow().fold.members(GROUP).count()
+}
+
 async fn until_committed(world: &World, partition: i32, position: i64) {
     let is_committed = async || world.position(partition).await == Some(position);
     harness::until("its position to be committed", LIMIT, is_committed).await.unwrap();
@@ -172,8 +176,7 @@ async fn what_is_kept_since_the_other_has_left_goes_on_from_where_it_was() {
         let gift = Gift::pending(World::start(2).await, hang).await;
         gift.second.ask_to_stop();
         let offsets = gift.world.offsets().await;
-        let members = || offsets.view().borrow().fold.members(GROUP).count();
-        eventually("the second has left", || members() == 1).await;
+        eventually("the second has left", || members(&offsets) == 1).await;
         gift.first.script.release();
         gift.shows().await
     })
@@ -231,8 +234,7 @@ async fn of_two_that_claim_at_once_one_handles() {
         proxy.next(&[Fault::Slow(Duration::ZERO), Fault::Held]);
         let late = world.consumer(Script::default());
         let offsets = world.offsets().await;
-        let members = || offsets.view().borrow().fold.members(GROUP).count();
-        eventually("the later is a member", || members() == 1).await;
+        eventually("the later is a member", || members(&offsets) == 1).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         let script = Script::default();
         hang(&script);
@@ -284,10 +286,7 @@ async fn an_instance_in_trouble_is_given_nothing_until_it_is_over() {
     let second = world.consumer(script.clone());
     // It counts as able to for a moment, in which a machine that stalls may have it be given some.
     let offsets = world.offsets().await;
-    let id = second.identity.id();
-    let accepts =
-        || offsets.view().borrow().fold.members(GROUP).any(|(of, member)| of == id && !member.accepts);
-    eventually("the second says so", accepts).await;
+    eventually("the second says so", || !accepts(&offsets, &second)).await;
     eventually("the first owns all", || owned(&first).len() == 4).await;
     let claims = world.claims().await;
     tokio::time::sleep(SETTLED + LEASE).await;

@@ -63,10 +63,7 @@ impl<S: Service> Committer<S> {
                 continue;
             }
             let sent = Instant::now();
-            let commit = self
-                .shared
-                .commit(&self.slot, progress.position, self.id.instance_id, false)
-                .with_done_by(&self.id.done_at(progress, self.parts.as_ref()));
+            let commit = self.shared.commit(&self.slot, &self.id, progress, self.parts.as_ref());
             let limit = every.max(MIN_COMMIT_TIMEOUT);
             let renewal = async {
                 let _on_its_way = self.renewing.lock().await;

@@ -275,8 +275,7 @@ impl<S: Service> Ownership<S> {
     /// All that was done, as a commit.
     pub(super) fn last_commit(&self) -> Commit {
         let progress = *self.progress.borrow();
-        let commit = self.shared.commit(&self.slot, progress.position, self.id.instance_id, false);
-        commit.with_done_by(&self.id.done_at(progress, self.parts.as_ref()))
+        self.shared.commit(&self.slot, &self.id, progress, self.parts.as_ref())
     }
 
     /// Ends the ownership without a release: its last commit is still to be written.

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::acknowledged::Acknowledged;
 use super::handler::Service;
 use super::membership::Membership;
+use super::owner_id::{OwnerId, Parts, Progress};
 use super::status::Status;
 use crate::dlq::DlqPublisher;
-use crate::kafka::{Kafka, Position, TopicReader};
+use crate::kafka::{Kafka, TopicReader};
 use crate::offsets::roster::{Asker, Roster};
 use crate::offsets::{Commit, OffsetsLog, Slot, View};
 use crate::shutdown::Shutdown;
@@ -88,13 +88,13 @@ impl<S> Shared<S> {
 }
 
 impl<S: Service> Shared<S> {
-    /// A commit of that position, with what the service keeps beside it.
+    /// A commit of what an ownership has done, with what the service keeps beside it.
     pub(super) fn commit(
         &self,
         slot: &Slot,
-        position: Position,
-        instance_id: Uuid,
-        released: bool,
+        id: &OwnerId,
+        progress: Progress,
+        parts: Option<&Parts>,
     ) -> Commit {
         let before = || {
             let view = self.offsets.view();
@@ -103,6 +103,7 @@ impl<S: Service> Shared<S> {
             last.map(|(_, commit)| commit.meta.clone()).unwrap_or_default()
         };
         let meta = self.service.commit_meta(&slot.topic, slot.partition, before);
-        Commit::at(position, instance_id, released).with_meta(meta)
+        let commit = Commit::at(progress.position, id.instance_id, false).with_meta(meta);
+        commit.with_done_by(&id.done_at(progress, parts))
     }
 }

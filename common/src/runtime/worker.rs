@@ -256,12 +256,7 @@ impl<S: Service> Worker<S> {
         self.set_role(Role::Active { token: claimed.token });
         self.shared.status.set_position(self.slot.partition, start.offset);
         let mut owner = Owner::new(&self.shared, &self.slot, handler, ownership);
-        let is_halted = !is_expected && owner.ownership.halted_within(RACE).await;
-        if !is_halted {
-            if !is_expected {
-                // What the topic says by now; where it does not answer, the lease says whether anything may be done.
-                let _ = timeout(RACE, self.shared.offsets.catch_up()).await;
-            }
+        if is_expected || !self.halted_by_others(&owner.ownership).await {
             owner.run(self.shared.reader.partition(self.slot.partition, start)).await;
         }
         let Owner { handler, ownership, .. } = owner;
@@ -322,6 +317,16 @@ impl<S: Service> Worker<S> {
                 }
             }
         }
+    }
+
+    /// Gives others that see the partition to be free the time to claim it. Whether a halt came meanwhile.
+    async fn halted_by_others(&self, ownership: &Ownership<S>) -> bool {
+        let is_halted = ownership.halted_within(RACE).await;
+        if !is_halted {
+            // What the topic says by now; where it does not answer, the lease says whether anything may be done.
+            let _ = timeout(RACE, self.shared.offsets.catch_up()).await;
+        }
+        is_halted
     }
 
     /// Whether an earlier claim of this process arrived behind that ownership's.
