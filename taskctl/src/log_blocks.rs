@@ -4,83 +4,83 @@
 //!
 //! 1. *A block has whole lines*, but for a last line that has no end, and one that is longer than any may be: that comes
 //!    in parts, as from [`Lines`](crate::log_files::Lines).
-//! 2. *Memory is that of the blocks in use*: a block that is given back is filled again. It has at most [`MAX_LINES`] lines,
+//! 2. *Memory is that of the caller's buffers*: a block is read into one. It has at most [`MAX_LINES`] lines,
 //!    since what is known of each takes more than a short line does.
 //! 3. *A file that cannot be read to its end ends nothing*: its lines up to there come, then why, then the next file. One
 //!    that cannot be opened is an error.
 
 use std::io::{self, Read};
-use std::sync::mpsc::Receiver;
 
 use crate::log_files::{LogFile, MAX_LINE};
 
-/// Bytes that are read at once.
+/// Bytes that are read at once: what stays in the cache of the core that read it until it is done with it.
 const BLOCK: usize = 512 * 1024;
 /// The most that a block has: one line of the longest that may be.
 const MAX_BLOCK: usize = MAX_LINE as usize;
 /// Lines of a block: several times as many as a block has of real ones.
 const MAX_LINES: usize = 8 * 1024;
 
-/// Lines of a file that follow each other.
+/// Lines of a file that follow each other, at the beginning of a buffer.
 #[derive(Debug)]
 pub struct Block {
     /// The number of the file.
     pub file: usize,
     /// The byte where it starts, in the file as it is when it is not compressed.
     pub at: u64,
+    /// Its bytes.
+    pub length: usize,
     /// Why the rest of the file cannot be read; then it is the last block of its file.
     pub damage: Option<String>,
-    buffer: Vec<u8>,
-    used: usize,
 }
 
-impl Block {
-    /// Its lines.
-    pub fn bytes(&self) -> &[u8] {
-        self.buffer.get(..self.used).unwrap_or_default()
-    }
-
-    /// What can be filled again.
-    pub fn into_buffer(self) -> Vec<u8> {
-        self.buffer
-    }
+/// The blocks of all files, one after the other.
+pub struct Blocks<'a> {
+    files: &'a [LogFile],
+    /// The file that is read, and its bytes from there on, once it is open.
+    file: usize,
+    stream: Option<Box<dyn Read + Send>>,
+    at: u64,
+    /// What was read of the next block.
+    rest: Vec<u8>,
+    damage: Option<String>,
 }
 
-/// Reads all files, one after the other. `take` says whether it goes on. Buffers come back through `free`.
-pub fn read(
-    files: &[LogFile],
-    free: &Receiver<Vec<u8>>,
-    mut take: impl FnMut(Block) -> bool,
-) -> io::Result<()> {
-    for (file, of) in files.iter().enumerate() {
-        let mut stream = of.stream()?;
-        let (mut at, mut rest, mut damage) = (0, Vec::new(), None);
-        loop {
-            let mut buffer = free.try_recv().unwrap_or_else(|_| vec![0; BLOCK]);
-            let (filled, error) = fill(&mut *stream, &mut buffer, &rest);
+impl<'a> Blocks<'a> {
+    pub fn new(files: &'a [LogFile]) -> Self {
+        Self { files, file: 0, stream: None, at: 0, rest: Vec::new(), damage: None }
+    }
+
+    /// Reads the next block into a buffer, which is enlarged as needed. `None`: there are no more.
+    pub fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<Option<Block>> {
+        while let Some(of) = self.files.get(self.file) {
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                None => self.stream.insert(of.stream()?),
+            };
+            let (filled, error) = fill(&mut **stream, buffer, &self.rest);
             if let Some(error) = error {
-                (damage, stream) = (Some(error.to_string()), Box::new(io::empty()));
+                (self.damage, *stream) = (Some(error.to_string()), Box::new(io::empty()));
             }
             let read = buffer.get(..filled).unwrap_or_default();
             // Of a line that was cut off by damage the beginning is no line.
-            let is_over = damage.is_some() && memchr::memchr(b'\n', read).is_none();
-            let used = if is_over { 0 } else { lines_of(read) };
-            rest.clear();
-            rest.extend_from_slice(buffer.get(used..filled).unwrap_or_default());
-            let damage = damage.take_if(|_| is_over);
-            if used == 0 && damage.is_none() {
-                break;
+            let is_over = self.damage.is_some() && memchr::memchr(b'\n', read).is_none();
+            let length = if is_over { 0 } else { lines_of(read) };
+            let damage = self.damage.take_if(|_| is_over);
+            let block = Block { file: self.file, at: self.at, length, damage };
+            if length == 0 {
+                *self = Self { file: self.file + 1, ..Self::new(self.files) };
+                if block.damage.is_none() {
+                    continue;
+                }
+            } else {
+                self.at += length as u64;
+                self.rest.clear();
+                self.rest.extend_from_slice(read.get(length..).unwrap_or_default());
             }
-            if !take(Block { file, at, damage, buffer, used }) {
-                return Ok(());
-            }
-            if is_over {
-                break;
-            }
-            at += used as u64;
+            return Ok(Some(block));
         }
+        Ok(None)
     }
-    Ok(())
 }
 
 /// Fills a buffer with what was left and what follows: at least one line, if there is one. How much there is, and why
@@ -88,7 +88,7 @@ pub fn read(
 fn fill(stream: &mut dyn Read, buffer: &mut Vec<u8>, rest: &[u8]) -> (usize, Option<io::Error>) {
     let wanted = rest.len().max(BLOCK);
     if buffer.len() < wanted {
-        buffer.resize(MAX_BLOCK, 0);
+        buffer.resize(wanted, 0);
     }
     if let Some(start) = buffer.get_mut(..rest.len()) {
         start.copy_from_slice(rest);
@@ -113,14 +113,18 @@ fn fill(stream: &mut dyn Read, buffer: &mut Vec<u8>, rest: &[u8]) -> (usize, Opt
 
 /// How much of the bytes are whole lines, at most so many; all, where there is no end of a line.
 fn lines_of(bytes: &[u8]) -> usize {
-    let end = memchr::memchr_iter(b'\n', bytes).nth(MAX_LINES - 1).or_else(|| memchr::memrchr(b'\n', bytes));
+    // Counted first: to count them is faster than to look at each.
+    let mut ends = memchr::memchr_iter(b'\n', bytes);
+    let end = match ends.clone().count() > MAX_LINES {
+        true => ends.nth(MAX_LINES - 1),
+        false => memchr::memrchr(b'\n', bytes),
+    };
     end.map_or(bytes.len(), |end| end + 1)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::sync::mpsc;
 
     use super::*;
     use crate::log_files::files;
@@ -157,20 +161,17 @@ mod tests {
             while let Some(line) = lines.next().unwrap() {
                 expected.push((line.at, line.bytes.len()));
             }
-            let (back, free) = mpsc::channel();
-            let mut found = Vec::new();
-            read(&files, &free, |block| {
-                assert!(block.bytes().len() <= MAX_BLOCK);
-                assert!(block.bytes().split_inclusive(|byte| *byte == b'\n').count() <= MAX_LINES);
+            let (mut blocks, mut buffer, mut found) = (Blocks::new(&files), Vec::new(), Vec::new());
+            while let Some(block) = blocks.next(&mut buffer).unwrap() {
+                let bytes = &buffer[..block.length];
+                assert!(bytes.len() <= MAX_BLOCK);
+                assert!(bytes.split_inclusive(|byte| *byte == b'\n').count() <= MAX_LINES);
                 let mut at = block.at;
-                for line in block.bytes().split_inclusive(|byte| *byte == b'\n') {
+                for line in bytes.split_inclusive(|byte| *byte == b'\n') {
                     found.push((at, line.len()));
                     at += line.len() as u64;
                 }
-                back.send(block.into_buffer()).unwrap();
-                true
-            })
-            .unwrap();
+            }
             assert_eq!(found, expected, "{lengths:?}");
         }
     }
@@ -188,15 +189,14 @@ mod tests {
             fs::write(folder.path().join("audit.log.1.gz"), bytes).unwrap();
             fs::write(folder.path().join("audit.log"), "last\n").unwrap();
             let files = files(&folder.path().join("audit.log")).unwrap();
-            let (_back, free) = mpsc::channel();
+            let (mut blocks, mut buffer) = (Blocks::new(&files), Vec::new());
             let (mut text, mut damaged) = (Vec::new(), Vec::new());
-            read(&files, &free, |block| {
-                assert!(block.bytes().iter().filter(|byte| **byte == b'\n').count() <= MAX_LINES);
-                text.extend_from_slice(block.bytes());
+            while let Some(block) = blocks.next(&mut buffer).unwrap() {
+                let bytes = &buffer[..block.length];
+                assert!(bytes.iter().filter(|byte| **byte == b'\n').count() <= MAX_LINES);
+                text.extend_from_slice(bytes);
                 damaged.extend(block.damage.as_ref().map(|_| block.file));
-                true
-            })
-            .unwrap();
+            }
             let text = String::from_utf8(text).unwrap();
             let whole = text.strip_suffix("last\n").unwrap();
             assert!(lines.starts_with(whole) && (whole.is_empty() || whole.ends_with('\n')), "{kind}");

@@ -106,7 +106,7 @@ fn place_lines(files: &[LogFile], mapping: &mut Mapping<'_>) -> io::Result<BTree
     let mut damaged = BTreeSet::new();
     let (mut file, mut number) = (0, 0);
     pipeline::for_each_block(files, true, |block| {
-        progress.add(block.block.bytes().len() as u64);
+        progress.add(block.block.length as u64);
         if block.block.file != file {
             (file, number) = (block.block.file, 0);
         }

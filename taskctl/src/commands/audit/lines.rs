@@ -39,7 +39,7 @@ fn verify_within(
     let mut progress = Progress::new("verifying the audit log", bytes_of(files), "bytes");
     let (mut file, mut number) = (0, 0);
     pipeline::for_each_block(files, tree.is_some(), |block| {
-        progress.add(block.block.bytes().len() as u64);
+        progress.add(block.block.length as u64);
         if block.block.file != file {
             (file, number) = (block.block.file, 0);
         }

@@ -4,7 +4,7 @@
 //! # Invariants
 //!
 //! 1. *It fits only if every tile that was given is on disk as it was given*: also where a thread has ended early.
-//! 2. *Memory is bounded*: so many tiles wait, and one is in each thread's work; who gives more waits.
+//! 2. *Memory is bounded*: so many parts wait, and one is in each thread's work; who gives more waits.
 //! 3. *The threads end with it*.
 
 use std::fs::File;
@@ -21,17 +21,22 @@ use super::diagnosis::read_tile;
 
 /// Threads that read: as many reads as disks answer well at once.
 const READERS: usize = 16;
-/// Tiles that wait for one of them.
-const QUEUE: usize = 2 * READERS;
+/// Tiles that a thread takes at once: to wake one for each takes as long as to read it from memory.
+const PART: usize = 8;
+/// Parts that wait for a thread.
+const QUEUE: usize = READERS;
 /// The stack of a thread that reads.
 const STACK_BYTES: usize = 128 * 1024;
 
-type Job = (Tile, Vec<Hash>);
+/// Tiles, with their hashes.
+type Part = Vec<(Tile, Vec<Hash>)>;
 
 /// The comparison of a tree's tiles.
 pub(super) struct OnDisk {
     differs: Arc<AtomicBool>,
-    jobs: SyncSender<Job>,
+    /// The next part, as far as it was given.
+    part: Part,
+    parts: SyncSender<Part>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -39,7 +44,7 @@ impl OnDisk {
     /// For the tiles in a folder.
     pub(super) fn new(folder: &Path) -> io::Result<Self> {
         let differs = Arc::new(AtomicBool::new(false));
-        let (jobs, receiver) = mpsc::sync_channel(QUEUE);
+        let (parts, receiver) = mpsc::sync_channel(QUEUE);
         let receiver = Arc::new(Mutex::new(receiver));
         let reader = |_| {
             let (folder, receiver, differs) =
@@ -48,12 +53,19 @@ impl OnDisk {
             thread.spawn(move || compare_all(&folder, &receiver, &differs))
         };
         let readers = (0..READERS).map(reader).collect::<io::Result<_>>()?;
-        Ok(Self { differs, jobs, readers })
+        Ok(Self { differs, part: Vec::new(), parts, readers })
     }
 
     /// Compares a tile with these hashes, before long.
-    pub(super) fn compare(&self, tile: Tile, hashes: &[Hash]) {
-        if self.jobs.send((tile, hashes.to_vec())).is_err() {
+    pub(super) fn compare(&mut self, tile: Tile, hashes: &[Hash]) {
+        self.part.push((tile, hashes.to_vec()));
+        if self.part.len() == PART {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if self.parts.send(std::mem::take(&mut self.part)).is_err() {
             self.differs.store(true, Ordering::Relaxed);
         }
     }
@@ -64,19 +76,23 @@ impl OnDisk {
     }
 
     /// Whether all that were given are as they were given.
-    pub(super) fn finish(self) -> bool {
-        drop(self.jobs);
+    pub(super) fn finish(mut self) -> bool {
+        self.send();
+        drop(self.parts);
         let ended = self.readers.into_iter().all(|reader| reader.join().is_ok());
         ended && !self.differs.load(Ordering::Relaxed)
     }
 }
 
-fn compare_all(folder: &Path, jobs: &Mutex<Receiver<Job>>, differs: &AtomicBool) {
+fn compare_all(folder: &Path, parts: &Mutex<Receiver<Part>>, differs: &AtomicBool) {
     loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((tile, hashes)) = job else { return };
+        let part = parts.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(part) = part else { return };
         // Once one is another, all are looked at by who names it.
-        if !differs.load(Ordering::Relaxed) && !is_stored(folder, tile, &hashes) {
+        let fits = |(tile, hashes): &(Tile, Vec<Hash>)| {
+            differs.load(Ordering::Relaxed) || is_stored(folder, *tile, hashes)
+        };
+        if !part.iter().all(fits) {
             differs.store(true, Ordering::Relaxed);
         }
     }
@@ -109,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    const TILES: u64 = 3 * QUEUE as u64;
+    const TILES: u64 = (3 * QUEUE * PART + 1) as u64;
 
     fn tile(number: u64) -> (Tile, Vec<Hash>) {
         let hashes = (0..TILE).map(|leaf| leaf_hash(&(number * TILE + leaf).to_be_bytes()));
@@ -128,7 +144,7 @@ mod tests {
     }
 
     fn fits(folder: &Path) -> bool {
-        let on_disk = OnDisk::new(folder).unwrap();
+        let mut on_disk = OnDisk::new(folder).unwrap();
         (0..TILES).map(tile).for_each(|(tile, hashes)| on_disk.compare(tile, &hashes));
         on_disk.finish()
     }
@@ -168,9 +184,9 @@ mod tests {
     #[test]
     fn a_difference_is_known_before_the_end() {
         let folder = stored();
-        let on_disk = OnDisk::new(folder.path()).unwrap();
+        let mut on_disk = OnDisk::new(folder.path()).unwrap();
         let (first, hashes) = tile(0);
-        on_disk.compare(first, &hashes[1..]);
+        (0..PART).for_each(|_| on_disk.compare(first, &hashes[1..]));
         while !on_disk.differs() {
             thread::yield_now();
         }

@@ -1,14 +1,15 @@
-//! Reads a log's lines on several threads at once: one reads the files, some parse and hash lines, and the caller gets
-//! what they found in the order of the log.
+//! Reads a log's lines on several threads at once: each reads a block, and parses and hashes its lines while they are in
+//! its core's cache; the caller gets what they found in the order of the log.
 //!
 //! # Invariants
 //!
-//! 1. *Blocks come in their order*: the threads get them in turn, and are asked for them in turn.
-//! 2. *Memory is bounded*: each thread has at most one block in work, one before it and one behind it.
+//! 1. *Blocks come in their order*: who reads the next block takes the next turn, and turns are asked for in theirs.
+//! 2. *Memory is bounded*: each thread has at most one block in work, and so many turns wait.
 //! 3. *The end is said*: threads that end without having said so are an error, never a log that is shorter.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use audit_tree::{Hash, leaf_hash};
@@ -16,13 +17,13 @@ use uuid::Uuid;
 
 use super::line::parse;
 use super::plain::{At, Line};
-use crate::log_blocks::{self, Block};
+use crate::log_blocks::{Block, Blocks};
 use crate::log_files::LogFile;
 
-/// Threads that parse and hash. More of them are faster than disks are.
-const MAX_WORKERS: usize = 4;
-/// Blocks that wait before and behind each thread.
-const QUEUE: usize = 1;
+/// Threads that read, parse and hash, at most. More of them are faster than disks are.
+const MAX_WORKERS: usize = 5;
+/// Turns that wait.
+const QUEUE: usize = MAX_WORKERS;
 
 /// A line of a block.
 #[derive(Debug)]
@@ -53,8 +54,16 @@ pub(super) struct Lines {
     pub(super) lines: Vec<Checked>,
 }
 
-/// A block, or that there are no more.
-type Next<T> = io::Result<Option<T>>;
+/// The lines of a turn's block, or that there are no more.
+type Turn = Receiver<io::Result<Option<Lines>>>;
+
+/// What the threads share.
+struct Source<'a> {
+    blocks: Blocks<'a>,
+    turns: SyncSender<Turn>,
+    /// What can be filled again.
+    free: Receiver<Vec<Checked>>,
+}
 
 /// Gives all lines of the files to `take`, in their order; with their leaves, if there is a tree.
 pub(super) fn for_each_block(
@@ -62,51 +71,52 @@ pub(super) fn for_each_block(
     with_leaves: bool,
     mut take: impl FnMut(&Lines),
 ) -> io::Result<()> {
-    let workers = thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_WORKERS));
+    // One more than there are cores: one of them waits for its turn to read.
+    let workers = thread::available_parallelism().map_or(2, |cores| (cores.get() + 1).min(MAX_WORKERS));
     thread::scope(|scope| {
+        let (turns, next) = mpsc::sync_channel::<Turn>(QUEUE);
         let (back, free) = mpsc::channel();
-        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        let source = Arc::new(Mutex::new(Source { blocks: Blocks::new(files), turns, free }));
         for _ in 0..workers {
-            let (input, blocks) = mpsc::sync_channel(QUEUE);
-            let (checked, output) = mpsc::sync_channel(QUEUE);
-            let worker = thread::Builder::new().name("verify".to_owned());
-            worker.spawn_scoped(scope, move || work(&blocks, &checked, with_leaves))?;
-            inputs.push(input);
-            outputs.push(output);
+            let (source, worker) = (Arc::clone(&source), thread::Builder::new().name("verify".to_owned()));
+            worker.spawn_scoped(scope, move || work(&source, with_leaves))?;
         }
-        let reader = thread::Builder::new().name("read".to_owned());
-        reader.spawn_scoped(scope, move || read(files, &free, &inputs))?;
-        for output in outputs.iter().cycle() {
-            let ended = |_| io::Error::other("the threads that verify have ended early");
-            let Some(lines) = output.recv().map_err(ended)?? else { break };
+        drop(source);
+        let ended = |_| io::Error::other("the threads that verify have ended early");
+        while let Some(lines) = next.recv().and_then(|turn| turn.recv()).map_err(ended)?? {
             take(&lines);
-            // A reader that has ended fills no more.
-            let _ = back.send(lines.block.into_buffer());
+            // Where all threads have ended, nobody fills it.
+            let _ = back.send(lines.lines);
         }
         Ok(())
     })
 }
 
-/// Gives the blocks to the threads in turn. A thread that is gone has nobody left who asks for its blocks.
-fn read(files: &[LogFile], free: &Receiver<Vec<u8>>, inputs: &[SyncSender<Next<Block>>]) {
-    let mut turns = inputs.iter().cycle();
-    let mut send = |next: Next<Block>| turns.next().is_some_and(|input| input.send(next).is_ok());
-    let done = log_blocks::read(files, free, |block| send(Ok(Some(block))));
-    send(done.map(|()| None));
-}
-
-fn work(blocks: &Receiver<Next<Block>>, checked: &SyncSender<Next<Lines>>, with_leaves: bool) {
-    while let Ok(next) = blocks.recv() {
-        let next = next.map(|block| block.map(|block| check(block, with_leaves)));
-        if checked.send(next).is_err() {
+/// Ends with the blocks, after an error, and when nobody asks for more.
+fn work(source: &Mutex<Source<'_>>, with_leaves: bool) {
+    let mut buffer = Vec::new();
+    loop {
+        let (answer, turn) = mpsc::sync_channel(1);
+        let (next, free) = {
+            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            if source.turns.send(turn).is_err() {
+                return;
+            }
+            (source.blocks.next(&mut buffer), source.free.try_recv().unwrap_or_default())
+        };
+        let is_last = !matches!(next, Ok(Some(_)));
+        let lines = next.map(|block| block.map(|block| check(block, &buffer, free, with_leaves)));
+        if answer.send(lines).is_err() || is_last {
             return;
         }
     }
 }
 
-fn check(block: Block, with_leaves: bool) -> Lines {
-    let (mut topics, mut lines) = (Vec::<String>::new(), Vec::new());
-    for line in split(block.bytes()) {
+fn check(block: Block, buffer: &[u8], mut lines: Vec<Checked>, with_leaves: bool) -> Lines {
+    let bytes = buffer.get(..block.length).unwrap_or_default();
+    let mut topics = Vec::<String>::new();
+    lines.clear();
+    for line in split(bytes) {
         let leaf =
             if with_leaves { leaf_hash(line.strip_suffix(b"\n").unwrap_or(line)) } else { Hash::default() };
         let event = parse(line).map(|Line { event_id: id, kafka: At { topic, partition, offset } }| {

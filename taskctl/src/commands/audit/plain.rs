@@ -32,14 +32,17 @@ const MAX_DEPTH: usize = 8;
 
 /// Reads a line without its end. `None`: it is not in that form, or damaged.
 pub(super) fn parse(line: &[u8]) -> Option<Line<'_>> {
-    let has_control = line.iter().fold(false, |any, byte| any | (*byte < 0x20));
-    if has_control || memchr::memchr(b'\\', line).is_some() {
+    // In one pass over the line.
+    let (is_special, all) = line.iter().fold((0, 0), |(is_special, all), byte| {
+        (is_special | u8::from(*byte < 0x20) | u8::from(*byte == b'\\'), all | byte)
+    });
+    if is_special != 0 || (!all.is_ascii() && str::from_utf8(line).is_err()) {
         return None;
     }
-    let mut rest = Rest(str::from_utf8(line).ok()?);
+    let mut rest = Rest(line);
     rest.skip(r#"{"event_id":"#)?;
     let event_id = rest.string()?;
-    let event_id = (event_id.len() == 36).then(|| Uuid::try_parse(event_id).ok()).flatten()?;
+    let event_id = (event_id.len() == 36).then(|| Uuid::try_parse_ascii(event_id).ok()).flatten()?;
     rest.skip(r#","event_type":"#)?;
     rest.string()?;
     rest.skip(r#","occurred_at":"#)?;
@@ -54,48 +57,53 @@ pub(super) fn parse(line: &[u8]) -> Option<Line<'_>> {
     rest.skip(r#","audited_at":"#)?;
     rest.string()?;
     rest.skip(r#","kafka":{"topic":"#)?;
-    let topic = rest.string()?.into();
+    let topic = str::from_utf8(rest.string()?).ok()?.into();
     rest.skip(r#","partition":"#)?;
-    let partition = rest.integer()?.parse().ok()?;
+    let partition = rest.number()?;
     rest.skip(r#","offset":"#)?;
-    let offset = rest.integer()?.parse().ok()?;
+    let offset = rest.number()?;
     rest.skip("}}")?;
     rest.0.is_empty().then_some(Line { event_id, kafka: At { topic, partition, offset } })
 }
 
-/// What is left of a line that has neither escapes nor control characters.
-struct Rest<'a>(&'a str);
+/// What is left of a line in UTF-8 that has neither escapes nor control characters.
+struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
     fn skip(&mut self, what: &str) -> Option<()> {
-        self.0 = self.0.strip_prefix(what)?;
+        self.0 = self.0.strip_prefix(what.as_bytes())?;
         Some(())
     }
 
-    fn string(&mut self) -> Option<&'a str> {
+    fn string(&mut self) -> Option<&'a [u8]> {
         self.skip("\"")?;
-        let end = memchr::memchr(b'"', self.0.as_bytes())?;
+        let end = memchr::memchr(b'"', self.0)?;
         let (string, rest) = self.0.split_at_checked(end)?;
         self.0 = rest;
         self.skip("\"")?;
         Some(string)
     }
 
+    /// The number that is here, if it is an integer that fits.
+    fn number<N: str::FromStr>(&mut self) -> Option<N> {
+        str::from_utf8(self.integer()?).ok()?.parse().ok()
+    }
+
     /// A number without fraction or exponent.
-    fn integer(&mut self) -> Option<&'a str> {
-        let sign = usize::from(self.0.starts_with('-'));
-        let digits = self.0.bytes().skip(sign).take_while(u8::is_ascii_digit).count();
+    fn integer(&mut self) -> Option<&'a [u8]> {
+        let sign = usize::from(self.0.starts_with(b"-"));
+        let digits = self.0.iter().skip(sign).take_while(|byte| byte.is_ascii_digit()).count();
         let (number, rest) = self.0.split_at_checked(sign + digits)?;
-        let has_zero_before = digits > 1 && number.as_bytes().get(sign) == Some(&b'0');
+        let has_zero_before = digits > 1 && number.get(sign) == Some(&b'0');
         self.0 = rest;
         // Minus zero is no integer to serde.
-        (digits > 0 && !has_zero_before && number != "-0" && !rest.starts_with(['.', 'e', 'E']))
-            .then_some(number)
+        let goes_on = matches!(rest.first(), Some(b'.' | b'e' | b'E'));
+        (digits > 0 && !has_zero_before && number != b"-0" && !goes_on).then_some(number)
     }
 
     /// A string, an integer, an object of such, or a literal.
     fn value(&mut self, depth: usize) -> Option<()> {
-        match self.0.as_bytes().first()? {
+        match self.0.first()? {
             b'"' => self.string().map(drop),
             b'{' if depth < MAX_DEPTH => self.object(depth + 1),
             b'-' | b'0'..=b'9' => self.integer().map(drop),
