@@ -4,10 +4,10 @@
 //!
 //! 1. *A block has whole lines*, but for a last line that has no end, and one that is longer than any may be: that comes
 //!    in parts, as from [`Lines`](crate::log_files::Lines).
-//! 2. *Memory is that of the caller's buffers*: a block is read into one. It has at most [`MAX_LINES`] lines,
-//!    since what is known of each takes more than a short line does.
-//! 3. *A file that cannot be read to its end ends nothing*: its lines up to there come, then why, then the next file. One
-//!    that cannot be opened is an error.
+//! 2. *Memory is that of the caller's buffers*, and of what was read of the next block: less than one. A block has at most
+//!    [`MAX_LINES`] lines, since what is known of each takes more than a short line does.
+//! 3. *A file that cannot be read to its end ends nothing*: its lines up to there come, then why, then the next file; also
+//!    where it becomes shorter meanwhile. One that cannot be opened is an error.
 
 use std::io::{self, Read};
 
@@ -27,7 +27,7 @@ pub struct Block {
     pub file: usize,
     /// The byte where it starts, in the file as it is when it is not compressed.
     pub at: u64,
-    /// Its bytes.
+    /// How many bytes it has.
     pub length: usize,
     /// Why the rest of the file cannot be read; then it is the last block of its file.
     pub damage: Option<String>,
@@ -36,12 +36,15 @@ pub struct Block {
 /// The blocks of all files, one after the other.
 pub struct Blocks<'a> {
     files: &'a [LogFile],
-    /// The file that is read, and its bytes from there on, once it is open.
+    /// The number of the file that is read.
     file: usize,
+    /// What is left of it, once it is open.
     stream: Option<Box<dyn Read + Send>>,
+    /// The byte where the next block starts.
     at: u64,
     /// What was read of the next block.
     rest: Vec<u8>,
+    /// Why what is left cannot be read.
     damage: Option<String>,
 }
 
@@ -65,7 +68,10 @@ impl<'a> Blocks<'a> {
             // Of a line that was cut off by damage the beginning is no line.
             let is_over = self.damage.is_some() && memchr::memchr(b'\n', read).is_none();
             let length = if is_over { 0 } else { lines_of(read) };
-            let damage = self.damage.take_if(|_| is_over);
+            let mut damage = self.damage.take_if(|_| is_over);
+            if length == 0 && damage.is_none() && !of.is_compressed() && self.at < of.bytes {
+                damage = Some(format!("it had {} bytes, and was cut off while it was read", of.bytes));
+            }
             let block = Block { file: self.file, at: self.at, length, damage };
             if length == 0 {
                 *self = Self { file: self.file + 1, ..Self::new(self.files) };
@@ -86,10 +92,10 @@ impl<'a> Blocks<'a> {
 /// Fills a buffer with what was left and what follows: at least one line, if there is one. How much there is, and why
 /// there is no more.
 fn fill(stream: &mut dyn Read, buffer: &mut Vec<u8>, rest: &[u8]) -> (usize, Option<io::Error>) {
-    let wanted = rest.len().max(BLOCK);
-    if buffer.len() < wanted {
-        buffer.resize(wanted, 0);
+    if buffer.len() < BLOCK {
+        buffer.resize(BLOCK, 0);
     }
+    // What was left is no longer than that.
     if let Some(start) = buffer.get_mut(..rest.len()) {
         start.copy_from_slice(rest);
     }
@@ -173,6 +179,27 @@ mod tests {
                 }
             }
             assert_eq!(found, expected, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_becomes_shorter_meanwhile_is_not_taken_for_a_shorter_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit.log");
+        fs::write(folder.path().join("audit.log.1"), "before\n").unwrap();
+        for (left, lines, what) in [(2 * BLOCK, 2 * BLOCK, "within a line"), (0, 0, "to nothing")] {
+            fs::write(&log, "0123456\n".repeat(BLOCK / 2)).unwrap();
+            let files = files(&log).unwrap();
+            fs::File::options().write(true).open(&log).unwrap().set_len(left as u64).unwrap();
+            let (mut blocks, mut buffer) = (Blocks::new(&files), Vec::new());
+            let (mut read, mut damage) = (0, None);
+            while let Some(block) = blocks.next(&mut buffer).unwrap() {
+                assert_eq!(damage, None, "{what}: it is the last of its file");
+                read += if files[block.file].path == log { block.length } else { 0 };
+                damage = block.damage;
+            }
+            assert_eq!(read, lines, "{what}");
+            assert!(damage.unwrap().contains("cut off while it was read"), "{what}");
         }
     }
 

@@ -44,7 +44,7 @@ enum What {
     Post,
     /// The same, each request under an Idempotency-Key of its own
     Keyed,
-    /// POST /tasks at 200 a second, up to the line in the audit log
+    /// POST /tasks at so many a second (`--rate`), up to the line in the audit log
     Rate,
     /// The audit service works off a topic
     Audit,
@@ -90,6 +90,9 @@ struct Args {
     /// Seconds of load
     #[arg(long, default_value_t = 8)]
     seconds: u64,
+    /// Requests a second of `rate`
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
     /// Events in a topic that is worked off
     #[arg(long, default_value_t = 200_000)]
     events: usize,
@@ -166,7 +169,7 @@ async fn measure(what: What, build: &Build, args: &Args) -> Result<Figures> {
     match what {
         What::Post => post::closed_loop(build, args.seconds, false).await,
         What::Keyed => post::closed_loop(build, args.seconds, true).await,
-        What::Rate => post::at_rate(build, args.seconds).await,
+        What::Rate => post::at_rate(build, args.seconds, args.rate).await,
         What::Audit => drain::audit(build, args.events, args.ordered_ids).await,
         What::Notification => drain::notification(build, args.events, args.ordered_ids).await,
         What::Watchers => watchers::run(build, args.seconds).await,

@@ -15,7 +15,6 @@ use crate::{http, usage};
 const CONNECTIONS: usize = 64;
 /// Requests before the count begins.
 const WARM_UP: Duration = Duration::from_secs(1);
-const RATE: u64 = 200;
 /// How often the audit log is looked at: the error of a time.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -49,8 +48,8 @@ pub async fn closed_loop(build: &Build, seconds: u64, keyed: bool) -> Result<Fig
     ])
 }
 
-/// One request each 5 ms, whatever the answers do; from the moment of sending to the line in the audit log.
-pub async fn at_rate(build: &Build, seconds: u64) -> Result<Figures> {
+/// So many requests a second, whatever the answers do; from the moment of sending to the line in the audit log.
+pub async fn at_rate(build: &Build, seconds: u64, rate: u32) -> Result<Figures> {
     let world = build.world().await?;
     let (api, address) = start_api(build, &world).await?;
     let audit = build.program(&world, "audit-service").start()?;
@@ -59,13 +58,13 @@ pub async fn at_rate(build: &Build, seconds: u64) -> Result<Figures> {
     eventually("the first audit line", SOON, async || Ok((!world.audit_log()?.is_empty()).then_some(())))
         .await?;
 
-    let count = usize::try_from(seconds * RATE).expect("few");
+    let count = usize::try_from(seconds * u64::from(rate)).expect("few");
     let tail = std::thread::spawn({
         let log = log.clone();
         move || tail(&log, count)
     });
     let before = (usage::cpu_us(api.id()), usage::cpu_us(audit.id()));
-    let sent = http::on_one_thread(send(address, count));
+    let sent = http::on_one_thread(send(address, count, rate));
     let seen = tail.join().expect("the reader of the log does not fail");
     let api_us = (usage::cpu_us(api.id()) - before.0) / count as f64;
     let audit_us = (usage::cpu_us(audit.id()) - before.1) / count as f64;
@@ -74,6 +73,7 @@ pub async fn at_rate(build: &Build, seconds: u64) -> Result<Figures> {
     };
     let mut to_lines: Vec<f64> = sent.iter().filter_map(to_line).collect();
     assert_eq!(to_lines.len(), count, "each task has its line");
+    let mut behind = behind(sent.values().map(|(_, answered)| *answered), seen.values().copied());
     let mut answers: Vec<f64> =
         sent.values().map(|(sent, answered)| (*answered - *sent).as_secs_f64() * 1e3).collect();
     Ok(vec![
@@ -83,11 +83,27 @@ pub async fn at_rate(build: &Build, seconds: u64) -> Result<Figures> {
         ("answer p99 ms", quantile(&mut answers, 0.99)),
         ("API µs an event", api_us),
         ("audit µs an event", audit_us),
+        ("answered, without a line: p90", quantile(&mut behind, 0.9)),
+        ("answered, without a line: at most", quantile(&mut behind, 1.0)),
     ])
 }
 
+/// How many were answered and had no line yet, whenever one was answered: the lag of the group, with what was on its way
+/// to the topic.
+fn behind(answered: impl Iterator<Item = Instant>, seen: impl Iterator<Item = Instant>) -> Vec<f64> {
+    let (mut answered, mut seen): (Vec<_>, Vec<_>) = (answered.collect(), seen.collect());
+    answered.sort_unstable();
+    seen.sort_unstable();
+    let with_line = |at: &Instant| seen.partition_point(|seen| seen <= at);
+    (1..)
+        .zip(&answered)
+        .map(|(count, at)| f64::from(count) - with_line(at) as f64)
+        .map(|behind| behind.max(0.0))
+        .collect()
+}
+
 /// When each was sent and answered, by its title.
-async fn send(address: SocketAddr, count: usize) -> HashMap<String, (Instant, Instant)> {
+async fn send(address: SocketAddr, count: usize, rate: u32) -> HashMap<String, (Instant, Instant)> {
     const SENDERS: usize = 8;
     let start = tokio::time::Instant::now() + Duration::from_millis(50);
     let mut running = tokio::task::JoinSet::new();
@@ -96,8 +112,7 @@ async fn send(address: SocketAddr, count: usize) -> HashMap<String, (Instant, In
             let mut connection = http::Connection::open(address).await;
             let mut sent = Vec::new();
             for number in (sender..count).step_by(SENDERS) {
-                let at = Duration::from_secs(1) * u32::try_from(number).expect("few")
-                    / u32::try_from(RATE).expect("few");
+                let at = Duration::from_secs(1) * u32::try_from(number).expect("few") / rate;
                 tokio::time::sleep_until(start + at).await;
                 let title = format!("measured {number}");
                 let before = Instant::now();

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Runs of offsets that are kept of a partition: their memory is bounded, whatever is missing between them.
-const MAX_RUNS: usize = 65_536;
+/// Runs of offsets that are kept of all partitions, about, and of one at least: their memory is bounded, whatever is missing
+/// between them.
+const RUNS: usize = 65_536;
+const MIN_RUNS: usize = 16;
+/// Partitions that are told apart: more than any log has of its own service.
+pub(super) const MAX_PARTITIONS: usize = 10_000;
 
 /// What a log has of one partition.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -38,12 +42,12 @@ impl Covered {
         Self { topic, partition, lines: 0, first_offset: offset, last_offset: -1, runs }
     }
 
-    /// Takes the next line.
-    pub(super) fn add(&mut self, offset: i64) -> Step {
+    /// Takes the next line. Of the offsets so many runs are kept.
+    fn add(&mut self, offset: i64, max_runs: usize) -> Step {
         self.lines += 1;
         match self.runs.last_mut() {
             Some((_, last)) if offset == *last + 1 => *last = offset,
-            Some((_, last)) if offset > *last => self.begin_run(offset),
+            Some((_, last)) if offset > *last => self.begin_run(offset, max_runs),
             None => self.runs.push((offset, offset)),
             Some(_) => {
                 let had_one = self.runs.iter().rev().any(|(first, last)| (*first..=*last).contains(&offset));
@@ -60,10 +64,10 @@ impl Covered {
         Step::Forward
     }
 
-    fn begin_run(&mut self, offset: i64) {
-        if self.runs.len() >= MAX_RUNS {
-            // The older half becomes one: what fills a gap in it counts as a restart.
-            let newer = self.runs.split_off(MAX_RUNS / 2);
+    fn begin_run(&mut self, offset: i64, max_runs: usize) {
+        if self.runs.len() >= max_runs {
+            // The older ones become one: what fills a gap in them counts as a restart.
+            let newer = self.runs.split_off(self.runs.len() - max_runs / 2);
             let ends = self.runs.first().zip(self.runs.last()).map(|((first, _), (_, last))| (*first, *last));
             self.runs = ends.into_iter().chain(newer).collect();
         }
@@ -81,11 +85,15 @@ pub(super) struct Partitions {
 }
 
 impl Partitions {
-    /// What there is of a partition, of which the next line has that offset.
-    pub(super) fn get(&mut self, topic: &str, partition: i32, offset: i64) -> Option<&mut Covered> {
+    /// Takes the next line: of that partition, with that offset. How it follows those before it, and the last offset before.
+    /// `None`: there are too many partitions.
+    pub(super) fn add(&mut self, topic: &str, partition: i32, offset: i64) -> Option<(Step, i64)> {
         let is_of = |of: &Covered| of.partition == partition && of.topic == topic;
         if !self.covered.get(self.last).is_some_and(is_of) {
             let known = self.numbers.get(topic).and_then(|of_topic| of_topic.get(&partition));
+            if known.is_none() && self.covered.len() >= MAX_PARTITIONS {
+                return None;
+            }
             self.last = known.copied().unwrap_or_else(|| {
                 let number = self.covered.len();
                 self.covered.push(Covered::new(topic, partition, offset));
@@ -93,7 +101,10 @@ impl Partitions {
                 number
             });
         }
-        self.covered.get_mut(self.last)
+        let max_runs = (RUNS / self.covered.len().max(1)).max(MIN_RUNS);
+        let of = self.covered.get_mut(self.last)?;
+        let last = of.last_offset;
+        Some((of.add(offset, max_runs), last))
     }
 
     /// By topic and partition.
@@ -109,15 +120,32 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_where_every_other_offset_is_missing() {
-        let mut covered = Covered::new("t", 0, 0);
-        for offset in 0..3 * MAX_RUNS as i64 {
-            assert_eq!(covered.add(2 * offset), Step::Forward);
-            assert!(covered.runs.len() <= MAX_RUNS);
+        for partitions in [1, 3, 100, 10_000] {
+            let mut covered = Partitions::default();
+            for offset in 0..(300_000 / i64::from(partitions)) {
+                for partition in 0..partitions {
+                    let (step, _) = covered.add("t", partition, 2 * offset).unwrap();
+                    assert_eq!(step, Step::Forward);
+                }
+            }
+            let runs: usize = covered.covered.iter().map(|of| of.runs.capacity()).sum();
+            assert!(runs < 6 * RUNS, "{partitions}: {runs}");
+            let last = covered.covered[0].last_offset;
+            assert_eq!(covered.add("t", 0, last - 1), Some((Step::OutOfOrder, last)));
+            assert_eq!(covered.add("t", 0, last + 1), Some((Step::Forward, last)));
+            assert_eq!(covered.add("t", 0, 0), Some((Step::Restart, last + 1)));
         }
-        let last = covered.last_offset;
-        assert_eq!(covered.add(last - 1), Step::OutOfOrder);
-        assert_eq!(covered.add(last + 1), Step::Forward);
-        assert_eq!(covered.add(0), Step::Restart);
+    }
+
+    #[test]
+    fn more_partitions_than_any_log_has_are_not_told_apart() {
+        let mut partitions = Partitions::default();
+        for number in 0..MAX_PARTITIONS + 5 {
+            let is_told_apart = partitions.add(&format!("topic {number}"), 0, 7).is_some();
+            assert_eq!(is_told_apart, number < MAX_PARTITIONS);
+        }
+        assert_eq!(partitions.add("topic 3", 0, 8), Some((Step::Forward, 7)));
+        assert_eq!(partitions.into_sorted().len(), MAX_PARTITIONS);
     }
 
     #[test]
@@ -125,7 +153,7 @@ mod tests {
         let mut partitions = Partitions::default();
         for offset in 0..3 {
             for (topic, partition) in [("b", 1), ("a", 1), ("b", 0), ("b", 0)] {
-                assert!(partitions.get(topic, partition, offset).unwrap().add(offset) != Step::OutOfOrder);
+                assert!(partitions.add(topic, partition, offset).unwrap().0 != Step::OutOfOrder);
             }
         }
         let found = partitions.into_sorted().into_iter();

@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use super::plain::{self, At, Line};
 
+/// Characters of a reason, at most: one for each line of many is kept.
+const MAX_REASON: usize = 160;
+
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "read to see that they are there")]
 struct Fields<'a> {
@@ -31,8 +34,18 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
         bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
     match plain::parse(line) {
         Some(line) => Ok(line),
-        None => parse_any(line).map_err(|error| error.to_string()),
+        None => parse_any(line).map_err(|error| beginning(error.to_string())),
     }
+}
+
+/// The beginning of a reason: some quote what they are about, which may be all of a line.
+fn beginning(mut reason: String) -> String {
+    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+        reason.truncate(end);
+        reason.push_str("...");
+        reason.shrink_to_fit();
+    }
+    reason
 }
 
 /// Reads a line in any form of JSON.
@@ -45,4 +58,19 @@ pub(super) fn parse_any(line: &[u8]) -> serde_json::Result<Line<'_>> {
 pub(super) fn first_id(bytes: &[u8]) -> Option<Uuid> {
     let id = bytes.strip_prefix(br#"{"event_id":""#)?.get(..36)?;
     Uuid::try_parse_ascii(id).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_quotes_the_line_is_cut() {
+        for junk in ["\u{7f}", "ü", "x"] {
+            let why = parse(format!("\"{}\"\n", junk.repeat(100_000)).as_bytes()).unwrap_err();
+            assert!(why.starts_with("invalid type: string ") && why.ends_with("..."), "{why}");
+            assert!(why.len() < 1_000 && why.capacity() < 1_000, "{}", why.capacity());
+        }
+        assert_eq!(parse(b"{}\n").unwrap_err(), "missing field `event_id` at line 1 column 2");
+    }
 }

@@ -6,7 +6,7 @@ use std::io;
 use task_events::operate::Progress as _;
 use uuid::Uuid;
 
-use super::covered::{Partitions, Step};
+use super::covered::{MAX_PARTITIONS, Partitions, Step};
 use super::findings::{Findings, Kind};
 use super::line::{first_id, parse};
 use super::pipeline::{self, Event};
@@ -159,9 +159,14 @@ impl Report {
     /// Looks at the next event of the log.
     fn take(&mut self, place: impl Fn() -> String, event: &Event, topic: &str, covered: &mut Partitions) {
         let Event { partition, offset, .. } = *event;
-        let Some(of_partition) = covered.get(topic, partition, offset) else { return };
-        let last = of_partition.last_offset;
-        match of_partition.add(offset) {
+        let Some((step, last)) = covered.add(topic, partition, offset) else {
+            self.damaged += 1;
+            self.find(|| {
+                format!("{} is of {topic}/{partition}, after lines of {MAX_PARTITIONS} others: no audit log has so many", place())
+            });
+            return;
+        };
+        match step {
             Step::Forward => {}
             Step::Restart => {
                 self.restarts += 1;

@@ -4,7 +4,7 @@
 //! # Invariants
 //!
 //! 1. *It fits only if every tile that was given is on disk as it was given*: also where a thread has ended early.
-//! 2. *Memory is bounded*: so many parts wait, and one is in each thread's work; who gives more waits.
+//! 2. *Memory is bounded*: one part is being given, so many wait, and one is in each thread's work; who gives more waits.
 //! 3. *The threads end with it*.
 
 use std::fs::File;
@@ -56,7 +56,7 @@ impl OnDisk {
         Ok(Self { differs, part: Vec::new(), parts, readers })
     }
 
-    /// Compares a tile with these hashes, before long.
+    /// Compares a tile with these hashes, once there are enough for a thread, or at the end.
     pub(super) fn compare(&mut self, tile: Tile, hashes: &[Hash]) {
         self.part.push((tile, hashes.to_vec()));
         if self.part.len() == PART {
@@ -132,61 +132,62 @@ mod tests {
         (Tile { level: 0, number, width: TILE }, hashes.collect())
     }
 
-    /// A folder with these tiles.
-    fn stored() -> tempfile::TempDir {
+    /// A folder with tiles, and these.
+    fn stored() -> (tempfile::TempDir, Vec<(Tile, Vec<Hash>)>) {
         let folder = tempfile::tempdir().unwrap();
-        for (tile, hashes) in (0..TILES).map(tile) {
+        let tiles: Vec<_> = (0..TILES).map(tile).collect();
+        for (tile, hashes) in &tiles {
             let path = tile.path(folder.path());
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, hashes.as_flattened()).unwrap();
         }
-        folder
+        (folder, tiles)
     }
 
-    fn fits(folder: &Path) -> bool {
+    fn fits(folder: &Path, tiles: &[(Tile, Vec<Hash>)]) -> bool {
         let mut on_disk = OnDisk::new(folder).unwrap();
-        (0..TILES).map(tile).for_each(|(tile, hashes)| on_disk.compare(tile, &hashes));
+        tiles.iter().for_each(|(tile, hashes)| on_disk.compare(*tile, hashes));
         on_disk.finish()
     }
 
     #[test]
     fn one_tile_that_is_another_missing_short_or_longer_is_found_among_many() {
-        let folder = stored();
-        assert!(fits(folder.path()));
+        let (folder, tiles) = stored();
+        assert!(fits(folder.path(), &tiles));
         for number in [0, 1, TILES / 2, TILES - 1] {
-            let (tile, hashes) = tile(number);
+            let (tile, hashes) = &tiles[number as usize];
             let (path, whole) = (tile.path(folder.path()), hashes.as_flattened());
             let mut other = whole.to_vec();
             other[17] ^= 1;
             for bytes in [&other[..], &whole[..whole.len() - 32], &[whole, &[0]].concat(), b""] {
                 fs::write(&path, bytes).unwrap();
-                assert!(!fits(folder.path()), "{number}: {} bytes", bytes.len());
+                assert!(!fits(folder.path(), &tiles), "{number}: {} bytes", bytes.len());
             }
             fs::remove_file(&path).unwrap();
-            assert!(!fits(folder.path()), "{number}: missing");
+            assert!(!fits(folder.path(), &tiles), "{number}: missing");
             fs::create_dir(&path).unwrap();
-            assert!(!fits(folder.path()), "{number}: unreadable");
+            assert!(!fits(folder.path(), &tiles), "{number}: unreadable");
             fs::remove_dir(&path).unwrap();
             fs::write(&path, whole).unwrap();
         }
-        assert!(fits(folder.path()));
+        assert!(fits(folder.path(), &tiles));
     }
 
     #[test]
     fn of_a_tile_that_somebody_made_huge_no_more_is_read_than_tells_so() {
-        let folder = stored();
-        let path = tile(0).0.path(folder.path());
+        let (folder, tiles) = stored();
+        let path = tiles[0].0.path(folder.path());
         File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(read_to(&path, 8_192).unwrap().len(), 8_193);
-        assert!(!fits(folder.path()));
+        assert!(!fits(folder.path(), &tiles));
     }
 
     #[test]
     fn a_difference_is_known_before_the_end() {
-        let folder = stored();
+        let (folder, tiles) = stored();
         let mut on_disk = OnDisk::new(folder.path()).unwrap();
-        let (first, hashes) = tile(0);
-        (0..PART).for_each(|_| on_disk.compare(first, &hashes[1..]));
+        let (first, hashes) = &tiles[0];
+        (0..PART).for_each(|_| on_disk.compare(*first, &hashes[1..]));
         while !on_disk.differs() {
             thread::yield_now();
         }

@@ -3,8 +3,9 @@
 //!
 //! # Invariants
 //!
-//! 1. *Blocks come in their order*: who reads the next block takes the next turn, and turns are asked for in theirs.
-//! 2. *Memory is bounded*: each thread has at most one block in work, and so many turns wait.
+//! 1. *Blocks come in their order*: who reads the next block takes a turn with it, and the caller gets the turns one after
+//!    the other, each when its lines are done.
+//! 2. *Memory is bounded*: each thread has at most one block in work, and the lines of so many turns wait or are filled again.
 //! 3. *The end is said*: threads that end without having said so are an error, never a log that is shorter.
 
 use std::io;
@@ -20,7 +21,7 @@ use super::plain::{At, Line};
 use crate::log_blocks::{Block, Blocks};
 use crate::log_files::LogFile;
 
-/// Threads that read, parse and hash, at most. More of them are faster than disks are.
+/// Threads that read, parse and hash, at most: more would be faster than disks are.
 const MAX_WORKERS: usize = 5;
 /// Turns that wait.
 const QUEUE: usize = MAX_WORKERS;
@@ -71,7 +72,7 @@ pub(super) fn for_each_block(
     with_leaves: bool,
     mut take: impl FnMut(&Lines),
 ) -> io::Result<()> {
-    // One more than there are cores: one of them waits for its turn to read.
+    // One more than there are cores, where they are few: one of them waits to read.
     let workers = thread::available_parallelism().map_or(2, |cores| (cores.get() + 1).min(MAX_WORKERS));
     thread::scope(|scope| {
         let (turns, next) = mpsc::sync_channel::<Turn>(QUEUE);
@@ -141,4 +142,47 @@ fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         start = end;
         line
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::log_files::files;
+
+    #[test]
+    fn many_blocks_of_many_files_come_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit.log");
+        // Each is a block of its own, but for the last lines of a file.
+        let of_file = "x\n".repeat(100_000);
+        for name in ["audit.log.2", "audit.log.1", "audit.log"] {
+            fs::write(folder.path().join(name), &of_file).unwrap();
+        }
+        let files = files(&log).unwrap();
+        let (mut found, mut blocks) = ([0_u64; 3], 0);
+        for_each_block(&files, true, |lines| {
+            assert_eq!(lines.block.at, found[lines.block.file], "file {}", lines.block.file);
+            assert!(found[lines.block.file + 1..].iter().all(|later| *later == 0));
+            assert!(lines.lines.iter().all(|line| line.length == 2 && line.leaf == leaf_hash(b"x")));
+            found[lines.block.file] += lines.block.length as u64;
+            blocks += 1;
+        })
+        .unwrap();
+        assert_eq!(found, [of_file.len() as u64; 3]);
+        assert!(blocks > 3 * QUEUE, "{blocks}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_an_error_and_no_shorter_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit.log");
+        fs::write(folder.path().join("audit.log.1"), "x\n".repeat(100_000)).unwrap();
+        fs::write(&log, "x\n").unwrap();
+        let files = files(&log).unwrap();
+        fs::remove_file(folder.path().join("audit.log.1")).unwrap();
+        let error = for_each_block(&files, false, |_| panic!("nothing can be read")).unwrap_err();
+        assert!(error.to_string().contains("audit.log.1"), "{error}");
+    }
 }
