@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The binaries that take longest, to be started first. A name that is missing here costs time and nothing else.
-const LONGEST: [&str; 11] = [
+const LONGEST: [&str; 16] = [
     "rounds",
     "task_api",
     "relay",
@@ -27,6 +27,11 @@ const LONGEST: [&str; 11] = [
     "frozen_disk",
     "io_errors",
     "kills",
+    "output",
+    "task_events",
+    "sharing",
+    "shutdown",
+    "ownership",
 ];
 
 /// The binaries that run alone: three brokers that elect leaders, and a pace of 1,000 requests a second.
