@@ -47,6 +47,9 @@ fn colour(cell: &str) -> Option<&'static str> {
     }
 }
 
+/// No column is wider: what is longer pushes the rest of its line aside. Rust pads to 65,535 characters at most.
+const MAX_WIDTH: usize = 1_000;
+
 /// A table in columns as wide as their widest cell, two spaces apart. Control characters are escaped.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     render(header, rows, has_colours())
@@ -62,7 +65,7 @@ fn render<const N: usize>(
     let mut widths = [0; N];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
+            *width = cell.chars().count().min(MAX_WIDTH).max(*width);
         }
     }
     let mut text = String::new();
@@ -92,6 +95,13 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [["a".to_owned(), cell(Some(1))], ["größer".to_owned(), cell(None::<i64>)]];
         assert_eq!(table(["NAME", "N"], rows), "NAME    N\na       1\ngrößer  -\n");
+    }
+
+    #[test]
+    fn a_cell_that_is_longer_than_any_line_ends_nothing() {
+        let long = "x".repeat(100_000);
+        let text = table(["NAME", "N"], [[long.clone(), "1".to_owned()], ["a".to_owned(), "2".to_owned()]]);
+        assert!(text.contains(&format!("{long}  1\n")) && text.ends_with("  2\n"), "{}", text.len());
     }
 
     #[test]

@@ -90,7 +90,7 @@ struct Args {
     /// Seconds of load
     #[arg(long, default_value_t = 8)]
     seconds: u64,
-    /// Requests a second of `rate`
+    /// Requests a second of `rate`: up to where an answer takes eight times as long as from one to the next
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     /// Events in a topic that is worked off

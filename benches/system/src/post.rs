@@ -48,7 +48,8 @@ pub async fn closed_loop(build: &Build, seconds: u64, keyed: bool) -> Result<Fig
     ])
 }
 
-/// So many requests a second, whatever the answers do; from the moment of sending to the line in the audit log.
+/// So many requests a second, as long as each of eight senders has its answer in time; from the moment of sending to the line in
+/// the audit log.
 pub async fn at_rate(build: &Build, seconds: u64, rate: u32) -> Result<Figures> {
     let world = build.world().await?;
     let (api, address) = start_api(build, &world).await?;
@@ -73,10 +74,14 @@ pub async fn at_rate(build: &Build, seconds: u64, rate: u32) -> Result<Figures> 
     };
     let mut to_lines: Vec<f64> = sent.iter().filter_map(to_line).collect();
     assert_eq!(to_lines.len(), count, "each task has its line");
-    let mut behind = behind(sent.values().map(|(_, answered)| *answered), seen.values().copied());
+    let answered = sent.iter().filter_map(|(title, (_, answered))| Some((*answered, *seen.get(title)?)));
+    let mut behind = behind(answered.collect());
+    let times = || sent.values().map(|(sent, _)| *sent);
+    let took = times().max().zip(times().min()).map_or(Duration::ZERO, |(last, first)| last - first);
     let mut answers: Vec<f64> =
         sent.values().map(|(sent, answered)| (*answered - *sent).as_secs_f64() * 1e3).collect();
     Ok(vec![
+        ("requests/s", (count - 1) as f64 / took.as_secs_f64()),
         ("POST to audit line p50 ms", quantile(&mut to_lines, 0.5)),
         ("POST to audit line p99 ms", quantile(&mut to_lines, 0.99)),
         ("answer p50 ms", quantile(&mut answers, 0.5)),
@@ -89,17 +94,15 @@ pub async fn at_rate(build: &Build, seconds: u64, rate: u32) -> Result<Figures> 
 }
 
 /// How many were answered and had no line yet, whenever one was answered: the lag of the group, with what was on its way
-/// to the topic.
-fn behind(answered: impl Iterator<Item = Instant>, seen: impl Iterator<Item = Instant>) -> Vec<f64> {
-    let (mut answered, mut seen): (Vec<_>, Vec<_>) = (answered.collect(), seen.collect());
+/// to the topic. Of each there is when it was answered and when it had its line.
+fn behind(times: Vec<(Instant, Instant)>) -> Vec<f64> {
+    let mut answered: Vec<_> = times.iter().map(|(answered, _)| *answered).collect();
+    // One that had its line before it was answered was never behind.
+    let mut seen: Vec<_> = times.into_iter().map(|(answered, seen)| seen.max(answered)).collect();
     answered.sort_unstable();
     seen.sort_unstable();
     let with_line = |at: &Instant| seen.partition_point(|seen| seen <= at);
-    (1..)
-        .zip(&answered)
-        .map(|(count, at)| f64::from(count) - with_line(at) as f64)
-        .map(|behind| behind.max(0.0))
-        .collect()
+    (1..).zip(&answered).map(|(count, at)| f64::from(count) - with_line(at) as f64).collect()
 }
 
 /// When each was sent and answered, by its title.

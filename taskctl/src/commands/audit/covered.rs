@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Runs of offsets that are kept of all partitions, about, and of one at least: their memory is bounded, whatever is missing
-/// between them.
-const RUNS: usize = 65_536;
-const MIN_RUNS: usize = 16;
+/// Runs of offsets that are kept of all partitions, whatever is missing between them: 4 MiB; and of each, however many
+/// partitions there are.
+const RUNS: usize = 262_144;
+const MIN_RUNS: usize = 128;
 /// Partitions that are told apart: more than any log has of its own service.
-pub(super) const MAX_PARTITIONS: usize = 10_000;
+pub(super) const MAX_PARTITIONS: usize = RUNS / MIN_RUNS;
 
 /// What a log has of one partition.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -66,12 +66,16 @@ impl Covered {
 
     fn begin_run(&mut self, offset: i64, max_runs: usize) {
         if self.runs.len() >= max_runs {
-            // The older ones become one: what fills a gap in them counts as a restart.
-            let newer = self.runs.split_off(self.runs.len() - max_runs / 2);
-            let ends = self.runs.first().zip(self.runs.last()).map(|((first, _), (_, last))| (*first, *last));
-            self.runs = ends.into_iter().chain(newer).collect();
+            self.keep(max_runs / 2);
         }
         self.runs.push((offset, offset));
+    }
+
+    /// Keeps so many newer runs. The older ones become one: what fills a gap in them counts as a restart.
+    fn keep(&mut self, newer: usize) {
+        let newer = self.runs.split_off(self.runs.len().saturating_sub(newer));
+        let ends = self.runs.first().zip(self.runs.last()).map(|((first, _), (_, last))| (*first, *last));
+        self.runs = ends.into_iter().chain(newer).collect();
     }
 }
 
@@ -91,20 +95,35 @@ impl Partitions {
         let is_of = |of: &Covered| of.partition == partition && of.topic == topic;
         if !self.covered.get(self.last).is_some_and(is_of) {
             let known = self.numbers.get(topic).and_then(|of_topic| of_topic.get(&partition));
-            if known.is_none() && self.covered.len() >= MAX_PARTITIONS {
-                return None;
-            }
-            self.last = known.copied().unwrap_or_else(|| {
-                let number = self.covered.len();
-                self.covered.push(Covered::new(topic, partition, offset));
-                self.numbers.entry(topic.to_owned()).or_default().insert(partition, number);
-                number
-            });
+            self.last = match known {
+                Some(number) => *number,
+                None => self.begin(topic, partition, offset)?,
+            };
         }
-        let max_runs = (RUNS / self.covered.len().max(1)).max(MIN_RUNS);
+        let max_runs = self.max_runs();
         let of = self.covered.get_mut(self.last)?;
         let last = of.last_offset;
         Some((of.add(offset, max_runs), last))
+    }
+
+    /// The number of a partition that had no line before. The others have less space from then on.
+    fn begin(&mut self, topic: &str, partition: i32, offset: i64) -> Option<usize> {
+        let number = self.covered.len();
+        if number >= MAX_PARTITIONS {
+            return None;
+        }
+        self.covered.push(Covered::new(topic, partition, offset));
+        self.numbers.entry(topic.to_owned()).or_default().insert(partition, number);
+        let max_runs = self.max_runs();
+        for of in self.covered.iter_mut().filter(|of| of.runs.len() > max_runs) {
+            of.keep(max_runs / 2);
+        }
+        Some(number)
+    }
+
+    /// Runs that are kept of each partition.
+    fn max_runs(&self) -> usize {
+        RUNS / self.covered.len().max(1)
     }
 
     /// By topic and partition.
@@ -120,18 +139,28 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_where_every_other_offset_is_missing() {
-        for partitions in [1, 3, 100, 10_000] {
+        for (partitions, in_turn) in
+            [(1, true), (3, true), (3, false), (200, false), (MAX_PARTITIONS as i32, true)]
+        {
             let mut covered = Partitions::default();
-            for offset in 0..(300_000 / i64::from(partitions)) {
-                for partition in 0..partitions {
-                    let (step, _) = covered.add("t", partition, 2 * offset).unwrap();
-                    assert_eq!(step, Step::Forward);
+            let lines = 600_000 / i64::from(partitions);
+            let in_turns =
+                (0..lines).flat_map(|line| (0..partitions).map(move |partition| (partition, line)));
+            let in_rows = (0..partitions).flat_map(|partition| (0..lines).map(move |line| (partition, line)));
+            let all: Box<dyn Iterator<Item = _>> =
+                if in_turn { Box::new(in_turns) } else { Box::new(in_rows) };
+            let mut most = 0;
+            for (number, (partition, line)) in all.enumerate() {
+                let (step, _) = covered.add("t", partition, 2 * line).unwrap();
+                assert_eq!(step, Step::Forward);
+                if number % 1_000 == 0 {
+                    most = covered.covered.iter().map(|of| of.runs.len()).sum::<usize>().max(most);
                 }
             }
-            let runs: usize = covered.covered.iter().map(|of| of.runs.capacity()).sum();
-            assert!(runs < 6 * RUNS, "{partitions}: {runs}");
+            assert!(most <= RUNS, "{partitions}: {most}");
             let last = covered.covered[0].last_offset;
-            assert_eq!(covered.add("t", 0, last - 1), Some((Step::OutOfOrder, last)));
+            // What fills a gap that is not long ago is out of order.
+            assert_eq!(covered.add("t", 0, last - 21), Some((Step::OutOfOrder, last)));
             assert_eq!(covered.add("t", 0, last + 1), Some((Step::Forward, last)));
             assert_eq!(covered.add("t", 0, 0), Some((Step::Restart, last + 1)));
         }

@@ -8,6 +8,8 @@ use uuid::Uuid;
 
 use super::plain::{self, At, Line};
 
+/// The longest name of a topic in Kafka.
+const MAX_TOPIC: usize = 249;
 /// Characters of a reason, at most: one for each line of many is kept.
 const MAX_REASON: usize = 160;
 
@@ -32,9 +34,13 @@ struct Fields<'a> {
 pub(super) fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
     let line =
         bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
-    match plain::parse(line) {
-        Some(line) => Ok(line),
-        None => parse_any(line).map_err(|error| beginning(error.to_string())),
+    let read = match plain::parse(line) {
+        Some(line) => line,
+        None => parse_any(line).map_err(|error| beginning(error.to_string()))?,
+    };
+    match read.kafka.topic.len() {
+        ..=MAX_TOPIC => Ok(read),
+        length => Err(format!("its topic has {length} characters, and no topic has more than {MAX_TOPIC}")),
     }
 }
 
@@ -72,5 +78,20 @@ mod tests {
             assert!(why.len() < 1_000 && why.capacity() < 1_000, "{}", why.capacity());
         }
         assert_eq!(parse(b"{}\n").unwrap_err(), "missing field `event_id` at line 1 column 2");
+    }
+
+    #[test]
+    fn a_topic_that_kafka_cannot_have_is_none() {
+        let line = |topic: &str| {
+            format!(
+                r#"{{"event_id":"01a219de-0000-7000-a78e-000000000000","event_type":"t","occurred_at":"t","data":{{}},"metadata":{{}},"audited_at":"t","kafka":{{"topic":"{topic}","partition":0,"offset":7}}}}"#
+            ) + "\n"
+        };
+        assert!(parse(line(&"t".repeat(MAX_TOPIC)).as_bytes()).is_ok());
+        // As it is written, and in another form.
+        for line in [line(&"t".repeat(MAX_TOPIC + 1)), line(&"\\u0074".repeat(70_000))] {
+            let why = parse(line.as_bytes()).unwrap_err();
+            assert!(why.starts_with("its topic has ") && why.len() < 100, "{why}");
+        }
     }
 }

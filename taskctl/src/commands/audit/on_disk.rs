@@ -120,6 +120,7 @@ fn read_to(path: &Path, length: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::{Duration, Instant};
 
     use audit_tree::leaf_hash;
 
@@ -188,9 +189,11 @@ mod tests {
         let mut on_disk = OnDisk::new(folder.path()).unwrap();
         let (first, hashes) = &tiles[0];
         (0..PART).for_each(|_| on_disk.compare(*first, &hashes[1..]));
-        while !on_disk.differs() {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !on_disk.differs() && Instant::now() < until {
             thread::yield_now();
         }
+        assert!(on_disk.differs());
         assert!(!on_disk.finish());
     }
 }

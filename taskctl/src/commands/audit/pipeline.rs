@@ -155,7 +155,7 @@ mod tests {
     fn many_blocks_of_many_files_come_in_their_order() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("audit.log");
-        // Each is a block of its own, but for the last lines of a file.
+        // Several blocks each: a block has so many lines at most.
         let of_file = "x\n".repeat(100_000);
         for name in ["audit.log.2", "audit.log.1", "audit.log"] {
             fs::write(folder.path().join(name), &of_file).unwrap();
