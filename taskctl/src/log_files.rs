@@ -6,7 +6,7 @@
 //! that is sealed meanwhile is read all the same, once. A file that has become shorter by then is an error.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Take};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl LogFile {
             None => Arc::new(self.open_by_path()?),
         };
         let bytes = to.min(self.bytes).saturating_sub(from);
-        let stream = Box::new(Whole::new(Section { file, at: from }, bytes));
+        let stream = Box::new(Whole(Section { file, at: from }.take(bytes)));
         let at_once = usize::try_from(bytes).map_or(READ, |bytes| bytes.min(READ));
         Ok(Lines { number: number.saturating_sub(1), at: from, ..Lines::new(self, stream, at_once) })
     }
@@ -82,9 +82,9 @@ impl LogFile {
     /// Its bytes, as they are when they are not compressed.
     pub fn stream(&self) -> io::Result<Box<dyn Read + Send>> {
         Ok(match &self.open {
-            Some(file) => Box::new(Whole::new(Section { file: Arc::clone(file), at: 0 }, self.bytes)),
+            Some(file) => Box::new(Whole(Section { file: Arc::clone(file), at: 0 }.take(self.bytes))),
             None if self.is_compressed() => Box::new(MultiGzDecoder::new(self.open_by_path()?)),
-            None => Box::new(Whole::new(self.open_by_path()?, self.bytes)),
+            None => Box::new(Whole(self.open_by_path()?.take(self.bytes))),
         })
     }
 
@@ -111,27 +111,16 @@ impl Read for Section {
     }
 }
 
-/// So many bytes, and no fewer.
-struct Whole<R> {
-    of: R,
-    left: u64,
-}
-
-impl<R> Whole<R> {
-    fn new(of: R, bytes: u64) -> Self {
-        Self { of, left: bytes }
-    }
-}
+/// All of so many bytes: fewer are an error.
+struct Whole<R>(Take<R>);
 
 impl<R: Read> Read for Whole<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        let read = self.of.read(buffer.get_mut(..most).unwrap_or_default())?;
-        self.left = self.left.saturating_sub(read as u64);
-        if read == 0 && most > 0 {
+        let read = self.0.read(buffer)?;
+        let left = self.0.limit();
+        if read == 0 && left > 0 && !buffer.is_empty() {
             let why = format!(
-                "it has {} bytes less than when it was listed: it was cut off, or replaced, meanwhile; try again",
-                self.left
+                "it has {left} bytes less than when it was listed: it was cut off, or replaced, meanwhile; try again"
             );
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }

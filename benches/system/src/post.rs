@@ -69,17 +69,16 @@ pub async fn at_rate(build: &Build, seconds: u64, rate: u32) -> Result<Figures> 
     let seen = tail.join().expect("the reader of the log does not fail");
     let api_us = (usage::cpu_us(api.id()) - before.0) / count as f64;
     let audit_us = (usage::cpu_us(audit.id()) - before.1) / count as f64;
-    let to_line = |(title, sent): (&String, &(Instant, Instant))| {
-        seen.get(title).map(|seen| seen.saturating_duration_since(sent.0).as_secs_f64() * 1e3)
-    };
-    let mut to_lines: Vec<f64> = sent.iter().filter_map(to_line).collect();
-    assert_eq!(to_lines.len(), count, "each task has its line");
-    let answered = sent.iter().filter_map(|(title, (_, answered))| Some((*answered, *seen.get(title)?)));
-    let mut behind = behind(answered.collect());
-    let times = || sent.values().map(|(sent, _)| *sent);
-    let took = times().max().zip(times().min()).map_or(Duration::ZERO, |(last, first)| last - first);
-    let mut answers: Vec<f64> =
-        sent.values().map(|(sent, answered)| (*answered - *sent).as_secs_f64() * 1e3).collect();
+    let times =
+        sent.iter().filter_map(|(title, (sent, answered))| Some((*sent, *answered, *seen.get(title)?)));
+    let times: Vec<(Instant, Instant, Instant)> = times.collect();
+    assert_eq!(times.len(), count, "each task has its line");
+    let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
+    let mut to_lines: Vec<f64> = times.iter().map(|(sent, _, seen)| ms(*sent, *seen)).collect();
+    let mut answers: Vec<f64> = times.iter().map(|(sent, answered, _)| ms(*sent, *answered)).collect();
+    let mut behind = behind(&times);
+    let sent = || times.iter().map(|(sent, ..)| *sent);
+    let took = sent().max().zip(sent().min()).map_or(Duration::ZERO, |(last, first)| last - first);
     Ok(vec![
         ("requests/s", (count - 1) as f64 / took.as_secs_f64()),
         ("POST to audit line p50 ms", quantile(&mut to_lines, 0.5)),
@@ -94,11 +93,11 @@ pub async fn at_rate(build: &Build, seconds: u64, rate: u32) -> Result<Figures> 
 }
 
 /// How many were answered and had no line yet, whenever one was answered: the lag of the group, with what was on its way
-/// to the topic. Of each there is when it was answered and when it had its line.
-fn behind(times: Vec<(Instant, Instant)>) -> Vec<f64> {
-    let mut answered: Vec<_> = times.iter().map(|(answered, _)| *answered).collect();
+/// to the topic. Of each there is when it was sent, when it was answered and when it had its line.
+fn behind(times: &[(Instant, Instant, Instant)]) -> Vec<f64> {
+    let mut answered: Vec<_> = times.iter().map(|(_, answered, _)| *answered).collect();
     // One that had its line before it was answered was never behind.
-    let mut seen: Vec<_> = times.into_iter().map(|(answered, seen)| seen.max(answered)).collect();
+    let mut seen: Vec<_> = times.iter().map(|(_, answered, seen)| *seen.max(answered)).collect();
     answered.sort_unstable();
     seen.sort_unstable();
     let with_line = |at: &Instant| seen.partition_point(|seen| seen <= at);

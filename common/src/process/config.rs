@@ -161,11 +161,19 @@ pub fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
+/// Characters of a topic's name in Kafka, at most.
+pub const MAX_TOPIC_NAME: usize = 249;
+
 /// A value parser for a topic's name.
 pub fn topic_name(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if text.is_empty() || text.len() > 249 || text == "." || text == ".." || !text.chars().all(legal) {
-        return Err(format!("'{text}' is not a topic name: 1 to 249 of a-z A-Z 0-9 . _ -"));
+    if text.is_empty()
+        || text.len() > MAX_TOPIC_NAME
+        || text == "."
+        || text == ".."
+        || !text.chars().all(legal)
+    {
+        return Err(format!("'{text}' is not a topic name: 1 to {MAX_TOPIC_NAME} of a-z A-Z 0-9 . _ -"));
     }
     Ok(text.to_owned())
 }

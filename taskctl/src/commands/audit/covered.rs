@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Runs of offsets that are kept of all partitions, whatever is missing between them: 4 MiB; and of each, however many
-/// partitions there are.
+/// Runs of offsets in memory for all partitions, at most (4 MiB), whatever is missing between them; and the space of each,
+/// however many partitions there are.
 const RUNS: usize = 262_144;
 const MIN_RUNS: usize = 128;
-/// Partitions that are told apart: more than any log has of its own service.
+/// Partitions that are checked separately, at most: more than an audit service reads.
 pub(super) const MAX_PARTITIONS: usize = RUNS / MIN_RUNS;
 
 /// What a log has of one partition.
@@ -37,7 +37,7 @@ pub(super) enum Step {
 }
 
 impl Covered {
-    pub(super) fn new(topic: &str, partition: i32, offset: i64) -> Self {
+    fn new(topic: &str, partition: i32, offset: i64) -> Self {
         let (topic, runs) = (topic.to_owned(), Vec::new());
         Self { topic, partition, lines: 0, first_offset: offset, last_offset: -1, runs }
     }
@@ -167,11 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn more_partitions_than_any_log_has_are_not_told_apart() {
+    fn more_partitions_than_a_service_reads_are_refused() {
         let mut partitions = Partitions::default();
         for number in 0..MAX_PARTITIONS + 5 {
-            let is_told_apart = partitions.add(&format!("topic {number}"), 0, 7).is_some();
-            assert_eq!(is_told_apart, number < MAX_PARTITIONS);
+            let is_taken = partitions.add(&format!("topic {number}"), 0, 7).is_some();
+            assert_eq!(is_taken, number < MAX_PARTITIONS);
         }
         assert_eq!(partitions.add("topic 3", 0, 8), Some((Step::Forward, 7)));
         assert_eq!(partitions.into_sorted().len(), MAX_PARTITIONS);

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use task_events::config::MAX_TOPIC_NAME;
+use task_events::escape::cut;
 use uuid::Uuid;
 
 use super::plain::{self, At, Line};
 
-/// The longest name of a topic in Kafka.
-const MAX_TOPIC: usize = 249;
-/// Characters of a reason, at most: one for each line of many is kept.
+/// Characters of a reason, at most: some quote what they are about, which may be all of a line, and one for each line of many
+/// is kept.
 const MAX_REASON: usize = 160;
 
 #[derive(Deserialize)]
@@ -36,22 +37,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Line<'_>, String> {
         bytes.strip_suffix(b"\n").ok_or("it has no end; a service that starts with this log cuts it off")?;
     let read = match plain::parse(line) {
         Some(line) => line,
-        None => parse_any(line).map_err(|error| beginning(error.to_string()))?,
+        None => parse_any(line).map_err(|error| cut(&error.to_string(), MAX_REASON))?,
     };
     match read.kafka.topic.len() {
-        ..=MAX_TOPIC => Ok(read),
-        length => Err(format!("its topic has {length} characters, and no topic has more than {MAX_TOPIC}")),
+        ..=MAX_TOPIC_NAME => Ok(read),
+        length => {
+            Err(format!("its topic has {length} characters, and no topic has more than {MAX_TOPIC_NAME}"))
+        }
     }
-}
-
-/// The beginning of a reason: some quote what they are about, which may be all of a line.
-fn beginning(mut reason: String) -> String {
-    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
-        reason.truncate(end);
-        reason.push_str("...");
-        reason.shrink_to_fit();
-    }
-    reason
 }
 
 /// Reads a line in any form of JSON.
@@ -74,7 +67,7 @@ mod tests {
     fn a_reason_that_quotes_the_line_is_cut() {
         for junk in ["\u{7f}", "ü", "x"] {
             let why = parse(format!("\"{}\"\n", junk.repeat(100_000)).as_bytes()).unwrap_err();
-            assert!(why.starts_with("invalid type: string ") && why.ends_with("..."), "{why}");
+            assert!(why.starts_with("invalid type: string ") && why.ends_with('…'), "{why}");
             assert!(why.len() < 1_000 && why.capacity() < 1_000, "{}", why.capacity());
         }
         assert_eq!(parse(b"{}\n").unwrap_err(), "missing field `event_id` at line 1 column 2");
@@ -87,9 +80,9 @@ mod tests {
                 r#"{{"event_id":"01a219de-0000-7000-a78e-000000000000","event_type":"t","occurred_at":"t","data":{{}},"metadata":{{}},"audited_at":"t","kafka":{{"topic":"{topic}","partition":0,"offset":7}}}}"#
             ) + "\n"
         };
-        assert!(parse(line(&"t".repeat(MAX_TOPIC)).as_bytes()).is_ok());
+        assert!(parse(line(&"t".repeat(MAX_TOPIC_NAME)).as_bytes()).is_ok());
         // As it is written, and in another form.
-        for line in [line(&"t".repeat(MAX_TOPIC + 1)), line(&"\\u0074".repeat(70_000))] {
+        for line in [line(&"t".repeat(MAX_TOPIC_NAME + 1)), line(&"\\u0074".repeat(70_000))] {
             let why = parse(line.as_bytes()).unwrap_err();
             assert!(why.starts_with("its topic has ") && why.len() < 100, "{why}");
         }

@@ -82,6 +82,7 @@ pub(super) fn for_each_block(
             let (source, worker) = (Arc::clone(&source), thread::Builder::new().name("verify".to_owned()));
             worker.spawn_scoped(scope, move || work(&source, with_leaves))?;
         }
+        // The threads' alone, so that their end is the end of the turns.
         drop(source);
         let ended = |_| io::Error::other("the threads that verify have ended early");
         while let Some(lines) = next.recv().and_then(|turn| turn.recv()).map_err(ended)?? {
