@@ -18,7 +18,7 @@ use super::lines::whole_lines;
 const MAX_LOG: usize = 1024 * 1024;
 /// How long a line that comes with each request or event waits for more: many lines at once cost little more than
 /// one, and at 200 requests/s a writer that wakes for each line costs a quarter of the service's processor time.
-const LINGER: Duration = Duration::from_millis(20);
+const LINGER: Duration = Duration::from_millis(50);
 /// Log lines that wait no longer, in bytes.
 const FULL: usize = 16 * 1024;
 /// The writer does not wait: it looks at its own times.
