@@ -94,7 +94,8 @@ impl Relay {
             () = self.report.run() => {}
             () = self.drained(&shutdown) => {}
         }
-        match self.store.outbox().borrow().waiting {
+        let waiting = self.store.outbox().borrow().waiting;
+        match waiting {
             0 => log::info!("relay stopped: all events are delivered"),
             left if self.store.is_shared() => {
                 log::info!(

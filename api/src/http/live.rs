@@ -116,6 +116,9 @@ pub(super) async fn trace(request: HttpRequest, state: Data<State>, id: Path<Str
     let found = collecting.await?;
     let (events, is_complete) = waiting(&state, id).await?;
     let task = state.store.task(found.task_id(&events)).await?;
+    let kafka_is_reachable = state.relay.borrow().reachable;
+    let waiting = state.store.outbox().borrow().waiting;
+    let oldest = state.store.oldest_age().await;
     let others = Others {
         task: task.map(|task| Task {
             id: task.id,
@@ -124,13 +127,7 @@ pub(super) async fn trace(request: HttpRequest, state: Data<State>, id: Path<Str
             version: task.version,
             updated_at: task.updated_at,
         }),
-        outbox: Ok(Outbox {
-            kafka_is_reachable: state.relay.borrow().reachable,
-            waiting: state.store.outbox().borrow().waiting,
-            oldest: state.store.oldest_age().await,
-            events,
-            is_complete,
-        }),
+        outbox: Ok(Outbox { kafka_is_reachable, waiting, oldest, events, is_complete }),
         audit: Audit::Elsewhere,
     };
     Ok(HttpResponse::Ok().json(report(&found, &others)))

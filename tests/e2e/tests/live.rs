@@ -1,7 +1,7 @@
 //! The live page's stream, where its watchers or its topics are not as they should be.
 
 use harness::{
-    Api, Broker, DLQ, EVENTS, KafkaTools, OFFSETS, Outcome, Result, SOON, Script, World, eventually,
+    Api, Broker, DLQ, EVENTS, KafkaTools, Method, OFFSETS, Outcome, Result, SOON, Script, World, eventually,
 };
 use harness::{Load, LoadConfig};
 use std::time::{Duration, Instant};
@@ -15,6 +15,9 @@ const LOAD: Duration = Duration::from_secs(8);
 const RATE: u32 = 400;
 /// What the API may need more with them: messages are shared, and what waits for each is bounded.
 const MOST_MORE: u64 = 48 << 20;
+/// Changes of each client, and looks at the metrics of others, beside which tasks are traced.
+const CHANGES: usize = 300;
+const TRACES: usize = 40;
 
 /// A value of `/metrics`.
 async fn metric(api: &Api, name: &str) -> Result<f64> {
@@ -88,6 +91,47 @@ async fn watchers_that_read_nothing_cost_a_bounded_amount_and_hold_up_nobody() -
     drop(silent);
     let gone = async || Ok((metric(&api, "http_server_open_connections ").await? < 20.0).then_some(()));
     eventually("the silent ones to be gone", SOON, gone).await?;
+    Ok(())
+}
+
+/// A trace reads counters that each change moves: it must not keep them while it waits for anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_and_metrics_hold_up_no_change() -> Outcome {
+    let world = World::start().await?;
+    let (_service, api) = world.start_api().await?;
+    let changes = async || -> Result<()> {
+        for _ in 0..CHANGES {
+            api.create("one of many").await?;
+        }
+        Ok(())
+    };
+    // Of tasks whose events wait as a rule: then the store is asked for them.
+    let traces = async || -> Result<()> {
+        for _ in 0..TRACES {
+            let task = api.create("traced at once").await?;
+            let path = format!("/live/trace/{}", task["id"].as_str().unwrap());
+            assert_eq!(api.request(Method::GET, &path).send().await?.status(), 200);
+        }
+        Ok(())
+    };
+    let metrics = async || -> Result<()> {
+        for _ in 0..CHANGES {
+            assert_eq!(api.request(Method::GET, "/metrics").send().await?.status(), 200);
+        }
+        Ok(())
+    };
+    tokio::try_join!(
+        changes(),
+        changes(),
+        changes(),
+        changes(),
+        traces(),
+        traces(),
+        metrics(),
+        metrics(),
+        metrics(),
+        metrics()
+    )?;
     Ok(())
 }
 
